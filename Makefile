@@ -1,0 +1,41 @@
+# Each target makes its virtual environment where there is none, installs and runs.
+# Another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+PINS ?=
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
+
+.PHONY: demo quick test test-colab check format
+
+demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
+	$(BIN)/fedjax-llm frontier --client-axis "scan()" --out runs/demo
+
+quick: $(VENV)/.demo  ## a small sweep, in about a minute
+	$(BIN)/fedjax-llm frontier --quick --client-axis "scan()" --out runs/quick
+
+test: $(VENV)/.check
+	$(BIN)/python -m pytest -n auto
+
+test-colab:  ## with the versions that Colab ships
+	$(MAKE) test PYTHON=python3.13 VENV=.venv-colab PINS=tests/colab.txt
+
+check: $(VENV)/.check  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.check
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.demo: pyproject.toml | $(VENV)
+	$(INSTALL) --editable ".[demo]"
+	touch $@
+
+$(VENV)/.check: pyproject.toml | $(VENV)
+	$(INSTALL) --editable ".[check]"
+	touch $@
+
+$(VENV):
+	$(PYTHON) -m venv $(VENV)

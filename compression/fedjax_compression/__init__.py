@@ -1,0 +1,13 @@
+"""Compressed updates: update -> payload -> bytes -> update."""
+
+from . import wire as wire
+from .codec import codec as codec
+from .compressor import Compressor as Compressor
+from .compressor import chain as chain
+from .compressor import identity as identity
+from .compressor import payload_structure as payload_structure
+from .eden import eden as eden
+from .error_feedback import error_feedback as error_feedback
+from .quantize import stochastic_quantize as stochastic_quantize
+from .top_k import top_k as top_k
+from .wire import WireError as WireError

@@ -1,0 +1,63 @@
+"""Unsigned integers of a few bits each, packed into whole bytes inside the program."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8, UInt32
+
+
+def packed_size(entries: int, *, bits: int) -> int:
+    """Bytes that `pack` makes of so many entries: ceil(entries * bits / 8)."""
+    return -(-entries * bits // 8)
+
+
+def pack(codes: UInt32[Array, " entries"], *, bits: int) -> UInt8[Array, " bytes"]:
+    """Write integers below 2**bits one after another, lowest bit first, for bits in 1..24.
+
+    The result has `packed_size(entries, bits=bits)` bytes; unused bits of the last byte are zero.
+    """
+    entries = codes.size
+    per, width = _group(bits)
+    groups = -(-entries // per)
+    codes = jnp.pad(codes, (0, groups * per - entries)).reshape(groups, per)
+    columns = [
+        sum(_shift_left(codes[:, i], i * bits - 8 * byte) for i in _entries_of(byte, bits)) & 0xFF
+        for byte in range(width)
+    ]
+    packed = jnp.stack(columns, axis=1).astype(jnp.uint8).reshape(-1)
+    return packed[: packed_size(entries, bits=bits)]
+
+
+def unpack(
+    packed: UInt8[Array | np.ndarray, " bytes"], entries: int, *, bits: int
+) -> UInt32[Array, " entries"]:
+    """Read back what `pack` wrote."""
+    per, width = _group(bits)
+    groups = -(-entries // per)
+    packed = jnp.pad(packed, (0, groups * width - packed.size)).reshape(groups, width)
+    bytes_ = [packed[:, byte].astype(jnp.uint32) for byte in range(width)]
+    columns = [
+        sum(_shift_left(bytes_[byte], 8 * byte - i * bits) for byte in _bytes_of(i, bits)) % 2**bits
+        for i in range(per)
+    ]
+    return jnp.stack(columns, axis=1).reshape(-1)[:entries]
+
+
+def _group(bits: int) -> tuple[int, int]:
+    """The smallest number of entries that fills whole bytes, and the number of those bytes."""
+    common = math.gcd(bits, 8)
+    return 8 // common, bits // common
+
+
+def _entries_of(byte: int, bits: int) -> range:
+    return range(8 * byte // bits, -(-8 * (byte + 1) // bits))
+
+
+def _bytes_of(entry: int, bits: int) -> range:
+    return range(entry * bits // 8, -(-(entry + 1) * bits // 8))
+
+
+def _shift_left(x: UInt32[Array, " groups"], places: int) -> UInt32[Array, " groups"]:
+    """Bits of different entries never overlap, so the shifted parts are summed."""
+    return x << places if places >= 0 else x >> -places

@@ -1,0 +1,40 @@
+"""Compressors by name."""
+
+from .compressor import Compressor, chain, identity
+from .eden import eden
+from .error_feedback import error_feedback
+from .quantize import stochastic_quantize
+from .text import Call, build, parse
+from .top_k import top_k
+
+FACTORIES = {
+    factory.__name__: factory
+    for factory in (chain, eden, error_feedback, identity, stochastic_quantize, top_k)
+}
+"""Every public factory of a compressor, by its name."""
+
+
+def codec(text: str) -> Compressor:
+    """The compressor that a text describes, e.g. `"error_feedback(top_k(fraction=0.01))"`.
+
+    Raises `ValueError` naming the text, what was expected and what was got. `str(parse(text))` is
+    the same codec in its one canonical spelling.
+    """
+    try:
+        call = parse(text)
+        _check_arguments(call)
+        built = build(call, FACTORIES)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"codec {text!r}: {error}") from None
+    return built
+
+
+def _check_arguments(call: Call) -> None:
+    """Codecs stand without a name, hyper-parameters with theirs."""
+    for argument in call.args:
+        if not isinstance(argument, Call):
+            raise ValueError(f"{call.name}: expected a codec, got {argument!r}.")
+        _check_arguments(argument)
+    for name, value in call.kwargs:
+        if isinstance(value, Call):
+            raise ValueError(f"{call.name}: {name}: expected a literal, got {value}.")

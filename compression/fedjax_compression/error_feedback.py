@@ -1,0 +1,38 @@
+"""Error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847, algorithm 1)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from .compressor import Compressor, Like, Payload, State, Update
+from .flat import check_floating
+
+
+def error_feedback(compressor: Compressor) -> Compressor:
+    """Add to each update what earlier messages left out, and keep what this one leaves out.
+
+    Guarantees: what was sent plus what remains is the sum of all updates, to rounding. The
+    residual stays bounded where the compressor is a contraction, ||x - C(x)|| <= c ||x|| with
+    c < 1: `top_k` is one always; an unbiased quantiser only where its variance is below 1
+    (`eden` at any rate, `stochastic_quantize` not at few bits on long tensors). An update with a
+    NaN or an infinity leaves the state as it was. State: a float32 copy of the update, and the
+    compressor's own. Payload: the compressor's.
+    """
+
+    def init(like: Like) -> State:
+        check_floating(like, who="error_feedback")
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like), compressor.init(like)
+
+    def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        residual, inner = state
+        wanted = jax.tree.map(lambda x, e: x.astype(jnp.float32) + e, update, residual)
+        # in the update's own dtypes, so that the message is no longer than without memory
+        offered = jax.tree.map(lambda x, w: w.astype(x.dtype), update, wanted)
+        payload, new_inner = compressor.encode(key, offered, inner)
+        sent = compressor.decode(payload, update)
+        left = jax.tree.map(lambda w, s: w - s.astype(jnp.float32), wanted, sent)
+        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(left)] or [True]).all()
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (left, new_inner), state)
+        return payload, kept
+
+    return Compressor(init=init, encode=encode, decode=compressor.decode)

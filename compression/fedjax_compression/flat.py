@@ -1,0 +1,49 @@
+"""An update as one vector."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .compressor import Like, Update
+
+
+def flatten(update: Update, *, who: str) -> Float[Array, " entries"]:
+    """All entries in one vector, leaf after leaf, in the dtype that holds all of them.
+
+    Raises as `check_floating` does.
+    """
+    check_floating(update, who=who)
+    leaves = jax.tree.leaves(update)
+    if not leaves:
+        return jnp.zeros(0)
+    dtype = jnp.result_type(*(leaf.dtype for leaf in leaves))
+    return jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in leaves])
+
+
+def unflatten(vector: Float[Array, " entries"], like: Like) -> Update:
+    """The vector's entries in the structure, shapes and dtypes of `like`."""
+    leaves, treedef = jax.tree.flatten(like)
+    out, start = [], 0
+    for leaf in leaves:
+        size = math.prod(leaf.shape)
+        out.append(vector[start : start + size].reshape(leaf.shape).astype(leaf.dtype))
+        start += size
+    return jax.tree.unflatten(treedef, out)
+
+
+def size(like: Like) -> int:
+    """How many entries an update has."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like))
+
+
+def check_floating(update: Like, *, who: str) -> None:
+    """Raise `TypeError` unless every leaf is floating-point.
+
+    `who` is the compressor that asks; the message names it and the leaf.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(update):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            where = f"leaf {jax.tree_util.keystr(path)}" if path else "the update"
+            raise TypeError(f"{who}: expected floating-point entries, got {leaf.dtype} in {where}.")

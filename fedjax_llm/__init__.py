@@ -1,0 +1,13 @@
+"""Communication-efficient federated training of language models in JAX."""
+
+from .adapters import full as full
+from .adapters import lora as lora
+from .aggregate import Aggregator as Aggregator
+from .aggregate import weighted_mean as weighted_mean
+from .algorithm import FederatedAlgorithm as FederatedAlgorithm
+from .algorithm import Gather as Gather
+from .decoder import Decoder as Decoder
+from .decoder import DecoderConfig as DecoderConfig
+from .fed_avg import fed_avg as fed_avg
+from .tasks import Task as Task
+from .tasks import language_model as language_model

@@ -1,0 +1,70 @@
+"""What of a model is trained: all of it, or low-rank additions to frozen products."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import jax.random as jr
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from .decoder import Decoder, Linear
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Adapter(NamedTuple):
+    """Which parameters of a model are trained, and how they come into it."""
+
+    attach: Callable[[Key[Array, ""], Decoder], None]
+    """`(key, model) -> None`: put the adapter's parameters into a model just built."""
+    trainable: Any
+    """The `nnx` filter of the parameters to train; all others are frozen."""
+
+
+class LowRank(nnx.Module):
+    """scale * x @ a @ b."""
+
+    def __init__(self, a: Float[Array, "..."], b: Float[Array, "..."], *, scale: float) -> None:
+        self.a, self.b = nnx.LoRAParam(a), nnx.LoRAParam(b)
+        self.scale = scale
+
+    def __call__(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
+        return (x @ self.a[...]) @ self.b[...] * self.scale
+
+
+def full() -> Adapter:
+    """Train every parameter."""
+    return Adapter(attach=lambda key, model: None, trainable=nnx.Param)
+
+
+def lora(
+    *, rank: int, alpha: float | None = None, targets: Sequence[str] | str = PROJECTIONS
+) -> Adapter:
+    """Add (alpha / rank) x A B to each target product, and train A and B alone.
+
+    Hu et al. 2021, arXiv:2106.09685: A is Gaussian of variance 1 / inputs, B is zero, so that
+    nothing changes at first. `alpha` is twice the rank unless given. `targets` are names out of
+    `PROJECTIONS`, as a sequence or with commas between.
+    Raises `ValueError` for a rank below 1 or a target that is not there.
+    """
+    targets = tuple(targets.split(",")) if isinstance(targets, str) else tuple(targets)
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"lora: rank must be an integer of at least 1, got {rank!r}.")
+    if not targets or not set(targets) <= set(PROJECTIONS):
+        raise ValueError(f"lora: targets must be among {', '.join(PROJECTIONS)}, got {targets!r}.")
+    scale = (2 * rank if alpha is None else alpha) / rank
+
+    def attach(key: Key[Array, ""], model: Decoder) -> None:
+        products = [
+            (path, module)
+            for path, module in nnx.iter_graph(model)
+            if isinstance(module, Linear) and path[-1] in targets
+        ]
+        for index, (_, product) in enumerate(sorted(products, key=lambda item: item[0])):
+            *layers, inputs, outputs = product.kernel[...].shape
+            a = jr.normal(jr.fold_in(key, index), (*layers, inputs, rank)) * inputs**-0.5
+            b = jnp.zeros((*layers, rank, outputs))
+            product.adapter = LowRank(a, b, scale=scale)
+
+    return Adapter(attach, trainable=nnx.LoRAParam)

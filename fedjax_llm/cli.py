@@ -1,0 +1,109 @@
+"""The `fedjax-llm` command."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from . import frontier, jsonl
+from .config import RunConfig, prepare
+from .progress import progress
+from .run import Row, execute
+
+QUICK = RunConfig(rounds=6, clients=16)
+"""What `frontier --quick` starts from."""
+
+
+def train(run: RunConfig = RunConfig(), out: Path = Path("runs/train")) -> None:
+    """Train once: rounds.jsonl and summary.json in a folder.
+
+    Args:
+        run: The run.
+        out: Folder for the results; one that holds a run already is refused.
+
+    """
+    built = prepare(run)
+    rounds, summary = out / "rounds.jsonl", out / "summary.json"
+    for path in (rounds, summary):
+        if path.exists():
+            raise ValueError(f"{out}: expected a folder without a run, got one with {path.name}.")
+    _folder(out)
+    with progress(built.config.uplink, rounds=built.config.rounds) as show:
+
+        def each(row: Row) -> None:
+            jsonl.append(rounds, row)
+            show(row)
+
+        row = execute(built, each)
+    jsonl.write(summary, row)
+    _print(frontier.table([row]), f"{summary}  digest {row['digest']}")
+
+
+def sweep_from(common: RunConfig) -> Callable[..., None]:
+    """The command `frontier`, whose runs have `common` in common unless flags say otherwise."""
+
+    def sweep(
+        run: RunConfig = common,
+        codecs: tuple[str, ...] = (),
+        seeds: tuple[int, ...] = (),
+        quick: bool = False,
+        out: Path = Path("runs/frontier"),
+    ) -> None:
+        """Compare uplink codecs: results.jsonl and frontier.png in a folder.
+
+        Args:
+            run: What the runs have in common.
+            codecs: Uplink codecs to compare; a default set unless given.
+            seeds: Seeds to repeat each codec with; --seed unless given.
+            quick: Six codecs for six rounds of sixteen clients, unless other flags say otherwise.
+            out: Folder for the results; runs whose row is there already are not run again.
+
+        """
+        codecs = codecs or (frontier.QUICK_CODECS if quick else frontier.CODECS)
+        configs = frontier.configurations(run, codecs, seeds or (run.seed,))
+        _folder(out)
+        rows = list(frontier.sweep(configs, out / "results.jsonl"))
+        frontier.draw(rows, out / "frontier.png")
+        _print(frontier.table(rows), f"{out / 'results.jsonl'}  {out / 'frontier.png'}")
+
+    return sweep
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command; bad input ends it with one line on standard error and status 2."""
+    args = sys.argv[1:] if args is None else list(args)
+    commands = {
+        "train": train,
+        "frontier": sweep_from(QUICK if "--quick" in args else RunConfig()),
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="fedjax-llm",
+            description="Federated training of language models, with every byte counted.",
+            args=args,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"fedjax-llm: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: expected a folder to write to, got a file.")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _print(table: object, line: str) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    console.print(table)
+    console.print(line, soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""A run from its configuration: everything that texts and numbers name, built and checked."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.random as jr
+import optax
+from fedjax_compression import codec
+from fedjax_compression.text import build, parse
+
+from .adapters import full, lora
+from .algorithm import FederatedAlgorithm
+from .data import (
+    Batching,
+    Split,
+    byte_corpus,
+    hold_out,
+    shakespeare,
+)
+from .decoder import DecoderConfig
+from .fed_avg import fed_avg
+from .simulation import CLIENT_AXES, ClientAxis
+from .tasks import Task, language_model
+
+ALGORITHMS = {"fed_avg": fed_avg}
+ADAPTERS = {"full": full, "lora": lora}
+OPTIMIZERS = {
+    factory.__name__: factory
+    for factory in (
+        optax.adagrad,
+        optax.adam,
+        optax.adamw,
+        optax.chain,
+        optax.clip_by_global_norm,
+        optax.lion,
+        optax.rmsprop,
+        optax.sgd,
+        optax.yogi,
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All that a run's numbers depend on. Texts are calls of the public factories."""
+
+    rounds: int = 20
+    clients: int = 32
+    """Clients drawn for each round."""
+    seed: int = 0
+    algorithm: str = "fed_avg()"
+    uplink: str = "identity()"
+    """Codec of what clients send."""
+    downlink: str = "identity()"
+    """Codec of what the server sends."""
+    client_axis: str = "vmap()"
+    """vmap(), scan() or chunked(size)."""
+    client_optimizer: str = "adam(0.006)"
+    """An Optax optimizer, afresh for each client and round."""
+    server_optimizer: str = "sgd(1.0, momentum=0.5, nesterov=True)"
+    """An Optax optimizer that takes minus the mean update for a gradient."""
+    adapter: str = "full()"
+    """full() or lora(rank=8)."""
+    local_steps: int | None = None
+    """Steps of a client in a round; 8 unless local epochs are given."""
+    local_epochs: int | None = None
+    """Passes of a client over its text in a round, instead of local steps."""
+    batch: int = 8
+    """Windows in a step."""
+    seq: int = 64
+    """Bytes in a window."""
+    roles: tuple[str, ...] = ()
+    """Clients, such as hamlet/HAMLET; all that speak enough unless given."""
+    at_least: int = 2000
+    """Fewest characters of a client."""
+    model: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+class Run(NamedTuple):
+    """A configuration, built and checked: nothing has run yet, nothing was written."""
+
+    config: RunConfig
+    task: Task
+    split: Split
+    algorithm: FederatedAlgorithm
+    batching: Batching
+    client_axis: ClientAxis
+
+
+def canonical(config: RunConfig) -> RunConfig:
+    """The same configuration with each text in its one spelling."""
+    texts = {
+        name: str(_named(name, parse, getattr(config, name)))
+        for name in (
+            "algorithm",
+            "uplink",
+            "downlink",
+            "client_axis",
+            "client_optimizer",
+            "server_optimizer",
+            "adapter",
+        )
+    }
+    given = config.local_steps is not None or config.local_epochs is not None
+    steps = config.local_steps if given else 8
+    return dataclasses.replace(config, local_steps=steps, **texts)  # type: ignore[arg-type]
+
+
+def prepare(config: RunConfig) -> Run:
+    """Build everything that a configuration names.
+
+    Raises `ValueError` naming the field, what was expected and what was got.
+    """
+    config = canonical(config)
+    if config.rounds < 1:
+        raise ValueError(f"rounds: expected at least 1, got {config.rounds}.")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed: expected 0 to 4294967295, got {config.seed}.")
+    if config.model.vocab_size < 256:
+        raise ValueError(
+            f"vocab_size: expected at least 256 for bytes, got {config.model.vocab_size}."
+        )
+    split = hold_out(
+        byte_corpus(shakespeare(at_least=config.at_least, roles=config.roles)), seed=config.seed
+    )
+    if not 1 <= config.clients <= len(split.train.names):
+        raise ValueError(
+            f"clients: expected 1 to {len(split.train.names)}, the clients there are, "
+            f"got {config.clients}."
+        )
+    adapter = _named("adapter", _call, config.adapter, ADAPTERS)
+    task = language_model(config.model, key=jr.key(config.seed), adapter=adapter)
+    optimizers = {
+        name: _named(name, _call, getattr(config, name), OPTIMIZERS)
+        for name in ("client_optimizer", "server_optimizer")
+    }
+    codecs = {name: _named(name, codec, getattr(config, name)) for name in ("uplink", "downlink")}
+    named = {
+        name: partial(
+            factory, task.loss, jax.eval_shape(lambda: task.params), **optimizers, **codecs
+        )
+        for name, factory in ALGORITHMS.items()
+    }
+    return Run(
+        config,
+        task,
+        split,
+        algorithm=_named("algorithm", _call, config.algorithm, named),
+        batching=Batching(
+            seq=config.seq, batch=config.batch, steps=config.local_steps, epochs=config.local_epochs
+        ),
+        client_axis=_named("client_axis", _call, config.client_axis, CLIENT_AXES),
+    )
+
+
+def _call(text: str, factories: Mapping[str, Callable]) -> Any:
+    return build(parse(text), factories)
+
+
+def _named(name: str, read: Callable, *args: Any) -> Any:
+    """What `read` makes of a field, or its error with the field's name."""
+    try:
+        return read(*args)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,137 @@
+"""Federated averaging (McMahan et al. 2017, arXiv:1602.05629) with any optimizer at either end
+(Reddi et al. 2021, arXiv:2003.00295, algorithm 1).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from fedjax_compression import Compressor, identity
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from .aggregate import Aggregator, leave_out_failed, weighted_mean
+from .algorithm import ClientState, Downlink, FederatedAlgorithm, Gather, ServerInfo, Uplink
+from .local import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+
+
+class FedAvgState(NamedTuple):
+    """What the server keeps."""
+
+    params: Params
+    optimizer: optax.OptState
+    downlink: PyTree
+
+
+class FedAvgPartial(NamedTuple):
+    """What the server holds of the clients so far."""
+
+    aggregate: PyTree
+    accepted: Int[Array, ""]
+    failed: Int[Array, ""]
+
+
+def fed_avg(
+    loss: Loss,
+    like: Params,
+    *,
+    client_optimizer: optax.GradientTransformation,
+    server_optimizer: optax.GradientTransformation | None = None,
+    uplink: Compressor | None = None,
+    downlink: Compressor | None = None,
+    aggregate: Aggregator | None = None,
+) -> FederatedAlgorithm:
+    """Clients train from the server's parameters and send the difference; the server steps along
+    the mean difference.
+
+    Up: the difference, through `uplink`. Down: the parameters, through `downlink`, so that a
+    client needs no memory of them. Exact where both are the identity, which is what `None`
+    stands for. `like` is the structure of the parameters. The server takes minus the aggregate
+    for a gradient: SGD at rate 1 (`None`) is FedAvg, `optax.sgd(1.0, momentum=0.9)` FedAvgM,
+    `adam`, `yogi` and `adagrad` are FedAdam, FedYogi and FedAdagrad, SGD with Nesterov momentum
+    is DiLoCo's outer step. `aggregate` is the mean by the runtime's weights unless given.
+
+    Client optimizers start afresh each round; the uplink's state lasts. A client whose loss is
+    not finite sends an update of NaNs; an update that decodes to a NaN or an infinity is counted
+    and left out. Where none is left, the server stays as it was.
+    Raises `ValueError` where the parameters do not have the structure of `like`.
+    """
+    server_optimizer = server_optimizer or optax.sgd(1.0)
+    uplink, downlink = uplink or identity(), downlink or identity()
+    aggregate = aggregate or weighted_mean()
+    train = local_steps(loss, client_optimizer)
+
+    def init(key: Key[Array, ""], params: Params) -> FedAvgState:
+        _check_structure(params, like)
+        return FedAvgState(params, server_optimizer.init(params), downlink.init(params))
+
+    def client_init(params: Params) -> ClientState:
+        return uplink.init(params)
+
+    def broadcast(key: Key[Array, ""], state: FedAvgState) -> tuple[Downlink, FedAvgState]:
+        payload, coder = downlink.encode(key, state.params, state.downlink)
+        return payload, state._replace(downlink=coder)
+
+    def client_update(
+        key: Key[Array, ""], frozen: Frozen, sent: Downlink, state: ClientState, batches: Batches
+    ) -> tuple[Uplink, ClientState, ClientInfo]:
+        received = downlink.decode(sent, like)
+        trained, info = train(received, frozen, batches)
+        failed = ~jnp.isfinite(info.loss)
+        update = jax.tree.map(lambda t, r: jnp.where(failed, jnp.nan, t - r), trained, received)
+        payload, state = uplink.encode(key, update, state)
+        return payload, state, info
+
+    def empty(state: FedAvgState, clients: int) -> FedAvgPartial:
+        none = jnp.zeros((), jnp.int32)
+        return FedAvgPartial(aggregate.empty(like, clients), none, none)
+
+    def add(
+        state: FedAvgState,
+        partial: FedAvgPartial,
+        uplinks: Uplink,
+        weights: Float[Array, " clients"],
+    ) -> FedAvgPartial:
+        decoded = jax.vmap(lambda payload: uplink.decode(payload, like))(uplinks)
+        updates, weights, failed = leave_out_failed(decoded, weights)
+        return FedAvgPartial(
+            aggregate.add(partial.aggregate, updates, weights),
+            partial.accepted + (weights > 0).sum(dtype=jnp.int32),
+            partial.failed + failed.sum(dtype=jnp.int32),
+        )
+
+    def merge(one: FedAvgPartial, other: FedAvgPartial) -> FedAvgPartial:
+        return FedAvgPartial(
+            aggregate.merge(one.aggregate, other.aggregate),
+            one.accepted + other.accepted,
+            one.failed + other.failed,
+        )
+
+    def server_update(
+        key: Key[Array, ""], state: FedAvgState, partial: FedAvgPartial
+    ) -> tuple[FedAvgState, ServerInfo]:
+        update = aggregate.finish(partial.aggregate)
+        gradient = jax.tree.map(lambda u, p: -u.astype(p.dtype), update, state.params)
+        step, optimizer = server_optimizer.update(gradient, state.optimizer, state.params)
+        stepped = state._replace(
+            params=optax.apply_updates(state.params, step), optimizer=optimizer
+        )
+        some = partial.accepted > 0
+        state = jax.tree.map(lambda new, old: jnp.where(some, new, old), stepped, state)
+        return state, ServerInfo(partial.accepted, partial.failed, optax.tree.norm(update))
+
+    return FederatedAlgorithm(
+        init, client_init, broadcast, client_update, Gather(empty, add, merge), server_update
+    )
+
+
+def _check_structure(params: Params, like: Params) -> None:
+    got, expected = (
+        [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (params, like))
+    )
+    for g, e in zip(got, expected, strict=False):
+        if g != e:
+            raise ValueError(f"fed_avg: expected parameters like {e}, got {g}.")
+    if len(got) != len(expected):
+        raise ValueError(f"fed_avg: expected {len(expected)} parameters, got {len(got)}.")

@@ -1,0 +1,11 @@
+"""Sweeps over codecs, and what they show."""
+
+from .figure import draw as draw
+from .pareto import Point as Point
+from .pareto import pareto_front as pareto_front
+from .pareto import points as points
+from .sweep import CODECS as CODECS
+from .sweep import QUICK_CODECS as QUICK_CODECS
+from .sweep import configurations as configurations
+from .sweep import sweep as sweep
+from .table import table as table

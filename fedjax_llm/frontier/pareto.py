@@ -1,0 +1,63 @@
+"""Which runs nothing beats in both bytes and loss."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..run import Row
+
+
+class Point(NamedTuple):
+    """One codec, over its seeds: means, but for the extremes."""
+
+    codec: str
+    uplink_bytes: float
+    bits_per_parameter: float
+    nats: float
+    """Per byte of what was held out of the training clients' text."""
+    lowest: float
+    highest: float
+    unseen_nats: float
+    """Per byte of clients that took no part; infinite where none were set aside."""
+    seconds: float
+    on_front: bool
+
+
+def points(rows: Sequence[Row]) -> list[Point]:
+    """One point per codec, in the order of the rows; runs that diverged have infinite nats."""
+    by_codec: dict[str, list[Row]] = {}
+    for row in rows:
+        by_codec.setdefault(row["codec"], []).append(row)
+    means = [_mean(codec, group) for codec, group in by_codec.items()]
+    front = pareto_front([(p.uplink_bytes, p.nats) for p in means])
+    return [p._replace(on_front=on) for p, on in zip(means, front, strict=True)]
+
+
+def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
+    """For each (bytes, loss): whether no other is at most as large in both and smaller in one."""
+    array = np.asarray(costs, float).reshape(-1, 2)
+    return [
+        bool(np.isfinite(cost).all())
+        and not ((array <= cost).all(axis=1) & (array < cost).any(axis=1)).any()
+        for cost in array
+    ]
+
+
+def _mean(codec: str, rows: Sequence[Row]) -> Point:
+    def over_seeds(name: str) -> np.ndarray:
+        values = [row.get(name) for row in rows]
+        return np.array([np.inf if value is None else value for value in values], float)
+
+    nats = over_seeds("heldout_nats_per_byte")
+    return Point(
+        codec,
+        over_seeds("uplink_bytes").mean(),
+        over_seeds("uplink_bits_per_parameter").mean(),
+        nats.mean(),
+        nats.min(),
+        nats.max(),
+        over_seeds("unseen_nats_per_byte").mean(),
+        over_seeds("seconds").mean(),
+        on_front=False,
+    )

@@ -1,0 +1,71 @@
+"""One run per codec and seed, kept as rows; rows already there are not run again."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .. import jsonl
+from ..config import RunConfig, prepare
+from ..progress import progress
+from ..run import Row, execute
+
+CODECS = (
+    "identity()",
+    "stochastic_quantize(bits=8)",
+    "stochastic_quantize(bits=4)",
+    "stochastic_quantize(bits=2)",
+    "stochastic_quantize(bits=1)",
+    "eden(bits=4)",
+    "eden(bits=2)",
+    "eden(bits=1)",
+    "top_k(fraction=0.1)",
+    "error_feedback(top_k(fraction=0.1))",
+    "error_feedback(chain(top_k(fraction=0.1), stochastic_quantize(bits=4)))",
+    "error_feedback(chain(top_k(fraction=0.1), eden(bits=1)))",
+)
+"""What the default sweep compares."""
+
+QUICK_CODECS = (
+    "identity()",
+    "stochastic_quantize(bits=4)",
+    "eden(bits=2)",
+    "eden(bits=1)",
+    "top_k(fraction=0.1)",
+    "error_feedback(top_k(fraction=0.1))",
+)
+"""What the quick sweep compares."""
+
+
+def configurations(base: RunConfig, codecs: Sequence[str], seeds: Sequence[int]) -> list[RunConfig]:
+    """The base configuration with each codec on the uplink and each seed.
+
+    Raises `ValueError` for what the base or a codec gets wrong, before anything runs.
+    """
+    wanted = [
+        dataclasses.replace(base, uplink=codec, seed=seed) for seed in seeds for codec in codecs
+    ]
+    if not wanted:
+        raise ValueError("expected at least one codec and one seed, got none.")
+    return list(dict.fromkeys(prepare(config).config for config in wanted))
+
+
+def sweep(configs: Sequence[RunConfig], results: Path) -> Iterator[Row]:
+    """The summary of each configuration, run and appended to `results` where it is not there."""
+    rows = {}
+    for number, row in enumerate(jsonl.read(results), start=1):
+        if not isinstance(row.get("config"), dict):
+            raise ValueError(f"{results}: line {number}: expected a row with config, got {row}.")
+        rows[_key(row["config"])] = row
+    for number, config in enumerate(configs, start=1):
+        key = _key(dataclasses.asdict(config))
+        if key not in rows:
+            title = f"{number}/{len(configs)} {config.uplink}"
+            with progress(title, rounds=config.rounds) as each:
+                rows[key] = execute(prepare(config), each)
+            jsonl.append(results, rows[key])
+        yield rows[key]
+
+
+def _key(config: dict) -> str:
+    return json.dumps(config, sort_keys=True)

@@ -1,0 +1,39 @@
+"""Every byte, by round, client and direction. A byte that is reported is a byte that was made."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+from fedjax_compression import wire
+from jaxtyping import PyTree
+
+
+class Entry(NamedTuple):
+    """One message."""
+
+    round: int
+    client: int
+    direction: Literal["up", "down"]
+    payload_bytes: int
+    header_bytes: int
+
+
+def entries(number: int, clients: Sequence[int], downlink: PyTree, uplinks: PyTree) -> list[Entry]:
+    """Make every message of a round with `wire.dumps`, and say how long each is.
+
+    A broadcast to K clients is K messages. `uplinks` leads with the axis of clients.
+    """
+    down = len(wire.dumps(downlink))
+    uplinks = jax.device_get(uplinks)
+    header = wire.HEADER_BYTES
+    rows = []
+    for row, client in enumerate(clients):
+        up = len(wire.dumps(jax.tree.map(lambda leaf, row=row: leaf[row], uplinks)))
+        rows.append(Entry(number, client, "down", down - header, header))
+        rows.append(Entry(number, client, "up", up - header, header))
+    return rows
+
+
+def total_bytes(entries: Iterable[Entry], direction: Literal["up", "down"]) -> int:
+    """Bytes of all messages in one direction, headers and all."""
+    return sum(e.payload_bytes + e.header_bytes for e in entries if e.direction == direction)

@@ -1,0 +1,10 @@
+"""Federations on one device."""
+
+from .client_axis import CLIENT_AXES as CLIENT_AXES
+from .client_axis import ClientAxis as ClientAxis
+from .client_axis import chunked as chunked
+from .client_axis import scan as scan
+from .client_axis import vmap as vmap
+from .simulate import Round as Round
+from .simulate import round_program as round_program
+from .simulate import simulate as simulate

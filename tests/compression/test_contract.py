@@ -1,0 +1,191 @@
+"""What every compressor promises. A factory that is not in the table fails the suite."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from fedjax_compression import Compressor, codec, payload_structure, wire
+from fedjax_compression.codec import FACTORIES
+from fedjax_compression.text import Call, parse
+
+CODECS = [
+    "identity()",
+    "chain()",
+    "stochastic_quantize(bits=1)",
+    "stochastic_quantize(bits=3)",
+    "stochastic_quantize(bits=8)",
+    "top_k(fraction=0.1)",
+    "top_k(fraction=1.0)",
+    "eden(bits=1)",
+    "eden(bits=3)",
+    "error_feedback(top_k(fraction=0.1))",
+    "error_feedback(eden(bits=2))",
+    "chain(top_k(fraction=0.3), stochastic_quantize(bits=4))",
+    "chain(top_k(fraction=0.3), eden(bits=2), stochastic_quantize(bits=8))",
+    "error_feedback(chain(top_k(fraction=0.2), stochastic_quantize(bits=4)))",
+    "chain(error_feedback(top_k(fraction=0.2)), error_feedback(eden(bits=2)))",
+]
+SHAPES = {"matrix": (7, 11), "vector": (13,), "one": (1,), "scalar": (), "odd": (3, 1, 5)}
+DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+
+
+def update(seed: int = 0, dtype=jnp.float32):
+    keys = jr.split(jr.key(seed), len(SHAPES))
+    return {
+        name: jr.normal(key, shape).astype(dtype)
+        for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
+    }
+
+
+@functools.cache
+def compiled(text):
+    """A codec whose encode and decode compile once for all tests of the same shapes."""
+    c = codec(text)
+    return Compressor(c.init, jax.jit(c.encode), jax.jit(c.decode))
+
+
+def names(call) -> set[str]:
+    inner = [argument for argument in call.args if isinstance(argument, Call)]
+    return {call.name}.union(*map(names, inner))
+
+
+def equal(one, other) -> bool:
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def structure(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_every_factory_is_in_the_table():
+    assert set().union(*(names(parse(text)) for text in CODECS)) == set(FACTORIES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("text", CODECS)
+def test_tree_shapes_and_dtypes_come_back(text, dtype):
+    c, x = compiled(text), update(dtype=dtype)
+    payload, _ = c.encode(jr.key(1), x, c.init(x))
+    assert structure(c.decode(payload, x)) == structure(x)
+    shapes = jax.eval_shape(lambda: x)
+    assert structure(jax.eval_shape(lambda p: codec(text).decode(p, shapes), payload)) == structure(
+        x
+    )
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_state_keeps_its_structure(text):
+    c, x = compiled(text), update(dtype=jnp.bfloat16)
+    state = c.init(jax.eval_shape(lambda: x))
+    _, after = c.encode(jr.key(1), x, state)
+    assert structure(after) == structure(state)
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_the_bytes_counted_are_the_bytes_made_and_read(text):
+    c, x = compiled(text), update()
+    payload, _ = c.encode(jr.key(1), x, c.init(x))
+    like = payload_structure(c, x)
+    data = wire.dumps(payload)
+    assert len(data) == wire.nbytes(payload) == wire.nbytes(like)
+    assert equal(wire.loads(data, like), payload)
+    assert equal(c.decode(wire.loads(data, like), x), c.decode(payload, x))
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_jit_equals_eager(text):
+    c, x = codec(text), update()
+    state = c.init(x)
+    eager = c.decode(c.encode(jr.key(1), x, state)[0], x)
+    c = compiled(text)
+    jitted = c.decode(c.encode(jr.key(1), x, state)[0], x)
+    for a, b in zip(jax.tree.leaves(jitted), jax.tree.leaves(eager), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_vmap_equals_a_loop(text):
+    c, clients = compiled(text), [update(seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *clients)
+    keys = jr.split(jr.key(1), 3)
+    states = jax.tree.map(lambda *rows: jnp.stack(rows), *map(c.init, clients))
+    payloads, _ = jax.vmap(c.encode)(keys, stacked, states)
+    together = jax.vmap(lambda payload: c.decode(payload, clients[0]))(payloads)
+    for row, (key, x) in enumerate(zip(keys, clients, strict=True)):
+        alone = c.decode(c.encode(key, x, c.init(x))[0], x)
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a[row], b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_zeros_are_exact(text):
+    c = compiled(text)
+    zeros = jax.tree.map(jnp.zeros_like, update())
+    payload, state = c.encode(jr.key(1), zeros, c.init(zeros))
+    assert equal(c.decode(payload, zeros), zeros)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_constants_stay_finite(text):
+    c = compiled(text)
+    constant = jax.tree.map(lambda x: jnp.full_like(x, 3.0), update())
+    payload, _ = c.encode(jr.key(1), constant, c.init(constant))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(c.decode(payload, constant)))
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_an_update_of_no_leaves_is_one(text):
+    c = compiled(text)
+    payload, _ = c.encode(jr.key(1), {}, c.init({}))
+    assert c.decode(payload, {}) == {}
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("where", ["matrix", "scalar", "one"])
+@pytest.mark.parametrize("text", CODECS)
+def test_a_number_that_is_not_finite_is_reported_and_does_not_spread(text, where, value):
+    c, x = compiled(text), update()
+    _, state = c.encode(jr.key(1), x, c.init(x))
+    broken = x | {where: x[where].at[(0,) * x[where].ndim].set(value)}
+    payload, after = c.encode(jr.key(2), broken, state)
+    assert not all(np.isfinite(y).all() for y in jax.tree.leaves(c.decode(payload, x)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_a_repeated_round_traces_once(text):
+    c, x = codec(text), update()
+    traces = 0
+
+    @jax.jit
+    def step(key, update, state):
+        nonlocal traces
+        traces += 1
+        payload, state = c.encode(key, update, state)
+        return c.decode(payload, update), state
+
+    state = c.init(x)
+    for seed in range(3):
+        _, state = step(jr.key(seed), x, state)
+    assert traces == 1
+
+
+@pytest.mark.parametrize("text", [t for t in CODECS if "chain()" not in t and "identity" not in t])
+def test_integers_are_refused_by_name(text):
+    c = compiled(text)
+    with pytest.raises(TypeError, match=r"floating-point entries, got int32 in leaf \['n'\]"):
+        c.encode(jr.key(0), {"n": jnp.arange(3)}, c.init({"n": jnp.zeros(3)}))
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_empty_leaves_come_back(text):
+    c, x = compiled(text), {"empty": jnp.zeros((0, 2)), "full": jnp.ones(3)}
+    payload, _ = c.encode(jr.key(0), x, c.init(x))
+    assert structure(c.decode(payload, x)) == structure(x)

@@ -1,0 +1,69 @@
+import pytest
+from fedjax_compression import codec
+from fedjax_compression.text import Call, build, parse
+
+ROUND_TRIPS = {
+    "eden( bits = 1 )": "eden(bits=1)",
+    "identity": "identity()",
+    "error_feedback(chain(top_k(fraction=.01), stochastic_quantize(bits=4)))": (
+        "error_feedback(chain(top_k(fraction=0.01), stochastic_quantize(bits=4)))"
+    ),
+    "f(-1, 'a', None, b=True, a=2.5e-3)": "f(-1, 'a', None, a=0.0025, b=True)",
+}
+
+
+@pytest.mark.parametrize(("text", "canonical"), ROUND_TRIPS.items())
+def test_a_text_is_printed_back_in_one_spelling(text, canonical):
+    assert str(parse(text)) == canonical
+    assert str(parse(canonical)) == canonical
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "eden(bits=1) + 1",
+        "a.b()",
+        "__import__('os').system('true')",
+        "f(*x)",
+        "f(**x)",
+        "f(a=1, a=2)",
+        "f([1])",
+        "lambda: 0",
+        "f(x for x in y)",
+        "f(1j)",
+        "(" * 500,
+        "-" * 500 + "1",
+        "f(" + "1," * 2000 + ")",
+        "f(\0)",
+    ],
+)
+def test_only_calls_and_literals_are_read(text):
+    with pytest.raises(ValueError, match="expected a call"):
+        parse(text)
+
+
+def test_calls_are_built_from_the_inside():
+    assert build(
+        parse("pair(one(), pair(2, b=one))"), {"one": lambda: 1, "pair": lambda a, b: (a, b)}
+    ) == (1, (2, 1))
+    assert parse("pair(one())") == Call("pair", (Call("one"),))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("edn(bits=1)", r"expected one of chain, eden.* got 'edn' \(did you mean eden\?\)"),
+        ("eden(bit=1)", r"expected eden\(bits\), got eden\(bit=1\)"),
+        ("eden(bits=9)", r"eden: bits must be an integer from 1 to 4, got 9"),
+        ("eden(bits=[1])", "only calls and literals"),
+        ("error_feedback(3)", "error_feedback: expected a codec, got 3"),
+        ("eden(bits=identity())", "eden: bits: expected a literal, got identity"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_codec(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        codec(text)
+    assert str(caught.value).startswith(f"codec {text!r}")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,107 @@
+import struct
+import zlib
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from fedjax_compression import WireError, codec, payload_structure, wire
+
+PAYLOAD = {
+    "b": np.array([1, 2], np.uint8),
+    "a": [np.array(1.5, np.float32), np.array([True, False])],
+}
+
+
+def test_golden_messages_do_not_change():
+    assert wire.dumps(PAYLOAD).hex() == "464a01001d7b68f7cfe68ca3" + "0000c03f" + "0100" + "0102"
+
+
+def test_all_dtypes_come_back_bit_for_bit():
+    integers = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+    names = [*integers, "float16", "float32", "float64", "bool"]
+    payload = {name: np.arange(6).reshape(2, 3).astype(name) for name in names}
+    payload["bfloat16"] = np.asarray(jnp.arange(6, dtype=jnp.bfloat16))
+    payload["float8"] = np.asarray(jnp.arange(6).astype(jnp.float8_e4m3fn))
+    payload["nan"] = np.array([np.nan, -0.0, np.inf])
+    read = wire.loads(wire.dumps(payload), payload)
+    for name, leaf in payload.items():
+        assert read[name].dtype == leaf.dtype
+        assert read[name].tobytes() == leaf.tobytes()
+
+
+def test_big_endian_and_strided_arrays_are_written_as_little_endian():
+    plain = np.arange(6, dtype="<i4").reshape(2, 3)
+    assert wire.dumps(plain.T.astype(">i4")) == wire.dumps(np.ascontiguousarray(plain.T))
+
+
+def test_random_mutations_raise_or_change_nothing():
+    c = codec("chain(top_k(fraction=0.2), stochastic_quantize(bits=4))")
+    x = {"w": jr.normal(jr.key(0), (40, 3)), "b": jr.normal(jr.key(1), (5,))}
+    payload, _ = c.encode(jr.key(2), x, c.init(x))
+    like, honest = payload_structure(c, x), wire.dumps(payload)
+    other = wire.dumps(codec("eden(bits=1)").encode(jr.key(2), x, ())[0])
+    random = np.random.default_rng(0)
+    for _ in range(20_000):
+        data = bytearray(honest)
+        match random.integers(5):
+            case 0:
+                data[random.integers(len(data))] ^= 1 << random.integers(8)
+            case 1:
+                del data[random.integers(len(data)) :]
+            case 2:
+                data += random.bytes(random.integers(1, 9))
+            case 3:
+                data[:12] = other[:12]
+            case 4:
+                start = random.integers(len(data))
+                data[start : start + 8] = random.bytes(min(8, len(data) - start))
+        if bytes(data) != honest:
+            with pytest.raises(WireError):
+                wire.loads(bytes(data), like)
+
+
+def resigned(data: bytes) -> bytes:
+    return data[:8] + struct.pack("<I", zlib.crc32(data[12:], zlib.crc32(data[:8]))) + data[12:]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d[:-1], r"expected a message of 20 bytes, got 19"),
+        (lambda d: b"XX" + d[2:], r"opens with b'FJ', got b'XX'"),
+        (lambda d: resigned(d[:2] + b"\x02" + d[3:]), "expected format version 1, got 2"),
+        (lambda d: resigned(d[:3] + b"\x01" + d[4:]), "checksum"),
+        (lambda d: d[:-1] + b"\xff", "checksum"),
+        (lambda d: resigned(d[:16] + b"\x02" + d[17:]), "booleans of 0 or 1"),
+    ],
+)
+def test_what_is_wrong_is_said(change, message):
+    with pytest.raises(WireError, match=message):
+        wire.loads(change(wire.dumps(PAYLOAD)), PAYLOAD)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": PAYLOAD["b"].astype(np.int8), "a": PAYLOAD["a"]},
+        {"c": PAYLOAD["b"], "a": PAYLOAD["a"]},
+        {"b": PAYLOAD["b"].reshape(2, 1), "a": PAYLOAD["a"]},
+    ],
+)
+def test_another_structure_of_the_same_length_is_refused(other):
+    with pytest.raises(WireError, match="expected structure"):
+        wire.loads(wire.dumps(other), PAYLOAD)
+
+
+def test_keys_and_objects_are_not_payloads():
+    for leaf in (jr.key(0), np.array(["text"])):
+        with pytest.raises(TypeError, match="expected numbers or booleans"):
+            wire.dumps({"leaf": leaf})
+
+
+def test_the_size_is_known_before_anything_runs():
+    c = codec("eden(bits=2)")
+    like = payload_structure(c, jax.ShapeDtypeStruct((10**9,), jnp.float32))
+    assert wire.nbytes(like) == 12 + 250_000_000 + 4 * -(-(10**9) // 4096) + 4

@@ -1,0 +1,192 @@
+"""The command as it is typed: what it leaves behind, and what it refuses."""
+
+import json
+
+import pytest
+
+from fedjax_llm.cli import main
+
+ROLES = ["hamlet/HAMLET", "hamlet/HORATIO", "macbeth/MACBETH", "macbeth/BANQUO"]
+SMALL = [
+    *("--rounds", "2", "--clients", "2", "--local-steps", "2", "--batch", "2", "--seq", "32"),
+    *("--hidden-size", "16", "--intermediate-size", "24", "--num-hidden-layers", "1"),
+    *("--num-attention-heads", "2", "--num-key-value-heads", "1", "--roles", *ROLES),
+]
+
+
+def train(out, *more):
+    main(["train", *SMALL, "--out", str(out), *more])
+    return json.loads((out / "summary.json").read_text())
+
+
+def refused(capsys, *args):
+    """The one line that bad input is answered with."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(args))
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    return error
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "first"
+    return out, train(
+        out, "--uplink", "eden( bits=2 )", "--downlink", "stochastic_quantize(bits=8)"
+    )
+
+
+def test_a_run_leaves_its_rounds_and_a_summary(trained):
+    out, summary = trained
+    rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rounds] == [1, 2]
+    assert summary["codec"] == "eden(bits=2)"
+    for direction in ("uplink_bytes", "downlink_bytes"):
+        assert summary[direction] == sum(row[direction] for row in rounds) > 0
+    assert summary["uplink_bytes"] * 2 < summary["downlink_bytes"] * 1.1
+    assert len(summary["digest"]) == 64
+    assert 3 < summary["heldout_nats_per_byte"] < 6
+    assert 2 < summary["heldout_bigram_nats_per_byte"] < 4
+    assert set(rounds[0]["clients"]) <= set(ROLES)
+
+
+def test_the_same_seed_gives_the_same_digest(trained, tmp_path):
+    out, summary = trained
+    codecs = ("--uplink", "eden(bits=2)", "--downlink", "stochastic_quantize(bits=8)")
+    again = train(tmp_path / "again", *codecs)
+    other = train(tmp_path / "other", *codecs, "--seed", "1")
+    timed = ("seconds",)
+    assert {k: v for k, v in again.items() if k not in timed} == {
+        k: v for k, v in summary.items() if k not in timed
+    }
+    assert (tmp_path / "again/rounds.jsonl").read_bytes() == (out / "rounds.jsonl").read_bytes()
+    assert other["digest"] != summary["digest"]
+
+
+def test_lora_epochs_and_other_axes_run(tmp_path):
+    small = [
+        *(
+            "--rounds",
+            "1",
+            "--clients",
+            "3",
+            "--local-epochs",
+            "1",
+            "--batch",
+            "64",
+            "--seq",
+            "128",
+        ),
+        *SMALL[10:],
+    ]
+    flags = (
+        "--adapter",
+        "lora(rank=2)",
+        "--client-axis",
+        "chunked(2)",
+        "--out",
+        str(tmp_path / "l"),
+    )
+    main(["train", *small, *flags])
+    summary = json.loads((tmp_path / "l/summary.json").read_text())
+    assert summary["trainable"] == 2 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 24))
+    assert summary["config"]["client_axis"] == "chunked(2)"
+
+
+def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path, capsys):
+    out = tmp_path / "sweep"
+    flags = ["frontier", *SMALL, "--out", str(out)]
+    main([*flags, "--codecs", "identity()"])
+    first = (out / "results.jsonl").read_bytes()
+    assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    main([*flags, "--codecs", "identity", "eden(bits=1)", "--seeds", "0", "1"])
+    after = (out / "results.jsonl").read_bytes()
+    assert after.startswith(first)
+    rows = [json.loads(line) for line in after.splitlines()]
+    assert [(row["codec"], row["seed"]) for row in rows] == [
+        ("identity()", 0),
+        ("eden(bits=1)", 0),
+        ("identity()", 1),
+        ("eden(bits=1)", 1),
+    ]
+    shown = capsys.readouterr().out
+    assert "eden(bits=1)" in shown
+    assert "byte bigram" in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--uplink", "edn(bits=1)"), "uplink: codec 'edn(bits=1)': expected one of chain, eden"),
+        (("--uplink", "eden(bits=7)"), "eden: bits must be an integer from 1 to 4, got 7"),
+        (("--downlink", "eden(bit=1)"), "downlink: codec 'eden(bit=1)': expected eden(bits)"),
+        (("--algorithm", "fed_agv"), "algorithm: expected one of fed_avg, got 'fed_agv'"),
+        (("--client-axis", "chunked(0)"), "client_axis: chunked: size must be an integer"),
+        (("--client-optimizer", "adamm(0.1)"), "client_optimizer: expected one of adagrad"),
+        (("--server-optimizer", "sgd()"), "server_optimizer: expected sgd(learning_rate"),
+        (("--adapter", "lora(rank=0)"), "adapter: lora: rank must be an integer of at least 1"),
+        (("--rounds", "0"), "rounds: expected at least 1, got 0"),
+        (("--clients", "9"), "clients: expected 1 to 4, the clients there are, got 9"),
+        (("--seed", "-1"), "seed: expected 0 to"),
+        (("--seq", "0"), "Batching: seq must be at least 1, got 0"),
+        (("--local-epochs", "1"), "Batching: give either steps or epochs"),
+        (("--vocab-size", "100"), "vocab_size: expected at least 256"),
+        (("--hidden-size", "15"), "DecoderConfig: hidden_size must be a multiple"),
+        (
+            ("--roles", "hamlet/YORICK"),
+            "expected a role such as hamlet/HAMLET, got 'hamlet/YORICK'",
+        ),
+        (
+            ("--roles", "hamlet/OSRIC", "--at-least", "99999"),
+            "hamlet/OSRIC: expected at least 99999",
+        ),
+    ],
+)
+def test_bad_flags_are_one_line_and_leave_nothing(capsys, tmp_path, flags, message):
+    error = refused(capsys, "train", *SMALL, "--out", str(tmp_path / "out"), *flags)
+    assert error.startswith("fedjax-llm: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "frontier"])
+def test_a_file_is_no_folder(capsys, tmp_path, command):
+    out = tmp_path / "file"
+    out.write_text("precious")
+    error = refused(capsys, command, *SMALL, "--out", str(out))
+    assert str(out) in error
+    assert "expected a folder" in error
+    assert out.read_text() == "precious"
+
+
+def test_a_folder_with_a_run_is_not_written_over(capsys, trained):
+    out, _ = trained
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "expected a folder without a run" in refused(capsys, "train", *SMALL, "--out", str(out))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "tail", ['{"codec": "eden(bits=1)", "se', '{"codec": "x"', "[1]\n", "\xff\xfe\n", "\n"]
+)
+def test_a_results_file_cut_in_a_line_is_refused_and_kept(capsys, tmp_path, tail):
+    results = tmp_path / "results.jsonl"
+    content = b'{"config": {}, "codec": "x"}\n' + tail.encode("latin-1")
+    results.write_bytes(content)
+    error = refused(capsys, "frontier", *SMALL, "--out", str(tmp_path))
+    assert f"{results}: line 2: expected a whole JSON object" in error
+    assert results.read_bytes() == content
+
+
+def test_a_row_without_a_configuration_is_refused(capsys, tmp_path):
+    (tmp_path / "results.jsonl").write_text('{"codec": "x"}\n')
+    error = refused(capsys, "frontier", *SMALL, "--out", str(tmp_path))
+    assert "line 1: expected a row with config" in error
+
+
+def test_a_run_that_diverges_is_reported(tmp_path):
+    summary = train(tmp_path / "nan", "--client-optimizer", "sgd(1e30)")
+    assert summary["failed"] == 4
+    assert summary["heldout_nats_per_byte"] > 0  # the server kept the model that it had

@@ -1,0 +1,189 @@
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from fedjax_compression import codec, identity
+
+from fedjax_llm import fed_avg
+from fedjax_llm.data import Batching, all_windows, cohort_batches
+from fedjax_llm.local import local_steps
+
+KEY = jr.key(0)
+
+
+def close(one, other, tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), one, other)
+
+
+def one_round(algorithm, task, batches, weights):
+    """A round by hand, one client after another."""
+    client_update, add = jax.jit(algorithm.client_update), jax.jit(algorithm.gather.add)
+    downlink, state = algorithm.broadcast(KEY, algorithm.init(KEY, task.params))
+    partial = algorithm.gather.empty(state, len(weights))
+    for row, weight in enumerate(weights):
+        own = jax.tree.map(lambda leaf, row=row: leaf[row], batches)
+        memory = algorithm.client_init(task.params)
+        uplink, _, _ = client_update(jr.fold_in(KEY, row), task.frozen, downlink, memory, own)
+        stacked = jax.tree.map(lambda leaf: leaf[None], uplink)
+        partial = add(state, partial, stacked, jnp.array([weight], jnp.float32))
+    return algorithm.server_update(KEY, state, partial)
+
+
+def batches_of(corpus, clients, **kwargs):
+    batching = Batching(seq=16, batch=4, **kwargs)
+    seeds = np.array([[0, client] for client in clients], np.uint32)
+    return jax.tree.map(jnp.asarray, cohort_batches(corpus, batching, clients, seeds))
+
+
+def test_one_client_at_server_rate_one_is_plain_local_training(task, corpus):
+    batches = batches_of(corpus, [6], steps=5)
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adam(0.01))
+    state, info = one_round(algorithm, task, batches, [17.0])
+    params, optimizer = task.params, optax.adam(0.01)
+    gradient = jax.jit(jax.grad(task.loss))
+    memory = optimizer.init(params)
+    for step in range(5):
+        batch = jax.tree.map(lambda leaf, step=step: leaf[0, step], batches)
+        updates, memory = optimizer.update(gradient(params, {}, batch), memory, params)
+        params = optax.apply_updates(params, updates)
+    close(state.params, params, 1e-6)
+    assert int(info.accepted) == 1
+
+
+def test_everybody_with_one_full_batch_step_is_centralised_sgd(task, corpus):
+    rate = 0.3
+    windows = -(-int(corpus.targets().max()) // 16)
+    batching = Batching(seq=16, batch=windows, epochs=1)
+    clients = list(range(7))
+    seeds = np.array([[0, client] for client in clients], np.uint32)
+    batches = jax.tree.map(jnp.asarray, cohort_batches(corpus, batching, clients, seeds))
+    assert batches.tokens.shape[1] == 1
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(rate))
+    state, _ = one_round(algorithm, task, batches, corpus.targets())
+    everything = jax.tree.map(lambda leaf: leaf[0], all_windows(corpus, seq=16, batch=200))
+    gradient = jax.jit(jax.grad(task.loss))(task.params, {}, everything)
+    close(state.params, jax.tree.map(lambda p, g: p - rate * g, task.params, gradient), 1e-6)
+
+
+def test_the_mean_is_weighted(task, corpus):
+    batches = batches_of(corpus, [3, 6], steps=2)
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5))
+    both, _ = one_round(algorithm, task, batches, [1.0, 3.0])
+    alone = [
+        one_round(algorithm, task, batches, weights)[0].params
+        for weights in ([1.0, 0.0], [0.0, 1.0])
+    ]
+    close(both.params, jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, *alone), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.sgd(0.7, momentum=0.9, nesterov=True),
+        optax.adam(0.1),
+        optax.yogi(0.1),
+        optax.adagrad(0.1),
+    ],
+)
+def test_the_server_takes_minus_the_mean_update_for_a_gradient(task, corpus, optimizer):
+    batches = batches_of(corpus, [3], steps=2)
+    plain = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5))
+    moved, _ = one_round(plain, task, batches, [1.0])
+    gradient = jax.tree.map(lambda p, m: p - m, task.params, moved.params)
+    updates, _ = optimizer.update(gradient, optimizer.init(task.params), task.params)
+    algorithm = fed_avg(
+        task.loss, task.params, client_optimizer=optax.sgd(0.5), server_optimizer=optimizer
+    )
+    state, _ = one_round(algorithm, task, batches, [1.0])
+    close(state.params, optax.apply_updates(task.params, updates), 1e-5)
+
+
+def test_both_directions_go_through_their_codecs(task, corpus):
+    batches = batches_of(corpus, [3], steps=1)
+    down = codec("stochastic_quantize(bits=8)")
+    algorithm = fed_avg(
+        task.loss, task.params, client_optimizer=optax.sgd(0.0), uplink=identity(), downlink=down
+    )
+    state = algorithm.init(KEY, task.params)
+    downlink, state = algorithm.broadcast(KEY, state)
+    received = down.decode(downlink, task.params)
+    assert any(
+        (a != b).any()
+        for a, b in zip(jax.tree.leaves(received), jax.tree.leaves(task.params), strict=True)
+    )
+    uplink, _, _ = algorithm.client_update(
+        KEY, {}, downlink, (), jax.tree.map(lambda leaf: leaf[0], batches)
+    )
+    close(uplink, jax.tree.map(jnp.zeros_like, uplink), 0.0)  # trained from what was received
+
+
+@pytest.mark.parametrize(
+    "text", ["identity()", "eden(bits=1)", "error_feedback(top_k(fraction=0.1))"]
+)
+def test_a_client_with_a_nan_loss_is_counted_and_left_out(task, corpus, text):
+    def loss(params, frozen, batch):
+        poisoned = (batch.tokens[0, 0] == 255) & batch.mask.any()
+        return jnp.where(poisoned, jnp.nan, task.loss(params, frozen, batch))
+
+    batches = batches_of(corpus, [3, 6], steps=2)
+    broken = batches._replace(tokens=batches.tokens.at[1, 1, 0, 0].set(255))
+    algorithm = fed_avg(loss, task.params, client_optimizer=optax.sgd(0.5), uplink=codec(text))
+    state, info = one_round(algorithm, task, broken, [1.0, 3.0])
+    alone, _ = one_round(algorithm, task, batches, [1.0, 0.0])
+    assert (int(info.accepted), int(info.failed)) == (1, 1)
+    close(state.params, alone.params, 1e-7)
+
+
+def test_where_all_clients_fail_the_server_stays_as_it_was(task, corpus):
+    algorithm = fed_avg(
+        lambda params, frozen, batch: jnp.nan * task.loss(params, frozen, batch),
+        task.params,
+        client_optimizer=optax.sgd(0.5),
+        server_optimizer=optax.adam(0.1),
+    )
+    before = algorithm.init(KEY, task.params)
+    after, info = one_round(algorithm, task, batches_of(corpus, [1, 2], steps=1), [1.0, 1.0])
+    assert (int(info.accepted), int(info.failed)) == (0, 2)
+    close(after, before, 0.0)
+
+
+def test_partial_sums_merge(task, corpus):
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5))
+    state = algorithm.init(KEY, task.params)
+    rows = jax.tree.map(lambda p: jnp.stack([p, 2 * p, -p]), task.params)
+    empty = algorithm.gather.empty(state, 3)
+    weights = jnp.array([1.0, 2.0, 3.0])
+    whole = algorithm.gather.add(state, empty, rows, weights)
+    parts = [
+        algorithm.gather.add(state, empty, jax.tree.map(lambda r, p=p: r[p], rows), weights[p])
+        for p in (slice(0, 1), slice(1, 3))
+    ]
+    close(algorithm.gather.merge(*parts), whole, 1e-5)
+
+
+def test_masked_out_steps_change_nothing(task, corpus):
+    batches = jax.tree.map(lambda leaf: leaf[0], batches_of(corpus, [3], steps=3))
+    padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf[:2])]), batches)
+    train = jax.jit(local_steps(task.loss, optax.adamw(0.01)))
+    params, info = train(task.params, {}, batches)
+    longer, same = train(task.params, {}, padded)
+    close(longer, params, 0.0)
+    assert float(same.loss) == pytest.approx(float(info.loss))
+    assert int(same.targets) == int(info.targets)
+
+
+def test_a_client_without_targets_keeps_what_it_got(task, corpus):
+    batches = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), batches_of(corpus, [3], steps=2))
+    params, info = local_steps(task.loss, optax.adam(0.1))(task.params, {}, batches)
+    close(params, task.params, 0.0)
+    assert (float(info.loss), int(info.targets)) == (0.0, 0)
+
+
+def test_parameters_of_another_structure_are_refused(task):
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match="fed_avg: expected parameters like"):
+        algorithm.init(KEY, {"embedding": jnp.zeros((2, 2))})
+    with pytest.raises(ValueError, match=r"expected \d+ parameters, got 0"):
+        algorithm.init(KEY, {})

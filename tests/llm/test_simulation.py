@@ -1,0 +1,160 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from fedjax_compression import codec, wire
+
+from fedjax_llm import fed_avg
+from fedjax_llm.data import Batching
+from fedjax_llm.ledger import total_bytes
+from fedjax_llm.simulation import chunked, scan, simulate, vmap
+from fedjax_llm.simulation.store import ClientStore
+
+BATCHING = Batching(seq=16, batch=2, steps=3)
+
+
+def run(
+    task,
+    corpus,
+    *,
+    text="identity()",
+    client_optimizer=optax.sgd(0.5),
+    loss=None,
+    rounds=3,
+    clients=5,
+    seed=0,
+    axis=None,
+):
+    algorithm = fed_avg(
+        loss or task.loss, task.params, client_optimizer=client_optimizer, uplink=codec(text)
+    )
+    return list(
+        simulate(
+            algorithm,
+            task.params,
+            task.frozen,
+            corpus,
+            BATCHING,
+            rounds=rounds,
+            clients=clients,
+            seed=seed,
+            client_axis=axis,
+        )
+    )
+
+
+def distance(one, other):
+    return max(
+        float(jnp.abs(a - b).max())
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+@pytest.mark.parametrize("axis", [scan(), chunked(2), chunked(99)])
+@pytest.mark.parametrize("text", ["identity()", "error_feedback(top_k(fraction=0.1))"])
+def test_every_client_axis_computes_the_same_round(task, corpus, axis, text):
+    expected = run(task, corpus, text=text, axis=vmap())
+    got = run(task, corpus, text=text, axis=axis)
+    assert distance(expected[-1].state.params, got[-1].state.params) < 1e-5
+    for one, other in zip(expected, got, strict=True):
+        np.testing.assert_array_equal(one.clients, other.clients)
+        np.testing.assert_allclose(one.client_info.loss, other.client_info.loss, rtol=1e-4)
+        assert one.messages == other.messages
+
+
+def test_a_round_traces_and_compiles_once(task, corpus):
+    traces = 0
+
+    def loss(params, frozen, batch):
+        nonlocal traces
+        traces += 1
+        return task.loss(params, frozen, batch)
+
+    run(task, corpus, loss=loss, rounds=1)
+    once, traces = traces, 0
+    run(task, corpus, loss=loss, rounds=6)
+    assert once > 0
+    assert traces == once
+
+
+def test_the_same_seed_gives_the_same_bits(task, corpus):
+    first, again, other = (run(task, corpus, seed=seed)[-1] for seed in (3, 3, 4))
+    assert distance(first.state.params, again.state.params) == 0.0
+    assert distance(first.state.params, other.state.params) > 0.0
+
+
+def test_a_clients_numbers_do_not_depend_on_who_else_was_drawn(task, corpus):
+    everybody = run(task, corpus, rounds=1, clients=7)[0]
+    some = run(task, corpus, rounds=1, clients=3)[0]
+    assert len(set(some.clients.tolist())) == 3
+    np.testing.assert_array_equal(some.clients, np.sort(some.clients))
+    for row, client in enumerate(some.clients):
+        assert some.client_info.loss[row] == pytest.approx(
+            everybody.client_info.loss[client], rel=1e-5
+        )
+
+
+def test_cohorts_change_from_round_to_round_and_reach_everybody(task, corpus):
+    rounds = run(task, corpus, rounds=8, clients=3)
+    assert len({tuple(r.clients.tolist()) for r in rounds}) > 1
+    assert set(np.concatenate([r.clients for r in rounds]).tolist()) == set(range(7))
+
+
+def test_every_message_is_in_the_ledger(task, corpus):
+    rounds = run(task, corpus, text="top_k(fraction=0.1)", rounds=2, clients=4)
+    entries = sum(leaf.size for leaf in jax.tree.leaves(task.params))
+    for r in rounds:
+        assert [(e.client, e.direction) for e in r.messages] == [
+            (client, direction) for client in r.clients for direction in ("down", "up")
+        ]
+        assert total_bytes(r.messages, "down") == 4 * (12 + 4 * entries)
+    k = round(0.1 * entries)
+    low = int(np.log2(entries / k))
+    support = -(-k * low // 8) + -(-(k + (entries >> low) + 1) // 8)
+    assert total_bytes(rounds[0].messages, "up") == 4 * (12 + support + 4 * k)
+    assert {e.header_bytes for e in rounds[0].messages} == {wire.HEADER_BYTES}
+
+
+def test_error_feedback_lasts_from_round_to_round(task, corpus):
+    kept = run(task, corpus, text="error_feedback(top_k(fraction=0.01))", clients=7, rounds=3)
+    lost = run(task, corpus, text="top_k(fraction=0.01)", clients=7, rounds=3)
+    assert distance(kept[0].state.params, lost[0].state.params) < 1e-6
+    assert distance(kept[2].state.params, lost[2].state.params) > 1e-3
+
+
+def test_a_failing_client_is_reported_and_the_others_go_on(task, corpus):
+    target = int(corpus.tokens[0])  # the first byte of client 0 alone is "I"
+
+    def loss(params, frozen, batch):
+        return jnp.where((batch.tokens == target).any(), jnp.nan, task.loss(params, frozen, batch))
+
+    rounds = run(task, corpus, loss=loss, clients=7, rounds=2)
+    failed = [int(r.server_info.failed) for r in rounds]
+    assert failed == [int(np.isnan(r.client_info.loss).sum()) for r in rounds]
+    assert sum(failed) > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(rounds[-1].state.params))
+
+
+def test_a_cohort_larger_than_the_corpus_is_refused(task, corpus):
+    with pytest.raises(ValueError, match="clients must be from 1 to 7"):
+        run(task, corpus, clients=8)
+
+
+def test_chunks_have_a_size():
+    with pytest.raises(ValueError, match="chunked: size must be an integer of at least 1, got 0"):
+        chunked(0)
+
+
+def test_the_store_keeps_rows_by_client():
+    store = ClientStore({"a": jnp.zeros(2), "b": jnp.ones(())})
+    store.scatter([4, 9], {"a": jnp.arange(4.0).reshape(2, 2), "b": jnp.array([5.0, 6.0])})
+    got = store.gather([9, 1, 4])
+    assert got["a"].tolist() == [[2, 3], [0, 0], [0, 1]]
+    assert got["b"].tolist() == [6, 1, 5]
+
+
+def test_the_store_of_no_state_is_empty():
+    store = ClientStore(())
+    store.scatter([1], ())
+    assert store.gather([1, 2]) == ()
