@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from fedjax_compression.codec import FACTORIES
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -16,7 +18,5 @@ def test_the_example_composes_an_algorithm_and_runs(capsys):
 
 
 def test_every_factory_is_in_the_table():
-    from fedjax_compression.codec import FACTORIES
-
     for name in FACTORIES.keys() - {"identity"}:
         assert f"| `{name}(" in README, name
