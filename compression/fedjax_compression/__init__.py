@@ -7,7 +7,10 @@ from .compressor import chain as chain
 from .compressor import identity as identity
 from .compressor import payload_structure as payload_structure
 from .eden import eden as eden
+from .entropy_coded import entropy_coded as entropy_coded
 from .error_feedback import error_feedback as error_feedback
 from .quantize import stochastic_quantize as stochastic_quantize
+from .symbols import Symbols as Symbols
 from .top_k import top_k as top_k
+from .unbiased_scale import unbiased_scale as unbiased_scale
 from .wire import WireError as WireError

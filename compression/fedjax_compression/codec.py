@@ -2,14 +2,25 @@
 
 from .compressor import Compressor, chain, identity
 from .eden import eden
+from .entropy_coded import entropy_coded
 from .error_feedback import error_feedback
 from .quantize import stochastic_quantize
 from .text import Call, build, parse
 from .top_k import top_k
+from .unbiased_scale import unbiased_scale
 
 FACTORIES = {
     factory.__name__: factory
-    for factory in (chain, eden, error_feedback, identity, stochastic_quantize, top_k)
+    for factory in (
+        chain,
+        eden,
+        entropy_coded,
+        error_feedback,
+        identity,
+        stochastic_quantize,
+        top_k,
+        unbiased_scale,
+    )
 }
 """Every public factory of a compressor, by its name."""
 

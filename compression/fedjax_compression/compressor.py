@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key, PyTree
 
+from .symbols import is_symbols
+
 Update: TypeAlias = PyTree
 """A pytree of floating-point arrays."""
 Like: TypeAlias = PyTree
@@ -98,8 +100,10 @@ def _then(first: Compressor, second: Compressor) -> Compressor:
 
 def _split(payload: Payload) -> tuple[list[Any], list[Any], Callable[[list, list], Payload]]:
     """Floating-point leaves, the others, and the function that puts them together again."""
-    leaves, treedef = jax.tree.flatten(payload)
-    floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+    leaves, treedef = jax.tree.flatten(payload, is_leaf=is_symbols)
+    floating = [
+        not is_symbols(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves
+    ]
     values = [leaf for leaf, is_value in zip(leaves, floating, strict=True) if is_value]
     kept = [leaf for leaf, is_value in zip(leaves, floating, strict=True) if not is_value]
 

@@ -8,16 +8,23 @@ from .compressor import Compressor, Like, Payload, State, Update
 from .flat import check_floating
 
 
-def error_feedback(compressor: Compressor) -> Compressor:
+def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compressor:
     """Add to each update what earlier messages left out, and keep what this one leaves out.
 
-    Guarantees: what was sent plus what remains is the sum of all updates, to rounding. The
+    What is left of earlier messages is multiplied by `decay` first: 1 forgets nothing, 0.95 is
+    SparseLoCo's (arXiv:2508.15706), which forgets what has become stale.
+
+    Guarantees: without decay, what was sent plus what remains is the sum of all updates, to
+    rounding. The
     residual stays bounded where the compressor is a contraction, ||x - C(x)|| <= c ||x|| with
     c < 1: `top_k` is one always; an unbiased quantiser only where its variance is below 1
     (`eden` at any rate, `stochastic_quantize` not at few bits on long tensors). An update with a
     NaN or an infinity leaves the state as it was. State: a float32 copy of the update, and the
     compressor's own. Payload: the compressor's.
+    Raises `ValueError` unless 0 < decay <= 1.
     """
+    if not isinstance(decay, int | float) or not 0 < decay <= 1:
+        raise ValueError(f"error_feedback: decay must be above 0 and at most 1, got {decay!r}.")
 
     def init(like: Like) -> State:
         check_floating(like, who="error_feedback")
@@ -25,7 +32,7 @@ def error_feedback(compressor: Compressor) -> Compressor:
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         residual, inner = state
-        wanted = jax.tree.map(lambda x, e: x.astype(jnp.float32) + e, update, residual)
+        wanted = jax.tree.map(lambda x, e: x.astype(jnp.float32) + decay * e, update, residual)
         # in the update's own dtypes, so that the message is no longer than without memory
         offered = jax.tree.map(lambda x, w: w.astype(x.dtype), update, wanted)
         payload, new_inner = compressor.encode(key, offered, inner)

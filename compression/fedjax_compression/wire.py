@@ -1,9 +1,9 @@
 """Payloads to bytes and back: the only way to bytes, for every codec and both runtimes.
 
-A message is a header of 12 bytes and the payload's arrays, one after another, little-endian, in
-the order of `jax.tree.leaves`. The header holds the magic `FJ`, the format's version, a zero byte,
-a fingerprint of the payload's structure (names, shapes and dtypes, which never travel), and a
-CRC-32 over all else.
+A message is a header of 12 bytes and the payload's leaves in the order of `jax.tree.leaves`:
+arrays as they lie in memory, little-endian; `Symbols` range-coded, after their length. The header
+holds the magic `FJ`, the format's version, a zero byte, a fingerprint of the payload's structure
+(names, shapes and dtypes, which never travel), and a CRC-32 over all else.
 """
 
 import hashlib
@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .compressor import Like, Payload
+from .symbols import dump_symbols, is_symbols, load_symbols
 
 HEADER_BYTES = 12
 VERSION = 1
 _MAGIC = b"FJ"
 _HEADER = struct.Struct("<2sBxI")
 _CHECKSUM = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
 
 
 class WireError(ValueError):
@@ -35,8 +37,7 @@ def dumps(payload: Payload) -> bytes:
     Raises `TypeError` for a leaf that is not a numeric or boolean array.
     """
     start = _HEADER.pack(_MAGIC, VERSION, fingerprint(payload))
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(payload))]
-    body = b"".join(a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays)
+    body = b"".join(_dump_leaf(leaf) for leaf in _leaves(jax.device_get(payload)))
     return b"".join([start, _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(start))), body])
 
 
@@ -44,11 +45,11 @@ def loads(data: bytes, like: Like) -> Payload:
     """The payload of a message, as NumPy arrays; `like` is its structure (`payload_structure`).
 
     The bytes are taken as hostile: anything but a message that `dumps` could have made for this
-    structure raises `WireError`, before memory is taken for it.
+    structure raises `WireError`. No memory is taken on the word of the message.
     """
-    expected = nbytes(like)
-    if len(data) != expected:
-        raise WireError(f"wire.loads: expected a message of {expected} bytes, got {len(data)}.")
+    least = HEADER_BYTES + sum(map(_least_bytes, _leaves(like)))
+    if len(data) < least or (len(data) > least and not _has_symbols(like)):
+        raise WireError(f"wire.loads: expected a message of {least} bytes, got {len(data)}.")
     magic, version, found = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise WireError(
@@ -68,23 +69,28 @@ def loads(data: bytes, like: Like) -> Payload:
         raise WireError(
             "wire.loads: the checksum does not fit: the message was changed on its way."
         )
-    leaves, treedef = jax.tree.flatten(like)
-    arrays, start = [], 0
-    for leaf in leaves:
-        dtype, count = np.dtype(leaf.dtype), math.prod(leaf.shape)
-        raw = np.frombuffer(body, dtype.newbyteorder("<"), count, start)
-        if dtype.kind == "b" and (raw.view(np.uint8) > 1).any():
-            raise WireError("wire.loads: expected booleans of 0 or 1.")
-        arrays.append(raw.astype(dtype, copy=False).reshape(leaf.shape))
-        start += raw.nbytes
-    return jax.tree.unflatten(treedef, arrays)
+    leaves = []
+    for leaf in _leaves(like):
+        loaded, body = _load_leaf(body, leaf)
+        leaves.append(loaded)
+    treedef = jax.tree.structure(like, is_leaf=is_symbols)
+    payload = jax.tree.unflatten(treedef, leaves)
+    if len(body) or (_has_symbols(like) and dumps(payload) != bytes(data)):
+        raise WireError("wire.loads: expected the bytes that dumps writes, got others.")
+    return payload
 
 
 def nbytes(payload: Like) -> int:
-    """`len(dumps(payload))`, header and all; needs the structure alone."""
-    return HEADER_BYTES + sum(
-        math.prod(leaf.shape) * _dtype(leaf).itemsize for leaf in jax.tree.leaves(payload)
-    )
+    """`len(dumps(payload))`, header and all.
+
+    Needs the structure alone where the payload has no `Symbols`; with `Symbols`, whose bytes
+    depend on what they are, the payload itself: a structure then raises `TypeError`.
+    """
+    if not _has_symbols(payload):
+        return HEADER_BYTES + sum(map(_least_bytes, jax.tree.leaves(payload)))
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(payload)):
+        raise TypeError("wire.nbytes: expected a payload, as Symbols have no size without values.")
+    return len(dumps(payload))
 
 
 def fingerprint(payload: Like) -> int:
@@ -94,6 +100,48 @@ def fingerprint(payload: Like) -> int:
         for path, leaf in jax.tree_util.tree_leaves_with_path(payload)
     )
     return int.from_bytes(hashlib.sha256("\n".join(lines).encode()).digest()[:4], "little")
+
+
+def _leaves(payload: Like) -> list[Any]:
+    """Arrays and `Symbols`."""
+    return jax.tree.leaves(payload, is_leaf=is_symbols)
+
+
+def _has_symbols(payload: Like) -> bool:
+    return any(map(is_symbols, _leaves(payload)))
+
+
+def _least_bytes(leaf: Any) -> int:
+    """Bytes of an array; of `Symbols`, those that say how many follow."""
+    return _LENGTH.size if is_symbols(leaf) else math.prod(leaf.shape) * _dtype(leaf).itemsize
+
+
+def _dump_leaf(leaf: Any) -> bytes:
+    if is_symbols(leaf):
+        section = dump_symbols(leaf)
+        return _LENGTH.pack(len(section)) + section
+    array = np.asarray(leaf)
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _load_leaf(body: memoryview, like: Any) -> tuple[Any, memoryview]:
+    """A leaf, and the bytes after it."""
+    if len(body) < _least_bytes(like):
+        raise WireError("wire.loads: expected more bytes, got the end of the message.")
+    if is_symbols(like):
+        (length,) = _LENGTH.unpack_from(body)
+        end = _LENGTH.size + length
+        if end > len(body):
+            raise WireError("wire.loads: expected more bytes, got the end of the message.")
+        try:
+            return load_symbols(body[_LENGTH.size : end], like), body[end:]
+        except (ValueError, AssertionError) as error:
+            raise WireError(f"wire.loads: expected Symbols, got {error}.") from None
+    dtype, count = np.dtype(like.dtype), math.prod(like.shape)
+    raw = np.frombuffer(body, dtype.newbyteorder("<"), count)
+    if dtype.kind == "b" and (raw.view(np.uint8) > 1).any():
+        raise WireError("wire.loads: expected booleans of 0 or 1.")
+    return raw.astype(dtype, copy=False).reshape(like.shape), body[raw.nbytes :]
 
 
 def _dtype(leaf: Any) -> np.dtype:

@@ -47,3 +47,17 @@ def test_memory_costs_no_bytes_and_keeps_what_bfloat16_rounds_away():
     np.testing.assert_allclose(
         payload.astype(jnp.float32) + residual, x.astype(jnp.float32) + 1e-3, rtol=1e-6
     )
+
+
+def test_what_decays_is_forgotten():
+    c, x = error_feedback(top_k(fraction=0.1), decay=0.5), jnp.zeros(20).at[:4].set(1.0)
+    _, (residual, _) = c.encode(jr.key(0), x, c.init(x))
+    assert residual.tolist()[:5] == [0.0, 0.0, 1.0, 1.0, 0.0]
+    _, (residual, _) = c.encode(jr.key(0), jnp.zeros(20).at[:2].set(1.0), (residual, ()))
+    assert residual.tolist()[:5] == [0.0, 0.0, 0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5, float("nan")])
+def test_decays_out_of_range_are_refused(decay):
+    with pytest.raises(ValueError, match="error_feedback: decay must be above 0 and at most 1"):
+        error_feedback(top_k(fraction=0.1), decay=decay)

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from fedjax_compression.symbols import Symbols, dump_symbols, load_symbols
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def symbols(codes, *runs, dtype=np.int32):
+    codes = np.asarray(codes, dtype)
+    return Symbols(codes, np.array(runs or (codes.size,), np.int32))
+
+
+def round_trip(sent):
+    got = load_symbols(memoryview(dump_symbols(sent)), sent)
+    np.testing.assert_array_equal(got.codes, sent.codes)
+    np.testing.assert_array_equal(got.runs, sent.runs)
+    assert got.codes.dtype == sent.codes.dtype
+
+
+def entropy(codes):
+    _, counts = np.unique(codes, return_counts=True)
+    share = counts / counts.sum()
+    return -(share * np.log2(share)).sum()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(-(2**31), 2**31 - 1) | st.integers(-40, 40)), st.data())
+def test_any_integers_come_back(codes, data):
+    first = data.draw(st.integers(0, len(codes)))
+    round_trip(symbols(codes, first, len(codes) - first))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int8", "int16", "int32"])
+def test_the_ends_of_every_dtype_come_back(dtype):
+    ends = np.iinfo(dtype)
+    near = [ends.min, ends.min + 1, ends.max - 1, ends.max, 0, 1, 31, 32, 33, 63, 64, 100]
+    round_trip(symbols(near, dtype=dtype))
+
+
+def test_runs_may_be_empty_or_of_one_symbol():
+    round_trip(symbols([5, 5, 5, -2, 7], 0, 3, 0, 2, 0))
+    assert len(dump_symbols(symbols(np.zeros(10**6)))) < 12
+
+
+@pytest.mark.parametrize("deviation", [0.2, 0.6, 3.0])
+def test_a_message_is_within_a_thousandth_of_the_entropy(deviation):
+    codes = np.rint(np.random.default_rng(0).normal(size=2**19) * deviation)
+    bits = 8 * len(dump_symbols(symbols(codes))) / codes.size
+    assert entropy(codes) <= bits <= 1.001 * entropy(codes) + 8 * 60 / codes.size
+
+
+def test_gaps_of_a_uniform_support_cost_little_more_than_log2_of_the_choices():
+    entries, count = 2**20, 2**20 // 100
+    support = np.sort(np.random.default_rng(0).choice(entries, count, replace=False))
+    gaps = np.diff(support, prepend=-1) - 1
+    section = dump_symbols(symbols(gaps, dtype=np.uint32))
+    assert 8 * len(section) / count < 8.15  # the bound is 8.08
+
+
+def test_each_run_has_its_own_table():
+    random = np.random.default_rng(0)
+    codes = np.concatenate([random.integers(0, 2, 10_000), random.integers(0, 2, 10_000) + 7])
+    apart = len(dump_symbols(symbols(codes, 10_000, 10_000)))
+    together = len(dump_symbols(symbols(codes)))
+    assert apart == pytest.approx(20_000 / 8, abs=40)
+    assert together == pytest.approx(2 * 20_000 / 8, abs=40)
+
+
+def test_a_golden_section_does_not_change():
+    assert dump_symbols(symbols([0, -1, 1, 0, 40, 0], 4, 2)).hex() == (
+        "040380028001800102358002003280020494ffff5900"
+    )
+
+
+def test_runs_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"expected runs that sum to 3, got \[1, 1\]"):
+        dump_symbols(symbols([1, 2, 3], 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("", "fewer bytes than announced"),
+        ("05", "runs that do not sum"),
+        ("ffffffffffff", "an integer of more than 35 bits"),
+        ("0300", "a table of another size"),
+        ("03ff7f", "a table of another size"),
+        ("030105", "frequencies of another sum"),
+        ("030180040410", "fewer bytes than announced"),
+        ("0301800400ff", "bytes after the end"),
+    ],
+)
+def test_sections_that_could_not_be_written_are_refused(section, message):
+    with pytest.raises(ValueError, match=message):
+        load_symbols(memoryview(bytes.fromhex(section)), symbols([0, 0, 0]))
