@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
+from fedjax_compression import codec
 from rich.console import Console
 
 from . import frontier, jsonl
 from .config import RunConfig, prepare
+from .frontier.rate_distortion import CODECS as CODECS_MEASURED
 from .progress import progress
 from .run import Row, execute
 
@@ -71,11 +74,44 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
     return sweep
 
 
+def codecs(
+    codecs: tuple[str, ...] = (),
+    entries: int = 2**20,
+    seed: int = 0,
+    speed: bool = False,
+    out: Path = Path("runs/codecs"),
+) -> None:
+    """Measure codecs on known and real sources: codecs.jsonl in a folder.
+
+    Args:
+        codecs: Codecs to measure; a default set unless given.
+        entries: Entries of the two sources that are drawn.
+        seed: Seed of all three sources.
+        speed: Time encoding to bytes and decoding from them.
+        out: Folder for the results; one that holds such results already is refused.
+
+    """
+    for text in codecs:
+        codec(text)
+    if entries < 1:
+        raise ValueError(f"entries: expected at least 1, got {entries}.")
+    results = _folder(out) / "codecs.jsonl"
+    if results.exists():
+        raise ValueError(f"{out}: expected a folder without results, got {results.name} in it.")
+    updates = frontier.sources(entries, seed=seed)
+    rows = []
+    for row in frontier.measure(codecs or CODECS_MEASURED, updates, speed=speed):
+        jsonl.append(results, row)
+        rows.append(row)
+    _print(frontier.rate_distortion_table(rows), str(results))
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command; bad input ends it with one line on standard error and status 2."""
     args = sys.argv[1:] if args is None else list(args)
-    commands = {
+    commands: dict[str, Callable[..., Any]] = {
         "train": train,
+        "codecs": codecs,
         "frontier": sweep_from(QUICK if "--quick" in args else RunConfig()),
     }
     try:
@@ -91,16 +127,17 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
-def _folder(path: Path) -> None:
+def _folder(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: expected a folder to write to, got a file.")
     path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _print(table: object, line: str) -> None:
     console = Console()
     if not console.is_terminal:
-        console.width = 140
+        console.width = 200
     console.print(table)
     console.print(line, soft_wrap=True, highlight=False)
 

@@ -4,6 +4,9 @@ from .figure import draw as draw
 from .pareto import Point as Point
 from .pareto import pareto_front as pareto_front
 from .pareto import points as points
+from .rate_distortion import measure as measure
+from .rate_distortion import rate_distortion_table as rate_distortion_table
+from .rate_distortion import sources as sources
 from .sweep import CODECS as CODECS
 from .sweep import QUICK_CODECS as QUICK_CODECS
 from .sweep import configurations as configurations

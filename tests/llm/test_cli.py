@@ -186,6 +186,35 @@ def test_a_row_without_a_configuration_is_refused(capsys, tmp_path):
     assert "line 1: expected a row with config" in error
 
 
+def test_codecs_are_measured_on_every_source(tmp_path, capsys):
+    texts = ("eden(bits=1)", "entropy_coded(rate=1)")
+    flags = ["codecs", "--codecs", *texts, "--entries", "16384", "--out", str(tmp_path)]
+    main([*flags, "--speed"])
+    rows = [json.loads(line) for line in (tmp_path / "codecs.jsonl").read_text().splitlines()]
+    assert [row["codec"] for row in rows] == [texts[0]] * 3 + [texts[1]] * 3
+    errors = {(row["codec"], row["source"]): row["error"] for row in rows}
+    assert errors["eden(bits=1)", "Gaussian"] == pytest.approx(0.571, rel=0.03)
+    assert errors["entropy_coded(rate=1)", "AdamW update"] < 0.25
+    for row in rows:
+        assert row["bits_per_entry"] == 8 * row["bytes"] / row["entries"]
+        assert row["bits_per_entry"] == pytest.approx(1, abs=0.02)
+        assert row["encode_entries_per_second"] > 0
+    assert "Student t" in capsys.readouterr().out
+    assert "expected a folder without results" in refused(capsys, *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--codecs", "edn(bits=1)"), "codec 'edn(bits=1)': expected one of chain"),
+        (("--entries", "0"), "entries: expected at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(capsys, tmp_path, flags, message):
+    assert message in refused(capsys, "codecs", *flags, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_diverges_is_reported(tmp_path):
     summary = train(tmp_path / "nan", "--client-optimizer", "sgd(1e30)")
     assert summary["failed"] == 4
