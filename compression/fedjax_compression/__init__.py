@@ -8,6 +8,9 @@ from .compressor import identity as identity
 from .compressor import payload_structure as payload_structure
 from .eden import eden as eden
 from .error_feedback import error_feedback as error_feedback
+from .natural import natural as natural
+from .qsgd import qsgd as qsgd
 from .quantize import stochastic_quantize as stochastic_quantize
+from .terngrad import terngrad as terngrad
 from .top_k import top_k as top_k
 from .wire import WireError as WireError

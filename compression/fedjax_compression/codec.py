@@ -3,13 +3,26 @@
 from .compressor import Compressor, chain, identity
 from .eden import eden
 from .error_feedback import error_feedback
+from .natural import natural
+from .qsgd import qsgd
 from .quantize import stochastic_quantize
+from .terngrad import terngrad
 from .text import Call, build, parse
 from .top_k import top_k
 
 FACTORIES = {
     factory.__name__: factory
-    for factory in (chain, eden, error_feedback, identity, stochastic_quantize, top_k)
+    for factory in (
+        chain,
+        eden,
+        error_feedback,
+        identity,
+        natural,
+        qsgd,
+        stochastic_quantize,
+        terngrad,
+        top_k,
+    )
 }
 """Every public factory of a compressor, by its name."""
 
