@@ -11,6 +11,8 @@ from .error_feedback import error_feedback as error_feedback
 from .natural import natural as natural
 from .qsgd import qsgd as qsgd
 from .quantize import stochastic_quantize as stochastic_quantize
+from .rotated import rotated as rotated
+from .sign import sign as sign
 from .terngrad import terngrad as terngrad
 from .top_k import top_k as top_k
 from .wire import WireError as WireError

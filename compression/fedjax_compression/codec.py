@@ -6,6 +6,8 @@ from .error_feedback import error_feedback
 from .natural import natural
 from .qsgd import qsgd
 from .quantize import stochastic_quantize
+from .rotated import rotated
+from .sign import sign
 from .terngrad import terngrad
 from .text import Call, build, parse
 from .top_k import top_k
@@ -19,6 +21,8 @@ FACTORIES = {
         identity,
         natural,
         qsgd,
+        rotated,
+        sign,
         stochastic_quantize,
         terngrad,
         top_k,
