@@ -21,6 +21,8 @@ CODECS = [
     "top_k(fraction=1.0)",
     "eden(bits=1)",
     "eden(bits=3)",
+    "eden(bits=0.5)",
+    "eden(bits=2.3)",
     "qsgd(levels=1)",
     "qsgd(levels=100)",
     "terngrad()",
