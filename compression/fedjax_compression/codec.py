@@ -1,8 +1,10 @@
 """Compressors by name."""
 
+from .blockwise import blockwise_int, mxfp4, nf4
 from .compressor import Compressor, chain, identity
 from .eden import eden
 from .error_feedback import error_feedback
+from .fp8 import fp8
 from .natural import natural
 from .qsgd import qsgd
 from .quantize import stochastic_quantize
@@ -15,11 +17,15 @@ from .top_k import top_k
 FACTORIES = {
     factory.__name__: factory
     for factory in (
+        blockwise_int,
         chain,
         eden,
         error_feedback,
+        fp8,
         identity,
+        mxfp4,
         natural,
+        nf4,
         qsgd,
         rotated,
         sign,
