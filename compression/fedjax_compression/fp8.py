@@ -35,7 +35,7 @@ def fp8() -> Compressor:
         scale = jnp.abs(x).max(initial=0) / _LARGEST
         # rounding of the scale may leave the largest entry a little above 448, which would be NaN
         relative = (x / jnp.where(scale == 0, 1, scale)).clip(-_LARGEST, _LARGEST)
-        codes = relative.astype(jnp.float8_e4m3fn)
+        codes = _nearest(relative).astype(jnp.float8_e4m3fn)
         return Fp8(jax.lax.bitcast_convert_type(codes, jnp.uint8), scale)
 
     def decode_leaf(sent: Fp8, entries: int) -> Float[Array, " entries"]:
@@ -43,3 +43,10 @@ def fp8() -> Compressor:
         return sent.scale * codes.astype(jnp.float32)
 
     return per_tensor(encode_leaf, decode_leaf, who="fp8")
+
+
+def _nearest(x: Float[Array, " entries"]) -> Float[Array, " entries"]:
+    """The nearest number of E4M3: conversions that pass by float16 on their way round twice."""
+    exponent = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.uint32) >> 23
+    spacing = jax.lax.bitcast_convert_type((exponent.clip(127 - 6) - 3) << 23, jnp.float32)
+    return jnp.round(x / spacing) * spacing
