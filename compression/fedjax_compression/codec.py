@@ -1,10 +1,17 @@
 """Compressors by name."""
 
+from .blockwise import blockwise_int, mxfp4, nf4
 from .compressor import Compressor, chain, identity
 from .eden import eden
 from .entropy_coded import entropy_coded
 from .error_feedback import error_feedback
+from .fp8 import fp8
+from .natural import natural
+from .qsgd import qsgd
 from .quantize import stochastic_quantize
+from .rotated import rotated
+from .sign import sign
+from .terngrad import terngrad
 from .text import Call, build, parse
 from .top_k import top_k
 from .unbiased_scale import unbiased_scale
@@ -12,12 +19,21 @@ from .unbiased_scale import unbiased_scale
 FACTORIES = {
     factory.__name__: factory
     for factory in (
+        blockwise_int,
         chain,
         eden,
         entropy_coded,
         error_feedback,
+        fp8,
         identity,
+        mxfp4,
+        natural,
+        nf4,
+        qsgd,
+        rotated,
+        sign,
         stochastic_quantize,
+        terngrad,
         top_k,
         unbiased_scale,
     )

@@ -4,6 +4,7 @@ Vargaftik et al. 2022, arXiv:2108.08842.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
-from .bits import pack, unpack
+from .bits import pack, packed_size, unpack
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import flatten, size, unflatten
 from .hadamard import BLOCK, rotate, unrotate
@@ -21,30 +22,34 @@ class Eden(NamedTuple):
     """Payload of an update of n entries."""
 
     codes: UInt8[Array, " bytes"]
-    """Level of each rotated entry, packed."""
+    """Level of each rotated entry, packed; entries of the lower rate before those of the higher."""
     scales: Float[Array, " blocks"]
     """What the levels of each block of 4096 are multiplied by."""
     seed: UInt32[Array, ""]
-    """Of the rotation."""
+    """Of the rotation, and of which entries have which rate."""
 
 
-def eden(*, bits: int) -> Compressor:
-    """Rotate the whole update at random and send each entry in `bits` bits, unbiased.
+def eden(*, bits: int | float) -> Compressor:
+    """Rotate the whole update at random and send each entry in `bits` bits on average, unbiased.
 
     Levels are those of Lloyd and Max for a Gaussian; the scale ||y||^2 / <y, q> of each block
     makes the estimate unbiased (section 3 of the paper) for a uniform rotation, for which the
-    Hadamard one stands in. Guarantees: E||x - decode||^2 / ||x||^2 is .571, .133, .0358, .0096
-    at 1, 2, 3, 4 bits, to a few percent whatever the update looks like, and falls as 1/n in a
-    mean over n clients. Zeros are exact; a block with a NaN or an infinity decodes to no finite
-    entry. Payload: `bits` per entry, 4 bytes per 4096 entries and a seed of 4 bytes; the leaves
-    share the blocks.
-    Raises `ValueError` unless bits is in 1..4.
+    Hadamard one stands in. One bit is DRIVE (arXiv:2105.08339). Between two integers a random
+    share of each block has the higher rate; below 1 a random share p is sent at one bit and the
+    rest is zero, the scale being 1 / p times that of what is sent. Shares are rounded to whole
+    entries, and at least one.
+    Guarantees: E||x - decode||^2 / ||x||^2 is pi / (2 bits) - 1 up to 1 bit (2.14 at half a bit),
+    and .571, .317, .133, .0358, .0096 at 1, 1.5, 2, 3, 4, to a few percent whatever the update
+    looks like, and falls as 1/n in a mean over n clients. Zeros are exact; a block with a NaN or an
+    infinity decodes to no finite entry. Payload: `bits` per entry, 4 bytes per 4096 entries and a
+    seed of 4 bytes; the leaves share the blocks.
+    Raises `ValueError` unless 0 < bits <= 4.
     """
-    if bits not in range(1, 5):
-        raise ValueError(f"eden: bits must be an integer from 1 to 4, got {bits!r}.")
-    levels = gaussian_levels(2**bits)
-    bounds = ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
-    levels = levels.astype(np.float32)
+    if isinstance(bits, bool) or not isinstance(bits, int | float) or not 0 < bits <= 4:
+        raise ValueError(f"eden: bits must be above 0 and at most 4, got {bits!r}.")
+    levels = {
+        rate: gaussian_levels(2**rate) for rate in (math.floor(bits), math.ceil(bits)) if rate
+    }
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="eden").astype(jnp.float32)
@@ -52,21 +57,35 @@ def eden(*, bits: int) -> Compressor:
         if not x.size:
             return Eden(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
         y = rotate(x, seed)
-        deviation = _per_entry(jnp.sqrt(_block_sums(y * y) / _block_sums(jnp.ones_like(y))), y.size)
+        ones = jnp.ones_like(y)
+        deviation = _per_entry(jnp.sqrt(_block_sums(y * y) / _block_sums(ones)), y.size)
         unit = y / jnp.where(deviation > 0, deviation, 1.0)
-        codes = (unit[:, None] > bounds).sum(axis=1, dtype=jnp.uint32)
-        overlap = _block_sums(unit * jnp.asarray(levels)[codes])
-        power = _block_sums(unit * y)
-        scales = jnp.where(power == 0, 0.0, power / overlap)
-        return Eden(pack(codes, bits=bits), scales, seed), state
+        packed, level, sent = [], jnp.zeros_like(y), jnp.zeros_like(y)
+        for rate, entries in _rates(seed, y.size, bits):
+            bounds = ((levels[rate][1:] + levels[rate][:-1]) / 2).astype(np.float32)
+            codes = (unit[entries][:, None] > bounds).sum(axis=1, dtype=jnp.uint32)
+            packed.append(pack(codes, bits=rate))
+            level = level.at[entries].set(jnp.asarray(levels[rate], jnp.float32)[codes])
+            sent = sent.at[entries].set(1.0)
+        overlap = _block_sums(unit * level)
+        power = _block_sums(unit * y * sent)
+        share = _block_sums(sent) / _block_sums(ones)
+        scales = jnp.where(power == 0, 0.0, power / overlap / share)
+        return Eden(jnp.concatenate(packed), scales, seed), state
 
     def decode(payload: Eden, like: Like) -> Update:
-        entries = size(like)
-        if not entries:
+        n = size(like)
+        if not n:
             return unflatten(jnp.zeros(0), like)
-        codes = unpack(payload.codes, entries, bits=bits)
-        y = jnp.asarray(levels)[codes] * _per_entry(payload.scales, entries)
-        return unflatten(unrotate(y, jnp.asarray(payload.seed)), like)
+        seed = jnp.asarray(payload.seed)
+        level, start = jnp.zeros(n), 0
+        for rate, entries in _rates(seed, n, bits):
+            count = level[entries].size
+            end = start + packed_size(count, bits=rate)
+            codes = unpack(payload.codes[start:end], count, bits=rate)
+            level = level.at[entries].set(jnp.asarray(levels[rate], jnp.float32)[codes])
+            start = end
+        return unflatten(unrotate(level * _per_entry(payload.scales, n), seed), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
 
@@ -83,6 +102,33 @@ def gaussian_levels(count: int) -> Float[np.ndarray, " count"]:
             break
         levels = moved
     return levels
+
+
+def _rates(
+    seed: UInt32[Array, ""], n: int, bits: int | float
+) -> Sequence[tuple[int, UInt32[Array, " entries"] | slice]]:
+    """Each rate, and which of n entries are sent at it; the lower rate first.
+
+    Every part that shares a variance has a fixed count of entries at either rate, as sizes are
+    static. Parts of one size share the random choice: it need not be independent, only uniform.
+    """
+    low = math.floor(bits)
+    if low == bits:
+        return [(low, slice(None))]
+    key = jr.fold_in(jr.key(seed, impl="threefry2x32"), 1)  # the rotation uses the key itself
+    whole, partial = divmod(max(n - BLOCK, 0), BLOCK)
+    starts = {min(n, BLOCK): [*range(0, whole * BLOCK, BLOCK), max(n - BLOCK, 0)]}
+    if partial:
+        starts[partial] = [whole * BLOCK]
+    lower, higher = [], []
+    for length, firsts in starts.items():
+        order = jnp.argsort(jr.bits(jr.fold_in(key, length), (length,), jnp.uint32))
+        places = np.array(firsts, np.uint32)[:, None] + order.astype(jnp.uint32)
+        count = max(1, round((bits - low) * length))
+        higher.append(places[:, :count].reshape(-1))
+        lower.append(places[:, count:].reshape(-1))
+    rates = [(low, jnp.concatenate(lower)), (low + 1, jnp.concatenate(higher))]
+    return rates if low else rates[1:]
 
 
 def _block_sums(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:

@@ -119,8 +119,11 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--uplink", "edn(bits=1)"), "uplink: codec 'edn(bits=1)': expected one of chain, eden"),
-        (("--uplink", "eden(bits=7)"), "eden: bits must be an integer from 1 to 4, got 7"),
+        (
+            ("--uplink", "edn(bits=1)"),
+            "uplink: codec 'edn(bits=1)': expected one of blockwise_int, chain",
+        ),
+        (("--uplink", "eden(bits=7)"), "eden: bits must be above 0 and at most 4, got 7"),
         (("--downlink", "eden(bit=1)"), "downlink: codec 'eden(bit=1)': expected eden(bits)"),
         (("--algorithm", "fed_agv"), "algorithm: expected one of fed_avg, got 'fed_agv'"),
         (("--client-axis", "chunked(0)"), "client_axis: chunked: size must be an integer"),
@@ -206,7 +209,7 @@ def test_codecs_are_measured_on_every_source(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--codecs", "edn(bits=1)"), "codec 'edn(bits=1)': expected one of chain"),
+        (("--codecs", "edn(bits=1)"), "codec 'edn(bits=1)': expected one of blockwise_int, chain"),
         (("--entries", "0"), "entries: expected at least 1, got 0"),
     ],
 )
