@@ -1,15 +1,14 @@
 """Unbiased stochastic quantisation (Suresh et al. 2017, arXiv:1611.00429)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key, UInt8
 
 from .bits import pack, unpack
-from .compressor import Compressor, Like, Payload, State, Update
-from .flat import check_floating
+from .compressor import Compressor
+from .per_tensor import per_tensor
 
 
 class Quantized(NamedTuple):
@@ -29,29 +28,18 @@ def stochastic_quantize(*, bits: int) -> Compressor:
     finite entry, other tensors as ever. Payload: `bits` per entry and 8 bytes per tensor.
     Raises `ValueError` unless bits is in 1..8.
     """
-    if bits not in range(1, 9):
+    if type(bits) is not int or bits not in range(1, 9):
         raise ValueError(f"stochastic_quantize: bits must be an integer from 1 to 8, got {bits!r}.")
     top = 2**bits - 1
 
-    def encode_leaf(key: Key[Array, ""], x: Float[Array, "..."]) -> Quantized:
-        x = x.astype(jnp.float32).reshape(-1)  # a bfloat16 step would bias the mean
+    def encode_leaf(key: Key[Array, ""], x: Float[Array, " entries"]) -> Quantized:
         low = x.min() if x.size else jnp.float32(0)
         step = (x.max() - low) / top if x.size else low
         position = (x - low) / jnp.where(step > 0, step, 1.0)  # in [0, top]
         codes = jnp.floor(position + jr.uniform(key, x.shape)).clip(0, top)
         return Quantized(pack(codes.astype(jnp.uint32), bits=bits), low, step)
 
-    def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
-        check_floating(update, who="stochastic_quantize")
-        leaves, treedef = jax.tree.flatten(update)
-        keys = jr.split(key, len(leaves))
-        return jax.tree.unflatten(treedef, map(encode_leaf, keys, leaves)), state
+    def decode_leaf(sent: Quantized, entries: int) -> Float[Array, " entries"]:
+        return sent.low + sent.step * unpack(sent.codes, entries, bits=bits).astype(jnp.float32)
 
-    def decode(payload: Payload, like: Like) -> Update:
-        def decode_leaf(leaf: Any, sent: Quantized) -> Float[Array, "..."]:
-            codes = unpack(sent.codes, leaf.size, bits=bits).astype(jnp.float32)
-            return (sent.low + sent.step * codes).reshape(leaf.shape).astype(leaf.dtype)
-
-        return jax.tree.map(decode_leaf, like, payload)
-
-    return Compressor(init=lambda like: (), encode=encode, decode=decode)
+    return per_tensor(encode_leaf, decode_leaf, who="stochastic_quantize")
