@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
 from .bits import pack, unpack
+from .blocks import block_sums, per_entry
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import flatten, size, unflatten
-from .hadamard import BLOCK, rotate, unrotate
+from .hadamard import rotate, unrotate
 
 
 class Eden(NamedTuple):
@@ -52,11 +53,11 @@ def eden(*, bits: int) -> Compressor:
         if not x.size:
             return Eden(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
         y = rotate(x, seed)
-        deviation = _per_entry(jnp.sqrt(_block_sums(y * y) / _block_sums(jnp.ones_like(y))), y.size)
+        deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(jnp.ones_like(y))), y.size)
         unit = y / jnp.where(deviation > 0, deviation, 1.0)
         codes = (unit[:, None] > bounds).sum(axis=1, dtype=jnp.uint32)
-        overlap = _block_sums(unit * jnp.asarray(levels)[codes])
-        power = _block_sums(unit * y)
+        overlap = block_sums(unit * jnp.asarray(levels)[codes])
+        power = block_sums(unit * y)
         scales = jnp.where(power == 0, 0.0, power / overlap)
         return Eden(pack(codes, bits=bits), scales, seed), state
 
@@ -65,7 +66,7 @@ def eden(*, bits: int) -> Compressor:
         if not entries:
             return unflatten(jnp.zeros(0), like)
         codes = unpack(payload.codes, entries, bits=bits)
-        y = jnp.asarray(levels)[codes] * _per_entry(payload.scales, entries)
+        y = jnp.asarray(levels)[codes] * per_entry(payload.scales, entries)
         return unflatten(unrotate(y, jnp.asarray(payload.seed)), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
@@ -83,22 +84,3 @@ def gaussian_levels(count: int) -> Float[np.ndarray, " count"]:
             break
         levels = moved
     return levels
-
-
-def _block_sums(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:
-    """Sums over the parts of a rotated vector that share a variance: its last 4096 entries, which
-    are rotated together, and before them block after block.
-    """
-    split = max(y.size - BLOCK, 0)
-    padded = jnp.pad(y[:split], (0, -split % BLOCK)).reshape(-1, BLOCK)
-    return jnp.concatenate([padded.sum(axis=1), y[split:].sum(keepdims=True)])
-
-
-def _per_entry(
-    blocks: Float[Array | np.ndarray, " blocks"], entries: int
-) -> Float[Array, " entries"]:
-    """Each part's number, repeated for its entries."""
-    split = max(entries - BLOCK, 0)
-    blocks = jnp.asarray(blocks)
-    repeated = jnp.broadcast_to(blocks[:-1, None], (len(blocks) - 1, BLOCK)).reshape(-1)
-    return jnp.concatenate([repeated[:split], jnp.broadcast_to(blocks[-1], (entries - split,))])
