@@ -10,4 +10,5 @@ from .eden import eden as eden
 from .error_feedback import error_feedback as error_feedback
 from .quantize import stochastic_quantize as stochastic_quantize
 from .top_k import top_k as top_k
+from .trellis_fixed import trellis_fixed as trellis_fixed
 from .wire import WireError as WireError

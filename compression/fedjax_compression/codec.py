@@ -6,10 +6,19 @@ from .error_feedback import error_feedback
 from .quantize import stochastic_quantize
 from .text import Call, build, parse
 from .top_k import top_k
+from .trellis_fixed import trellis_fixed
 
 FACTORIES = {
     factory.__name__: factory
-    for factory in (chain, eden, error_feedback, identity, stochastic_quantize, top_k)
+    for factory in (
+        chain,
+        eden,
+        error_feedback,
+        identity,
+        stochastic_quantize,
+        top_k,
+        trellis_fixed,
+    )
 }
 """Every public factory of a compressor, by its name."""
 
