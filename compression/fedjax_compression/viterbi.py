@@ -111,7 +111,7 @@ def _search(
     def forward(
         best: Float[Array, "histories lanes"], entry: Float[Array, " lanes"]
     ) -> tuple[Float[Array, "histories lanes"], Array]:
-        # (entry - value)^2 without the square of the entry, which all paths share
+        # (entry - value)^2 but for the square of the entry, which all paths share
         error = jnp.repeat(best, 2**bits, axis=0) + values * (values - 2 * entry)
         by_oldest = error.reshape(2**bits, histories, -1)
         return by_oldest.min(axis=0), by_oldest.argmin(axis=0).astype(jnp.uint8)
@@ -126,7 +126,8 @@ def _search(
     def allowed(pinned: Int[Array, " lanes"]) -> Bool[Array, "histories lanes"]:
         return (pinned < 0) | (jnp.arange(histories)[:, None] == pinned)
 
-    best, oldest = jax.lax.scan(forward, jnp.where(allowed(starts), 0.0, jnp.inf), x.T)
+    squares = (x * x).sum(axis=1)
+    best, oldest = jax.lax.scan(forward, jnp.where(allowed(starts), squares, jnp.inf), x.T)
     last = jnp.where(allowed(ends), best, jnp.inf).argmin(axis=0).astype(starts.dtype)
     _, states = jax.lax.scan(backward, last, oldest, reverse=True)
     return states.T
