@@ -41,7 +41,7 @@ def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
     Each entry sends `bits` bits, and the last `memory` bits sent pick its value from a table, so
     that an entry has 2**memory values to be near to. The scale ||y||^2 / <y, q> of each block
     makes the estimate unbiased for a uniform rotation, as in `eden`. Guarantees: E||x - decode||^2
-    / ||x||^2 is .395, .0822, .0203, .0054 at 1, 2, 3, 4 bits with a memory of 8, and .374, .0750,
+    / ||x||^2 is .395, .0822, .0203, .0054 at 1, 2, 3, 4 bits with a memory of 8, and .373, .0750,
     .0182, .0047 with one of 12, to a few percent whatever the update looks like, and falls as 1/n
     in a mean over n clients; an update of less than about 20 entries may err more than `eden`'s.
     One entry and zeros are exact; a block with a NaN or an infinity decodes to no finite entry,
