@@ -21,5 +21,6 @@ from .sign import sign as sign
 from .symbols import Symbols as Symbols
 from .terngrad import terngrad as terngrad
 from .top_k import top_k as top_k
+from .trellis_fixed import trellis_fixed as trellis_fixed
 from .unbiased_scale import unbiased_scale as unbiased_scale
 from .wire import WireError as WireError

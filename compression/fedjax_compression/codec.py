@@ -14,6 +14,7 @@ from .sign import sign
 from .terngrad import terngrad
 from .text import Call, build, parse
 from .top_k import top_k
+from .trellis_fixed import trellis_fixed
 from .unbiased_scale import unbiased_scale
 
 FACTORIES = {
@@ -35,6 +36,7 @@ FACTORIES = {
         stochastic_quantize,
         terngrad,
         top_k,
+        trellis_fixed,
         unbiased_scale,
     )
 }

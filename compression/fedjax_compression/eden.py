@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
 from .bits import pack, packed_size, unpack
+from .blocks import block_sums, per_entry
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import flatten, size, unflatten
 from .hadamard import BLOCK, rotate, unrotate
@@ -58,7 +59,7 @@ def eden(*, bits: int | float) -> Compressor:
             return Eden(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
         y = rotate(x, seed)
         ones = jnp.ones_like(y)
-        deviation = _per_entry(jnp.sqrt(_block_sums(y * y) / _block_sums(ones)), y.size)
+        deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(ones)), y.size)
         unit = y / jnp.where(deviation > 0, deviation, 1.0)
         packed, level, sent = [], jnp.zeros_like(y), jnp.zeros_like(y)
         for rate, entries in _rates(seed, y.size, bits):
@@ -67,9 +68,9 @@ def eden(*, bits: int | float) -> Compressor:
             packed.append(pack(codes, bits=rate))
             level = level.at[entries].set(jnp.asarray(levels[rate], jnp.float32)[codes])
             sent = sent.at[entries].set(1.0)
-        overlap = _block_sums(unit * level)
-        power = _block_sums(unit * y * sent)
-        share = _block_sums(sent) / _block_sums(ones)
+        overlap = block_sums(unit * level)
+        power = block_sums(unit * y * sent)
+        share = block_sums(sent) / block_sums(ones)
         scales = jnp.where(power == 0, 0.0, power / overlap / share)
         return Eden(jnp.concatenate(packed), scales, seed), state
 
@@ -85,7 +86,7 @@ def eden(*, bits: int | float) -> Compressor:
             codes = unpack(payload.codes[start:end], count, bits=rate)
             level = level.at[entries].set(jnp.asarray(levels[rate], jnp.float32)[codes])
             start = end
-        return unflatten(unrotate(level * _per_entry(payload.scales, n), seed), like)
+        return unflatten(unrotate(level * per_entry(payload.scales, n), seed), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
 
@@ -129,22 +130,3 @@ def _rates(
         lower.append(places[:, count:].reshape(-1))
     rates = [(low, jnp.concatenate(lower)), (low + 1, jnp.concatenate(higher))]
     return rates if low else rates[1:]
-
-
-def _block_sums(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:
-    """Sums over the parts of a rotated vector that share a variance: its last 4096 entries, which
-    are rotated together, and before them block after block.
-    """
-    split = max(y.size - BLOCK, 0)
-    padded = jnp.pad(y[:split], (0, -split % BLOCK)).reshape(-1, BLOCK)
-    return jnp.concatenate([padded.sum(axis=1), y[split:].sum(keepdims=True)])
-
-
-def _per_entry(
-    blocks: Float[Array | np.ndarray, " blocks"], entries: int
-) -> Float[Array, " entries"]:
-    """Each part's number, repeated for its entries."""
-    split = max(entries - BLOCK, 0)
-    blocks = jnp.asarray(blocks)
-    repeated = jnp.broadcast_to(blocks[:-1, None], (len(blocks) - 1, BLOCK)).reshape(-1)
-    return jnp.concatenate([repeated[:split], jnp.broadcast_to(blocks[-1], (entries - split,))])

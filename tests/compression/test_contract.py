@@ -41,6 +41,8 @@ CODECS = [
     "nf4()",
     "mxfp4()",
     "fp8()",
+    "trellis_fixed(bits=1)",
+    "trellis_fixed(bits=3, memory=5)",
     "error_feedback(top_k(fraction=0.1))",
     "error_feedback(eden(bits=2))",
     "chain(top_k(fraction=0.3), stochastic_quantize(bits=4))",
