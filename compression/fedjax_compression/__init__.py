@@ -9,5 +9,6 @@ from .compressor import payload_structure as payload_structure
 from .eden import eden as eden
 from .error_feedback import error_feedback as error_feedback
 from .quantize import stochastic_quantize as stochastic_quantize
+from .random_k import random_k as random_k
 from .top_k import top_k as top_k
 from .wire import WireError as WireError

@@ -4,12 +4,21 @@ from .compressor import Compressor, chain, identity
 from .eden import eden
 from .error_feedback import error_feedback
 from .quantize import stochastic_quantize
+from .random_k import random_k
 from .text import Call, build, parse
 from .top_k import top_k
 
 FACTORIES = {
     factory.__name__: factory
-    for factory in (chain, eden, error_feedback, identity, stochastic_quantize, top_k)
+    for factory in (
+        chain,
+        eden,
+        error_feedback,
+        identity,
+        random_k,
+        stochastic_quantize,
+        top_k,
+    )
 }
 """Every public factory of a compressor, by its name."""
 

@@ -19,6 +19,8 @@ CODECS = [
     "stochastic_quantize(bits=8)",
     "top_k(fraction=0.1)",
     "top_k(fraction=1.0)",
+    "random_k(fraction=0.3)",
+    "chain(random_k(fraction=0.5), stochastic_quantize(bits=4))",
     "eden(bits=1)",
     "eden(bits=3)",
     "error_feedback(top_k(fraction=0.1))",
