@@ -1,6 +1,7 @@
 """Compressed updates: update -> payload -> bytes -> update."""
 
 from . import wire as wire
+from .chunked_top_k import chunked_top_k as chunked_top_k
 from .codec import codec as codec
 from .compressor import Compressor as Compressor
 from .compressor import chain as chain

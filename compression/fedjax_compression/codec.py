@@ -1,5 +1,6 @@
 """Compressors by name."""
 
+from .chunked_top_k import chunked_top_k
 from .compressor import Compressor, chain, identity
 from .eden import eden
 from .error_feedback import error_feedback
@@ -12,6 +13,7 @@ FACTORIES = {
     factory.__name__: factory
     for factory in (
         chain,
+        chunked_top_k,
         eden,
         error_feedback,
         identity,
