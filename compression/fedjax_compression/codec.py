@@ -6,6 +6,7 @@ from .eden import eden
 from .error_feedback import error_feedback
 from .quantize import stochastic_quantize
 from .random_k import random_k
+from .sparse_ternary import sparse_ternary
 from .text import Call, build, parse
 from .top_k import top_k
 
@@ -18,6 +19,7 @@ FACTORIES = {
         error_feedback,
         identity,
         random_k,
+        sparse_ternary,
         stochastic_quantize,
         top_k,
     )

@@ -23,6 +23,8 @@ CODECS = [
     "chain(random_k(fraction=0.5), stochastic_quantize(bits=4))",
     "chunked_top_k(fraction=0.1, chunk=32)",
     "error_feedback(chain(chunked_top_k(fraction=0.1), stochastic_quantize(bits=2)))",
+    "sparse_ternary(fraction=0.1)",
+    "error_feedback(sparse_ternary(fraction=0.3))",
     "eden(bits=1)",
     "eden(bits=3)",
     "error_feedback(top_k(fraction=0.1))",
