@@ -12,5 +12,6 @@ from .error_feedback import error_feedback as error_feedback
 from .quantize import stochastic_quantize as stochastic_quantize
 from .random_k import random_k as random_k
 from .sparse_ternary import sparse_ternary as sparse_ternary
+from .threshold import threshold as threshold
 from .top_k import top_k as top_k
 from .wire import WireError as WireError

@@ -8,6 +8,7 @@ from .quantize import stochastic_quantize
 from .random_k import random_k
 from .sparse_ternary import sparse_ternary
 from .text import Call, build, parse
+from .threshold import threshold
 from .top_k import top_k
 
 FACTORIES = {
@@ -21,6 +22,7 @@ FACTORIES = {
         random_k,
         sparse_ternary,
         stochastic_quantize,
+        threshold,
         top_k,
     )
 }
