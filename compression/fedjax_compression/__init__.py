@@ -9,6 +9,7 @@ from .compressor import identity as identity
 from .compressor import payload_structure as payload_structure
 from .eden import eden as eden
 from .error_feedback import error_feedback as error_feedback
+from .power_sgd import power_sgd as power_sgd
 from .quantize import stochastic_quantize as stochastic_quantize
 from .random_k import random_k as random_k
 from .sparse_ternary import sparse_ternary as sparse_ternary

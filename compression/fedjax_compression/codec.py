@@ -4,6 +4,7 @@ from .chunked_top_k import chunked_top_k
 from .compressor import Compressor, chain, identity
 from .eden import eden
 from .error_feedback import error_feedback
+from .power_sgd import power_sgd
 from .quantize import stochastic_quantize
 from .random_k import random_k
 from .sparse_ternary import sparse_ternary
@@ -19,6 +20,7 @@ FACTORIES = {
         eden,
         error_feedback,
         identity,
+        power_sgd,
         random_k,
         sparse_ternary,
         stochastic_quantize,

@@ -27,6 +27,8 @@ CODECS = [
     "error_feedback(sparse_ternary(fraction=0.3))",
     "threshold(value=0.5, capacity=0.3)",
     "error_feedback(threshold(value=1.0, capacity=1.0))",
+    "power_sgd(rank=1)",
+    "error_feedback(power_sgd(rank=2))",
     "eden(bits=1)",
     "eden(bits=3)",
     "error_feedback(top_k(fraction=0.1))",
