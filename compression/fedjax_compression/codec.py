@@ -2,6 +2,7 @@
 
 from .chunked_top_k import chunked_top_k
 from .compressor import Compressor, chain, identity
+from .count_sketch import count_sketch
 from .eden import eden
 from .error_feedback import error_feedback
 from .power_sgd import power_sgd
@@ -17,6 +18,7 @@ FACTORIES = {
     for factory in (
         chain,
         chunked_top_k,
+        count_sketch,
         eden,
         error_feedback,
         identity,

@@ -29,6 +29,7 @@ CODECS = [
     "error_feedback(threshold(value=1.0, capacity=1.0))",
     "power_sgd(rank=1)",
     "error_feedback(power_sgd(rank=2))",
+    "count_sketch(rows=3, columns=40)",
     "eden(bits=1)",
     "eden(bits=3)",
     "error_feedback(top_k(fraction=0.1))",
