@@ -13,6 +13,7 @@ from .error_feedback import error_feedback as error_feedback
 from .power_sgd import power_sgd as power_sgd
 from .quantize import stochastic_quantize as stochastic_quantize
 from .random_k import random_k as random_k
+from .random_subspace import random_subspace as random_subspace
 from .sparse_ternary import sparse_ternary as sparse_ternary
 from .threshold import threshold as threshold
 from .top_k import top_k as top_k

@@ -8,6 +8,7 @@ from .error_feedback import error_feedback
 from .power_sgd import power_sgd
 from .quantize import stochastic_quantize
 from .random_k import random_k
+from .random_subspace import random_subspace
 from .sparse_ternary import sparse_ternary
 from .text import Call, build, parse
 from .threshold import threshold
@@ -24,6 +25,7 @@ FACTORIES = {
         identity,
         power_sgd,
         random_k,
+        random_subspace,
         sparse_ternary,
         stochastic_quantize,
         threshold,
