@@ -3,6 +3,7 @@
 from .chunked_top_k import chunked_top_k
 from .compressor import Compressor, chain, identity
 from .count_sketch import count_sketch
+from .dgc import dgc
 from .eden import eden
 from .error_feedback import error_feedback
 from .power_sgd import power_sgd
@@ -20,6 +21,7 @@ FACTORIES = {
         chain,
         chunked_top_k,
         count_sketch,
+        dgc,
         eden,
         error_feedback,
         identity,

@@ -31,6 +31,7 @@ CODECS = [
     "error_feedback(power_sgd(rank=2))",
     "count_sketch(rows=3, columns=40)",
     "random_subspace(fraction=0.3)",
+    "dgc(fraction=0.1, momentum=0.9)",
     "eden(bits=1)",
     "eden(bits=3)",
     "error_feedback(top_k(fraction=0.1))",
