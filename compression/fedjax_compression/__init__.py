@@ -8,6 +8,7 @@ from .compressor import chain as chain
 from .compressor import identity as identity
 from .compressor import payload_structure as payload_structure
 from .count_sketch import count_sketch as count_sketch
+from .dct_top_k import dct_top_k as dct_top_k
 from .dgc import dgc as dgc
 from .eden import eden as eden
 from .error_feedback import error_feedback as error_feedback

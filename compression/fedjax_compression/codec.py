@@ -3,6 +3,7 @@
 from .chunked_top_k import chunked_top_k
 from .compressor import Compressor, chain, identity
 from .count_sketch import count_sketch
+from .dct_top_k import dct_top_k
 from .dgc import dgc
 from .eden import eden
 from .error_feedback import error_feedback
@@ -21,6 +22,7 @@ FACTORIES = {
         chain,
         chunked_top_k,
         count_sketch,
+        dct_top_k,
         dgc,
         eden,
         error_feedback,

@@ -32,6 +32,7 @@ CODECS = [
     "count_sketch(rows=3, columns=40)",
     "random_subspace(fraction=0.3)",
     "dgc(fraction=0.1, momentum=0.9)",
+    "dct_top_k(fraction=0.2, decay=0.9, block=16)",
     "eden(bits=1)",
     "eden(bits=3)",
     "error_feedback(top_k(fraction=0.1))",
