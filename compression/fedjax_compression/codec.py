@@ -1,18 +1,27 @@
 """Compressors by name."""
 
 from .blockwise import blockwise_int, mxfp4, nf4
+from .chunked_top_k import chunked_top_k
 from .compressor import Compressor, chain, identity
+from .count_sketch import count_sketch
+from .dct_top_k import dct_top_k
+from .dgc import dgc
 from .eden import eden
 from .entropy_coded import entropy_coded
 from .error_feedback import error_feedback
 from .fp8 import fp8
 from .natural import natural
+from .power_sgd import power_sgd
 from .qsgd import qsgd
 from .quantize import stochastic_quantize
+from .random_k import random_k
+from .random_subspace import random_subspace
 from .rotated import rotated
 from .sign import sign
+from .sparse_ternary import sparse_ternary
 from .terngrad import terngrad
 from .text import Call, build, parse
+from .threshold import threshold
 from .top_k import top_k
 from .trellis_fixed import trellis_fixed
 from .unbiased_scale import unbiased_scale
@@ -22,6 +31,10 @@ FACTORIES = {
     for factory in (
         blockwise_int,
         chain,
+        chunked_top_k,
+        count_sketch,
+        dct_top_k,
+        dgc,
         eden,
         entropy_coded,
         error_feedback,
@@ -30,11 +43,16 @@ FACTORIES = {
         mxfp4,
         natural,
         nf4,
+        power_sgd,
         qsgd,
+        random_k,
+        random_subspace,
         rotated,
         sign,
+        sparse_ternary,
         stochastic_quantize,
         terngrad,
+        threshold,
         top_k,
         trellis_fixed,
         unbiased_scale,

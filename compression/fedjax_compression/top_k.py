@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from .compressor import Compressor, Like, Payload, State, Update
 from .elias_fano import EliasFano, decode_sorted, encode_sorted
 from .flat import flatten, size, unflatten
+from .fraction import check_fraction, count
 
 
 class Sparse(NamedTuple):
@@ -31,20 +32,16 @@ def top_k(*, fraction: float) -> Compressor:
     in 2 + log2(entries / k) bits per value, at most.
     Raises `ValueError` unless 0 < fraction <= 1.
     """
-    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise ValueError(f"top_k: fraction must be above 0 and at most 1, got {fraction!r}.")
-
-    def count(entries: int) -> int:
-        return min(max(1, round(fraction * entries)), entries)
+    check_fraction(fraction, who="top_k")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="top_k")
-        indices = largest(x, count(x.size))
+        indices = largest(x, count(fraction, x.size))
         return Sparse(encode_sorted(indices, below=x.size), x[indices]), state
 
     def decode(payload: Sparse, like: Like) -> Update:
         entries = size(like)
-        indices = decode_sorted(payload.support, count=count(entries), below=entries)
+        indices = decode_sorted(payload.support, count=count(fraction, entries), below=entries)
         x = jnp.zeros(entries, payload.values.dtype)
         return unflatten(x.at[indices].set(payload.values, mode="drop"), like)
 
@@ -52,20 +49,25 @@ def top_k(*, fraction: float) -> Compressor:
 
 
 def largest(x: Float[Array, " entries"], k: int) -> UInt32[Array, " k"]:
-    """Sorted positions of the k entries of largest magnitude.
+    """Sorted positions of the k entries of largest magnitude, NaN counting as largest."""
+    # positive floats sort like their bits
+    return highest(jax.lax.bitcast_convert_type(jnp.abs(x.astype(jnp.float32)), jnp.uint32), k)
 
-    Finds the k-th magnitude bit by bit, as positive floats sort like their bits: 31 passes that
-    count, which beats a sort, above all under `vmap`.
+
+def highest(words: UInt32[Array, " entries"], k: int) -> UInt32[Array, " k"]:
+    """Sorted positions of the k highest words; among equals the first stay.
+
+    Finds the k-th word bit by bit: 32 passes that count, which beats a sort, above all under
+    `vmap`.
     """
-    magnitude = jax.lax.bitcast_convert_type(jnp.abs(x.astype(jnp.float32)), jnp.uint32)
 
     def keep_bit(i: Int[Array, ""], threshold: UInt32[Array, ""]) -> UInt32[Array, ""]:
-        raised = threshold | (jnp.uint32(1) << (30 - i).astype(jnp.uint32))
-        return jnp.where((magnitude >= raised).sum() >= k, raised, threshold)
+        raised = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+        return jnp.where((words >= raised).sum() >= k, raised, threshold)
 
-    threshold = jax.lax.fori_loop(0, 31, keep_bit, jnp.uint32(0))
-    above = magnitude > threshold
-    equal = magnitude == threshold
+    threshold = jax.lax.fori_loop(0, 32, keep_bit, jnp.uint32(0))
+    above = words > threshold
+    equal = words == threshold
     chosen = above | (equal & (jnp.cumsum(equal) <= k - above.sum()))
     (indices,) = jnp.nonzero(chosen, size=k)
     return indices.astype(jnp.uint32)

@@ -54,7 +54,7 @@ def test_calls_are_built_from_the_inside():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("edn(bits=1)", r"expected one of .*chain, eden.* got 'edn' \(did you mean eden\?\)"),
+        ("edn(bits=1)", r"expected one of .*chain, .*eden, .* got 'edn' \(did you mean eden\?\)"),
         ("eden(bit=1)", r"expected eden\(bits\), got eden\(bit=1\)"),
         ("eden(bits=9)", r"eden: bits must be above 0 and at most 4, got 9"),
         ("eden(bits=[1])", "only calls and literals"),
