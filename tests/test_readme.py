@@ -5,7 +5,9 @@ from pathlib import Path
 
 from fedjax_compression.codec import FACTORIES
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CODECS = (ROOT / "compression/README.md").read_text()
 
 
 def test_the_example_composes_an_algorithm_and_runs(capsys):
@@ -18,5 +20,12 @@ def test_the_example_composes_an_algorithm_and_runs(capsys):
 
 
 def test_every_factory_is_in_the_table():
-    for name in FACTORIES.keys() - {"identity"}:
-        assert f"| `{name}(" in README, name
+    for name in FACTORIES:
+        assert f"\n| `{name}(" in CODECS, name
+
+
+def test_the_example_of_the_compression_package_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", CODECS, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own text
+    sent, plain = map(int, capsys.readouterr().out.split())
+    assert sent * 50 < plain

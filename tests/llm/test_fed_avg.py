@@ -39,9 +39,9 @@ def batches_of(corpus, clients, **kwargs):
 
 def test_one_client_at_server_rate_one_is_plain_local_training(task, corpus):
     batches = batches_of(corpus, [6], steps=5)
-    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adam(0.01))
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.1, momentum=0.9))
     state, info = one_round(algorithm, task, batches, [17.0])
-    params, optimizer = task.params, optax.adam(0.01)
+    params, optimizer = task.params, optax.sgd(0.1, momentum=0.9)
     gradient = jax.jit(jax.grad(task.loss))
     memory = optimizer.init(params)
     for step in range(5):
