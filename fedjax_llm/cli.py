@@ -41,7 +41,7 @@ def train(run: RunConfig = RunConfig(), out: Path = Path("runs/train")) -> None:
 
         row = execute(built, each)
     jsonl.write(summary, row)
-    _print(frontier.table([row]), f"{summary}  digest {row['digest']}")
+    _print(frontier.table([row]), *_failures([row]), f"{summary}  digest {row['digest']}")
 
 
 def sweep_from(common: RunConfig) -> Callable[..., None]:
@@ -69,7 +69,8 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
         _folder(out)
         rows = list(frontier.sweep(configs, out / "results.jsonl"))
         frontier.draw(rows, out / "frontier.png")
-        _print(frontier.table(rows), f"{out / 'results.jsonl'}  {out / 'frontier.png'}")
+        files = f"{out / 'results.jsonl'}  {out / 'frontier.png'}"
+        _print(frontier.table(rows), *_failures(rows), files)
 
     return sweep
 
@@ -134,12 +135,22 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _print(table: object, line: str) -> None:
+def _failures(rows: Sequence[Row]) -> list[str]:
+    """A line for each run in which updates were left out."""
+    return [
+        f"{row['codec']}, seed {row['seed']}: {row['failed']} updates were not finite and left out."
+        for row in rows
+        if row["failed"]
+    ]
+
+
+def _print(table: object, *lines: str) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 200
     console.print(table)
-    console.print(line, soft_wrap=True, highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

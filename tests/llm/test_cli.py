@@ -218,7 +218,8 @@ def test_what_cannot_be_measured_is_refused(capsys, tmp_path, flags, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_diverges_is_reported(tmp_path):
+def test_a_run_that_diverges_is_reported(tmp_path, capsys):
     summary = train(tmp_path / "nan", "--client-optimizer", "sgd(1e30)")
+    assert "seed 0: 4 updates were not finite and left out." in capsys.readouterr().out
     assert summary["failed"] == 4
     assert summary["heldout_nats_per_byte"] > 0  # the server kept the model that it had
