@@ -7,10 +7,10 @@ one-bit stochastic rounding beside them.
 
     python experiments/low_rate.py        about six minutes on two cores
 
-Result: down to half a bit it hardly shows. Mean of three seeds, against the uncompressed 2.3837 nats
-per byte: `eden(bits=1)` -.0011 with 31.7 times fewer bytes, `eden(bits=0.5)` +.0147 with 62.8 times,
-the entropy-coded quantiser at half a bit +.0272 with 64.0 times, at a fifth of a bit +.1813 with 160
-times; one-bit stochastic rounding, without a rotation, +.0204 with 31.8 times.
+Result: down to half a bit it hardly shows. Mean of three seeds, against the uncompressed 2.3837
+nats per byte: `eden(bits=1)` -.0011 with 31.7 times fewer bytes, `eden(bits=0.5)` +.0147 with 62.8
+times, the entropy-coded quantiser at half a bit +.0272 with 64.0 times, at a fifth of a bit +.1813
+with 160 times; one-bit stochastic rounding, without a rotation, +.0204 with 31.8 times.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Three ways to run a cohort through one program.
 
 All compute the same round to rounding. A codec that rounds may then take an entry that lies
-between two levels the other way.
+between two levels the other way, and Adam a full step along a gradient that is zero but for
+rounding.
 """
 
 from collections.abc import Callable
