@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt32
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .elias_fano import decode_sorted, encode_sorted
+from .elias_fano import encode_sorted
 from .flat import flatten, size, unflatten
 from .fraction import check_fraction, count
-from .top_k import Sparse
+from .top_k import Sparse, densify
 
 
 def chunked_top_k(*, fraction: float, chunk: int = 4096) -> Compressor:
@@ -34,7 +34,7 @@ def chunked_top_k(*, fraction: float, chunk: int = 4096) -> Compressor:
         return Sparse(encode_sorted(indices, below=x.size), x[indices]), state
 
     def decode(payload: Sparse, like: Like) -> Update:
-        return unflatten(densify(payload, size(like), fraction=fraction, chunk=chunk), like)
+        return unflatten(densify(payload, size(like)), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
 
@@ -47,17 +47,6 @@ def largest_of_chunks(
     parts = [x[:whole].reshape(-1, chunk), x[whole:].reshape(1, -1)]
     heads, tail = (_largest_of_rows(p, count(fraction, p.shape[1])).reshape(-1) for p in parts)
     return jnp.concatenate([heads, whole + tail])
-
-
-def densify(
-    sparse: Sparse, entries: int, *, fraction: float, chunk: int
-) -> Float[Array, " entries"]:
-    """The vector that has the sent values where `largest_of_chunks` found them."""
-    whole, tail = divmod(entries, chunk)
-    k = whole * count(fraction, chunk) + count(fraction, tail)
-    indices = decode_sorted(sparse.support, count=k, below=entries)
-    x = jnp.zeros(entries, sparse.values.dtype)
-    return x.at[indices].set(sparse.values, mode="drop")
 
 
 def _largest_of_rows(x: Float[Array, "rows entries"], k: int) -> UInt32[Array, "rows k"]:

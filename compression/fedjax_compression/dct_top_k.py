@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from .chunked_top_k import densify, largest_of_chunks
+from .chunked_top_k import largest_of_chunks
 from .compressor import Compressor, Like, Payload, State, Update
 from .elias_fano import encode_sorted
 from .flat import check_floating, flatten, size, unflatten
 from .fraction import check_fraction
-from .top_k import Sparse
+from .top_k import Sparse, densify
 
 LARGEST_BLOCK = 1024
 
@@ -53,7 +53,7 @@ def dct_top_k(*, fraction: float, decay: float, block: int = 64) -> Compressor:
         return payload, jnp.where(jnp.isfinite(left).all(), left, state)
 
     def reconstruct(payload: Sparse, entries: int) -> Float[Array, " entries"]:
-        coefficients = densify(payload, entries, fraction=fraction, chunk=block)
+        coefficients = densify(payload, entries)
         return _transform(coefficients.astype(jnp.float32), block, inverse=True)
 
     def decode(payload: Sparse, like: Like) -> Update:

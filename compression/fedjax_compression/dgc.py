@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .elias_fano import decode_sorted, encode_sorted
+from .elias_fano import encode_sorted
 from .flat import check_floating, flatten, size, unflatten
 from .fraction import check_fraction, count
-from .top_k import Sparse, largest
+from .top_k import Sparse, densify, largest
 
 
 class Momentum(NamedTuple):
@@ -55,9 +55,6 @@ def dgc(*, fraction: float, momentum: float) -> Compressor:
         return sent, jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
 
     def decode(payload: Sparse, like: Like) -> Update:
-        entries = size(like)
-        indices = decode_sorted(payload.support, count=count(fraction, entries), below=entries)
-        x = jnp.zeros(entries, payload.values.dtype)
-        return unflatten(x.at[indices].set(payload.values, mode="drop"), like)
+        return unflatten(densify(payload, size(like)), like)
 
     return Compressor(init, encode, decode)

@@ -40,12 +40,16 @@ def top_k(*, fraction: float) -> Compressor:
         return Sparse(encode_sorted(indices, below=x.size), x[indices]), state
 
     def decode(payload: Sparse, like: Like) -> Update:
-        entries = size(like)
-        indices = decode_sorted(payload.support, count=count(fraction, entries), below=entries)
-        x = jnp.zeros(entries, payload.values.dtype)
-        return unflatten(x.at[indices].set(payload.values, mode="drop"), like)
+        return unflatten(densify(payload, size(like)), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
+
+
+def densify(sparse: Sparse, entries: int) -> Float[Array, " entries"]:
+    """The vector that has the sent values at their places, and zeros elsewhere."""
+    indices = decode_sorted(sparse.support, count=sparse.values.size, below=entries)
+    x = jnp.zeros(entries, sparse.values.dtype)
+    return x.at[indices].set(sparse.values, mode="drop")
 
 
 def largest(x: Float[Array, " entries"], k: int) -> UInt32[Array, " k"]:
