@@ -26,9 +26,20 @@ class Symbols(NamedTuple):
     """How many codes each run has; they sum to n."""
 
 
+class TrellisSymbols(NamedTuple):
+    """A leaf of a payload: n codes of paths through a trellis (`union_trellis`), in runs that have
+    a distribution for each codebook."""
+
+    codes: Int[Array | np.ndarray, " n"]
+    runs: Int[Array | np.ndarray, " runs"]
+    """How many codes each run has; they sum to n."""
+    memory: UInt[Array | np.ndarray, ""]
+    """log2 of the states of the trellis."""
+
+
 def is_symbols(leaf: Any) -> bool:
     """Whether a leaf of a payload is coded on the host."""
-    return isinstance(leaf, Symbols)
+    return isinstance(leaf, Symbols | TrellisSymbols)
 
 
 def dump_symbols(symbols: Symbols) -> bytes:
@@ -157,6 +168,10 @@ def _total(count: int) -> int:
     return 2 ** min(max(count.bit_length() - 1, 9), 16)
 
 
+_TOTALS = {0, *(2**bits for bits in range(9, 17))}
+"""Of frequencies of any number of codes."""
+
+
 def _frequencies(counts: Int[np.ndarray, " symbols"]) -> Int[np.ndarray, " symbols"]:
     """Counts scaled to their total, in integers; what occurs stays above zero."""
     count = int(counts.sum())
@@ -223,14 +238,22 @@ class _Reader:
         raise ValueError("an integer of more than 35 bits")
 
     def table(self, count: int) -> Int[np.ndarray, " symbols"]:
+        """The table of so many codes, of which there is one at least."""
+        frequencies = self.any_table()
+        if frequencies.sum() != _total(count):
+            raise ValueError("frequencies of another sum")
+        return frequencies
+
+    def any_table(self) -> Int[np.ndarray, " symbols"]:
+        """The table of a number of codes that is not known yet, which may be none."""
         symbols = self.integer()
-        if not 0 < symbols <= _LARGEST_TABLE:
+        if symbols > _LARGEST_TABLE:
             raise ValueError("a table of another size than any")
         frequencies: list[int] = []
         while len(frequencies) < symbols:
             frequencies.append(self.integer())
             if not frequencies[-1]:
                 frequencies += [0] * min(self.integer(), symbols - len(frequencies))
-        if sum(frequencies) != _total(count):
+        if sum(frequencies) not in _TOTALS:
             raise ValueError("frequencies of another sum")
-        return np.array(frequencies)
+        return np.array(frequencies, np.int64)

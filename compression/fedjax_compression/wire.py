@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .compressor import Like, Payload
-from .symbols import dump_symbols, is_symbols, load_symbols
+from .symbols import Symbols, dump_symbols, is_symbols, load_symbols
+from .trellis_symbols import dump_trellis, load_trellis
 
 HEADER_BYTES = 12
 VERSION = 1
@@ -118,7 +119,7 @@ def _least_bytes(leaf: Any) -> int:
 
 def _dump_leaf(leaf: Any) -> bytes:
     if is_symbols(leaf):
-        section = dump_symbols(leaf)
+        section = dump_symbols(leaf) if isinstance(leaf, Symbols) else dump_trellis(leaf)
         return _LENGTH.pack(len(section)) + section
     array = np.asarray(leaf)
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -133,8 +134,9 @@ def _load_leaf(body: memoryview, like: Any) -> tuple[Any, memoryview]:
         end = _LENGTH.size + length
         if end > len(body):
             raise WireError("wire.loads: expected more bytes, got the end of the message.")
+        load = load_symbols if isinstance(like, Symbols) else load_trellis
         try:
-            return load_symbols(body[_LENGTH.size : end], like), body[end:]
+            return load(body[_LENGTH.size : end], like), body[end:]
         except (ValueError, AssertionError) as error:
             raise WireError(f"wire.loads: expected Symbols, got {error}.") from None
     dtype, count = np.dtype(like.dtype), math.prod(like.shape)

@@ -1,0 +1,143 @@
+"""Codes of paths through a trellis, range-coded on the host.
+
+A code's table is that of its run and of its codebook, and its codebook follows from the parities
+before it on its path. All paths are walked in step, so that a step is a few calls to the coder,
+whatever the number of paths.
+"""
+
+from collections.abc import Callable
+
+import constriction
+import numpy as np
+from jaxtyping import Int
+
+from .symbols import (
+    TrellisSymbols,
+    _frequencies,
+    _join,
+    _model,
+    _pack_extra,
+    _put,
+    _put_table,
+    _Reader,
+    _split,
+)
+from .union_trellis import POLYNOMIALS, lanes, successor
+
+_MANTISSA = 2
+_Chosen = tuple[Int[np.ndarray, " steps"], list[tuple[int, int]]]
+
+
+def dump_trellis(symbols: TrellisSymbols) -> bytes:
+    """The memory, the runs, their tables, one range-coded stream, and bits written as they are.
+
+    Raises `ValueError` where the runs do not sum to the number of codes.
+    """
+    codes, runs = np.asarray(symbols.codes), np.asarray(symbols.runs)
+    if runs.sum() != codes.size or (runs < 0).any():
+        raise ValueError(f"TrellisSymbols: runs must sum to {codes.size}, got {runs.tolist()}.")
+    half = np.abs(codes).astype(np.uint32) >> 1
+    top, extra = _split(half, _MANTISSA)
+    symbol = np.maximum(4 * top.astype(np.int32) + 2 * (codes & 1) + (codes < 0) - 1, 0)
+    counts = np.zeros((2 * len(runs), int(symbol.max(initial=0)) + 1), np.int64)
+    parts: list[tuple[int, Int[np.ndarray, " part"]]] = []
+
+    def take(place: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
+        own, start = symbol[place], 0
+        for table, size in groups:
+            part = own[start : start + size]
+            counts[table] += np.bincount(part, minlength=counts.shape[1])
+            parts.append((table, part))
+            start += size
+        return own
+
+    _walk(codes.size, runs, 2 ** int(symbols.memory), take)
+    tables = [_frequencies(np.trim_zeros(row, "b")) if row.any() else row[:0] for row in counts]
+    models = [_model(table) if np.count_nonzero(table) > 1 else None for table in tables]
+    head = bytearray([int(symbols.memory)])
+    for run, length in enumerate(runs):
+        _put(head, int(length))
+        for table in tables[2 * run : 2 * run + 2] if length else []:
+            _put_table(head, table)
+    coder = constriction.stream.queue.RangeEncoder()
+    for table, part in parts:
+        if models[table] is not None:
+            coder.encode(part, models[table])
+    words = coder.get_compressed().astype("<u4").tobytes()
+    _put(head, len(words))
+    return bytes(head) + words + _pack_extra(half, extra)
+
+
+def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
+    """Read what `dump_trellis` wrote for codes and runs of these shapes and dtypes.
+
+    Takes memory in proportion to the codes of `like` alone. Raises `ValueError` for what it could
+    not have written, as far as that shows here; `wire.loads` compares with what it would write.
+    """
+    (count,), (runs,) = like.codes.shape, like.runs.shape
+    reader = _Reader(data)
+    (memory,) = reader.take(1)
+    if 2**memory not in POLYNOMIALS:
+        raise ValueError("a trellis of another memory than any")
+    lengths: list[int] = []
+    tables: list[np.ndarray] = []
+    for _ in range(runs):
+        lengths.append(reader.integer())
+        if sum(lengths) > count:
+            break
+        tables += [reader.any_table() if lengths[-1] else np.zeros(0, np.int64) for _ in range(2)]
+    if sum(lengths) != count:
+        raise ValueError("runs that do not sum to the number of codes")
+    words = np.frombuffer(reader.take(4 * (reader.integer() // 4)), "<u4").astype(np.uint32)
+    decoder = constriction.stream.queue.RangeDecoder(words)
+    models = [_model(table) if np.count_nonzero(table) > 1 else None for table in tables]
+    only = [int(np.flatnonzero(table)[0]) if table.any() else 0 for table in tables]
+    symbol = np.zeros(count, np.int32)
+
+    def take(place: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
+        own, start = np.empty(place.size, np.int32), 0
+        for table, size in groups:
+            found = models[table]
+            own[start : start + size] = only[table] if found is None else decoder.decode(found, size)
+            start += size
+        symbol[place] = own
+        return own
+
+    _walk(count, np.array(lengths), 2**memory, take)
+    shifted = symbol + 1
+    magnitude = 2 * _join(shifted >> 2, reader.rest(), _MANTISSA).astype(np.int64)
+    magnitude += shifted >> 1 & 1
+    codes = np.where(shifted & 1, -magnitude, magnitude)
+    return TrellisSymbols(
+        codes.astype(like.codes.dtype),
+        np.array(lengths, like.runs.dtype),
+        np.array(memory, like.memory.dtype),
+    )
+
+
+def _walk(
+    count: int,
+    runs: Int[np.ndarray, " runs"],
+    states: int,
+    take: Callable[[Int[np.ndarray, " lanes"], list[tuple[int, int]]], np.ndarray],
+) -> None:
+    """Call `take(places, groups)` for each step of all paths; it returns the symbols there.
+
+    Places are ordered by table, and groups are the tables and how many places each has. A table
+    is twice the run plus the codebook.
+    """
+    paths, steps = lanes(count)
+    first = 2 * np.repeat(np.arange(len(runs)), runs)
+    state = np.zeros(paths, np.int64)
+    starts = np.arange(paths) * steps
+    for step in range(steps if paths else 0):
+        here = paths if starts[-1] + step < count else paths - 1
+        place = starts[:here] + step
+        table = first[place] + (state[:here] & 1)
+        order = np.argsort(table, kind="stable")
+        sizes = np.bincount(table)
+        groups = [(int(t), int(sizes[t])) for t in np.flatnonzero(sizes)]
+        symbols = take(place[order], groups)
+        odd = np.empty(here, np.int64)
+        odd[order] = symbols + 1 >> 1 & 1
+        state[:here] = successor(state[:here], odd, count=states)

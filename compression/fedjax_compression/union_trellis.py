@@ -1,0 +1,184 @@
+"""Entropy-coded trellis quantisation on union codebooks.
+
+Marcellin & Fischer 1990; Fischer & Wang 1992; zero in both codebooks after Marcellin 1994. The
+trellis is Ungerboeck's (1987), searched by the algorithm of Viterbi 1967.
+
+The multiples of a step are two codebooks: the even ones, and zero with the odd ones. A code k names
+2k in the first and 2k - sgn(k) in the second. A shift register, which takes in the parity of each
+code, says which codebook is next: a code thus costs what it would cost with twice the step, and the
+path that is chosen among all errs like one with a finer step.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+POLYNOMIALS = {
+    4: (0o5, 0o2),
+    8: (0o13, 0o4),
+    16: (0o23, 0o4),
+    32: (0o45, 0o10),
+    64: (0o103, 0o24),
+    128: (0o235, 0o126),
+    256: (0o515, 0o362),
+    512: (0o1525, 0o616),
+    1024: (0o3031, 0o1722),
+    2048: (0o7325, 0o3612),
+}
+"""Parity checks by number of states. Up to 256 Ungerboeck's; above, the best of some random ones
+for a Gaussian at one bit."""
+LANE = 1024
+"""Entries that one path walks through. Each path starts in state zero."""
+LEVELS = 256
+"""Magnitudes of codes whose lengths are told apart."""
+_NEVER = 1e9
+
+
+def check_trellis(rate: float, states: int, *, who: str) -> None:
+    """Raise `ValueError` unless 0 < rate <= 8 and there is a trellis of so many states."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 8:
+        raise ValueError(f"{who}: rate must be above 0 and at most 8, got {rate!r}.")
+    if type(states) is not int or states not in POLYNOMIALS:
+        known = ", ".join(map(str, POLYNOMIALS))
+        raise ValueError(f"{who}: states must be one of {known}, got {states!r}.")
+
+
+def lanes(entries: int) -> tuple[int, int]:
+    """Number and length of the paths that so many entries are coded by; the last may be short."""
+    steps = max(min(entries, LANE), 1)
+    return -(-entries // steps), steps
+
+
+def successor(states: Array, odd: Array, *, count: int) -> Array:
+    """The states after codes that are odd or not: the same integers in the program and outside.
+
+    A state's lowest bit is the codebook that its code is from.
+    """
+    first, second = POLYNOMIALS[count]
+    return (states >> 1) ^ ((states & 1) * (first >> 1)) ^ (odd * (second >> 1))
+
+
+def points(
+    codes: Int[Array, "..."], codebooks: Int[Array, "..."]
+) -> Int[Array, "..."]:
+    """What codes of given codebooks name, in steps."""
+    return 2 * codes - jnp.sign(codes) * codebooks
+
+
+def codebooks(codes: Int[Array, " n"], *, states: int) -> Int[Array, " n"]:
+    """The codebook of each code, 0 or 1."""
+    count, steps = lanes(codes.size)
+    rows = jnp.pad(codes, (0, count * steps - codes.size)).reshape(count, steps)
+
+    def step(state: Array, code: Array) -> tuple[Array, Array]:
+        return successor(state, code & 1, count=states), (state & 1).astype(jnp.int8)
+
+    start = jnp.zeros((count,), codes.dtype)
+    _, out = jax.lax.scan(step, start, rows.T)
+    return out.T.reshape(-1)[: codes.size].astype(codes.dtype)
+
+
+def search(
+    x: Float[Array, " n"],
+    classes: Int[Array, " n"],
+    lengths: Float[Array, "classes 2 levels"],
+    *,
+    weight: float,
+    states: int,
+) -> Int[Array, " n"]:
+    """The codes of least squared error, in steps, plus `weight` times their bits.
+
+    `lengths` are the bits of a magnitude of code by class and codebook. Costs about 4 * states
+    operations an entry, and memory for a few paths at a time.
+    """
+    count, steps = lanes(x.size)
+    side_by_side = min(max(2**14 // states, 16), 256, count)  # what a core's cache holds
+    groups = -(-count // side_by_side)
+    fill = groups * side_by_side * steps - x.size
+
+    def grouped(a: Array) -> Array:
+        rows = jnp.pad(a, (0, fill)).reshape(groups, side_by_side, steps)
+        return rows.transpose(0, 2, 1)
+
+    def one(group: tuple[Array, Array]) -> Array:
+        return _walk(*_candidates(*group, lengths, weight), states)
+
+    found = jax.lax.map(one, (grouped(jnp.abs(x)), grouped(classes)))
+    codes = found.transpose(0, 2, 1).reshape(-1)[: x.size]
+    return jnp.where(x < 0, -codes, codes)
+
+
+def _candidates(
+    magnitude: Float[Array, "steps lanes"],
+    classes: Int[Array, "steps lanes"],
+    lengths: Float[Array, "classes 2 levels"],
+    weight: float,
+) -> tuple[Float[Array, "steps 4 lanes"], Int[Array, "steps 4 lanes"]]:
+    """For each codebook and parity (in the order 00, 10, 01, 11) the best code and its cost."""
+    table = (weight * lengths).reshape(-1)
+    row = classes * (2 * LEVELS)
+    costs, codes = [], []
+    for odd in (0, 1):
+        for book in (0, 1):
+
+            def bits(code: Array, book: int = book) -> Array:
+                place = row + book * LEVELS + code
+                return table.at[place].get(mode="promise_in_bounds")
+
+            # points of one parity are four steps apart, and the upper one is a little dearer
+            place = jnp.floor((magnitude + book - 2 * odd) * 0.25 + 0.47).astype(jnp.int32)
+            code = jnp.maximum(2 * place + odd, odd)
+            point = 2 * code - jnp.where(code > 0, book, 0)
+            cost = (magnitude - point.astype(magnitude.dtype)) ** 2
+            cost += bits(jnp.minimum(code, LEVELS - 1))
+            if not odd:
+                zero = magnitude**2 + bits(jnp.zeros_like(code))
+                code = jnp.where(zero < cost, 0, code)
+                cost = jnp.minimum(zero, cost)
+            costs.append(cost)
+            codes.append(code)
+    return jnp.stack(costs, axis=1), jnp.stack(codes, axis=1)
+
+
+def _walk(
+    costs: Float[Array, "steps 4 lanes"], codes: Int[Array, "steps 4 lanes"], states: int
+) -> Int[Array, "steps lanes"]:
+    """Viterbi's algorithm, the lanes last as vectors want them."""
+    half, width = states // 2, costs.shape[2]
+    first, second = (h >> 1 for h in POLYNOMIALS[states])
+    first &= half - 1  # its highest bit is where the codebook goes
+
+    def forward(best: tuple[Array, Array], cost: Array) -> tuple[tuple[Array, Array], Array]:
+        # a state ends in its codebook; after it, the codebook leads and the rest is permuted
+        straight = best[0], _flipped(best[1], first)
+        crossed = tuple(_flipped(part, second) for part in straight)
+        even = [part + cost[book] for book, part in enumerate(straight)]
+        odd = [part + cost[2 + book] for book, part in enumerate(crossed)]
+        new = jnp.concatenate([jnp.minimum(e, o) for e, o in zip(even, odd, strict=True)])
+        chosen = jnp.concatenate([o < e for e, o in zip(even, odd, strict=True)])
+        pairs = (new - new.min(axis=0)).reshape(half, 2, width)
+        return (pairs[:, 0], pairs[:, 1]), chosen
+
+    def backward(state: Array, chosen: Array) -> tuple[Array, Array]:
+        odd = jnp.take_along_axis(chosen, state[None], axis=0)[0].astype(state.dtype)
+        book = state // half
+        before = (state % half) ^ (book * first) ^ (odd * second)
+        return 2 * before + book, (2 * odd + book).astype(jnp.int8)
+
+    never = jnp.full((half, width), _NEVER, costs.dtype)
+    last, chosen = jax.lax.scan(forward, (never.at[0].set(0.0), never), costs)
+    ends = jnp.stack(last, axis=1).reshape(states, width)
+    end = ends.argmin(axis=0).astype(jnp.int32)
+    _, branch = jax.lax.scan(backward, end, chosen, reverse=True)
+    return jnp.take_along_axis(codes, branch[:, None].astype(jnp.int32), axis=1)[:, 0]
+
+
+def _flipped(rows: Float[Array, "rows lanes"], mask: int) -> Float[Array, "rows lanes"]:
+    """Row i ^ mask at place i: a reversal for each bit of the mask."""
+    for bit in range(int(math.log2(len(rows)))):
+        if mask >> bit & 1:
+            pairs = rows.reshape(-1, 2, 1 << bit, rows.shape[1])
+            rows = pairs[:, ::-1].reshape(rows.shape)
+    return rows
