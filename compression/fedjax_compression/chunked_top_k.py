@@ -20,13 +20,11 @@ def chunked_top_k(*, fraction: float, chunk: int = 4096) -> Compressor:
     counts as largest, so that it is seen. Payload: the values in the update's dtype, and the
     supports, entropy-coded as one: 8.13 bits per value at 1 % of 2**20. Cost: one pass, where
     `top_k` makes 32.
-    SparseLoCo is `error_feedback(chain(chunked_top_k(fraction=1/64), stochastic_quantize(bits=2)))`
-    but for its two-bit levels and the decay of its memory; its chunks are squares of 64 by 64.
+    SparseLoCo, which has it from DeMo, sends two bits of each value: `sparse_loco`.
     Raises `ValueError` unless 0 < fraction <= 1 and chunk is a positive integer.
     """
     check_fraction(fraction, who="chunked_top_k")
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunked_top_k: chunk must be a positive integer, got {chunk!r}.")
+    check_chunk(chunk, who="chunked_top_k")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="chunked_top_k")
@@ -37,6 +35,12 @@ def chunked_top_k(*, fraction: float, chunk: int = 4096) -> Compressor:
         return unflatten(densify(payload, size(like)), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
+
+
+def check_chunk(chunk: int, *, who: str) -> None:
+    """Raise `ValueError` unless chunk is a positive integer."""
+    if not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"{who}: chunk must be a positive integer, got {chunk!r}.")
 
 
 def largest_of_chunks(

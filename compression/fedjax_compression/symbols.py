@@ -146,11 +146,9 @@ def _join(
 
 
 def _pack_extra(folded: UInt32[np.ndarray, " n"], extra: Int[np.ndarray, " n"]) -> bytes:
-    bits = np.zeros(int(extra.sum()), np.uint8)
-    start = np.cumsum(extra) - extra
-    for bit in range(int(extra.max(initial=0))):
-        here = extra > bit
-        bits[start[here] + bit] = (folded[here] >> bit) & 1
+    first = np.repeat((np.cumsum(extra) - extra).astype(np.uint32), extra)
+    bit = np.arange(first.size, dtype=np.uint32) - first
+    bits = (np.repeat(folded, extra) >> bit).astype(np.uint8) & 1
     return np.packbits(bits, bitorder="little").tobytes()
 
 
