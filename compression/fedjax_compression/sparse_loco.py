@@ -38,8 +38,8 @@ def sparse_loco(*, fraction: float = 1 / 64, chunk: int = 4096) -> Compressor:
     an octave; the two magnitudes, in units of that scale, are one pair for the message, found by
     Lloyd's algorithm. Meant for `error_feedback(sparse_loco(), decay=0.95)`. Guarantees: an entry
     decodes to the mean of those that share its magnitude, weighted by scale, so that the squared
-    error is ||x||^2 - ||decode||^2, never above ||x||^2; biased. Zeros are exact, and messages of
-    two magnitudes in all to rounding; a NaN or an infinity makes all that is sent NaN.
+    error is ||x||^2 - ||decode||^2, never above ||x||^2; biased. Zeros are exact; a NaN or an
+    infinity makes all that is sent NaN.
     Payload: entropy-coded, at the defaults on long updates 7.5 bits for a position, at most 2 for
     a value and .03 for its chunk's scale: 9.3 bits on a Gaussian. Few entries share a table badly:
     9.8 bits each of 1,677.

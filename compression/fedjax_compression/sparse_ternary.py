@@ -31,9 +31,9 @@ def sparse_ternary(*, fraction: float) -> Compressor:
     k = max(1, round(fraction * entries)), of the whole update. Guarantees: the squared error is
     ||x||^2 - k * magnitude^2, never above ||x||^2, and the mean is the one magnitude that makes
     it least; biased, so meant for `error_feedback`. Zeros are exact, and k entries of one
-    magnitude; a NaN or an infinity makes all k entries so. Payload: one bit and the support's
-    per value, 9.13 in all at 1 % of 2**20, and 4 bytes. The paper codes the support's gaps by
-    Golomb's code, which has no table and costs as much on a uniform support, more on others.
+    magnitude; a NaN or an infinity makes all k entries so. Payload: the support, entropy-coded, and
+    one bit per value, 9.13 together at 1 % of 2**20, and 4 bytes. The paper codes the support's
+    gaps by Golomb's code: no table and about as long where a support is uniform, longer elsewhere.
     Raises `ValueError` unless 0 < fraction <= 1.
     """
     check_fraction(fraction, who="sparse_ternary")

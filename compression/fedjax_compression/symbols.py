@@ -14,6 +14,8 @@ from jaxtyping import Array, Int, UInt, UInt32
 
 _LARGEST_TABLE = 512
 """More symbols than 32-bit integers have."""
+_PIECE = 2**14
+"""Codes at a time where each of their bits takes 25 bytes for a moment."""
 
 
 class Symbols(NamedTuple):
@@ -104,8 +106,8 @@ def _mantissa(signed: bool, count: int) -> int:
 
     Levels of a quantiser fall off fast and want narrow symbols. Gaps between the members of a set
     fall off slowly: how many symbols pay for their place in the table depends on their number. 0 to
-    3 bits below 2**10, 2**14, 2**18 gaps and from there on are within a hundredth of a bit of the
-    best.
+    3 bits below 2**10, 2**14, 2**18 gaps and from there on are within .06 bits a gap of the
+    best at any density, and within .01 from 4,000 gaps on.
     """
     return 4 if signed else min(max((count.bit_length() - 7) // 4, 0), 3)
 
@@ -146,10 +148,15 @@ def _join(
 
 
 def _pack_extra(folded: UInt32[np.ndarray, " n"], extra: Int[np.ndarray, " n"]) -> bytes:
-    first = np.repeat((np.cumsum(extra) - extra).astype(np.uint32), extra)
-    bit = np.arange(first.size, dtype=np.uint32) - first
-    bits = (np.repeat(folded, extra) >> bit).astype(np.uint8) & 1
-    return np.packbits(bits, bitorder="little").tobytes()
+    large = extra > 0
+    folded, extra = folded[large], extra[large]
+    bits = [np.zeros(0, np.uint8)]
+    for start in range(0, folded.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        ends = np.cumsum(extra[piece])
+        bit = np.arange(ends[-1]) - np.repeat(ends - extra[piece], extra[piece])
+        bits.append((np.repeat(folded[piece], extra[piece]) >> bit).astype(np.uint8) & 1)
+    return np.packbits(np.concatenate(bits), bitorder="little").tobytes()
 
 
 def _total(count: int) -> int:
