@@ -25,6 +25,7 @@ from .random_k import random_k as random_k
 from .random_subspace import random_subspace as random_subspace
 from .rotated import rotated as rotated
 from .sign import sign as sign
+from .sparse_loco import sparse_loco as sparse_loco
 from .sparse_ternary import sparse_ternary as sparse_ternary
 from .symbols import Symbols as Symbols
 from .terngrad import terngrad as terngrad

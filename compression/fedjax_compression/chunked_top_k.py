@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt32
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .elias_fano import encode_sorted
 from .flat import flatten, size, unflatten
 from .fraction import check_fraction, count
+from .support import encode_support
 from .top_k import Sparse, densify
 
 
@@ -18,25 +18,29 @@ def chunked_top_k(*, fraction: float, chunk: int = 4096) -> Compressor:
     max(1, round(fraction * its entries)) are sent; among equals the first. Guarantees: a chunk's
     squared error is at most (1 - sent / entries) of its squared norm; biased. A NaN or an infinity
     counts as largest, so that it is seen. Payload: the values in the update's dtype, and the
-    supports, coded as one, in 2 + log2(entries / k) bits per value, at most. Cost: one pass, where
+    supports, entropy-coded as one: 8.13 bits per value at 1 % of 2**20. Cost: one pass, where
     `top_k` makes 32.
-    SparseLoCo is `error_feedback(chain(chunked_top_k(fraction=1/64), stochastic_quantize(bits=2)))`
-    but for its two-bit levels and the decay of its memory; its chunks are squares of 64 by 64.
+    SparseLoCo, which has it from DeMo, sends two bits of each value: `sparse_loco`.
     Raises `ValueError` unless 0 < fraction <= 1 and chunk is a positive integer.
     """
     check_fraction(fraction, who="chunked_top_k")
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunked_top_k: chunk must be a positive integer, got {chunk!r}.")
+    check_chunk(chunk, who="chunked_top_k")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="chunked_top_k")
         indices = largest_of_chunks(x, fraction=fraction, chunk=chunk)
-        return Sparse(encode_sorted(indices, below=x.size), x[indices]), state
+        return Sparse(encode_support(indices, below=x.size), x[indices]), state
 
     def decode(payload: Sparse, like: Like) -> Update:
         return unflatten(densify(payload, size(like)), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
+
+
+def check_chunk(chunk: int, *, who: str) -> None:
+    """Raise `ValueError` unless chunk is a positive integer."""
+    if not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"{who}: chunk must be a positive integer, got {chunk!r}.")
 
 
 def largest_of_chunks(

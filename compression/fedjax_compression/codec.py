@@ -18,6 +18,7 @@ from .random_k import random_k
 from .random_subspace import random_subspace
 from .rotated import rotated
 from .sign import sign
+from .sparse_loco import sparse_loco
 from .sparse_ternary import sparse_ternary
 from .terngrad import terngrad
 from .text import Call, build, parse
@@ -49,6 +50,7 @@ FACTORIES = {
         random_subspace,
         rotated,
         sign,
+        sparse_loco,
         sparse_ternary,
         stochastic_quantize,
         terngrad,

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float, Key
 
 from .chunked_top_k import largest_of_chunks
 from .compressor import Compressor, Like, Payload, State, Update
-from .elias_fano import encode_sorted
 from .flat import check_floating, flatten, size, unflatten
 from .fraction import check_fraction
+from .support import encode_support
 from .top_k import Sparse, densify
 
 LARGEST_BLOCK = 1024
@@ -48,7 +48,7 @@ def dct_top_k(*, fraction: float, decay: float, block: int = 64) -> Compressor:
         coefficients = _transform(momentum, block, inverse=False)
         indices = largest_of_chunks(coefficients, fraction=fraction, chunk=block)
         values = coefficients[indices].astype(x.dtype)
-        payload = Sparse(encode_sorted(indices, below=x.size), values)
+        payload = Sparse(encode_support(indices, below=x.size), values)
         left = momentum - reconstruct(payload, x.size)
         return payload, jnp.where(jnp.isfinite(left).all(), left, state)
 

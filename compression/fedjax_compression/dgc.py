@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .elias_fano import encode_sorted
 from .flat import check_floating, flatten, size, unflatten
 from .fraction import check_fraction, count
+from .support import encode_support
 from .top_k import Sparse, densify, largest
 
 
@@ -49,7 +49,7 @@ def dgc(*, fraction: float, momentum: float) -> Compressor:
         velocity = momentum * state.velocity + x.astype(jnp.float32)
         accumulated = state.accumulated + velocity
         indices = largest(accumulated, count(fraction, x.size))
-        sent = Sparse(encode_sorted(indices, below=x.size), accumulated[indices].astype(x.dtype))
+        sent = Sparse(encode_support(indices, below=x.size), accumulated[indices].astype(x.dtype))
         new = Momentum(velocity.at[indices].set(0.0), accumulated.at[indices].set(0.0))
         finite = jnp.isfinite(accumulated).all() & jnp.isfinite(sent.values).all()
         return sent, jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)

@@ -14,6 +14,8 @@ from jaxtyping import Array, Int, UInt, UInt32
 
 _LARGEST_TABLE = 512
 """More symbols than 32-bit integers have."""
+_PIECE = 2**14
+"""Codes at a time where each of their bits takes 25 bytes for a moment."""
 
 
 class Symbols(NamedTuple):
@@ -53,7 +55,7 @@ def dump_symbols(symbols: Symbols) -> bytes:
         raise ValueError(f"Symbols: expected runs that sum to {codes.size}, got {runs.tolist()}.")
     signed = codes.dtype.kind != "u"
     folded = _fold(codes) if signed else codes.astype(np.uint32)
-    symbol, extra = _split(folded, _mantissa(signed))
+    symbol, extra = _split(folded, _mantissa(signed, codes.size))
     coder = constriction.stream.queue.RangeEncoder()
     head = bytearray()
     for own in np.split(symbol, np.cumsum(runs)[:-1]):
@@ -95,7 +97,7 @@ def load_symbols(data: memoryview, like: Symbols) -> Symbols:
             parts.append(np.full(length, present[0] if length else 0, np.int32))
     symbol = np.concatenate([np.zeros(0, np.int32), *parts])
     signed = dtype.kind != "u"
-    folded = _join(symbol, reader.rest(), _mantissa(signed))
+    folded = _join(symbol, reader.rest(), _mantissa(signed, count))
     codes = _unfold(folded) if signed else folded
     return Symbols(codes.astype(dtype), np.array(lengths, like.runs.dtype))
 
@@ -110,13 +112,15 @@ def _unfold(folded: UInt32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return (folded >> 1).view(np.int32) ^ -(folded & 1).view(np.int32)
 
 
-def _mantissa(signed: bool) -> int:
+def _mantissa(signed: bool, count: int) -> int:
     """Bits of a large integer, after its leading one, that are part of its symbol.
 
-    Levels of a quantiser fall off fast and want narrow symbols; gaps between the members of a set
-    fall off slowly and want a short table.
+    Levels of a quantiser fall off fast and want narrow symbols. Gaps between the members of a set
+    fall off slowly: how many symbols pay for their place in the table depends on their number. 0 to
+    3 bits below 2**10, 2**14, 2**18 gaps and from there on are within .06 bits a gap of the
+    best at any density, and within .01 from 4,000 gaps on.
     """
-    return 4 if signed else 2
+    return 4 if signed else min(max((count.bit_length() - 7) // 4, 0), 3)
 
 
 def _split(folded: UInt32[np.ndarray, " n"], mantissa: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,12 +159,15 @@ def _join(
 
 
 def _pack_extra(folded: UInt32[np.ndarray, " n"], extra: Int[np.ndarray, " n"]) -> bytes:
-    bits = np.zeros(int(extra.sum()), np.uint8)
-    start = np.cumsum(extra) - extra
-    for bit in range(int(extra.max(initial=0))):
-        here = extra > bit
-        bits[start[here] + bit] = (folded[here] >> bit) & 1
-    return np.packbits(bits, bitorder="little").tobytes()
+    large = extra > 0
+    folded, extra = folded[large], extra[large]
+    bits = [np.zeros(0, np.uint8)]
+    for start in range(0, folded.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        ends = np.cumsum(extra[piece])
+        bit = np.arange(ends[-1]) - np.repeat(ends - extra[piece], extra[piece])
+        bits.append((np.repeat(folded[piece], extra[piece]) >> bit).astype(np.uint8) & 1)
+    return np.packbits(np.concatenate(bits), bitorder="little").tobytes()
 
 
 def _total(count: int) -> int:

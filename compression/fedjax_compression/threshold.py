@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .elias_fano import decode_sorted, encode_sorted
 from .flat import flatten, size, unflatten
 from .fraction import check_fraction, count
-from .top_k import Sparse, largest
+from .support import encode_support
+from .top_k import Sparse, densify, largest
 
 
 def threshold(*, value: float, capacity: float) -> Compressor:
@@ -18,9 +18,10 @@ def threshold(*, value: float, capacity: float) -> Compressor:
     At most max(1, round(capacity * entries)) are sent, those of largest magnitude. Guarantees:
     sent entries are exact; unless more entries reach `value` than fit, the others err by less than
     `value`, so the squared error is below entries * value^2; biased. A NaN or an infinity reaches
-    every threshold, so that it is seen. Payload: as `top_k(fraction=capacity)`, however many
-    entries are sent, as a message's size is static. Places that are not used come last, with the
-    position one past the last entry, which says how many are used.
+    every threshold, so that it is seen. Payload: the values of `top_k(fraction=capacity)`, however
+    many entries are sent, as shapes are static, and a support that costs what the sent entries
+    cost. Places that are not used come last, with the value zero and the position one past the
+    last entry; their positions cost about ten bytes together.
     Raises `ValueError` unless value is positive and finite and 0 < capacity <= 1.
     """
     if not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -34,15 +35,10 @@ def threshold(*, value: float, capacity: float) -> Compressor:
         small = jnp.abs(values.astype(jnp.float32)) < value  # false for NaN
         (places,) = jnp.nonzero(~small, size=indices.size, fill_value=indices.size)
         indices = jnp.pad(indices, (0, 1), constant_values=x.size)[places]
-        return Sparse(
-            encode_sorted(indices, below=x.size + 1), jnp.pad(values, (0, 1))[places]
-        ), state
+        support = encode_support(indices, below=x.size)
+        return Sparse(support, jnp.pad(values, (0, 1))[places]), state
 
     def decode(payload: Sparse, like: Like) -> Update:
-        entries = size(like)
-        k = count(capacity, entries)
-        indices = decode_sorted(payload.support, count=k, below=entries + 1)
-        x = jnp.zeros(entries, payload.values.dtype)
-        return unflatten(x.at[indices].set(payload.values, mode="drop"), like)
+        return unflatten(densify(payload, size(like)), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .elias_fano import EliasFano, decode_sorted, encode_sorted
 from .flat import flatten, size, unflatten
 from .fraction import check_fraction, count
+from .support import decode_support, encode_support
+from .symbols import Symbols
 
 
 class Sparse(NamedTuple):
     """The entries of an update that are sent; all others are zero."""
 
-    support: EliasFano
+    support: Symbols
     """Where they stand, in the update as one vector."""
     values: Float[Array, " k"]
 
@@ -28,8 +29,8 @@ def top_k(*, fraction: float) -> Compressor:
 
     k = max(1, round(fraction * entries)); among equals the first stay. Guarantees: the squared
     error is at most (1 - k / entries) of the update's squared norm; biased. A NaN or an infinity
-    counts as largest, so that it is seen. Payload: k values in the update's dtype, and the support
-    in 2 + log2(entries / k) bits per value, at most.
+    counts as largest, so that it is seen. Payload: k values in the update's dtype, and the support,
+    entropy-coded: 8.13 bits per value at 1 % of 2**20 (`encode_support` says what others cost).
     Raises `ValueError` unless 0 < fraction <= 1.
     """
     check_fraction(fraction, who="top_k")
@@ -37,7 +38,7 @@ def top_k(*, fraction: float) -> Compressor:
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="top_k")
         indices = largest(x, count(fraction, x.size))
-        return Sparse(encode_sorted(indices, below=x.size), x[indices]), state
+        return Sparse(encode_support(indices, below=x.size), x[indices]), state
 
     def decode(payload: Sparse, like: Like) -> Update:
         return unflatten(densify(payload, size(like)), like)
@@ -46,8 +47,11 @@ def top_k(*, fraction: float) -> Compressor:
 
 
 def densify(sparse: Sparse, entries: int) -> Float[Array, " entries"]:
-    """The vector that has the sent values at their places, and zeros elsewhere."""
-    indices = decode_sorted(sparse.support, count=sparse.values.size, below=entries)
+    """The vector that has the sent values at their places, and zeros elsewhere.
+
+    Values whose place is not among the entries are dropped.
+    """
+    indices = decode_support(sparse.support)
     x = jnp.zeros(entries, sparse.values.dtype)
     return x.at[indices].set(sparse.values, mode="drop")
 

@@ -41,6 +41,7 @@ CODECS = (
     "top_k(fraction=0.01)",
     "chunked_top_k(fraction=0.01)",
     "chain(chunked_top_k(fraction=0.01), stochastic_quantize(bits=4))",
+    "sparse_loco()",
     "sparse_ternary(fraction=0.01)",
     "random_k(fraction=0.01)",
     "random_subspace(fraction=0.01)",

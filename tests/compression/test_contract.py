@@ -24,6 +24,8 @@ CODECS = [
     "chain(random_k(fraction=0.5), stochastic_quantize(bits=4))",
     "chunked_top_k(fraction=0.1, chunk=32)",
     "error_feedback(chain(chunked_top_k(fraction=0.1), stochastic_quantize(bits=2)))",
+    "sparse_loco()",
+    "error_feedback(sparse_loco(fraction=0.2, chunk=32), decay=0.95)",
     "sparse_ternary(fraction=0.1)",
     "error_feedback(sparse_ternary(fraction=0.3))",
     "threshold(value=0.5, capacity=0.3)",

@@ -4,7 +4,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from fedjax_compression import dct_top_k, wire
-from fedjax_compression.dct_top_k import _dct
+from fedjax_compression.dct_top_k import _dct, _transform
 from jax.scipy.fft import dct, idct
 
 
@@ -66,9 +66,9 @@ def test_a_failed_update_leaves_the_state_as_it_was():
 
 def test_a_message_has_the_size_worked_by_hand():
     # blocks of 400, 400 and 200 keep 40, 40 and 20: as top_k's 100 of 1000
-    x = jr.normal(jr.key(0), (1000,))
+    x = _transform(jnp.zeros(1000).at[9::10].set(2.0), 400, inverse=True)
     c = dct_top_k(fraction=0.1, decay=0.9, block=400)
-    assert len(wire.dumps(c.encode(jr.key(0), x, c.init(x))[0])) == 12 + 38 + 29 + 400
+    assert len(wire.dumps(c.encode(jr.key(0), x, c.init(x))[0])) == 12 + 50 + 400
 
 
 @pytest.mark.parametrize(

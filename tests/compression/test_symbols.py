@@ -37,6 +37,12 @@ def test_the_ends_of_every_dtype_come_back(dtype):
     round_trip(symbols(near, dtype=dtype))
 
 
+@pytest.mark.parametrize("count", [2**10, 2**14 - 1, 2**14, 2**14 + 1, 50_000, 2**18])
+def test_many_large_integers_come_back(count):
+    random = np.random.default_rng(count)
+    round_trip(symbols(2.0 ** random.uniform(0, 32, count), dtype=np.uint32))
+
+
 def test_runs_may_be_empty_or_of_one_symbol():
     round_trip(symbols([5, 5, 5, -2, 7], 0, 3, 0, 2, 0))
     assert len(dump_symbols(symbols(np.zeros(10**6)))) < 12
@@ -69,6 +75,13 @@ def test_each_run_has_its_own_table():
 def test_a_golden_section_does_not_change():
     assert dump_symbols(symbols([0, -1, 1, 0, 40, 0], 4, 2)).hex() == (
         "040380028001800102358002003280020494ffff5900"
+    )
+
+
+def test_a_golden_section_of_unsigned_integers_does_not_change():
+    gaps = [3, 1, 9, 3, 0, 1000, 2**32 - 1]
+    assert dump_symbols(symbols(gaps, 4, 3, dtype=np.uint32)).hex() == (
+        "0405000080018002000080010321ac010008aa010014aa01042adbbf5a13fdffffff1f"
     )
 
 
