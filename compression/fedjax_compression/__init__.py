@@ -13,6 +13,7 @@ from .compressor import payload_structure as payload_structure
 from .count_sketch import count_sketch as count_sketch
 from .dct_top_k import dct_top_k as dct_top_k
 from .dgc import dgc as dgc
+from .eden import drive as drive
 from .eden import eden as eden
 from .entropy_coded import entropy_coded as entropy_coded
 from .error_feedback import error_feedback as error_feedback
@@ -24,6 +25,8 @@ from .quantize import stochastic_quantize as stochastic_quantize
 from .random_k import random_k as random_k
 from .random_subspace import random_subspace as random_subspace
 from .rotated import rotated as rotated
+from .scale import least_error_scale as least_error_scale
+from .scale import unbiased_scale as unbiased_scale
 from .sign import sign as sign
 from .sparse_ternary import sparse_ternary as sparse_ternary
 from .symbols import Symbols as Symbols
@@ -31,5 +34,4 @@ from .terngrad import terngrad as terngrad
 from .threshold import threshold as threshold
 from .top_k import top_k as top_k
 from .trellis_fixed import trellis_fixed as trellis_fixed
-from .unbiased_scale import unbiased_scale as unbiased_scale
 from .wire import WireError as WireError

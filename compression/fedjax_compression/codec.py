@@ -6,7 +6,7 @@ from .compressor import Compressor, chain, identity
 from .count_sketch import count_sketch
 from .dct_top_k import dct_top_k
 from .dgc import dgc
-from .eden import eden
+from .eden import drive, eden
 from .entropy_coded import entropy_coded
 from .error_feedback import error_feedback
 from .fp8 import fp8
@@ -17,6 +17,7 @@ from .quantize import stochastic_quantize
 from .random_k import random_k
 from .random_subspace import random_subspace
 from .rotated import rotated
+from .scale import least_error_scale, unbiased_scale
 from .sign import sign
 from .sparse_ternary import sparse_ternary
 from .terngrad import terngrad
@@ -24,7 +25,6 @@ from .text import Call, build, parse
 from .threshold import threshold
 from .top_k import top_k
 from .trellis_fixed import trellis_fixed
-from .unbiased_scale import unbiased_scale
 
 FACTORIES = {
     factory.__name__: factory
@@ -35,11 +35,13 @@ FACTORIES = {
         count_sketch,
         dct_top_k,
         dgc,
+        drive,
         eden,
         entropy_coded,
         error_feedback,
         fp8,
         identity,
+        least_error_scale,
         mxfp4,
         natural,
         nf4,
