@@ -13,6 +13,7 @@ from .compressor import payload_structure as payload_structure
 from .count_sketch import count_sketch as count_sketch
 from .dct_top_k import dct_top_k as dct_top_k
 from .dgc import dgc as dgc
+from .dithered import dithered as dithered
 from .eden import drive as drive
 from .eden import eden as eden
 from .entropy_coded import entropy_coded as entropy_coded
@@ -29,6 +30,7 @@ from .scale import least_error_scale as least_error_scale
 from .scale import unbiased_scale as unbiased_scale
 from .sign import sign as sign
 from .sparse_ternary import sparse_ternary as sparse_ternary
+from .stochastic_mask import stochastic_mask as stochastic_mask
 from .symbols import Symbols as Symbols
 from .terngrad import terngrad as terngrad
 from .threshold import threshold as threshold

@@ -6,6 +6,7 @@ from .compressor import Compressor, chain, identity
 from .count_sketch import count_sketch
 from .dct_top_k import dct_top_k
 from .dgc import dgc
+from .dithered import dithered
 from .eden import drive, eden
 from .entropy_coded import entropy_coded
 from .error_feedback import error_feedback
@@ -20,6 +21,7 @@ from .rotated import rotated
 from .scale import least_error_scale, unbiased_scale
 from .sign import sign
 from .sparse_ternary import sparse_ternary
+from .stochastic_mask import stochastic_mask
 from .terngrad import terngrad
 from .text import Call, build, parse
 from .threshold import threshold
@@ -35,6 +37,7 @@ FACTORIES = {
         count_sketch,
         dct_top_k,
         dgc,
+        dithered,
         drive,
         eden,
         entropy_coded,
@@ -52,6 +55,7 @@ FACTORIES = {
         rotated,
         sign,
         sparse_ternary,
+        stochastic_mask,
         stochastic_quantize,
         terngrad,
         threshold,

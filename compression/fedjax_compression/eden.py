@@ -97,8 +97,8 @@ def drive() -> Compressor:
     """EDEN at one bit, by the name it was published under (Vargaftik et al. 2021,
     arXiv:2105.08339): signs of the rotated update, and a scale ||y||^2 / ||y||_1 for each block.
 
-    Guarantees and payload: those of `eden(bits=1)`, whose variance is pi / 2 - 1. Departs from the paper in having a scale of its own for every 4096
-    entries, as the rotation is of blocks.
+    Guarantees and payload: those of `eden(bits=1)`; the variance is pi / 2 - 1. Departs from the
+    paper in having a scale of its own for every 4096 entries, as the rotation is of blocks.
     """
     return eden(bits=1)
 

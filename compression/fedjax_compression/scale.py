@@ -1,5 +1,6 @@
-"""One scale over what a codec decodes to: for no bias, or for the least error (Vargaftik et al. 2021,
-arXiv:2105.08339).
+"""One scale over what a codec decodes to: for no bias, or for the least error.
+
+Vargaftik et al. 2021, arXiv:2105.08339.
 """
 
 from collections.abc import Callable

@@ -152,7 +152,7 @@ def _pack_extra(folded: UInt32[np.ndarray, " n"], extra: Int[np.ndarray, " n"]) 
     return np.packbits(bits, bitorder="little").tobytes()
 
 
-def _total(count: int) -> int:
+def table_total(count: int) -> int:
     """What the frequencies of a run of `count` symbols sum to: finer tables for longer runs."""
     return 2 ** min(max(count.bit_length() - 1, 9), 16)
 
@@ -160,8 +160,8 @@ def _total(count: int) -> int:
 def _frequencies(counts: Int[np.ndarray, " symbols"]) -> Int[np.ndarray, " symbols"]:
     """Counts scaled to their total, in integers; what occurs stays above zero."""
     count = int(counts.sum())
-    scaled = np.maximum(counts * _total(count) // count, counts > 0)
-    left = _total(count) - int(scaled.sum())
+    scaled = np.maximum(counts * table_total(count) // count, counts > 0)
+    left = table_total(count) - int(scaled.sum())
     while left:
         most = int(np.argmax(scaled))
         change = max(left, -(int(scaled[most]) // 2))
@@ -231,6 +231,6 @@ class _Reader:
             frequencies.append(self.integer())
             if not frequencies[-1]:
                 frequencies += [0] * min(self.integer(), symbols - len(frequencies))
-        if sum(frequencies) != _total(count):
+        if sum(frequencies) != table_total(count):
             raise ValueError("frequencies of another sum")
         return np.array(frequencies)
