@@ -8,14 +8,17 @@ from .chunked_top_k import chunked_top_k as chunked_top_k
 from .codec import codec as codec
 from .compressor import Compressor as Compressor
 from .compressor import chain as chain
+from .compressor import has_receiver_memory as has_receiver_memory
 from .compressor import identity as identity
 from .compressor import payload_structure as payload_structure
 from .count_sketch import count_sketch as count_sketch
 from .dct_top_k import dct_top_k as dct_top_k
 from .dgc import dgc as dgc
+from .diana import diana as diana
 from .dithered import dithered as dithered
 from .eden import drive as drive
 from .eden import eden as eden
+from .ef21 import ef21 as ef21
 from .entropy_coded import entropy_coded as entropy_coded
 from .error_feedback import error_feedback as error_feedback
 from .fp8 import fp8 as fp8

@@ -6,8 +6,10 @@ from .compressor import Compressor, chain, identity
 from .count_sketch import count_sketch
 from .dct_top_k import dct_top_k
 from .dgc import dgc
+from .diana import diana
 from .dithered import dithered
 from .eden import drive, eden
+from .ef21 import ef21
 from .entropy_coded import entropy_coded
 from .error_feedback import error_feedback
 from .fp8 import fp8
@@ -37,9 +39,11 @@ FACTORIES = {
         count_sketch,
         dct_top_k,
         dgc,
+        diana,
         dithered,
         drive,
         eden,
+        ef21,
         entropy_coded,
         error_feedback,
         fp8,

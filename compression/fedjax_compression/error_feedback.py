@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from .compressor import Compressor, Like, Payload, State, Update
+from .compressor import Compressor, Like, Payload, State, Update, check_no_receiver_memory
 from .flat import check_floating
 
 
@@ -23,10 +23,11 @@ def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compr
     `error_feedback(least_error_scale(eden(bits=1)))`, as nothing is lost for good. An update with a
     NaN or an infinity leaves the state as it was. State: a float32 copy of the update, and the
     compressor's own. Payload: the compressor's.
-    Raises `ValueError` unless 0 < decay <= 1.
+    Raises `ValueError` unless 0 < decay <= 1, and for a codec whose receiver keeps a memory.
     """
     if not isinstance(decay, int | float) or not 0 < decay <= 1:
         raise ValueError(f"error_feedback: decay must be above 0 and at most 1, got {decay!r}.")
+    check_no_receiver_memory(compressor, who="error_feedback")
 
     def init(like: Like) -> State:
         check_floating(like, who="error_feedback")

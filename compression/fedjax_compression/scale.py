@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from .compressor import Compressor, Like, Payload, State, Update
+from .compressor import Compressor, Like, Payload, State, Update, check_no_receiver_memory
 from .flat import check_floating
 
 Inner = Float[Array, ""]
@@ -31,7 +31,7 @@ def unbiased_scale(compressor: Compressor) -> Compressor:
     `unbiased_scale(rotated(codec))`, as the error then points nowhere in particular; its variance
     is D / (1 - D) for a codec of centroids with least error D. Not for use under
     `error_feedback`, which wants the least error: there take `least_error_scale`. Payload: 4 bytes
-    more.
+    more. Raises `ValueError` for a codec whose receiver keeps a memory.
     """
     return _scaled(
         compressor, lambda power, overlap, _: _ratio(power, overlap), who="unbiased_scale"
@@ -47,6 +47,7 @@ def least_error_scale(compressor: Compressor) -> Compressor:
     sends the rest later: `error_feedback(least_error_scale(eden(bits=1)))` errs by 1 - 2 / pi =
     .363 where unbiased EDEN errs by .571. Without error feedback the bias does not average out over
     clients: there take `unbiased_scale`. What decodes to zeros stays zeros. Payload: 4 bytes more.
+    Raises `ValueError` for a codec whose receiver keeps a memory.
     """
     return _scaled(
         compressor, lambda _, overlap, sent: _ratio(overlap, sent), who="least_error_scale"
@@ -57,6 +58,7 @@ def _scaled(
     compressor: Compressor, scale: Callable[[Inner, Inner, Inner], Inner], *, who: str
 ) -> Compressor:
     """`scale(<x, x>, <x, decode>, <decode, decode>)` times what a compressor decodes to."""
+    check_no_receiver_memory(compressor, who=who)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Scaled, State]:
         check_floating(update, who=who)
