@@ -57,6 +57,9 @@ class RunConfig:
     """Codec of what clients send."""
     downlink: str = "identity()"
     """Codec of what the server sends."""
+    prediction: float = 0.0
+    """Share of the last round's update that clients and server subtract before coding an uplink;
+    above 0 the downlink carries that update too."""
     client_axis: str = "vmap()"
     """vmap(), scan() or chunked(size)."""
     client_optimizer: str = "adam(0.006)"
@@ -147,7 +150,12 @@ def prepare(config: RunConfig) -> Run:
         )
     named = {
         name: partial(
-            factory, task.loss, jax.eval_shape(lambda: task.params), **optimizers, **codecs
+            factory,
+            task.loss,
+            jax.eval_shape(lambda: task.params),
+            **optimizers,
+            **codecs,
+            prediction=config.prediction,
         )
         for name, factory in ALGORITHMS.items()
     }

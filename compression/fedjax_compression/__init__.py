@@ -24,6 +24,7 @@ from .error_feedback import error_feedback as error_feedback
 from .fp8 import fp8 as fp8
 from .natural import natural as natural
 from .power_sgd import power_sgd as power_sgd
+from .predictive import predictive as predictive
 from .qsgd import qsgd as qsgd
 from .quantize import stochastic_quantize as stochastic_quantize
 from .random_k import random_k as random_k

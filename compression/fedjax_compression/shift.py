@@ -19,7 +19,7 @@ def difference(update: Update, known: Update) -> Update:
     return jax.tree.map(lambda x, h: (x.astype(jnp.float32) - h).astype(x.dtype), update, known)
 
 
-def scaled(factor: float, update: Update) -> Update:
+def scaled(factor: float | int, update: Update) -> Update:
     """Factor * update, in float32."""
     return jax.tree.map(lambda leaf: factor * leaf.astype(jnp.float32), update)
 

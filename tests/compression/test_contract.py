@@ -12,6 +12,7 @@ from fedjax_compression.codec import FACTORIES
 from fedjax_compression.symbols import is_symbols
 from fedjax_compression.text import Call, parse
 
+# Not here, as it is built around an update and so has no text: predictive (test_predictive.py).
 CODECS = [
     "identity()",
     "chain()",

@@ -207,7 +207,9 @@ OPTIMA = 10 * jr.normal(jr.key(7), (6, 20)) + jnp.arange(20.0)
 """Of six clients, far apart: the optimum of their mean is the mean of these."""
 
 
-def quadratic(uplink="identity()", downlink="identity()", rounds=300, rate=0.05, cohort=None):
+def quadratic(
+    uplink="identity()", downlink="identity()", rounds=300, rate=0.05, cohort=None, prediction=0.0
+):
     """The distance from the optimum after some rounds of one gradient step, and failures."""
 
     def loss(params, frozen, batch):
@@ -219,6 +221,7 @@ def quadratic(uplink="identity()", downlink="identity()", rounds=300, rate=0.05,
         client_optimizer=optax.sgd(rate),
         uplink=codec(uplink),
         downlink=codec(downlink),
+        prediction=prediction,
     )
     points = Point(OPTIMA[:, None], jnp.ones((6, 1)))
 
@@ -318,3 +321,45 @@ def test_simulations_run_with_memory_at_both_ends(task, corpus, axis):
     )
     assert [int(r.server_info.accepted) for r in rounds] == [3, 3]
     assert float(rounds[1].server_info.update_norm) > 0
+
+
+def test_a_prediction_is_the_last_aggregate_and_changes_nothing_where_all_is_exact(task, corpus):
+    batches = batches_of(corpus, [3, 6], steps=1)
+    algorithms = [
+        fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5), prediction=p)
+        for p in (0.0, 0.5)
+    ]
+    plain, _ = one_round(algorithms[0], task, batches, [1.0, 3.0])
+    state, _ = one_round(algorithms[1], task, batches, [1.0, 3.0])
+    close(state.params, plain.params, 1e-6)
+    close(state.known, jax.tree.map(jnp.subtract, state.params, task.params), 1e-6)
+    sent, _ = algorithms[1].broadcast(KEY, state)
+    close(sent.known, state.known, 0.0)
+    # a second round, with something known at both ends
+    own = jax.tree.map(lambda leaf: leaf[0], batches)
+    memory = algorithms[1].client_init(task.params)
+    uplink, _, _ = algorithms[1].client_update(KEY, {}, sent, memory, own)
+    row = jax.tree.map(lambda leaf: leaf[None], uplink)
+    partial = algorithms[1].gather.empty(state, 1)
+    partial = algorithms[1].gather.add(state, partial, row, jnp.ones(1))
+    direct, _ = local_steps(task.loss, optax.sgd(0.5))(state.params, {}, own)
+    close(partial.aggregate.total, jax.tree.map(jnp.subtract, direct, state.params), 1e-6)
+
+
+def test_error_feedback_sends_everything_beside_a_prediction_too():
+    text = "error_feedback(top_k(fraction=0.3))"
+    plain, _ = quadratic(text, rounds=900, rate=0.005)
+    known, failed = quadratic(text, rounds=900, rate=0.005, prediction=0.5)
+    assert failed == 0
+    assert known < 1.5 * plain + 1e-3
+
+
+def test_a_prediction_beside_a_receivers_memory_is_refused():
+    with pytest.raises(ValueError, match="expected prediction 0 where the uplink's receiver"):
+        quadratic("ef21(top_k(fraction=0.1))", prediction=0.5)
+
+
+@pytest.mark.parametrize("prediction", [-0.1, 1.1, float("nan")])
+def test_predictions_out_of_range_are_refused(prediction):
+    with pytest.raises(ValueError, match="fed_avg: prediction must be from 0 to 1, got"):
+        quadratic(prediction=prediction)
