@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.random as jr
 import optax
-from fedjax_compression import codec
+from fedjax_compression import codec, has_receiver_memory
 from fedjax_compression.text import build, parse
 
 from .adapters import full, lora
@@ -57,6 +57,9 @@ class RunConfig:
     """Codec of what clients send."""
     downlink: str = "identity()"
     """Codec of what the server sends."""
+    prediction: float = 0.0
+    """Share of the last round's update that clients and server subtract before coding an uplink;
+    above 0 the downlink carries that update too."""
     client_axis: str = "vmap()"
     """vmap(), scan() or chunked(size)."""
     client_optimizer: str = "adam(0.006)"
@@ -139,9 +142,20 @@ def prepare(config: RunConfig) -> Run:
         for name in ("client_optimizer", "server_optimizer")
     }
     codecs = {name: _named(name, codec, getattr(config, name)) for name in ("uplink", "downlink")}
+    if config.clients < len(split.train.names) and has_receiver_memory(codecs["downlink"]):
+        raise ValueError(
+            f"downlink: {config.downlink} needs every client in every round, as a client that "
+            f"misses a message cannot read the next; expected clients to be "
+            f"{len(split.train.names)}, all there are, got {config.clients}."
+        )
     named = {
         name: partial(
-            factory, task.loss, jax.eval_shape(lambda: task.params), **optimizers, **codecs
+            factory,
+            task.loss,
+            jax.eval_shape(lambda: task.params),
+            **optimizers,
+            **codecs,
+            prediction=config.prediction,
         )
         for name, factory in ALGORITHMS.items()
     }

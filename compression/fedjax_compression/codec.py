@@ -6,7 +6,10 @@ from .compressor import Compressor, chain, identity
 from .count_sketch import count_sketch
 from .dct_top_k import dct_top_k
 from .dgc import dgc
-from .eden import eden
+from .diana import diana
+from .dithered import dithered
+from .eden import drive, eden
+from .ef21 import ef21
 from .entropy_coded import entropy_coded
 from .error_feedback import error_feedback
 from .fp8 import fp8
@@ -17,15 +20,16 @@ from .quantize import stochastic_quantize
 from .random_k import random_k
 from .random_subspace import random_subspace
 from .rotated import rotated
+from .scale import least_error_scale, unbiased_scale
 from .sign import sign
 from .sparse_loco import sparse_loco
 from .sparse_ternary import sparse_ternary
+from .stochastic_mask import stochastic_mask
 from .terngrad import terngrad
 from .text import Call, build, parse
 from .threshold import threshold
 from .top_k import top_k
 from .trellis_fixed import trellis_fixed
-from .unbiased_scale import unbiased_scale
 
 FACTORIES = {
     factory.__name__: factory
@@ -36,11 +40,16 @@ FACTORIES = {
         count_sketch,
         dct_top_k,
         dgc,
+        diana,
+        dithered,
+        drive,
         eden,
+        ef21,
         entropy_coded,
         error_feedback,
         fp8,
         identity,
+        least_error_scale,
         mxfp4,
         natural,
         nf4,
@@ -52,6 +61,7 @@ FACTORIES = {
         sign,
         sparse_loco,
         sparse_ternary,
+        stochastic_mask,
         stochastic_quantize,
         terngrad,
         threshold,

@@ -16,17 +16,31 @@ Like: TypeAlias = PyTree
 """The structure of an update or payload: arrays or `jax.ShapeDtypeStruct`s."""
 Payload: TypeAlias = PyTree
 State: TypeAlias = PyTree
+Memory: TypeAlias = PyTree
+
+
+def _no_memory(like: Like) -> Memory:
+    return ()
+
+
+def _as_it_is(mean: Update, memory: Memory) -> tuple[Update, Memory]:
+    return mean, memory
 
 
 class Compressor(NamedTuple):
-    """Three pure functions that turn an update into a payload and back.
+    """Three pure functions that turn an update into a payload and back, and two for a receiver
+    with a memory, which most codecs do without.
 
-    All three trace under `jit` and `vmap`, and every shape is static. `encode` packs into whole
+    All of them trace under `jit` and `vmap`, and every shape is static. `encode` packs into whole
     bytes inside the program, so that the payload's arrays are what `wire.dumps` writes.
 
     Contract: `decode(encode(key, update, init(update))[0], update)` has the structure, shapes and
     dtypes of `update`. An update with a NaN or an infinity decodes to at least one non-finite
     entry, and leaves the state finite: a failed update is seen, and does not spread.
+
+    A receiver applies `receive` once a round, to the weighted mean of what it decoded, or to the
+    one message that it decoded. A mean that is not finite leaves the memory as it was. Memory is
+    for the outermost codec alone: wrappers refuse a codec that has one.
     """
 
     init: Callable[[Like], State]
@@ -35,6 +49,10 @@ class Compressor(NamedTuple):
     """`(key, update, state) -> (payload, state)`."""
     decode: Callable[[Payload, Like], Update]
     """`(payload, like) -> update`, with the structure and dtypes of `like`."""
+    receiver: Callable[[Like], Memory] = _no_memory
+    """`(like) -> memory`: what a receiver keeps from one round to the next."""
+    receive: Callable[[Update, Memory], tuple[Update, Memory]] = _as_it_is
+    """`(mean, memory) -> (update, memory)`: what a mean of decoded updates stands for."""
 
 
 class Chained(NamedTuple):
@@ -61,10 +79,13 @@ def chain(*compressors: Compressor) -> Compressor:
     `chain(top_k(fraction=0.01), stochastic_quantize(bits=4))` sends the support as `top_k` codes
     it and the values in four bits. Leaves that are not floating-point (supports, packed codes,
     seeds) pass through. `chain()` is the identity.
+    Raises `ValueError` where one of several has a receiver with a memory.
     """
     if not compressors:
         return identity()
     *before, last = compressors
+    for compressor in compressors if before else ():
+        check_no_receiver_memory(compressor, who="chain")
     for compressor in reversed(before):
         last = _then(compressor, last)
     return last
@@ -77,6 +98,21 @@ def payload_structure(compressor: Compressor, like: Like) -> Payload:
         return compressor.encode(key, update, compressor.init(update))[0]
 
     return jax.eval_shape(first_payload, jax.eval_shape(lambda: jr.key(0)), like)
+
+
+def has_receiver_memory(compressor: Compressor) -> bool:
+    """Whether a receiver keeps anything from one round to the next."""
+    like = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return bool(jax.tree.leaves(jax.eval_shape(lambda: compressor.receiver(like))))
+
+
+def check_no_receiver_memory(compressor: Compressor, *, who: str) -> None:
+    """Raise `ValueError` where a receiver keeps anything; `who` is the wrapper that asks."""
+    if has_receiver_memory(compressor):
+        raise ValueError(
+            f"{who}: expected a codec whose receiver keeps no memory; memory at both ends goes "
+            f"outermost: ef21({who}(...)) or diana({who}(...), rate=...)."
+        )
 
 
 def _then(first: Compressor, second: Compressor) -> Compressor:

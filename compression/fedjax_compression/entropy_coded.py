@@ -60,7 +60,7 @@ def entropy_coded(*, rate: float | int) -> Compressor:
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="entropy_coded").astype(jnp.float32)
-        runs = runs_of(update)
+        runs = table_runs(update)
         overhead = 8 * (_FIXED_BYTES + _RUN_BYTES * len(runs))
         step = choose_step(x, runs, bits=_CODER * rate * x.size - overhead)
         position = jnp.where(step > 0, jnp.abs(x) / jnp.where(step > 0, step, 1.0), 0.0)
@@ -105,12 +105,12 @@ def choose_step(x: Float[Array, " n"], runs: tuple[int, ...], *, bits: float) ->
     return jnp.where(jnp.isfinite(largest), jnp.exp2(step) * largest, jnp.nan)
 
 
-def runs_of(update: Like) -> tuple[int, ...]:
+def table_runs(update: Like, *, smallest: int = _SMALLEST_RUN) -> tuple[int, ...]:
     """Entries of neighbouring leaves that share a table."""
     runs: list[int] = []
     for leaf in jax.tree.leaves(update):
         entries = math.prod(leaf.shape)
-        if runs and (runs[-1] < _SMALLEST_RUN or entries < _SMALLEST_RUN):
+        if runs and (runs[-1] < smallest or entries < smallest):
             runs[-1] += entries
         else:
             runs.append(entries)

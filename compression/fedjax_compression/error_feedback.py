@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from .compressor import Compressor, Like, Payload, State, Update
+from .compressor import Compressor, Like, Payload, State, Update, check_no_receiver_memory
 from .flat import check_floating
 
 
@@ -15,16 +15,19 @@ def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compr
     SparseLoCo's (arXiv:2508.15706), which forgets what has become stale.
 
     Guarantees: without decay, what was sent plus what remains is the sum of all updates, to
-    rounding. The
-    residual stays bounded where the compressor is a contraction, ||x - C(x)|| <= c ||x|| with
+    rounding. The residual
+    stays bounded where the compressor is a contraction, ||x - C(x)|| <= c ||x|| with
     c < 1: `top_k` is one always; an unbiased quantiser only where its variance is below 1
-    (`eden` at any rate, `stochastic_quantize` not at few bits on long tensors). An update with a
+    (`eden` at any rate, `stochastic_quantize` not at few bits on long tensors). A codec with a
+    scale for no bias does better here with the one of least error,
+    `error_feedback(least_error_scale(eden(bits=1)))`, as nothing is lost for good. An update with a
     NaN or an infinity leaves the state as it was. State: a float32 copy of the update, and the
     compressor's own. Payload: the compressor's.
-    Raises `ValueError` unless 0 < decay <= 1.
+    Raises `ValueError` unless 0 < decay <= 1, and for a codec whose receiver keeps a memory.
     """
     if not isinstance(decay, int | float) or not 0 < decay <= 1:
         raise ValueError(f"error_feedback: decay must be above 0 and at most 1, got {decay!r}.")
+    check_no_receiver_memory(compressor, who="error_feedback")
 
     def init(like: Like) -> State:
         check_floating(like, who="error_feedback")

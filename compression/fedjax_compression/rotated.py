@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key, UInt32
 
-from .compressor import Compressor, Like, Payload, State, Update
+from .compressor import Compressor, Like, Payload, State, Update, check_no_receiver_memory
 from .flat import flatten, size, unflatten
 from .hadamard import rotate, unrotate
 
@@ -32,9 +32,10 @@ def rotated(compressor: Compressor) -> Compressor:
     the rotated vector, to the rounding of float32; sparsity is lost. Exact for zeros where the
     inner codec is. A NaN or an infinity spreads over its block at least. Payload: the inner
     codec's for one float32 vector, and a seed of 4 bytes.
-    Raises `ValueError` for a codec that keeps state, which would stand in the last message's
-    rotation: memory goes outside, as in `error_feedback(rotated(sign()))`.
+    Raises `ValueError` for a codec that keeps state at either end, which would stand in the last
+    message's rotation: memory goes outside, as in `error_feedback(rotated(sign()))`.
     """
+    check_no_receiver_memory(compressor, who="rotated")
     if jax.tree.leaves(compressor.init(_vector(jnp.zeros(1)))):
         raise ValueError(
             "rotated: expected a codec without state, as every message has another rotation; "

@@ -170,7 +170,7 @@ def _pack_extra(folded: UInt32[np.ndarray, " n"], extra: Int[np.ndarray, " n"]) 
     return np.packbits(np.concatenate(bits), bitorder="little").tobytes()
 
 
-def _total(count: int) -> int:
+def table_total(count: int) -> int:
     """What the frequencies of a run of `count` symbols sum to: finer tables for longer runs."""
     return 2 ** min(max(count.bit_length() - 1, 9), 16)
 
@@ -182,8 +182,8 @@ _TOTALS = {0, *(2**bits for bits in range(9, 17))}
 def _frequencies(counts: Int[np.ndarray, " symbols"]) -> Int[np.ndarray, " symbols"]:
     """Counts scaled to their total, in integers; what occurs stays above zero."""
     count = int(counts.sum())
-    scaled = np.maximum(counts * _total(count) // count, counts > 0)
-    left = _total(count) - int(scaled.sum())
+    scaled = np.maximum(counts * table_total(count) // count, counts > 0)
+    left = table_total(count) - int(scaled.sum())
     while left:
         most = int(np.argmax(scaled))
         change = max(left, -(int(scaled[most]) // 2))
@@ -247,7 +247,7 @@ class _Reader:
     def table(self, count: int) -> Int[np.ndarray, " symbols"]:
         """The table of so many codes, of which there is one at least."""
         frequencies = self.any_table()
-        if frequencies.sum() != _total(count):
+        if frequencies.sum() != table_total(count):
             raise ValueError("frequencies of another sum")
         return frequencies
 

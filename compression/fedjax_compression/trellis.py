@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .entropy_coded import runs_of
+from .entropy_coded import table_runs
 from .flat import flatten, unflatten
 from .trellis_path import PATH_BYTES, Path, find_path, walk_path
 from .union_trellis import check_trellis
@@ -17,7 +17,7 @@ def trellis(*, rate: float | int, states: int = 32) -> Compressor:
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="trellis").astype(jnp.float32)
-        runs = runs_of(update)
+        runs = table_runs(update)
         classes = [jnp.full(length, run, jnp.int32) for run, length in enumerate(runs)]
         bits = rate * x.size - 8 * (HEADER_BYTES + PATH_BYTES)
         weight = min(0.4 * rate**1.6, 0.4)

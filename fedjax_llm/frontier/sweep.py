@@ -36,6 +36,9 @@ QUICK_CODECS = (
 )
 """What the quick sweep compares."""
 
+_DEFAULTS = {"prediction": 0.0}
+"""Of the options that are younger than some results."""
+
 
 def configurations(base: RunConfig, codecs: Sequence[str], seeds: Sequence[int]) -> list[RunConfig]:
     """The base configuration with each codec on the uplink and each seed.
@@ -68,4 +71,5 @@ def sweep(configs: Sequence[RunConfig], results: Path) -> Iterator[Row]:
 
 
 def _key(config: dict) -> str:
-    return json.dumps(config, sort_keys=True)
+    """A row from before an option existed had that option's default."""
+    return json.dumps(_DEFAULTS | config, sort_keys=True)

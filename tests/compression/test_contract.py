@@ -12,6 +12,7 @@ from fedjax_compression.codec import FACTORIES
 from fedjax_compression.symbols import is_symbols
 from fedjax_compression.text import Call, parse
 
+# Not here, as it is built around an update and so has no text: predictive (test_predictive.py).
 CODECS = [
     "identity()",
     "chain()",
@@ -42,6 +43,15 @@ CODECS = [
     "error_feedback(entropy_coded(rate=12), decay=0.9)",
     "unbiased_scale(entropy_coded(rate=12))",
     "unbiased_scale(top_k(fraction=0.5))",
+    "least_error_scale(top_k(fraction=0.5))",
+    "error_feedback(least_error_scale(eden(bits=1)))",
+    "drive()",
+    "dithered(rate=12)",
+    "error_feedback(dithered(rate=12))",
+    "stochastic_mask()",
+    "ef21(top_k(fraction=0.1))",
+    "ef21(power_sgd(rank=1), participation=0.5)",
+    "diana(eden(bits=1), rate=0.5)",
     "chain(entropy_coded(rate=12), stochastic_quantize(bits=8))",
     "eden(bits=0.5)",
     "eden(bits=2.3)",
@@ -238,3 +248,23 @@ def test_empty_leaves_come_back(text):
     c, x = compiled(text), {"empty": jnp.zeros((0, 2)), "full": jnp.ones(3)}
     payload, _ = c.encode(jr.key(0), x, c.init(x))
     assert structure(c.decode(payload, x)) == structure(x)
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_a_receivers_memory_keeps_its_structure_and_stays_finite(text):
+    c, x = codec(text), update()
+    memory = c.receiver(jax.eval_shape(lambda: x))
+    received, after = c.receive(x, memory)
+    assert jax.tree.map(jnp.shape, received) == jax.tree.map(jnp.shape, x)
+    assert structure(after) == structure(memory)
+    broken, still = c.receive(x | {"one": jnp.array([jnp.nan])}, after)
+    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(broken))
+    assert equal(still, after)
+
+
+@pytest.mark.parametrize("text", CODECS)
+def test_zeros_are_received_as_what_was_known(text):
+    c, zeros = codec(text), jax.tree.map(jnp.zeros_like, update())
+    received, memory = c.receive(zeros, c.receiver(zeros))
+    assert equal(received, zeros)
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(memory))

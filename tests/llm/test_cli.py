@@ -64,6 +64,17 @@ def test_the_same_seed_gives_the_same_digest(trained, tmp_path):
     assert other["digest"] != summary["digest"]
 
 
+def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
+    flags = ("--uplink", "ef21(top_k(fraction=0.1))", "--clients", "4")
+    both = train(tmp_path / "both", *flags, "--downlink", "ef21(eden(bits=2))")
+    assert both["failed"] == 0
+    plain = train(tmp_path / "plain", "--uplink", "eden(bits=2)")
+    known = train(tmp_path / "known", "--uplink", "eden(bits=2)", "--prediction", "0.5")
+    assert known["uplink_bytes"] == plain["uplink_bytes"]
+    messages = 2 * 2  # rounds of clients; four bytes for each entry of what is known
+    assert known["downlink_bytes"] == plain["downlink_bytes"] + 4 * plain["trainable"] * messages
+
+
 def test_lora_epochs_and_other_axes_run(tmp_path):
     small = [
         *(
@@ -122,6 +133,15 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (
             ("--uplink", "edn(bits=1)"),
             "uplink: codec 'edn(bits=1)': expected one of blockwise_int, chain",
+        ),
+        (
+            ("--downlink", "ef21(top_k(fraction=0.1))"),
+            "downlink: ef21(top_k(fraction=0.1)) needs every client in every round",
+        ),
+        (("--prediction", "1.5"), "algorithm: fed_avg: prediction must be from 0 to 1, got 1.5"),
+        (
+            ("--prediction", "0.5", "--uplink", "ef21(top_k(fraction=0.1))"),
+            "expected prediction 0 where the uplink's receiver keeps a memory",
         ),
         (("--uplink", "eden(bits=7)"), "eden: bits must be above 0 and at most 4, got 7"),
         (("--downlink", "eden(bit=1)"), "downlink: codec 'eden(bit=1)': expected eden(bits)"),
