@@ -26,7 +26,8 @@ def draw_rate_distortion(rows: Sequence[Row], path: Path) -> None:
     names = list(dict.fromkeys(row["source"] for row in rows))
     shown = [row for row in rows if 0 < row["error"] < np.inf]
     families = list(dict.fromkeys(family(row["codec"]) for row in shown))
-    colours = matplotlib.colormaps["turbo"](np.linspace(0.03, 0.97, len(families)))
+    order = np.arange(len(families)) * 0.618 % 1  # neighbours far apart
+    colours = matplotlib.colormaps["turbo"](0.03 + 0.94 * order)
     figure = Figure(figsize=(4.2 * len(names) + 3.4, 5.6), layout="constrained")
     panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
     least = min((row["error"] for row in shown), default=0.01)
@@ -48,7 +49,7 @@ def draw_rate_distortion(rows: Sequence[Row], path: Path) -> None:
                 markeredgewidth=0.4,
                 linewidth=0.8,
                 color=colour,
-                clip_on=False,
+                clip_on=not points,  # whole markers at the edge; nothing has no extent
                 zorder=3,
                 label=kind,
             )
@@ -64,7 +65,7 @@ def draw_rate_distortion(rows: Sequence[Row], path: Path) -> None:
     panels[0].set_ylabel("squared error / squared norm")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    figure.savefig(path, dpi=90, metadata={"Software": None})
 
 
 def family(text: str) -> str:
