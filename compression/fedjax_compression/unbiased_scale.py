@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import check_floating
+from .power_of_two import near_power
 
 
 class Scaled(NamedTuple):
@@ -29,8 +30,12 @@ def unbiased_scale(compressor: Compressor) -> Compressor:
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Scaled, State]:
         check_floating(update, who="unbiased_scale")
         payload, state = compressor.encode(key, update, state)
-        power = _inner(update, update)
-        overlap = _inner(update, compressor.decode(payload, update))
+        _, inverse = near_power(_largest(update))  # so that squares neither vanish nor overflow
+        offered, decoded = (
+            jax.tree.map(lambda x: x.astype(jnp.float32) * inverse, tree)
+            for tree in (update, compressor.decode(payload, update))
+        )
+        power, overlap = _inner(offered, offered), _inner(offered, decoded)
         known = jnp.isnan(overlap) | (overlap > 0)
         scale = jnp.where(known, power / jnp.where(overlap == 0, 1.0, overlap), 0.0)
         return Scaled(payload, scale), state
@@ -44,9 +49,13 @@ def unbiased_scale(compressor: Compressor) -> Compressor:
     return Compressor(compressor.init, encode, decode)
 
 
+def _largest(update: Update) -> Float[Array, ""]:
+    largest = [jnp.abs(x.astype(jnp.float32)).max(initial=0.0) for x in jax.tree.leaves(update)]
+    return jnp.stack([jnp.zeros(()), *largest]).max()
+
+
 def _inner(one: Update, other: Update) -> Float[Array, ""]:
     products = (
-        jnp.vdot(a.astype(jnp.float32), b.astype(jnp.float32))
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+        jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
     return sum(products, start=jnp.zeros(()))
