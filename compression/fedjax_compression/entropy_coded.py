@@ -29,6 +29,8 @@ _CODER = 1 - 1e-4
 """What the range coder reaches of the entropy."""
 _SMALLEST_RUN = 4096
 """Entries below which a tensor shares its table with its neighbours."""
+_LARGEST_RUN = 2**30
+"""Entries above which a tensor has several runs, as their lengths travel in 32 bits."""
 
 
 class EntropyCoded(NamedTuple):
@@ -109,11 +111,12 @@ def _runs(update: Like) -> tuple[int, ...]:
     """Entries of neighbouring leaves that share a table."""
     runs: list[int] = []
     for leaf in jax.tree.leaves(update):
-        entries = math.prod(leaf.shape)
-        if runs and (runs[-1] < _SMALLEST_RUN or entries < _SMALLEST_RUN):
-            runs[-1] += entries
-        else:
-            runs.append(entries)
+        whole, rest = divmod(math.prod(leaf.shape), _LARGEST_RUN)
+        for entries in (*[_LARGEST_RUN] * whole, rest):
+            if runs and (runs[-1] < _SMALLEST_RUN or entries < _SMALLEST_RUN):
+                runs[-1] += entries
+            else:
+                runs.append(entries)
     return tuple(runs)
 
 

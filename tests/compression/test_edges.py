@@ -15,7 +15,7 @@ VANISHING = {"trellis_fixed", "nf4", "blockwise_int"}
 """Whose sums of squares or inverse scales leave float32 at entries of 1e38: they may decode to
 zeros there. All others say so with entries that are not finite, or decode as ever."""
 INDEXING = {"random_k", "top_k", "chunked_top_k", "threshold", "sparse_ternary", "dgc", "dct_top_k"}
-INDEXING |= {"random_subspace", "entropy_coded"}
+INDEXING |= {"random_subspace"}
 FRACTIONAL = {"eden(bits=0.5)", "eden(bits=2.3)"}
 """Both count entries in 32-bit integers, and have not been made for updates of 2^31 entries."""
 LONG = [t for t in CODECS if not names(parse(t)) & INDEXING and t not in FRACTIONAL]
