@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-colab check format
+.PHONY: demo quick test test-colab fuzz check format
 
 demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
 	$(BIN)/fedjax-llm frontier --client-axis "scan()" --out runs/demo
@@ -19,6 +19,9 @@ test: $(VENV)/.check
 
 test-colab:  ## with the versions that Colab ships
 	$(MAKE) test PYTHON=python3.13 VENV=.venv-colab PINS=tests/colab.txt
+
+fuzz: $(VENV)/.check  ## a million changed messages against wire.loads
+	$(BIN)/python tests/fuzz_wire.py --mutations 1000000
 
 check: $(VENV)/.check  ## format, lint and types
 	$(BIN)/ruff format --check .

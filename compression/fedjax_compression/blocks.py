@@ -16,6 +16,13 @@ def block_sums(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:
     return jnp.concatenate([padded.sum(axis=1), y[split:].sum(keepdims=True)])
 
 
+def block_largest(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:
+    """Largest magnitudes over the same parts."""
+    split = max(y.size - BLOCK, 0)
+    padded = jnp.pad(jnp.abs(y[:split]), (0, -split % BLOCK)).reshape(-1, BLOCK)
+    return jnp.concatenate([padded.max(axis=1), jnp.abs(y[split:]).max(keepdims=True)])
+
+
 def per_entry(
     blocks: Float[Array | np.ndarray, " blocks"], entries: int
 ) -> Float[Array, " entries"]:

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
 from .bits import pack, packed_size, unpack
-from .blocks import block_sums, per_entry
+from .blocks import block_largest, block_sums, per_entry
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import flatten, size, unflatten
 from .hadamard import BLOCK, rotate, unrotate
+from .power_of_two import near_power
 
 
 class Eden(NamedTuple):
@@ -60,6 +61,8 @@ def eden(*, bits: int | float) -> Compressor:
         if not x.size:
             return Eden(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
         y = rotate(x, seed)
+        magnitude, inverse = near_power(block_largest(y))
+        y = y * per_entry(inverse, y.size)  # whose squares neither vanish nor overflow
         ones = jnp.ones_like(y)
         deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(ones)), y.size)
         unit = y / jnp.where(deviation > 0, deviation, 1.0)
@@ -73,7 +76,7 @@ def eden(*, bits: int | float) -> Compressor:
         overlap = block_sums(unit * level)
         power = block_sums(unit * y * sent)
         share = block_sums(sent) / block_sums(ones)
-        scales = jnp.where(power == 0, 0.0, power / overlap / share)
+        scales = jnp.where(power == 0, 0.0, power / overlap / share * magnitude)
         return Eden(jnp.concatenate(packed), scales, seed), state
 
     def decode(payload: Eden, like: Like) -> Update:

@@ -18,7 +18,10 @@ def flatten(update: Update, *, who: str) -> Float[Array, " entries"]:
     leaves = jax.tree.leaves(update)
     if not leaves:
         return jnp.zeros(0)
-    dtype = jnp.result_type(*(leaf.dtype for leaf in leaves))
+    dtypes = {jnp.dtype(leaf.dtype) for leaf in leaves}
+    # no promotion by JAX's rules, which a caller may have made strict
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    dtype = widest if len(dtypes) == 1 or widest.itemsize > 4 else jnp.dtype(jnp.float32)
     return jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in leaves])
 
 

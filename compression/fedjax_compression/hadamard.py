@@ -18,9 +18,10 @@ def rotate(x: Float[Array, " entries"], seed: UInt32[Array, ""]) -> Float[Array,
     """
     first, last = _signs(seed, x.size)
     block, whole = _layout(x.size)
-    x = x.at[:whole].set(_blocks(x[:whole] * first[:whole], block))
+    x = jnp.concatenate([_blocks(x[:whole] * first[:whole], block), x[whole:]])
     if whole < x.size:
-        x = x.at[-block:].set(_blocks(x[-block:] * last[-block:], block))
+        start = x.size - block
+        x = jnp.concatenate([x[:start], _blocks(x[start:] * last[start:], block)])
     return x
 
 
@@ -29,8 +30,9 @@ def unrotate(y: Float[Array, " entries"], seed: UInt32[Array, ""]) -> Float[Arra
     first, last = _signs(seed, y.size)
     block, whole = _layout(y.size)
     if whole < y.size:
-        y = y.at[-block:].set(_blocks(y[-block:], block) * last[-block:])
-    return y.at[:whole].set(_blocks(y[:whole], block) * first[:whole])
+        start = y.size - block
+        y = jnp.concatenate([y[:start], _blocks(y[start:], block) * last[start:]])
+    return jnp.concatenate([_blocks(y[:whole], block) * first[:whole], y[whole:]])
 
 
 def _layout(entries: int) -> tuple[int, int]:

@@ -78,7 +78,9 @@ def power_sgd(*, rank: int) -> Compressor:
         matrices = x.reshape(-1, *x.shape[-2:]).astype(jnp.float32)
         left = _orthonormal(_product("bij,bjk->bik", matrices, basis))
         right = _product("bij,bik->bjk", matrices, left)
-        learnt = finite & (right != 0).any(axis=(1, 2), keepdims=True)
+        # sums of large entries may overflow where none of them does
+        known = jnp.isfinite(right).all(axis=(1, 2), keepdims=True)
+        learnt = finite & known & (right != 0).any(axis=(1, 2), keepdims=True)
         # orthonormal, so that directions this matrix lacks are not lost to the next
         return Factors(left, right), jnp.where(learnt, _orthonormal(right), basis)
 

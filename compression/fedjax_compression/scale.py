@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from .compressor import Compressor, Like, Payload, State, Update, check_no_receiver_memory
 from .flat import check_floating
+from .power_of_two import near_power
 
 Inner = Float[Array, ""]
 """An inner product of two updates."""
@@ -63,8 +64,12 @@ def _scaled(
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Scaled, State]:
         check_floating(update, who=who)
         payload, state = compressor.encode(key, update, state)
-        sent = compressor.decode(payload, update)
-        power, overlap = _inner(update, update), _inner(update, sent)
+        _, inverse = near_power(_largest(update))  # so that squares neither vanish nor overflow
+        offered, sent = (
+            jax.tree.map(lambda x: x.astype(jnp.float32) * inverse, tree)
+            for tree in (update, compressor.decode(payload, update))
+        )
+        power, overlap = _inner(offered, offered), _inner(offered, sent)
         return Scaled(payload, scale(power, overlap, _inner(sent, sent))), state
 
     def decode(payload: Scaled, like: Like) -> Update:
@@ -82,9 +87,13 @@ def _ratio(above: Inner, below: Inner) -> Inner:
     return jnp.where(known, above / jnp.where(below == 0, 1.0, below), 0.0)
 
 
+def _largest(update: Update) -> Float[Array, ""]:
+    largest = [jnp.abs(x.astype(jnp.float32)).max(initial=0.0) for x in jax.tree.leaves(update)]
+    return jnp.stack([jnp.zeros(()), *largest]).max()
+
+
 def _inner(one: Update, other: Update) -> Inner:
     products = (
-        jnp.vdot(a.astype(jnp.float32), b.astype(jnp.float32))
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+        jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
     return sum(products, start=jnp.zeros(()))

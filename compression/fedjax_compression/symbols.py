@@ -6,6 +6,7 @@ integer frequencies of its own, which travels: a table from floats would differ 
 The range coder is `constriction`'s (Bamler 2022, arXiv:2201.01741).
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import constriction
@@ -14,8 +15,8 @@ from jaxtyping import Array, Int, UInt, UInt32
 
 _LARGEST_TABLE = 512
 """More symbols than 32-bit integers have."""
-_PIECE = 2**14
-"""Codes at a time where each of their bits takes 25 bytes for a moment."""
+_PART = 2**13
+"""Codes that are worked on at a time."""
 
 
 class Symbols(NamedTuple):
@@ -53,31 +54,22 @@ def dump_symbols(symbols: Symbols) -> bytes:
     codes, runs = np.asarray(symbols.codes), np.asarray(symbols.runs)
     if runs.sum() != codes.size or (runs < 0).any():
         raise ValueError(f"Symbols: expected runs that sum to {codes.size}, got {runs.tolist()}.")
-    signed = codes.dtype.kind != "u"
-    folded = _fold(codes) if signed else codes.astype(np.uint32)
-    symbol, extra = _split(folded, _mantissa(signed, codes.size))
-    coder = constriction.stream.queue.RangeEncoder()
-    head = bytearray()
-    for own in np.split(symbol, np.cumsum(runs)[:-1]):
-        _put(head, own.size)
-        if own.size:
-            frequencies = _frequencies(np.bincount(own))
-            _put_table(head, frequencies)
-            if np.count_nonzero(frequencies) > 1:
-                coder.encode(own.astype(np.int32), _model(frequencies))
-    words = coder.get_compressed().astype("<u4").tobytes()
-    _put(head, len(words))
-    return bytes(head) + words + _pack_extra(folded, extra)
+    symbol, raw = split_codes(codes, _mantissa(codes.dtype, codes.size))
+    coded = _code(symbol, runs)
+    del symbol  # as long as the codes themselves
+    return b"".join([*coded, raw])
 
 
 def load_symbols(data: memoryview, like: Symbols) -> Symbols:
     """Read what `dump_symbols` wrote for codes and runs of these shapes and dtypes.
 
-    Takes memory in proportion to the codes of `like` alone. Raises `ValueError` for what it could
-    not have written, as far as that shows here; `wire.loads` compares with what it would write.
+    Takes memory in proportion to the codes and runs of `like` and to `data` alone: twice the codes,
+    4 KiB for each run that is not empty, and a copy of the words. Raises `ValueError` or the
+    decoder's own `AssertionError` for what it could not have written, as far as that shows here;
+    `wire.loads` compares with what it would write.
     """
     (count,), (runs,), dtype = like.codes.shape, like.runs.shape, np.dtype(like.codes.dtype)
-    reader = _Reader(data)
+    reader = Reader(data)
     lengths, tables = [], []
     for _ in range(runs):
         lengths.append(reader.integer())
@@ -86,20 +78,50 @@ def load_symbols(data: memoryview, like: Symbols) -> Symbols:
         tables.append(reader.table(lengths[-1]) if lengths[-1] else np.zeros(0, np.int64))
     if sum(lengths) != count:
         raise ValueError("runs that do not sum to the number of codes")
+    if max(lengths, default=0) > np.iinfo(like.runs.dtype).max:
+        raise ValueError("a longer run than its dtype can say")
     words = np.frombuffer(reader.take(4 * (reader.integer() // 4)), "<u4").astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
-    parts = []
+    symbol = np.empty(count, np.int32)
+    start = 0
     for length, frequencies in zip(lengths, tables, strict=True):
+        own = symbol[start : start + length]
+        start += length
         present = np.flatnonzero(frequencies)
-        if length and present.size > 1:
-            parts.append(decoder.decode(_model(frequencies), length))
+        if present.size > 1:
+            model = categorical(frequencies)
+            for part in _parts(own):
+                part[:] = decoder.decode(model, part.size)
         else:
-            parts.append(np.full(length, present[0] if length else 0, np.int32))
-    symbol = np.concatenate([np.zeros(0, np.int32), *parts])
-    signed = dtype.kind != "u"
-    folded = _join(symbol, reader.rest(), _mantissa(signed, count))
-    codes = _unfold(folded) if signed else folded
-    return Symbols(codes.astype(dtype), np.array(lengths, like.runs.dtype))
+            own[:] = present[:1]
+    codes = join_codes(symbol, reader.rest(), dtype, _mantissa(dtype, count))
+    return Symbols(codes, np.array(lengths, like.runs.dtype))
+
+
+def _code(
+    symbol: Int[np.ndarray, " n"], runs: Int[np.ndarray, " runs"]
+) -> tuple[bytearray, memoryview]:
+    """The runs with their tables and the length of what follows; the range-coded stream."""
+    coder = constriction.stream.queue.RangeEncoder()
+    head = bytearray()
+    ends = np.cumsum(runs)
+    for start, end in zip(ends - runs, ends, strict=True):
+        own = symbol[start:end]
+        put(head, own.size)
+        if own.size:
+            frequencies = scaled_frequencies(_counts(own))
+            put_table(head, frequencies)
+            if np.count_nonzero(frequencies) > 1:
+                coder.encode(own, categorical(frequencies))
+    words = coder.get_compressed().astype("<u4", copy=False)
+    put(head, words.nbytes)
+    return head, words.data
+
+
+def _parts(array: Int[np.ndarray, " n"] | UInt[np.ndarray, " n"]) -> Iterator[np.ndarray]:
+    """Views of an array, one after another, so small that what is made of them is too."""
+    for start in range(0, array.size, _PART):
+        yield array[start : start + _PART]
 
 
 def _fold(codes: Int[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
@@ -112,7 +134,7 @@ def _unfold(folded: UInt32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return (folded >> 1).view(np.int32) ^ -(folded & 1).view(np.int32)
 
 
-def _mantissa(signed: bool, count: int) -> int:
+def _mantissa(dtype: np.dtype, count: int) -> int:
     """Bits of a large integer, after its leading one, that are part of its symbol.
 
     Levels of a quantiser fall off fast and want narrow symbols. Gaps between the members of a set
@@ -120,54 +142,88 @@ def _mantissa(signed: bool, count: int) -> int:
     3 bits below 2**10, 2**14, 2**18 gaps and from there on are within .06 bits a gap of the
     best at any density, and within .01 from 4,000 gaps on.
     """
-    return 4 if signed else min(max((count.bit_length() - 7) // 4, 0), 3)
+    return 4 if dtype.kind != "u" else min(max((count.bit_length() - 7) // 4, 0), 3)
 
 
-def _split(folded: UInt32[np.ndarray, " n"], mantissa: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each integer's symbol, and how many of its lowest bits are written as they are."""
+def _extra(symbol: Int[np.ndarray, " n"], mantissa: int) -> Int[np.ndarray, " n"]:
+    """How many of its integer's lowest bits are written as they are."""
     direct = 2 ** (mantissa + 1)
-    if not folded.size or folded.max() < direct:
-        return folded, np.zeros(folded.shape, np.int64)
-    _, exponent = np.frexp(folded.astype(np.float64))
-    extra = np.where(folded < direct, 0, exponent - 1 - mantissa)
-    symbol = direct + (extra - 1) * 2**mantissa + (folded >> extra) - 2**mantissa
-    return np.where(extra > 0, symbol, folded).astype(np.int64), extra
+    return np.where(symbol < direct, 0, (symbol - direct) // 2**mantissa + 1)
 
 
-def _join(
-    symbol: Int[np.ndarray, " n"], raw: memoryview, mantissa: int
-) -> UInt32[np.ndarray, " n"]:
-    """The integers of symbols, with the bits that were written as they are."""
-    direct = 2 ** (mantissa + 1)
-    large = symbol >= direct
-    if not large.any():
-        if len(raw):
-            raise ValueError("bytes after the end")
-        return symbol.astype(np.uint32)
-    above = np.where(large, symbol - direct, 0)
-    extra = np.where(large, above // 2**mantissa + 1, 0)
-    top = np.where(large, 2**mantissa + above % 2**mantissa, symbol).astype(np.uint64)
-    if extra.max() >= 32 or len(raw) != -(-int(extra.sum()) // 8):
+def split_codes(
+    codes: Int[np.ndarray, " n"] | UInt[np.ndarray, " n"], mantissa: int
+) -> tuple[Int[np.ndarray, " n"], bytearray]:
+    """Each integer's symbol, and the bits that are written as they are."""
+    symbol, raw, bits = np.empty(codes.size, np.int32), bytearray(), np.zeros(0, np.uint8)
+    for part, own in zip(_parts(codes), _parts(symbol), strict=True):
+        folded = part.astype(np.uint32) if codes.dtype.kind == "u" else _fold(part)
+        if folded.max() < 2 ** (mantissa + 1):
+            own[:] = folded
+            continue
+        _, exponent = np.frexp(folded.astype(np.float64))
+        extra = np.maximum(exponent - 1 - mantissa, 0)
+        own[:] = np.where(extra > 0, extra * 2**mantissa, 0) + (folded >> extra)
+        bits = np.concatenate([bits, _low_bits(folded, extra)])
+        whole = bits.size - bits.size % 8
+        raw += np.packbits(bits[:whole], bitorder="little").data
+        bits = bits[whole:]
+    raw += np.packbits(bits, bitorder="little").data
+    return symbol, raw
+
+
+def join_codes(
+    symbol: Int[np.ndarray, " n"], raw: memoryview, dtype: np.dtype, mantissa: int
+) -> Int[np.ndarray, " n"] | UInt[np.ndarray, " n"]:
+    """The integers of symbols and of the bits that were written as they are."""
+    if symbol.max(initial=0) > _largest_symbol(mantissa):
+        raise ValueError("a symbol of more than 32 bits")
+    if len(raw) != -(-sum(int(_extra(part, mantissa).sum()) for part in _parts(symbol)) // 8):
         raise ValueError("another number of bytes than the symbols ask for")
-    bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
-    low = np.zeros(symbol.shape, np.uint64)
+    packed = np.frombuffer(raw, np.uint8)
+    codes, at = np.empty(symbol.size, dtype), 0
+    for part, own in zip(_parts(symbol), _parts(codes), strict=True):
+        extra = _extra(part, mantissa)
+        end = at + int(extra.sum())
+        bits = np.unpackbits(packed[at // 8 : -(-end // 8)], bitorder="little")[at % 8 :]
+        top = (part - extra * 2**mantissa).astype(np.uint32) << extra.astype(np.uint32)
+        folded = top | _from_low_bits(bits, extra)
+        own[:] = (folded if dtype.kind == "u" else _unfold(folded)).astype(dtype)
+        at = end
+    return codes
+
+
+def _largest_symbol(mantissa: int) -> int:
+    """That of the integers whose leading bit is the last of 32."""
+    extra = 31 - mantissa
+    return extra * 2**mantissa + 2 ** (mantissa + 1) - 1
+
+
+def _low_bits(folded: UInt32[np.ndarray, " n"], extra: Int[np.ndarray, " n"]) -> np.ndarray:
+    """The lowest bits of each integer, lowest first, one after another."""
+    bits = np.zeros(int(extra.sum()), np.uint8)
     start = np.cumsum(extra) - extra
-    for bit in range(int(extra.max())):
+    for bit in range(int(extra.max(initial=0))):
         here = extra > bit
-        low[here] |= bits[start[here] + bit].astype(np.uint64) << np.uint64(bit)
-    return ((top << extra.astype(np.uint64)) | low).astype(np.uint32)
+        bits[start[here] + bit] = (folded[here] >> bit) & 1
+    return bits
 
 
-def _pack_extra(folded: UInt32[np.ndarray, " n"], extra: Int[np.ndarray, " n"]) -> bytes:
-    large = extra > 0
-    folded, extra = folded[large], extra[large]
-    bits = [np.zeros(0, np.uint8)]
-    for start in range(0, folded.size, _PIECE):
-        piece = slice(start, start + _PIECE)
-        ends = np.cumsum(extra[piece])
-        bit = np.arange(ends[-1]) - np.repeat(ends - extra[piece], extra[piece])
-        bits.append((np.repeat(folded[piece], extra[piece]) >> bit).astype(np.uint8) & 1)
-    return np.packbits(np.concatenate(bits), bitorder="little").tobytes()
+def _from_low_bits(bits: np.ndarray, extra: Int[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
+    low = np.zeros(extra.shape, np.uint32)
+    start = np.cumsum(extra) - extra
+    for bit in range(int(extra.max(initial=0))):
+        here = extra > bit
+        low[here] |= bits[start[here] + bit].astype(np.uint32) << np.uint32(bit)
+    return low
+
+
+def _counts(symbol: Int[np.ndarray, " n"]) -> Int[np.ndarray, " symbols"]:
+    """How often each symbol occurs, up to the largest that does."""
+    counts = np.zeros(_LARGEST_TABLE, np.int64)
+    for part in _parts(symbol):
+        counts += np.bincount(part, minlength=_LARGEST_TABLE)
+    return np.trim_zeros(counts, "b")
 
 
 def table_total(count: int) -> int:
@@ -179,7 +235,7 @@ _TOTALS = {0, *(2**bits for bits in range(9, 17))}
 """Of frequencies of any number of codes."""
 
 
-def _frequencies(counts: Int[np.ndarray, " symbols"]) -> Int[np.ndarray, " symbols"]:
+def scaled_frequencies(counts: Int[np.ndarray, " symbols"]) -> Int[np.ndarray, " symbols"]:
     """Counts scaled to their total, in integers; what occurs stays above zero."""
     count = int(counts.sum())
     scaled = np.maximum(counts * table_total(count) // count, counts > 0)
@@ -192,13 +248,13 @@ def _frequencies(counts: Int[np.ndarray, " symbols"]) -> Int[np.ndarray, " symbo
     return scaled
 
 
-def _model(frequencies: Int[np.ndarray, " symbols"]) -> constriction.stream.model.Categorical:
+def categorical(frequencies: Int[np.ndarray, " symbols"]) -> constriction.stream.model.Categorical:
     """Probabilities are multiples of a power of two, and so the same floats everywhere."""
     probabilities = (frequencies / frequencies.sum()).astype(np.float32)
     return constriction.stream.model.Categorical(probabilities, perfect=False)
 
 
-def _put(out: bytearray, value: int) -> None:
+def put(out: bytearray, value: int) -> None:
     """Seven bits in a byte, lowest first, the eighth saying that more follow."""
     while value >= 128:
         out.append(value & 127 | 128)
@@ -206,21 +262,21 @@ def _put(out: bytearray, value: int) -> None:
     out.append(value)
 
 
-def _put_table(out: bytearray, frequencies: Int[np.ndarray, " symbols"]) -> None:
+def put_table(out: bytearray, frequencies: Int[np.ndarray, " symbols"]) -> None:
     """The number of symbols, then each frequency; zeros as a zero and how many more follow."""
-    _put(out, len(frequencies))
+    put(out, len(frequencies))
     symbol = 0
     while symbol < len(frequencies):
         frequency = int(frequencies[symbol])
-        _put(out, frequency)
+        put(out, frequency)
         symbol += 1
         if not frequency:
             more = int(np.flatnonzero(frequencies[symbol:])[0])
-            _put(out, more)
+            put(out, more)
             symbol += more
 
 
-class _Reader:
+class Reader:
     """Reads a section from its start, and never beyond its end."""
 
     def __init__(self, data: memoryview) -> None:

@@ -12,20 +12,18 @@ import numpy as np
 from jaxtyping import Int
 
 from .symbols import (
+    Reader,
     TrellisSymbols,
-    _frequencies,
-    _join,
-    _model,
-    _pack_extra,
-    _put,
-    _put_table,
-    _Reader,
-    _split,
+    categorical,
+    join_codes,
+    put,
+    put_table,
+    scaled_frequencies,
+    split_codes,
 )
 from .union_trellis import POLYNOMIALS, lanes, successor
 
 _MANTISSA = 2
-_Chosen = tuple[Int[np.ndarray, " steps"], list[tuple[int, int]]]
 
 
 def dump_trellis(symbols: TrellisSymbols) -> bytes:
@@ -36,9 +34,8 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
     codes, runs = np.asarray(symbols.codes), np.asarray(symbols.runs)
     if runs.sum() != codes.size or (runs < 0).any():
         raise ValueError(f"TrellisSymbols: runs must sum to {codes.size}, got {runs.tolist()}.")
-    half = np.abs(codes).astype(np.uint32) >> 1
-    top, extra = _split(half, _MANTISSA)
-    symbol = np.maximum(4 * top.astype(np.int32) + 2 * (codes & 1) + (codes < 0) - 1, 0)
+    symbol, raw = split_codes(np.abs(codes).astype(np.uint32) >> 1, _MANTISSA)
+    symbol = np.maximum(4 * symbol + 2 * (codes & 1) + (codes < 0) - 1, 0).astype(np.int32)
     counts = np.zeros((2 * len(runs), int(symbol.max(initial=0)) + 1), np.int64)
     parts: list[tuple[int, Int[np.ndarray, " part"]]] = []
 
@@ -52,20 +49,20 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
         return own
 
     _walk(codes.size, runs, 2 ** int(symbols.memory), take)
-    tables = [_frequencies(np.trim_zeros(row, "b")) if row.any() else row[:0] for row in counts]
-    models = [_model(table) if np.count_nonzero(table) > 1 else None for table in tables]
+    tables = [scaled_frequencies(np.trim_zeros(row, "b")) if row.any() else row[:0] for row in counts]
+    models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
     head = bytearray([int(symbols.memory)])
     for run, length in enumerate(runs):
-        _put(head, int(length))
+        put(head, int(length))
         for table in tables[2 * run : 2 * run + 2] if length else []:
-            _put_table(head, table)
+            put_table(head, table)
     coder = constriction.stream.queue.RangeEncoder()
     for table, part in parts:
         if models[table] is not None:
             coder.encode(part, models[table])
     words = coder.get_compressed().astype("<u4").tobytes()
-    _put(head, len(words))
-    return bytes(head) + words + _pack_extra(half, extra)
+    put(head, len(words))
+    return b"".join([head, words, raw])
 
 
 def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
@@ -75,7 +72,7 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
     not have written, as far as that shows here; `wire.loads` compares with what it would write.
     """
     (count,), (runs,) = like.codes.shape, like.runs.shape
-    reader = _Reader(data)
+    reader = Reader(data)
     (memory,) = reader.take(1)
     if 2**memory not in POLYNOMIALS:
         raise ValueError("a trellis of another memory than any")
@@ -90,7 +87,7 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
         raise ValueError("runs that do not sum to the number of codes")
     words = np.frombuffer(reader.take(4 * (reader.integer() // 4)), "<u4").astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
-    models = [_model(table) if np.count_nonzero(table) > 1 else None for table in tables]
+    models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
     only = [int(np.flatnonzero(table)[0]) if table.any() else 0 for table in tables]
     symbol = np.zeros(count, np.int32)
 
@@ -105,8 +102,8 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
 
     _walk(count, np.array(lengths), 2**memory, take)
     shifted = symbol + 1
-    magnitude = 2 * _join(shifted >> 2, reader.rest(), _MANTISSA).astype(np.int64)
-    magnitude += shifted >> 1 & 1
+    half = join_codes(shifted >> 2, reader.rest(), np.dtype(np.uint32), _MANTISSA)
+    magnitude = 2 * half.astype(np.int64) + (shifted >> 1 & 1)
     codes = np.where(shifted & 1, -magnitude, magnitude)
     return TrellisSymbols(
         codes.astype(like.codes.dtype),

@@ -7,6 +7,7 @@ from .pareto import points as points
 from .rate_distortion import measure as measure
 from .rate_distortion import rate_distortion_table as rate_distortion_table
 from .rate_distortion import sources as sources
+from .rate_distortion_figure import draw_rate_distortion as draw_rate_distortion
 from .sweep import CODECS as CODECS
 from .sweep import QUICK_CODECS as QUICK_CODECS
 from .sweep import configurations as configurations

@@ -1,6 +1,7 @@
 """Every codec on sources of known and of real statistics: bytes made against error."""
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,9 @@ CODECS = (
     "power_sgd(rank=2)",
 )
 """What the command measures unless told otherwise."""
+CLIENTS = 16
+ENTRIES = 2**16
+"""Of the clients that are encoded at once."""
 
 
 def sources(entries: int, *, seed: int) -> dict[str, PyTree]:
@@ -71,12 +75,17 @@ def sources(entries: int, *, seed: int) -> dict[str, PyTree]:
 def measure(codecs: Sequence[str], updates: dict[str, PyTree], *, speed: bool) -> Iterator[Row]:
     """One row for each codec and source: real bytes, header and all, and the squared error.
 
-    With `speed`, also entries per second from float32 to bytes and back, the median of seven.
+    With `speed`, also entries per second from float32 to bytes and back, the median of seven; how
+    much longer 16 clients of 2^16 entries take under one `vmap` than one after another, without
+    bytes; and on what.
     """
     for text in codecs:
         built = codec(text)
+        common: Row = {"codec": text}
+        if speed:
+            common |= {"vmap_over_loop": vmap_over_loop(built)} | _machine()
         for name, update in updates.items():
-            yield {"codec": text, "source": name} | _measure(built, update, speed=speed)
+            yield common | {"source": name} | _measure(built, update, speed=speed)
 
 
 def rate_distortion_table(rows: Sequence[Row]) -> Table:
@@ -85,14 +94,21 @@ def rate_distortion_table(rows: Sequence[Row]) -> Table:
     """
     names = list(dict.fromkeys(row["source"] for row in rows))
     out = Table(title="Error D at R bits per entry, and 10 log10(D 4^R)", box=box.SIMPLE_HEAD)
+    timed = "encode_entries_per_second" in rows[0]
+    if timed:
+        threads, device = rows[0]["threads"], rows[0]["device"]
+        on = f"{threads} thread{'s' if threads > 1 else ''} of {device}"
+        out.caption = (
+            f"On {on}: M/s are million entries of the first source a second; vmap is the time of "
+            f"{CLIENTS} clients of {ENTRIES} entries at once over that of one after another."
+        )
     out.add_column("codec", min_width=24, overflow="fold")
     for name in names:
         for column in (f"{name}\nR", "D", "dB"):
             out.add_column(column, justify="right", no_wrap=True)
-    timed = "encode_entries_per_second" in rows[0]
     if timed:
-        out.add_column("M/s\nencode", justify="right")
-        out.add_column("decode", justify="right")
+        for column in ("M/s\nencode", "decode", "vmap"):
+            out.add_column(column, justify="right")
     for text in dict.fromkeys(row["codec"] for row in rows):
         own = {row["source"]: row for row in rows if row["codec"] == text}
         cells = [text]
@@ -105,8 +121,37 @@ def rate_distortion_table(rows: Sequence[Row]) -> Table:
             cells += [
                 f"{first[f'{way}_entries_per_second'] / 1e6:.0f}" for way in ("encode", "decode")
             ]
+            cells.append(f"{first['vmap_over_loop']:.2f}")
         out.add_row(*cells)
     return out
+
+
+def vmap_over_loop(built: Compressor) -> float:
+    """Seconds of encoding 16 clients' matrices of 2^16 entries under one `vmap`, over those of one
+    client after another: the median of seven. More than 1 says what the client axis costs.
+    """
+    keys = jr.split(jr.key(8), CLIENTS)
+    updates = jr.normal(jr.key(9), (CLIENTS, 2**8, ENTRIES // 2**8))
+    state = built.init(updates[0])
+    states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (CLIENTS, *leaf.shape)), state)
+    one, every = jax.jit(built.encode), jax.jit(jax.vmap(built.encode))
+    clients = list(zip(keys, updates, strict=True))
+
+    def apart() -> Any:
+        return [jax.block_until_ready(one(key, update, state)) for key, update in clients]
+
+    def together() -> Any:
+        return jax.block_until_ready(every(keys, updates, states))
+
+    apart(), together()  # compiled before the clock runs
+    return statistics.median(_once(together) / _once(apart) for _ in range(7))
+
+
+def _machine() -> Row:
+    """The device, and how many threads XLA has on it: those of the processors it may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    threads = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return {"device": jax.devices()[0].device_kind, "threads": threads}
 
 
 def _measure(built: Compressor, update: PyTree, *, speed: bool) -> Row:
@@ -143,12 +188,13 @@ def _error(update: PyTree, decoded: PyTree) -> float:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(_once(work) for _ in range(7))
+
+
+def _once(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _pseudo_gradient(seed: int) -> PyTree:

@@ -46,6 +46,13 @@ def test_many_large_integers_come_back(count):
 def test_runs_may_be_empty_or_of_one_symbol():
     round_trip(symbols([5, 5, 5, -2, 7], 0, 3, 0, 2, 0))
     assert len(dump_symbols(symbols(np.zeros(10**6)))) < 12
+    round_trip(Symbols(np.zeros(0, np.int32), np.zeros(0, np.int32)))
+
+
+def test_large_integers_come_back_in_parts():
+    random = np.random.default_rng(0)
+    codes = random.integers(-(2**31), 2**31, 100_000) >> random.integers(0, 32, 100_000)
+    round_trip(symbols(codes, 30_000, 0, 70_000))
 
 
 @pytest.mark.parametrize("deviation", [0.2, 0.6, 3.0])
@@ -90,6 +97,14 @@ def test_runs_that_do_not_fit_are_refused():
         dump_symbols(symbols([1, 2, 3], 1, 1))
 
 
+def test_a_run_that_its_dtype_cannot_say_is_refused():
+    codes = np.zeros(300, np.int32)
+    section = memoryview(dump_symbols(symbols(codes, 300, 0)))
+    like = Symbols(codes, np.zeros(2, np.uint8))
+    with pytest.raises(ValueError, match="a longer run than its dtype can say"):
+        load_symbols(section, like)
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
@@ -100,7 +115,7 @@ def test_runs_that_do_not_fit_are_refused():
         ("03ff7f", "a table of another size"),
         ("030105", "frequencies of another sum"),
         ("030180040410", "fewer bytes than announced"),
-        ("0301800400ff", "bytes after the end"),
+        ("0301800400ff", "another number of bytes than the symbols ask for"),
     ],
 )
 def test_sections_that_could_not_be_written_are_refused(section, message):

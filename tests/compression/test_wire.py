@@ -1,12 +1,12 @@
-import struct
-import zlib
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 from fedjax_compression import WireError, codec, payload_structure, wire
+
+from ..fuzz_wire import MEMORY, fuzz, fuzz_memory, resigned
+from .test_contract import CODECS
 
 PAYLOAD = {
     "b": np.array([1, 2], np.uint8),
@@ -36,58 +36,21 @@ def test_big_endian_and_strided_arrays_are_written_as_little_endian():
     assert wire.dumps(plain.T.astype(">i4")) == wire.dumps(np.ascontiguousarray(plain.T))
 
 
-@pytest.mark.parametrize(
-    "text", ["chain(top_k(fraction=0.2), stochastic_quantize(bits=4))", "entropy_coded(rate=9)"]
-)
-def test_random_mutations_raise_or_change_nothing(text):
-    c = codec(text)
-    x = {"w": jr.normal(jr.key(0), (40, 3)), "b": jr.normal(jr.key(1), (5,))}
-    payload, _ = c.encode(jr.key(2), x, c.init(x))
-    like, honest = payload_structure(c, x), wire.dumps(payload)
-    other = wire.dumps(codec("eden(bits=1)").encode(jr.key(2), x, ())[0])
-    random = np.random.default_rng(0)
-    for _ in range(10_000):
-        data = mutated(honest, other, random)
-        if data != honest:
-            with pytest.raises(WireError):
-                wire.loads(data, like)
+def test_changed_messages_raise_or_are_messages():
+    counts = fuzz(CODECS, mutations=17_000)
+    assert counts.total() == 17_000
+    assert counts["refused"] > 10_000
+    assert counts["another message"] > 2_000  # so that what is read was put to the test too
 
 
-def test_mutations_of_symbols_with_a_checksum_that_fits_raise_or_are_messages():
-    c = codec("entropy_coded(rate=9)")
-    x = {"w": jr.normal(jr.key(0), (40, 3)), "b": jr.normal(jr.key(1), (5,))}
-    payload, _ = c.encode(jr.key(2), x, c.init(x))
-    like, honest = payload_structure(c, x), wire.dumps(payload)
-    random = np.random.default_rng(0)
-    refused = 0
-    for _ in range(5000):
-        data = resigned(honest[:12] + mutated(honest[12:], honest[12:], random))
-        try:
-            assert wire.dumps(wire.loads(data, like)) == data
-        except WireError:
-            refused += 1
-    assert refused > 1000
+def test_symbols_with_a_checksum_that_fits_are_refused_or_are_messages():
+    counts = fuzz(["entropy_coded(rate=9)"], mutations=3_000)
+    assert counts["refused"] > 2_000
+    assert counts["another message"] > 100
 
 
-def mutated(honest, other, random):
-    data = bytearray(honest)
-    match random.integers(5):
-        case 0:
-            data[random.integers(len(data))] ^= 1 << random.integers(8)
-        case 1:
-            del data[random.integers(len(data)) :]
-        case 2:
-            data += random.bytes(random.integers(1, 9))
-        case 3:
-            data[:12] = other[:12]
-        case 4:
-            start = random.integers(len(data))
-            data[start : start + 8] = random.bytes(min(8, len(data) - start))
-    return bytes(data)
-
-
-def resigned(data: bytes) -> bytes:
-    return data[:8] + struct.pack("<I", zlib.crc32(data[12:], zlib.crc32(data[:8]))) + data[12:]
+def test_reading_takes_memory_in_proportion_to_the_message():
+    assert 0 < fuzz_memory(CODECS, each=2) <= MEMORY
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,11 @@ def test_codecs_are_measured_on_every_source(tmp_path, capsys):
         assert row["bits_per_entry"] == 8 * row["bytes"] / row["entries"]
         assert row["bits_per_entry"] == pytest.approx(1, abs=0.02)
         assert row["encode_entries_per_second"] > 0
-    assert "Student t" in capsys.readouterr().out
+        assert 0.01 < row["vmap_over_loop"] < 100
+    shown = capsys.readouterr().out
+    assert "Student t" in shown
+    assert f"On {row['threads']} thread" in shown
+    assert (tmp_path / "codecs.png").read_bytes().startswith(b"\x89PNG")
     assert "expected a folder without results" in refused(capsys, *flags)
 
 
