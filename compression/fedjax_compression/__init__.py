@@ -1,6 +1,7 @@
 """Compressed updates: update -> payload -> bytes -> update."""
 
 from . import wire as wire
+from .adaptive import adaptive as adaptive
 from .blockwise import blockwise_int as blockwise_int
 from .blockwise import mxfp4 as mxfp4
 from .blockwise import nf4 as nf4
@@ -37,8 +38,10 @@ from .sparse_loco import sparse_loco as sparse_loco
 from .sparse_ternary import sparse_ternary as sparse_ternary
 from .stochastic_mask import stochastic_mask as stochastic_mask
 from .symbols import Symbols as Symbols
+from .symbols import TrellisSymbols as TrellisSymbols
 from .terngrad import terngrad as terngrad
 from .threshold import threshold as threshold
 from .top_k import top_k as top_k
+from .trellis import trellis as trellis
 from .trellis_fixed import trellis_fixed as trellis_fixed
 from .wire import WireError as WireError

@@ -8,7 +8,7 @@ octave of variance.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Adaptive(NamedTuple):
     """Of the directions, as a share of the update's largest magnitude."""
     octaves: Symbols
     """Octaves of each row's variance below the largest, as differences from row to row."""
-    ranks: list[UInt8[Array, " matrices"]]
+    ranks: list[UInt8[Array, "_matrices"]]
     """How many directions each matrix has, by group."""
 
 
@@ -73,7 +73,7 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
     less than the overhead of about 200 bytes; within one percent of it where the update has that
     much to say. Cost: some six searches of `states` states an entry, and for matrices of r by c
     about r * r * c operations; clients under `vmap` take turns.
-    Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 2048.
+    Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
     """
     check_trellis(rate, states, who="adaptive")
     weight = min(0.5 * rate, 0.35)
@@ -85,7 +85,7 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
         largest = jnp.stack([jnp.float32(0), *(jnp.abs(a).max(initial=0) for a in x)]).max()
         usable = (largest > 0) & jnp.isfinite(largest)
         x = [jnp.where(usable, a / jnp.where(usable, largest, 1.0), 0.0) for a in x]
-        bits = rate * sum(a.size for a in x)
+        bits = float(rate) * sum(a.size for a in x)
 
         found = list(map(_directions, groups, x))
         totals = [(a * a).sum(axis=(1, 2)) for a in x]
@@ -183,10 +183,10 @@ def _turned(turn: Callable[[Reflections, Array], Array]) -> Callable[[Array, Arr
 
 def _plan(
     groups: Sequence[Group],
-    energies: Sequence[Float[Array, "matrices count"]],
-    totals: Sequence[Float[Array, " matrices"]],
+    energies: Sequence[Float[Array, "_matrices _count"]],
+    totals: Sequence[Float[Array, "_matrices"]],
     bits: float,
-) -> tuple[Float[Array, ""], list[Int[Array, " matrices"]]]:
+) -> tuple[Float[Array, ""], list[Int[Array, "_matrices"]]]:
     """The step that spends so many bits, about, and how many directions are worth sending at it."""
 
     def rate(variance: Array, step: Array) -> Array:
@@ -223,7 +223,7 @@ def _plan(
 
 
 def _entry_order(
-    groups: Sequence[Group], octaves: Sequence[Int[Array, "matrices rows"]]
+    groups: Sequence[Group], octaves: Sequence[Int[Array, "_matrices _rows"]]
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " classes"]]:
     """All entries, those of rows of larger variance first; their classes, and how many of each."""
     each = [
@@ -235,8 +235,8 @@ def _entry_order(
 
 def _direction_order(
     groups: Sequence[Group],
-    octaves: Sequence[Int[Array, "matrices rows"]],
-    ranks: Sequence[Int[Array, " matrices"]],
+    octaves: Sequence[Int[Array, "_matrices _rows"]],
+    ranks: Sequence[Int[Array, "_matrices"]],
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " classes"]]:
     """The same of the directions' entries; those that are not used come last."""
     each = []
@@ -266,7 +266,7 @@ def _plain_bits(codes: Int[Array, " n"], classes: Int[Array, " n"], count: int) 
     return message_bits(histogram(codes, jnp.zeros_like(codes), classes, count))
 
 
-def _joined(parts: Sequence[Array], dtype: jnp.dtype) -> Array:
+def _joined(parts: Sequence[Array], dtype: Any) -> Array:
     return jnp.concatenate([jnp.zeros(0, dtype), *(part.reshape(-1) for part in parts)])
 
 

@@ -1,5 +1,6 @@
 """Compressors by name."""
 
+from .adaptive import adaptive
 from .blockwise import blockwise_int, mxfp4, nf4
 from .chunked_top_k import chunked_top_k
 from .compressor import Compressor, chain, identity
@@ -29,11 +30,13 @@ from .terngrad import terngrad
 from .text import Call, build, parse
 from .threshold import threshold
 from .top_k import top_k
+from .trellis import trellis
 from .trellis_fixed import trellis_fixed
 
 FACTORIES = {
     factory.__name__: factory
     for factory in (
+        adaptive,
         blockwise_int,
         chain,
         chunked_top_k,
@@ -66,6 +69,7 @@ FACTORIES = {
         terngrad,
         threshold,
         top_k,
+        trellis,
         trellis_fixed,
         unbiased_scale,
     )

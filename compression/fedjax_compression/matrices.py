@@ -52,7 +52,7 @@ def groups_of(like: Like) -> list[Group]:
 
 def gather_matrices(
     update: Update, groups: Sequence[Group]
-) -> list[Float[Array, "matrices rows columns"]]:
+) -> list[Float[Array, "_matrices _rows _columns"]]:
     """Each group's matrices, in float32."""
     leaves = jax.tree.leaves(update)
 
@@ -65,7 +65,7 @@ def gather_matrices(
 
 
 def scatter_matrices(
-    parts: Sequence[Float[Array, "matrices rows columns"]], groups: Sequence[Group], like: Like
+    parts: Sequence[Float[Array, "_matrices _rows _columns"]], groups: Sequence[Group], like: Like
 ) -> Update:
     """The update in the structure, shapes and dtypes of `like`."""
     leaves, treedef = jax.tree.flatten(like)

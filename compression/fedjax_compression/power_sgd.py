@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import check_floating
+from .principal_basis import orthonormal
 
 
 class Factors(NamedTuple):
@@ -62,7 +63,7 @@ def power_sgd(*, rank: int) -> Compressor:
         if not is_factored(leaf):
             return ()
         *batch, _, columns = leaf.shape
-        return _orthonormal(jr.normal(key, (math.prod(batch), columns, rank)))
+        return jax.vmap(orthonormal)(jr.normal(key, (math.prod(batch), columns, rank)))
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         check_floating(update, who="power_sgd")
@@ -76,13 +77,13 @@ def power_sgd(*, rank: int) -> Compressor:
         if not is_factored(x):
             return x, basis
         matrices = x.reshape(-1, *x.shape[-2:]).astype(jnp.float32)
-        left = _orthonormal(_product("bij,bjk->bik", matrices, basis))
+        left = jax.vmap(orthonormal)(_product("bij,bjk->bik", matrices, basis))
         right = _product("bij,bik->bjk", matrices, left)
         # sums of large entries may overflow where none of them does
         known = jnp.isfinite(right).all(axis=(1, 2), keepdims=True)
         learnt = finite & known & (right != 0).any(axis=(1, 2), keepdims=True)
         # orthonormal, so that directions this matrix lacks are not lost to the next
-        return Factors(left, right), jnp.where(learnt, _orthonormal(right), basis)
+        return Factors(left, right), jnp.where(learnt, jax.vmap(orthonormal)(right), basis)
 
     def decode(payload: Payload, like: Like) -> Update:
         def decode_leaf(leaf: Any, sent: Any) -> Float[Array, "..."]:
@@ -94,15 +95,6 @@ def power_sgd(*, rank: int) -> Compressor:
         return jax.tree.map(decode_leaf, like, payload)
 
     return Compressor(init, encode, decode)
-
-
-def _orthonormal(
-    x: Float[Array, "matrices rows rank"],
-) -> Float[Array, "matrices rows rank"]:
-    """Orthonormal columns that span those of x, by Householder's QR; completed where x has less
-    than full rank.
-    """
-    return jnp.linalg.qr(x)[0]
 
 
 def _product(

@@ -1,8 +1,8 @@
 """The directions in which most of a matrix lies, as an orthogonal change of basis.
 
 Directions are found by simultaneous iteration (Bauer 1957) and completed to a basis by reflections
-(Householder 1958), whose product is kept as Schreiber and Van Loan (1989) write it. There is no call
-to LAPACK: XLA's CPU threads lock up where two of its batched factorisations wait for each other.
+(Householder 1958), whose product is kept as Schreiber and Van Loan (1989) write it. Nothing calls
+LAPACK: XLA's CPU threads lock up where two of its batched factorisations wait for each other.
 """
 
 from typing import NamedTuple
@@ -45,7 +45,7 @@ def orthonormal(x: Float[Array, "rows count"]) -> Float[Array, "rows count"]:
     """Orthonormal columns that span those of x, one after another; completed where x has less
     than full rank. x has no more columns than rows.
     """
-    return from_axes(reflections(x), jnp.eye(*x.shape))
+    return from_axes(reflections(x), jnp.eye(x.shape[0], x.shape[1]))
 
 
 def reflections(directions: Float[Array, "rows count"]) -> Reflections:

@@ -31,7 +31,8 @@ class Symbols(NamedTuple):
 
 class TrellisSymbols(NamedTuple):
     """A leaf of a payload: n codes of paths through a trellis (`union_trellis`), in runs that have
-    a distribution for each codebook."""
+    a distribution for each codebook.
+    """
 
     codes: Int[Array | np.ndarray, " n"]
     runs: Int[Array | np.ndarray, " runs"]

@@ -1,7 +1,6 @@
 """Entropy-coded trellis quantisation at a rate that is met (Fischer & Wang 1992)."""
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
@@ -13,16 +12,35 @@ from .wire import HEADER_BYTES
 
 
 def trellis(*, rate: float | int, states: int = 32) -> Compressor:
+    """Code all entries by the path through a trellis that errs least for `rate` bits per entry.
+
+    One step for all tensors, as in `entropy_coded`, whose tables it shares out likewise; the
+    trellis wins back most of what rounding each entry by itself loses to Shannon's bound. On a
+    Gaussian E||x - decode||^2 / ||x||^2 is .284, .0695, .0171 at 1, 2, 3 bits with 32 states,
+    .6 to .4 dB from the bound, and within .3 dB of it with 2048. Least error, biased: without
+    error feedback take `unbiased_scale(rotated(trellis(...)))`. Below a quarter of a bit
+    `entropy_coded` is as good and faster. Zeros are exact; an update with a NaN or an infinity
+    decodes to NaNs.
+
+    Message: at most `rate` bits per entry, header, tables and all, unless that is less than the
+    overhead of about 100 bytes; within .5 % of it where the update has that much to say. Cost:
+    about two searches of 4 * states operations an entry; clients under `vmap` take turns.
+    Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
+    """
     check_trellis(rate, states, who="trellis")
+    weight = min(0.4 * rate**1.6, 0.4)  # beyond, at low rates, all codes would become zero
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="trellis").astype(jnp.float32)
         runs = table_runs(update)
         classes = [jnp.full(length, run, jnp.int32) for run, length in enumerate(runs)]
-        bits = rate * x.size - 8 * (HEADER_BYTES + PATH_BYTES)
-        weight = min(0.4 * rate**1.6, 0.4)
         path = find_path(
-            x, jnp.concatenate([jnp.zeros(0,jnp.int32),*classes]), jnp.array(runs,jnp.int32), bits=bits, states=states, weight=weight
+            x,
+            jnp.concatenate([jnp.zeros(0, jnp.int32), *classes]),
+            jnp.array(runs, jnp.int32),
+            bits=float(rate) * x.size - 8 * (HEADER_BYTES + PATH_BYTES),
+            states=states,
+            weight=weight,
         )
         return path, state
 

@@ -8,7 +8,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .symbols import TrellisSymbols
-from .union_trellis import LANE, LEVELS, codebooks, lanes, points, search
+from .union_trellis import (
+    LANE,
+    LEVELS,
+    bits_below_level,
+    codebooks,
+    lanes,
+    levels,
+    points,
+    search,
+)
 
 PATH_BYTES = 4 + 1 + 4 + 4 + 16
 """Length, memory, the coder's last words, step and shifts."""
@@ -37,7 +46,7 @@ class _Try(NamedTuple):
     log_step: Float[Array, ""]
     bits: Float[Array, ""]
     codes: Int[Array, " n"]
-    count: Int[Array, ""]
+    tries: Int[Array, ""]
 
 
 def find_path(
@@ -51,12 +60,30 @@ def find_path(
 ) -> Path:
     """The path of least squared error, about, whose codes and tables take at most so many bits.
 
-    `classes` are sorted, and `runs` says how many entries each has; each has tables of its own. `weight` is what a bit
-    costs in squared steps. The step is chosen on 128 paths of 1024 entries, and then made larger
-    until the whole fits. NaN where x is not finite, zero where it is zero.
+    `classes` are sorted, and `runs` says how many entries each has; each has tables of its own.
+    `weight` is what a bit costs in squared steps. The step is chosen on 128 paths of 1024 entries,
+    and then made larger until the whole fits. NaN where x is not finite, zero where it is zero.
+    Under `vmap` one vector is searched after another: no memory for all, and no waiting for the
+    one that needs most attempts.
     """
     if not x.size:
         return Path(_symbols(jnp.zeros(0, jnp.int32), runs, states), jnp.float32(0), _no_shifts())
+
+    @jax.custom_batching.sequential_vmap
+    def one(x: Array, classes: Array, runs: Array, bits: Array) -> Path:
+        return _find_path(x, classes, runs, bits, states, weight)
+
+    return one(x, classes, runs, jnp.asarray(bits, jnp.float32))
+
+
+def _find_path(
+    x: Float[Array, " n"],
+    classes: Int[Array, " n"],
+    runs: Int[Array, " classes"],
+    bits: Float[Array, ""],
+    states: int,
+    weight: float,
+) -> Path:
     largest = jnp.abs(x).max()
     usable = (largest > 0) & jnp.isfinite(largest)
     x = jnp.where(usable, x / jnp.where(usable, largest, 1.0), 0.0)
@@ -89,15 +116,15 @@ def find_path(
     log_step, lengths = jax.lax.fori_loop(0, _TRIES, refine, (log_step, lengths))
 
     def again(last: _Try) -> Bool[Array, ""]:
-        wrong = (last.bits > bits) | ((last.bits < 0.997 * bits) & (last.count < 2))
-        return (last.count == 0) | (wrong & (last.count < _TRIES))
+        wrong = (last.bits > bits) | ((last.bits < 0.997 * bits) & (last.tries < 2))
+        return (last.tries == 0) | (wrong & (last.tries < _TRIES))
 
     def whole(last: _Try) -> _Try:
-        fresh = last.count == 0
+        fresh = last.tries == 0
         missed = closer(last.log_step, last.bits) + 0.0005
         log_step = jnp.where(fresh, last.log_step, missed)
         codes, spent, _ = attempt(x, classes, 1.0, log_step, lengths)
-        return _Try(log_step, spent, codes, last.count + 1)
+        return _Try(log_step, spent, codes, last.tries + 1)
 
     start = _Try(log_step, jnp.float32(0), jnp.zeros(x.size, jnp.int32), jnp.int32(0))
     found = jax.lax.while_loop(again, whole, start)
@@ -117,9 +144,7 @@ def walk_path(path: Path, *, states: int) -> Float[Array, " n"]:
     return jnp.sign(codes).astype(jnp.float32) * value * path.step
 
 
-def _symbols(
-    codes: Int[Array, " n"], runs: Int[Array, " classes"], states: int
-) -> TrellisSymbols:
+def _symbols(codes: Int[Array, " n"], runs: Int[Array, " classes"], states: int) -> TrellisSymbols:
     return TrellisSymbols(codes, runs, jnp.uint8(states.bit_length() - 1))
 
 
@@ -140,7 +165,7 @@ def _shifts(x: Float[Array, " n"], codes: Int[Array, " n"], states: int) -> Floa
 
 def _sample(x: Array) -> Array:
     """Whole paths, evenly spaced."""
-    paths, steps = lanes(x.size)
+    paths, _ = lanes(x.size)
     if paths <= _SAMPLE:
         return x
     chosen = np.linspace(0, x.size // LANE - 1, _SAMPLE).astype(np.int32)
@@ -182,31 +207,35 @@ def _scalar_histogram(
 def histogram(
     codes: Int[Array, " n"], books: Int[Array, " n"], classes: Int[Array, " n"], count: int
 ) -> Float[Array, "classes 2 levels"]:
-    """How many codes of each magnitude each class has in each codebook; the last level holds all
-    that are larger."""
-    level = jnp.minimum(jnp.abs(codes), LEVELS - 1)
-    place = (2 * classes + books) * LEVELS + level
+    """How many codes of each magnitude each class has in each codebook."""
+    place = (2 * classes + books) * LEVELS + levels(jnp.abs(codes))
     return jnp.bincount(place, length=count * 2 * LEVELS).astype(jnp.float32).reshape(-1, 2, LEVELS)
 
 
 def _lengths(counts: Float[Array, "classes 2 levels"]) -> Float[Array, "classes 2 levels"]:
     """Bits of each magnitude, its sign among them; what was not seen is taken to be rare."""
     share = (counts + 0.05) / (counts.sum(axis=2, keepdims=True) + 0.05 * LEVELS)
-    return -jnp.log2(share) + (jnp.arange(LEVELS) > 0)
+    return jnp.asarray(_beside()) - jnp.log2(share)
 
 
 def message_bits(counts: Float[Array, "classes 2 levels"]) -> Float[Array, ""]:
     """Bits of codes and tables."""
     total = counts.sum(axis=2, keepdims=True)
     share = jnp.where(counts > 0, counts / jnp.maximum(total, 1.0), 1.0)
-    signed = (jnp.arange(LEVELS) > 0).astype(jnp.float32)
-    entropy = (counts * (signed - jnp.log2(share))).sum()
-    # a frequency takes up to three bytes, for either sign; above level 16 levels share symbols
+    signed = (np.arange(LEVELS) > 0).astype(np.float32)
+    entropy = (counts * (_beside() - jnp.log2(share))).sum()
+    # a frequency takes up to three bytes, for either sign; from level 16 to 63 they share symbols
     present = counts > 0.5
     frequency = share * jnp.clip(total, 2.0**9, 2.0**16) / (1 + signed)
-    bytes_ = 1.0 + (frequency >= 2.0**7) + (frequency >= 2.0**14)
-    symbols = (1 + signed) * jnp.minimum(1.0, 8.0 / jnp.arange(1.0, LEVELS + 1))
-    tables = (jnp.where(present, bytes_, 0.0) * symbols).sum()
+    bytes_ = sum((frequency >= least).astype(jnp.float32) for least in (0.0, 2.0**7, 2.0**14))
+    level = np.arange(LEVELS)
+    symbols = (1 + signed) * np.where((level < 16) | (level > 63), 1.0, 8.0 / (level + 1))
+    tables = (jnp.where(present, bytes_, 0.0) * symbols.astype(np.float32)).sum()
     runs = 4.0 * counts.shape[0]
     shared = 0.02 * counts[:, :, 16:].sum()  # what sharing costs
     return _CODER * entropy + shared + 8.0 * (tables + runs)
+
+
+def _beside() -> Float[np.ndarray, " levels"]:
+    """Bits of a code beside its level: the sign, and what its level leaves open."""
+    return bits_below_level() + (np.arange(LEVELS) > 0).astype(np.float32)

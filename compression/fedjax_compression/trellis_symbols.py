@@ -49,7 +49,9 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
         return own
 
     _walk(codes.size, runs, 2 ** int(symbols.memory), take)
-    tables = [scaled_frequencies(np.trim_zeros(row, "b")) if row.any() else row[:0] for row in counts]
+    tables = [
+        scaled_frequencies(np.trim_zeros(row, "b")) if row.any() else row[:0] for row in counts
+    ]
     models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
     head = bytearray([int(symbols.memory)])
     for run, length in enumerate(runs):
@@ -57,9 +59,9 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
         for table in tables[2 * run : 2 * run + 2] if length else []:
             put_table(head, table)
     coder = constriction.stream.queue.RangeEncoder()
-    for table, part in parts:
-        if models[table] is not None:
-            coder.encode(part, models[table])
+    for number, part in parts:
+        if models[number] is not None:
+            coder.encode(part, models[number])
     words = coder.get_compressed().astype("<u4").tobytes()
     put(head, len(words))
     return b"".join([head, words, raw])
@@ -95,15 +97,17 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
         own, start = np.empty(place.size, np.int32), 0
         for table, size in groups:
             found = models[table]
-            own[start : start + size] = only[table] if found is None else decoder.decode(found, size)
+            own[start : start + size] = (
+                only[table] if found is None else decoder.decode(found, size)
+            )
             start += size
         symbol[place] = own
         return own
 
-    _walk(count, np.array(lengths), 2**memory, take)
+    _walk(count, np.array(lengths, np.int64), 2**memory, take)
     shifted = symbol + 1
     half = join_codes(shifted >> 2, reader.rest(), np.dtype(np.uint32), _MANTISSA)
-    magnitude = 2 * half.astype(np.int64) + (shifted >> 1 & 1)
+    magnitude = (half << 1).view(np.int32) | (shifted >> 1 & 1)
     codes = np.where(shifted & 1, -magnitude, magnitude)
     return TrellisSymbols(
         codes.astype(like.codes.dtype),
@@ -124,7 +128,7 @@ def _walk(
     is twice the run plus the codebook.
     """
     paths, steps = lanes(count)
-    first = 2 * np.repeat(np.arange(len(runs)), runs)
+    first = 2 * np.repeat(np.arange(len(runs), dtype=np.int32), runs)
     state = np.zeros(paths, np.int64)
     starts = np.arange(paths) * steps
     for step in range(steps if paths else 0):

@@ -10,9 +10,11 @@ path that is chosen among all errs like one with a finer step.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 POLYNOMIALS = {
@@ -25,18 +27,18 @@ POLYNOMIALS = {
     256: (0o515, 0o362),
     512: (0o1525, 0o616),
     1024: (0o3031, 0o1722),
-    2048: (0o7325, 0o3612),
 }
 """Parity checks by number of states. Up to 256 Ungerboeck's; above, the best of some random ones
 for a Gaussian at one bit."""
 LANE = 1024
 """Entries that one path walks through. Each path starts in state zero."""
-LEVELS = 256
-"""Magnitudes of codes whose lengths are told apart."""
+_DIRECT, _PER_OCTAVE = 64, 8
+LEVELS = _DIRECT + _PER_OCTAVE * 18
+"""Levels of magnitude whose lengths are told apart: 0 to 63, and then eight to the octave."""
 _NEVER = 1e9
 
 
-def check_trellis(rate: float, states: int, *, who: str) -> None:
+def check_trellis(rate: float | int, states: int, *, who: str) -> None:
     """Raise `ValueError` unless 0 < rate <= 8 and there is a trellis of so many states."""
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 8:
         raise ValueError(f"{who}: rate must be above 0 and at most 8, got {rate!r}.")
@@ -51,7 +53,7 @@ def lanes(entries: int) -> tuple[int, int]:
     return -(-entries // steps), steps
 
 
-def successor(states: Array, odd: Array, *, count: int) -> Array:
+def successor(states: Any, odd: Any, *, count: int) -> Any:
     """The states after codes that are odd or not: the same integers in the program and outside.
 
     A state's lowest bit is the codebook that its code is from.
@@ -60,11 +62,22 @@ def successor(states: Array, odd: Array, *, count: int) -> Array:
     return (states >> 1) ^ ((states & 1) * (first >> 1)) ^ (odd * (second >> 1))
 
 
-def points(
-    codes: Int[Array, "..."], codebooks: Int[Array, "..."]
-) -> Int[Array, "..."]:
+def points(codes: Int[Array, "..."], codebooks: Int[Array, "..."]) -> Int[Array, "..."]:
     """What codes of given codebooks name, in steps."""
     return 2 * codes - jnp.sign(codes) * codebooks
+
+
+def levels(magnitudes: Int[Array, "..."]) -> Int[Array, "..."]:
+    """The level of each magnitude below 2**24."""
+    bits = jax.lax.bitcast_convert_type(magnitudes.astype(jnp.float32), jnp.int32)
+    octaves = (bits >> 20) - ((127 + 6) * _PER_OCTAVE - _DIRECT)  # exponent and three bits more
+    return jnp.where(magnitudes < _DIRECT, magnitudes, jnp.minimum(octaves, LEVELS - 1))
+
+
+def bits_below_level() -> Float[np.ndarray, " levels"]:
+    """How many bits tell the magnitudes of a level apart."""
+    above = np.arange(LEVELS) - _DIRECT
+    return np.where(above < 0, 0, above // _PER_OCTAVE + 3).astype(np.float32)
 
 
 def codebooks(codes: Int[Array, " n"], *, states: int) -> Int[Array, " n"]:
@@ -132,7 +145,7 @@ def _candidates(
             code = jnp.maximum(2 * place + odd, odd)
             point = 2 * code - jnp.where(code > 0, book, 0)
             cost = (magnitude - point.astype(magnitude.dtype)) ** 2
-            cost += bits(jnp.minimum(code, LEVELS - 1))
+            cost += bits(levels(code))
             if not odd:
                 zero = magnitude**2 + bits(jnp.zeros_like(code))
                 code = jnp.where(zero < cost, 0, code)
