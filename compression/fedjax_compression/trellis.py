@@ -11,7 +11,7 @@ from .union_trellis import check_trellis
 from .wire import HEADER_BYTES
 
 
-def trellis(*, rate: float | int, states: int = 32) -> Compressor:
+def trellis(*, rate: float | int, states: int = 64) -> Compressor:
     """Code all entries by the path through a trellis that errs least for `rate` bits per entry.
 
     One step for all tensors, as in `entropy_coded`, whose tables it shares out likewise; the
@@ -28,7 +28,7 @@ def trellis(*, rate: float | int, states: int = 32) -> Compressor:
     Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
     """
     check_trellis(rate, states, who="trellis")
-    weight = min(0.4 * rate**1.6, 0.4)  # beyond, at low rates, all codes would become zero
+    weight = min(0.5 * rate**1.9, 0.5)  # beyond, at low rates, all codes would become zero
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="trellis").astype(jnp.float32)

@@ -36,21 +36,22 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
         raise ValueError(f"TrellisSymbols: runs must sum to {codes.size}, got {runs.tolist()}.")
     symbol, raw = split_codes(np.abs(codes).astype(np.uint32) >> 1, _MANTISSA)
     symbol = np.maximum(4 * symbol + 2 * (codes & 1) + (codes < 0) - 1, 0).astype(np.int32)
-    counts = np.zeros((2 * len(runs), int(symbol.max(initial=0)) + 1), np.int64)
     parts: list[tuple[int, Int[np.ndarray, " part"]]] = []
 
     def take(place: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
         own, start = symbol[place], 0
         for table, size in groups:
-            part = own[start : start + size]
-            counts[table] += np.bincount(part, minlength=counts.shape[1])
-            parts.append((table, part))
+            parts.append((table, own[start : start + size]))
             start += size
         return own
 
     _walk(codes.size, runs, 2 ** int(symbols.memory), take)
+    of_table: list[list[np.ndarray]] = [[] for _ in range(2 * len(runs))]
+    for number, part in parts:
+        of_table[number].append(part)
     tables = [
-        scaled_frequencies(np.trim_zeros(row, "b")) if row.any() else row[:0] for row in counts
+        scaled_frequencies(np.bincount(np.concatenate(own))) if own else np.zeros(0, np.int64)
+        for own in of_table
     ]
     models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
     head = bytearray([int(symbols.memory)])

@@ -103,62 +103,68 @@ def search(
 ) -> Int[Array, " n"]:
     """The codes of least squared error, in steps, plus `weight` times their bits.
 
-    `lengths` are the bits of a magnitude of code by class and codebook. Costs about 4 * states
-    operations an entry, and memory for a few paths at a time.
+    `lengths` are the bits of a magnitude of code by class and codebook. Of each codebook and parity
+    one point stands for all, or zero. Costs about 4 * states operations an entry, and memory for a
+    few paths at a time.
     """
     count, steps = lanes(x.size)
     side_by_side = min(max(2**14 // states, 16), 256, count)  # what a core's cache holds
     groups = -(-count // side_by_side)
     fill = groups * side_by_side * steps - x.size
+    table = weight * lengths
+    # two levels up is dearer by so much that the border between two points lies above the middle
+    dearer = jnp.clip(table[:, :, 3] - table[:, :, 1], 0.0, 3.0).mean()
+    border = 0.5 - dearer / 32
 
     def grouped(a: Array) -> Array:
         rows = jnp.pad(a, (0, fill)).reshape(groups, side_by_side, steps)
         return rows.transpose(0, 2, 1)
 
     def one(group: tuple[Array, Array]) -> Array:
-        return _walk(*_candidates(*group, lengths, weight), states)
+        magnitude, own = group
+
+        def best(book: Any, odd: Any) -> tuple[Array, Array]:
+            return _best(magnitude, own, table.reshape(-1), border, book, odd)
+
+        branches = [best(book, odd)[1] for odd in (0, 1) for book in (0, 1)]
+        branch = _walk(jnp.stack(branches, axis=1), states).astype(jnp.int32)
+        return best(branch & 1, branch >> 1)[0]
 
     found = jax.lax.map(one, (grouped(jnp.abs(x)), grouped(classes)))
     codes = found.transpose(0, 2, 1).reshape(-1)[: x.size]
     return jnp.where(x < 0, -codes, codes)
 
 
-def _candidates(
+def _best(
     magnitude: Float[Array, "steps lanes"],
     classes: Int[Array, "steps lanes"],
-    lengths: Float[Array, "classes 2 levels"],
-    weight: float,
-) -> tuple[Float[Array, "steps 4 lanes"], Int[Array, "steps 4 lanes"]]:
-    """For each codebook and parity (in the order 00, 10, 01, 11) the best code and its cost."""
-    table = (weight * lengths).reshape(-1)
-    row = classes * (2 * LEVELS)
-    costs, codes = [], []
-    for odd in (0, 1):
-        for book in (0, 1):
+    table: Float[Array, " rows"],
+    border: Float[Array, ""],
+    book: Any,
+    odd: Any,
+) -> tuple[Int[Array, "steps lanes"], Float[Array, "steps lanes"]]:
+    """The code of a codebook and a parity, and its cost: of the nearest point, or of zero."""
+    row = (classes * 2 + book) * LEVELS
 
-            def bits(code: Array, book: int = book) -> Array:
-                place = row + book * LEVELS + code
-                return table.at[place].get(mode="promise_in_bounds")
+    def bits(level: Any) -> Array:
+        return table.at[row + level].get(mode="promise_in_bounds")
 
-            # points of one parity are four steps apart, and the upper one is a little dearer
-            place = jnp.floor((magnitude + book - 2 * odd) * 0.25 + 0.47).astype(jnp.int32)
-            code = jnp.maximum(2 * place + odd, odd)
-            point = 2 * code - jnp.where(code > 0, book, 0)
-            cost = (magnitude - point.astype(magnitude.dtype)) ** 2
-            cost += bits(levels(code))
-            if not odd:
-                zero = magnitude**2 + bits(jnp.zeros_like(code))
-                code = jnp.where(zero < cost, 0, code)
-                cost = jnp.minimum(zero, cost)
-            costs.append(cost)
-            codes.append(code)
-    return jnp.stack(costs, axis=1), jnp.stack(codes, axis=1)
+    place = jnp.floor((magnitude + (book - 2 * odd)) * 0.25 + border).astype(jnp.int32)
+    code = 2 * jnp.maximum(place, 0) + odd
+    point = 2 * code - jnp.where(code > 0, book, 0)
+    cost = (magnitude - point.astype(magnitude.dtype)) ** 2 + bits(levels(code))
+    if isinstance(odd, int) and odd:
+        return code, cost
+    zero = magnitude**2 + bits(0)
+    better = (zero < cost) & (odd == 0)
+    return jnp.where(better, 0, code), jnp.where(better, zero, cost)
 
 
-def _walk(
-    costs: Float[Array, "steps 4 lanes"], codes: Int[Array, "steps 4 lanes"], states: int
-) -> Int[Array, "steps lanes"]:
-    """Viterbi's algorithm, the lanes last as vectors want them."""
+def _walk(costs: Float[Array, "steps 4 lanes"], states: int) -> Int[Array, "steps lanes"]:
+    """Viterbi's algorithm, the lanes last as vectors want them.
+
+    The costs are those of the codebooks and parities 00, 10, 01, 11, and so are the results.
+    """
     half, width = states // 2, costs.shape[2]
     first, second = (h >> 1 for h in POLYNOMIALS[states])
     first &= half - 1  # its highest bit is where the codebook goes
@@ -171,7 +177,7 @@ def _walk(
         odd = [part + cost[2 + book] for book, part in enumerate(crossed)]
         new = jnp.concatenate([jnp.minimum(e, o) for e, o in zip(even, odd, strict=True)])
         chosen = jnp.concatenate([o < e for e, o in zip(even, odd, strict=True)])
-        pairs = (new - new.min(axis=0)).reshape(half, 2, width)
+        pairs = new.reshape(half, 2, width)
         return (pairs[:, 0], pairs[:, 1]), chosen
 
     def backward(state: Array, chosen: Array) -> tuple[Array, Array]:
@@ -185,7 +191,7 @@ def _walk(
     ends = jnp.stack(last, axis=1).reshape(states, width)
     end = ends.argmin(axis=0).astype(jnp.int32)
     _, branch = jax.lax.scan(backward, end, chosen, reverse=True)
-    return jnp.take_along_axis(codes, branch[:, None].astype(jnp.int32), axis=1)[:, 0]
+    return branch
 
 
 def _flipped(rows: Float[Array, "rows lanes"], mask: int) -> Float[Array, "rows lanes"]:
