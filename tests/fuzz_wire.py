@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fedjax_compression import WireError, codec, payload_structure, wire
-from fedjax_compression.symbols import Symbols, is_symbols
+from fedjax_compression.symbols import Symbols, TrellisSymbols, is_symbols
 
 SECONDS = 1.0
 MEMORY = 4
@@ -122,7 +122,10 @@ def _filled(leaf, spread, random):
         bounds = np.iinfo(leaf.codes.dtype)
         codes = np.abs(codes) if bounds.min == 0 else codes
         codes = np.clip(codes, max(bounds.min, -(2**31)), min(bounds.max, 2**32 - 1))
-        return Symbols(codes.astype(leaf.codes.dtype), lengths.astype(leaf.runs.dtype))
+        codes, lengths = codes.astype(leaf.codes.dtype), lengths.astype(leaf.runs.dtype)
+        if isinstance(leaf, TrellisSymbols):
+            return TrellisSymbols(codes, lengths, random.integers(2, 11, dtype=leaf.memory.dtype))
+        return Symbols(codes, lengths)
     if leaf.dtype == bool:
         return random.integers(0, 2, leaf.shape).astype(bool)
     raw = random.bytes(math.prod(leaf.shape) * leaf.dtype.itemsize)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, UInt, UInt32
 
 _LARGEST_TABLE = 512
 """More symbols than 32-bit integers have."""
-_PART = 2**13
+_PART = 2**10
 """Codes that are worked on at a time."""
 
 

@@ -149,7 +149,8 @@ def _best(
     def bits(level: Any) -> Array:
         return table.at[row + level].get(mode="promise_in_bounds")
 
-    place = jnp.floor((magnitude + (book - 2 * odd)) * 0.25 + border).astype(jnp.int32)
+    shift = jnp.asarray(book - 2 * odd, magnitude.dtype)
+    place = jnp.floor((magnitude + shift) * 0.25 + border).astype(jnp.int32)
     code = 2 * jnp.maximum(place, 0) + odd
     point = 2 * code - jnp.where(code > 0, book, 0)
     cost = (magnitude - point.astype(magnitude.dtype)) ** 2 + bits(levels(code))

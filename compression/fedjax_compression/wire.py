@@ -38,8 +38,11 @@ def dumps(payload: Payload) -> bytes:
     Raises `TypeError` for a leaf that is not a numeric or boolean array.
     """
     start = _HEADER.pack(_MAGIC, VERSION, fingerprint(payload))
-    body = b"".join(_dump_leaf(leaf) for leaf in _leaves(jax.device_get(payload)))
-    return b"".join([start, _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(start))), body])
+    parts = [part for leaf in _leaves(jax.device_get(payload)) for part in _dump_leaf(leaf)]
+    checksum = zlib.crc32(start)
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join([start, _CHECKSUM.pack(checksum), *parts])
 
 
 def loads(data: bytes, like: Like) -> Payload:
@@ -75,10 +78,9 @@ def loads(data: bytes, like: Like) -> Payload:
         loaded, body = _load_leaf(body, leaf)
         leaves.append(loaded)
     treedef = jax.tree.structure(like, is_leaf=is_symbols)
-    payload = jax.tree.unflatten(treedef, leaves)
-    if len(body) or (_has_symbols(like) and dumps(payload) != bytes(data)):
-        raise WireError("wire.loads: expected the bytes that dumps writes, got others.")
-    return payload
+    if len(body):
+        raise WireError(f"wire.loads: expected the end of the message, got {len(body)} bytes.")
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def nbytes(payload: Like) -> int:
@@ -117,12 +119,12 @@ def _least_bytes(leaf: Any) -> int:
     return _LENGTH.size if is_symbols(leaf) else math.prod(leaf.shape) * _dtype(leaf).itemsize
 
 
-def _dump_leaf(leaf: Any) -> bytes:
+def _dump_leaf(leaf: Any) -> list[bytes]:
     if is_symbols(leaf):
         section = dump_symbols(leaf) if isinstance(leaf, Symbols) else dump_trellis(leaf)
-        return _LENGTH.pack(len(section)) + section
+        return [_LENGTH.pack(len(section)), section]
     array = np.asarray(leaf)
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return [array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()]
 
 
 def _load_leaf(body: memoryview, like: Any) -> tuple[Any, memoryview]:
@@ -134,11 +136,19 @@ def _load_leaf(body: memoryview, like: Any) -> tuple[Any, memoryview]:
         end = _LENGTH.size + length
         if end > len(body):
             raise WireError("wire.loads: expected more bytes, got the end of the message.")
-        load = load_symbols if isinstance(like, Symbols) else load_trellis
+        load, dump = (
+            (load_symbols, dump_symbols)
+            if isinstance(like, Symbols)
+            else (load_trellis, dump_trellis)
+        )
+        section = body[_LENGTH.size : end]
         try:
-            return load(body[_LENGTH.size : end], like), body[end:]
+            loaded = load(section, like)
         except (ValueError, AssertionError) as error:
             raise WireError(f"wire.loads: expected Symbols, got {error}.") from None
+        if dump(loaded) != section:
+            raise WireError("wire.loads: expected the bytes that dumps writes, got others.")
+        return loaded, body[end:]
     dtype, count = np.dtype(like.dtype), math.prod(like.shape)
     raw = np.frombuffer(body, dtype.newbyteorder("<"), count)
     if dtype.kind == "b" and (raw.view(np.uint8) > 1).any():

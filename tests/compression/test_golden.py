@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from fedjax_compression import codec, payload_structure, wire
-from fedjax_compression.symbols import Symbols, is_symbols
+from fedjax_compression.symbols import Symbols, TrellisSymbols, is_symbols
 
 from .test_contract import CODECS, update
 
@@ -26,7 +26,10 @@ def pattern(leaf):
     if is_symbols(leaf):
         (count,), (runs,) = leaf.codes.shape, leaf.runs.shape
         lengths = np.diff(np.arange(runs + 1) * count // max(runs, 1))
-        return Symbols(small(count, leaf.codes.dtype), lengths.astype(leaf.runs.dtype))
+        codes, runs = small(count, leaf.codes.dtype), lengths.astype(leaf.runs.dtype)
+        if isinstance(leaf, TrellisSymbols):
+            return TrellisSymbols(codes, runs, np.array(3, leaf.memory.dtype))
+        return Symbols(codes, runs)
     return small(int(np.prod(leaf.shape)), leaf.dtype).reshape(leaf.shape)
 
 
