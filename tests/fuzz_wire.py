@@ -8,7 +8,7 @@ messages, most of them also with a checksum that fits. `wire.loads` must raise `
 a payload whose message is the very same bytes; where the checksum was not made to fit, these must
 be an honest message. No call may take more than a second of processor time, nor, where that is
 measured, more memory than `MEMORY` times the longer of the message and its payload's arrays, and
-64 KiB.
+512 KiB.
 
 Memory is what NumPy and Python report to `tracemalloc`. The range coder's own is not in it: it
 decodes at most as many codes as the payload's structure has, 4 bytes each, from a model of at most
@@ -35,7 +35,7 @@ from fedjax_compression.symbols import Symbols, TrellisSymbols, is_symbols
 
 SECONDS = 1.0
 MEMORY = 4
-FLOOR = 2**16
+FLOOR = 2**19
 SMALL = {"matrix": (7, 11), "vector": (13,), "scalar": (), "odd": (3, 1, 5)}
 LARGE = {"first": (400, 500), "second": (60_000,)}
 """So large that memory in proportion to the message stands out from the floor."""

@@ -76,7 +76,7 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
     Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
     """
     check_trellis(rate, states, who="adaptive")
-    weight = min(0.5 * rate, 0.35)
+    weight = min(0.4 * rate**1.6, 0.2)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         check_floating(update, who="adaptive")

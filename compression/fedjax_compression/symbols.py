@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, UInt, UInt32
 
 _LARGEST_TABLE = 512
 """More symbols than 32-bit integers have."""
-_PART = 2**10
+_PART = 2**11
 """Codes that are worked on at a time."""
 
 
@@ -110,7 +110,7 @@ def _code(
         own = symbol[start:end]
         put(head, own.size)
         if own.size:
-            frequencies = scaled_frequencies(_counts(own))
+            frequencies = scaled_frequencies(symbol_counts(own))
             put_table(head, frequencies)
             if np.count_nonzero(frequencies) > 1:
                 coder.encode(own, categorical(frequencies))
@@ -219,7 +219,7 @@ def _from_low_bits(bits: np.ndarray, extra: Int[np.ndarray, " n"]) -> UInt32[np.
     return low
 
 
-def _counts(symbol: Int[np.ndarray, " n"]) -> Int[np.ndarray, " symbols"]:
+def symbol_counts(symbol: Int[np.ndarray, " n"]) -> Int[np.ndarray, " symbols"]:
     """How often each symbol occurs, up to the largest that does."""
     counts = np.zeros(_LARGEST_TABLE, np.int64)
     for part in _parts(symbol):

@@ -20,6 +20,7 @@ from .symbols import (
     put_table,
     scaled_frequencies,
     split_codes,
+    symbol_counts,
 )
 from .union_trellis import POLYNOMIALS, lanes, successor
 
@@ -34,8 +35,17 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
     codes, runs = np.asarray(symbols.codes), np.asarray(symbols.runs)
     if runs.sum() != codes.size or (runs < 0).any():
         raise ValueError(f"TrellisSymbols: runs must sum to {codes.size}, got {runs.tolist()}.")
-    symbol, raw = split_codes(np.abs(codes).astype(np.uint32) >> 1, _MANTISSA)
-    symbol = np.maximum(4 * symbol + 2 * (codes & 1) + (codes < 0) - 1, 0).astype(np.int32)
+    half = np.abs(codes).view(np.uint32)
+    half >>= 1
+    wide, raw = split_codes(half, _MANTISSA)
+    del half  # as long as the codes themselves, as the next are
+    wide <<= 2
+    wide += codes & 1
+    wide += codes & 1
+    wide += codes < 0
+    wide -= 1
+    symbol = np.maximum(wide, 0).astype(np.int16)
+    del wide
     parts: list[tuple[int, Int[np.ndarray, " part"]]] = []
 
     def take(place: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
@@ -50,7 +60,7 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
     for number, part in parts:
         of_table[number].append(part)
     tables = [
-        scaled_frequencies(np.bincount(np.concatenate(own))) if own else np.zeros(0, np.int64)
+        scaled_frequencies(symbol_counts(np.concatenate(own))) if own else np.zeros(0, np.int64)
         for own in of_table
     ]
     models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
@@ -59,13 +69,14 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
         put(head, int(length))
         for table in tables[2 * run : 2 * run + 2] if length else []:
             put_table(head, table)
+    del symbol
     coder = constriction.stream.queue.RangeEncoder()
     for number, part in parts:
         if models[number] is not None:
-            coder.encode(part, models[number])
-    words = coder.get_compressed().astype("<u4").tobytes()
-    put(head, len(words))
-    return b"".join([head, words, raw])
+            coder.encode(part.astype(np.int32), models[number])
+    words = coder.get_compressed().astype("<u4", copy=False)
+    put(head, words.nbytes)
+    return b"".join([head, words.data, raw])
 
 
 def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
@@ -92,10 +103,10 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
     decoder = constriction.stream.queue.RangeDecoder(words)
     models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
     only = [int(np.flatnonzero(table)[0]) if table.any() else 0 for table in tables]
-    symbol = np.zeros(count, np.int32)
+    symbol = np.zeros(count, np.int16)
 
     def take(place: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
-        own, start = np.empty(place.size, np.int32), 0
+        own, start = np.empty(place.size, np.int16), 0
         for table, size in groups:
             found = models[table]
             own[start : start + size] = (
@@ -106,12 +117,14 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
         return own
 
     _walk(count, np.array(lengths, np.int64), 2**memory, take)
-    shifted = symbol + 1
-    half = join_codes(shifted >> 2, reader.rest(), np.dtype(np.uint32), _MANTISSA)
-    magnitude = (half << 1).view(np.int32) | (shifted >> 1 & 1)
-    codes = np.where(shifted & 1, -magnitude, magnitude)
+    symbol += 1
+    codes = join_codes(symbol >> 2, reader.rest(), np.dtype(np.uint32), _MANTISSA)
+    codes <<= 1
+    codes |= (symbol >> 1 & 1).astype(np.uint32)
+    codes = codes.view(np.int32)
+    np.negative(codes, out=codes, where=(symbol & 1).astype(bool))
     return TrellisSymbols(
-        codes.astype(like.codes.dtype),
+        codes.astype(like.codes.dtype, copy=False),
         np.array(lengths, like.runs.dtype),
         np.array(memory, like.memory.dtype),
     )
@@ -129,7 +142,7 @@ def _walk(
     is twice the run plus the codebook.
     """
     paths, steps = lanes(count)
-    first = 2 * np.repeat(np.arange(len(runs), dtype=np.int32), runs)
+    first = 2 * np.repeat(np.arange(len(runs), dtype=np.int16), runs)
     state = np.zeros(paths, np.int64)
     starts = np.arange(paths) * steps
     for step in range(steps if paths else 0):
@@ -141,5 +154,5 @@ def _walk(
         groups = [(int(t), int(sizes[t])) for t in np.flatnonzero(sizes)]
         symbols = take(place[order], groups)
         odd = np.empty(here, np.int64)
-        odd[order] = symbols + 1 >> 1 & 1
+        odd[order] = (symbols + 1) >> 1 & 1
         state[:here] = successor(state[:here], odd, count=states)

@@ -10,6 +10,7 @@ import hashlib
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -136,17 +137,13 @@ def _load_leaf(body: memoryview, like: Any) -> tuple[Any, memoryview]:
         end = _LENGTH.size + length
         if end > len(body):
             raise WireError("wire.loads: expected more bytes, got the end of the message.")
-        load, dump = (
-            (load_symbols, dump_symbols)
-            if isinstance(like, Symbols)
-            else (load_trellis, dump_trellis)
-        )
+        load: Callable = load_symbols if isinstance(like, Symbols) else load_trellis
         section = body[_LENGTH.size : end]
         try:
             loaded = load(section, like)
         except (ValueError, AssertionError) as error:
             raise WireError(f"wire.loads: expected Symbols, got {error}.") from None
-        if dump(loaded) != section:
+        if _dump_leaf(loaded)[1] != section:
             raise WireError("wire.loads: expected the bytes that dumps writes, got others.")
         return loaded, body[end:]
     dtype, count = np.dtype(like.dtype), math.prod(like.shape)
