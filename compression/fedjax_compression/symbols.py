@@ -13,7 +13,7 @@ import constriction
 import numpy as np
 from jaxtyping import Array, Int, UInt, UInt32
 
-_LARGEST_TABLE = 512
+LARGEST_TABLE = 512
 """More symbols than 32-bit integers have."""
 _PART = 2**11
 """Codes that are worked on at a time."""
@@ -110,7 +110,7 @@ def _code(
         own = symbol[start:end]
         put(head, own.size)
         if own.size:
-            frequencies = scaled_frequencies(symbol_counts(own))
+            frequencies = scaled_frequencies(_counts(own))
             put_table(head, frequencies)
             if np.count_nonzero(frequencies) > 1:
                 coder.encode(own, categorical(frequencies))
@@ -219,11 +219,11 @@ def _from_low_bits(bits: np.ndarray, extra: Int[np.ndarray, " n"]) -> UInt32[np.
     return low
 
 
-def symbol_counts(symbol: Int[np.ndarray, " n"]) -> Int[np.ndarray, " symbols"]:
+def _counts(symbol: Int[np.ndarray, " n"]) -> Int[np.ndarray, " symbols"]:
     """How often each symbol occurs, up to the largest that does."""
-    counts = np.zeros(_LARGEST_TABLE, np.int64)
+    counts = np.zeros(LARGEST_TABLE, np.int64)
     for part in _parts(symbol):
-        counts += np.bincount(part, minlength=_LARGEST_TABLE)
+        counts += np.bincount(part, minlength=LARGEST_TABLE)
     return np.trim_zeros(counts, "b")
 
 
@@ -311,7 +311,7 @@ class Reader:
     def any_table(self) -> Int[np.ndarray, " symbols"]:
         """The table of a number of codes that is not known yet, which may be none."""
         symbols = self.integer()
-        if symbols > _LARGEST_TABLE:
+        if symbols > LARGEST_TABLE:
             raise ValueError("a table of another size than any")
         frequencies: list[int] = []
         while len(frequencies) < symbols:

@@ -5,6 +5,7 @@ before it on its path. All paths are walked in step, so that a step is a few cal
 whatever the number of paths.
 """
 
+from array import array
 from collections.abc import Callable
 
 import constriction
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from .symbols import (
+    LARGEST_TABLE,
     Reader,
     TrellisSymbols,
     categorical,
@@ -20,7 +22,6 @@ from .symbols import (
     put_table,
     scaled_frequencies,
     split_codes,
-    symbol_counts,
 )
 from .union_trellis import POLYNOMIALS, lanes, successor
 
@@ -46,22 +47,25 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
     wide -= 1
     symbol = np.maximum(wide, 0).astype(np.int16)
     del wide
-    parts: list[tuple[int, Int[np.ndarray, " part"]]] = []
+    ordered: list[np.ndarray] = []
+    numbers, sizes = array("i"), array("i")
 
     def take(place: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
-        own, start = symbol[place], 0
-        for table, size in groups:
-            parts.append((table, own[start : start + size]))
-            start += size
-        return own
+        ordered.append(symbol[place])
+        for number, size in groups:
+            numbers.append(number)
+            sizes.append(size)
+        return ordered[-1]
 
     _walk(codes.size, runs, 2 ** int(symbols.memory), take)
-    of_table: list[list[np.ndarray]] = [[] for _ in range(2 * len(runs))]
-    for number, part in parts:
-        of_table[number].append(part)
+    symbol = np.concatenate([np.zeros(0, np.int16), *ordered])  # in the order of the stream
+    ordered.clear()
+    ends = np.cumsum(np.array(sizes, np.int64))
+    counts = np.zeros((2 * len(runs), LARGEST_TABLE), np.int64)
+    for number, size, end in zip(numbers, sizes, ends, strict=True):
+        counts[number] += np.bincount(symbol[end - size : end], minlength=LARGEST_TABLE)
     tables = [
-        scaled_frequencies(symbol_counts(np.concatenate(own))) if own else np.zeros(0, np.int64)
-        for own in of_table
+        scaled_frequencies(np.trim_zeros(own, "b")) if own.any() else own[:0] for own in counts
     ]
     models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
     head = bytearray([int(symbols.memory)])
@@ -69,11 +73,10 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
         put(head, int(length))
         for table in tables[2 * run : 2 * run + 2] if length else []:
             put_table(head, table)
-    del symbol
     coder = constriction.stream.queue.RangeEncoder()
-    for number, part in parts:
+    for number, size, end in zip(numbers, sizes, ends, strict=True):
         if models[number] is not None:
-            coder.encode(part.astype(np.int32), models[number])
+            coder.encode(symbol[end - size : end].astype(np.int32), models[number])
     words = coder.get_compressed().astype("<u4", copy=False)
     put(head, words.nbytes)
     return b"".join([head, words.data, raw])
