@@ -29,7 +29,7 @@ _TRIES = 4
 """Steps tried on the sample."""
 _ATTEMPTS = 6
 """Steps tried on the whole, at most."""
-_ROUNDING = 0.4
+_ROUNDING = 0.15
 """Bytes that each symbol of a table costs by the rounding of its frequency, about."""
 _SMALLEST, _LARGEST = -24.0, 3.0
 """log2 of the step, in units of the largest magnitude."""
@@ -238,9 +238,10 @@ def message_bits(counts: Float[Array, "classes 2 levels"]) -> Float[Array, ""]:
     present = counts > 0.5
     frequency = share * jnp.clip(total, 2.0**9, 2.0**16) / (1 + signed)
     bytes_ = sum((frequency >= least).astype(jnp.float32) for least in (0.0, 2.0**7, 2.0**14))
+    gaps = jnp.where(counts < 3, 1.5, 0.0)  # of rare levels in a table, two bytes each
     level = np.arange(LEVELS)
     symbols = (1 + signed) * np.where((level < 16) | (level > 63), 1.0, 8.0 / (level + 1))
-    tables = (jnp.where(present, bytes_ + _ROUNDING, 0.0) * symbols.astype(np.float32)).sum()
+    tables = (jnp.where(present, bytes_ + _ROUNDING + gaps, 0.0) * symbols.astype(np.float32)).sum()
     runs = counts.shape[0] + 4.0 * (total > 0.5).sum(dtype=jnp.float32)  # what opens a run
     shared = 0.02 * counts[:, :, 16:].sum()  # what sharing costs
     return _CODER * entropy + shared + 8.0 * (tables + runs)
