@@ -16,7 +16,8 @@ def test_the_example_composes_an_algorithm_and_runs(capsys):
     rounds = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rounds] == ["1", "2"]
     assert all(3 < float(row[1]) < 6 for row in rounds)
-    assert rounds[0][2] == rounds[1][2]
+    first, second = (int(row[2]) for row in rounds)
+    assert abs(first - second) < 0.1 * first  # supports are entropy-coded
 
 
 def test_every_factory_is_in_the_table():

@@ -17,7 +17,7 @@ zeros there. All others say so with entries that are not finite, or decode as ev
 SHORT = {"trellis", "adaptive"}
 """Whose tables are longer than this update's budget: zeros are all that it pays for."""
 INDEXING = {"random_k", "top_k", "chunked_top_k", "threshold", "sparse_ternary", "dgc", "dct_top_k"}
-INDEXING |= {"random_subspace", "trellis", "adaptive"}
+INDEXING |= {"random_subspace", "trellis", "adaptive", "sparse_loco", "dithered"}
 FRACTIONAL = {"eden(bits=0.5)", "eden(bits=2.3)"}
 """Both count entries in 32-bit integers, and have not been made for updates of 2^31 entries."""
 LONG = [t for t in CODECS if not names(parse(t)) & INDEXING and t not in FRACTIONAL]
