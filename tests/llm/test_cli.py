@@ -132,7 +132,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
     [
         (
             ("--uplink", "edn(bits=1)"),
-            "uplink: codec 'edn(bits=1)': expected one of blockwise_int, chain",
+            "uplink: codec 'edn(bits=1)': expected one of adaptive, blockwise_int",
         ),
         (
             ("--downlink", "ef21(top_k(fraction=0.1))"),
@@ -233,7 +233,10 @@ def test_codecs_are_measured_on_every_source(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--codecs", "edn(bits=1)"), "codec 'edn(bits=1)': expected one of blockwise_int, chain"),
+        (
+            ("--codecs", "edn(bits=1)"),
+            "codec 'edn(bits=1)': expected one of adaptive, blockwise_int",
+        ),
         (("--entries", "0"), "entries: expected at least 1, got 0"),
     ],
 )
