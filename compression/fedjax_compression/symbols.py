@@ -304,6 +304,8 @@ class Reader:
     def table(self, count: int) -> Int[np.ndarray, " symbols"]:
         """The table of so many codes, of which there is one at least."""
         frequencies = self.any_table()
+        if not frequencies.size:
+            raise ValueError("a table of another size than any")
         if frequencies.sum() != table_total(count):
             raise ValueError("frequencies of another sum")
         return frequencies
