@@ -40,7 +40,7 @@ def test_changed_messages_raise_or_are_messages():
     counts = fuzz(CODECS, mutations=17_000)
     assert counts.total() == 17_000
     assert counts["refused"] > 10_000
-    assert counts["another message"] > 2_000  # so that what is read was put to the test too
+    assert counts["another message"] > 1_500  # so that what is read was put to the test too
 
 
 def test_symbols_with_a_checksum_that_fits_are_refused_or_are_messages():
