@@ -1,0 +1,7 @@
+"""Models on disk in the Hugging Face view: safetensors, GGUF, the hub."""
+
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import LazyTensor as LazyTensor
+from .safetensors_reader import read_safetensors as read_safetensors
+from .safetensors_reader import read_sharded_safetensors as read_sharded_safetensors
+from .safetensors_writer import write_safetensors as write_safetensors
