@@ -2,6 +2,7 @@
 
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import LazyTensor as LazyTensor
+from .gguf_llama import open_gguf as open_gguf
 from .safetensors_reader import read_safetensors as read_safetensors
 from .safetensors_reader import read_sharded_safetensors as read_sharded_safetensors
 from .safetensors_writer import write_safetensors as write_safetensors
