@@ -75,11 +75,15 @@ def read_gguf_header(path: Path) -> GgufHeader:
         metadata_count = source.count(13, "the number of metadata")
         metadata: dict[str, Any] = {}
         for _ in range(metadata_count):
-            _new(path, "metadata", key := source.text("the name of metadata"), metadata)
+            key = source.text("the name of metadata")
+            if key in metadata:
+                raise ValueError(f"{path}: metadata {key!r} must come once.")
             metadata[key] = _value(source, key)
         entries: dict[str, tuple] = {}
         for _ in range(tensor_count):
-            _new(path, "tensor", name := source.text("the name of a tensor"), entries)
+            name = source.text("the name of a tensor")
+            if name in entries:
+                raise ValueError(f"{path}: tensor {name!r} must come once.")
             entries[name] = _entry(source, name)
         start, size = file.tell(), source.size
     alignment = metadata.get("general.alignment", 32)
@@ -134,16 +138,25 @@ class _Source:
         return count
 
     def text(self, what: str) -> str:
-        data = self.take(self.count(1, f"the length of {what}"), what)
+        return self.texts(1, what)[0]
+
+    def texts(self, count: int, what: str) -> list[str]:
+        """In one loop: a vocabulary has 100,000."""
+        file, unpack, found = self.file, struct.Struct("<Q").unpack, []
+        left = self.size - file.tell()
+        for _ in range(count):
+            left -= 8
+            length = unpack(file.read(8))[0] if left >= 0 else 1
+            left -= length
+            if left < 0:
+                raise ValueError(
+                    f"{self.path}: {what} must fit the file, {-left} bytes of which are missing."
+                )
+            found.append(file.read(length))
         try:
-            return data.decode("utf-8")
+            return [data.decode("utf-8") for data in found]
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.path}: {what} must be UTF-8: {error}.") from error
-
-
-def _new(path: Path, kind: str, name: str, known: Mapping[str, Any]) -> None:
-    if name in known:
-        raise ValueError(f"{path}: {kind} {name!r} must come once.")
 
 
 def _value(source: _Source, key: str) -> Any:
@@ -161,21 +174,20 @@ def _value(source: _Source, key: str) -> Any:
         dtype = _SCALARS[inner]
         return source.numbers(dtype, source.count(np.dtype(dtype).itemsize, what), what)
     if inner == _TEXT:
-        return [source.text(what) for _ in range(source.count(8, what))]
+        return source.texts(source.count(8, what), what)
     raise ValueError(f"{source.path}: {what} must hold numbers or text, got type {inner}.")
 
 
 def _entry(source: _Source, name: str) -> tuple[tuple[int, ...], int, int]:
     """What the header says of a tensor: shape, kind, offset."""
     what = f"tensor {name!r}"
-    count = source.number("<u4", f"the number of dimensions of {what}")
+    count = source.number("<u4", what)
     if not 1 <= count <= MOST_DIMENSIONS:
         raise ValueError(
             f"{source.path}: {what} must have 1 to {MOST_DIMENSIONS} dimensions, got {count}."
         )
-    shape = source.numbers("<u8", count, f"the shape of {what}").tolist()
-    kind = source.number("<u4", f"the type of {what}")
-    return tuple(reversed(shape)), kind, source.number("<u8", f"the offset of {what}")
+    *shape, kind, offset = struct.unpack(f"<{count}QIQ", source.take(8 * count + 12, what))
+    return tuple(reversed(shape)), kind, offset
 
 
 def _tensor(

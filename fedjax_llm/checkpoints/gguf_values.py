@@ -1,6 +1,6 @@
 """The values of a GGUF file's tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def gguf_values(
     if kind.name in _PLAIN:
         dtype = _PLAIN[kind.name]
         return dtype, partial(_read_plain, path, name, tensor, dtype)
-    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    block_bytes = gguf.GGML_QUANT_SIZES[kind][1]
     try:
         gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
     except NotImplementedError as error:
@@ -48,17 +48,7 @@ def gguf_values(
             f"{kind.name}."
         ) from error
 
-    def read() -> np.ndarray:
-        values = np.empty(tensor.nbytes // block_bytes * block, np.float32)
-        done = 0
-        for piece in _pieces(path, name, tensor, _BLOCKS * block_bytes):
-            with np.errstate(all="ignore"):  # a scale may be infinite or NaN
-                part = gguf.dequantize(piece[None], kind).reshape(-1)
-            values[done : done + part.size] = part
-            done += part.size
-        return values.reshape(tensor.shape)
-
-    return np.dtype(np.float32), read
+    return np.dtype(np.float32), partial(_read_quantised, path, name, tensor)
 
 
 def _read_plain(path: Path, name: str, tensor: GgufTensor, dtype: np.dtype) -> np.ndarray:
@@ -66,7 +56,17 @@ def _read_plain(path: Path, name: str, tensor: GgufTensor, dtype: np.dtype) -> n
     return raw.view(dtype).reshape(tensor.shape)
 
 
-def _pieces(path: Path, name: str, tensor: GgufTensor, size: int) -> Iterator[np.ndarray]:
+def _read_quantised(path: Path, name: str, tensor: GgufTensor) -> np.ndarray:
+    gguf = import_gguf()
+    kind = gguf.GGMLQuantizationType(tensor.kind)
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    values = np.empty(tensor.nbytes // block_bytes * block, np.float32)
+    size, done = _BLOCKS * block_bytes, 0
     for start in range(0, tensor.nbytes, size):
         count = min(size, tensor.nbytes - start)
-        yield read_bytes(path, tensor.offset + start, count, what=f"tensor {name!r}")
+        raw = read_bytes(path, tensor.offset + start, count, what=f"tensor {name!r}")
+        with np.errstate(all="ignore"):  # a scale may be infinite or NaN
+            part = gguf.dequantize(raw[None], kind).reshape(-1)
+        values[done : done + part.size] = part
+        done += part.size
+    return values.reshape(tensor.shape)
