@@ -8,5 +8,6 @@ from .corpus import Corpus as Corpus
 from .corpus import Split as Split
 from .corpus import byte_corpus as byte_corpus
 from .corpus import hold_out as hold_out
+from .corpus import token_dtype as token_dtype
 from .ngram import bigram_nats as bigram_nats
 from .shakespeare import shakespeare as shakespeare
