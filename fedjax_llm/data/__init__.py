@@ -16,6 +16,15 @@ from .examples import Fields as Fields
 from .examples import Message as Message
 from .examples import pooled as pooled
 from .ngram import bigram_nats as bigram_nats
+from .partition_table import draw_partition as draw_partition
+from .partition_table import partition as partition
+from .partition_table import partition_table as partition_table
+from .partitions import by_key as by_key
+from .partitions import dirichlet as dirichlet
+from .partitions import iid as iid
+from .partitions import label_shards as label_shards
+from .partitions import log_normal as log_normal
+from .partitions import power_law as power_law
 from .shakespeare import shakespeare as shakespeare
 from .sources import fedit as fedit
 from .sources import jsonl as jsonl
