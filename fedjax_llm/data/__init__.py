@@ -4,6 +4,9 @@ from .batches import Batch as Batch
 from .batches import Batching as Batching
 from .batches import all_windows as all_windows
 from .batches import cohort_batches as cohort_batches
+from .cache import open_corpus as open_corpus
+from .cache import save_corpus as save_corpus
+from .chat import INSTRUCTIONS as INSTRUCTIONS
 from .chitchat import chitchat as chitchat
 from .corpus import Corpus as Corpus
 from .corpus import Split as Split
@@ -30,3 +33,4 @@ from .sources import fedit as fedit
 from .sources import jsonl as jsonl
 from .sources import parquet as parquet
 from .sources import table as table
+from .tokenize import tokenize as tokenize
