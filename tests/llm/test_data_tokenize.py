@@ -1,6 +1,5 @@
 """Texts and chats to tokens: what counts, what fits, and what is refused."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
