@@ -47,6 +47,11 @@ def language_model(
         return nnx.merge(graph, trained, rest)(tokens)
 
     def nats(params: Params, frozen: Frozen, batch: Batch) -> Float[Array, ""]:
+        if batch.segments is not None:
+            raise ValueError(
+                "language_model: expected windows of one text, got windows of several documents, "
+                "which this decoder would mix; cut them with pack=False."
+            )
         tokens = jnp.asarray(batch.tokens, jnp.int32)
         scores = logits(params, frozen, tokens).astype(jnp.float32)
         each = optax.softmax_cross_entropy_with_integer_labels(

@@ -5,19 +5,28 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8, UInt32
+from jaxtyping import Bool, Int, Integer, UInt32
 
-from .corpus import Corpus
+from .corpus import Corpus, token_dtype
+from .windows import Windows, most_windows, windows
 
 
 class Batch(NamedTuple):
-    """Windows of text: leaves `[..., batch, seq]`."""
+    """Windows of text: leaves `[..., batch, seq]`, tokens in the corpus's dtype.
 
-    tokens: UInt8[np.ndarray, "*axes batch seq"]
-    targets: UInt8[np.ndarray, "*axes batch seq"]
-    """Each token's successor."""
+    Where a window is of one text, `segments` and `positions` are None: a pytree without leaves, so
+    that they cost nothing and a model sees before tracing that it need not mask them.
+    """
+
+    tokens: Integer[np.ndarray, "*axes batch seq"]
+    targets: Integer[np.ndarray, "*axes batch seq"]
+    """Each token's successor; 0 where it does not count."""
     mask: Bool[np.ndarray, "*axes batch seq"]
     """Which targets count."""
+    segments: Integer[np.ndarray, "*axes batch seq"] | None = None
+    """Each token's document, from 1 in each window; 0 where there is no token."""
+    positions: Integer[np.ndarray, "*axes batch seq"] | None = None
+    """Each token's place in its document, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +39,8 @@ class Batching:
     """Steps per round; short clients go over their windows again, in a new order each time."""
     epochs: int | None = None
     """Passes per round; clients with less text have masked-out steps at the end."""
+    pack: bool = True
+    """Whether a window takes as many documents as fit, or one; streams have no documents."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -43,11 +54,6 @@ class Batching:
                 raise ValueError(f"Batching: {name} must be at least 1, got {value!r}.")
 
 
-def windows(corpus: Corpus, *, seq: int) -> Int[np.ndarray, " clients"]:
-    """How many windows each client has: every target is in one, the last may be short."""
-    return -(-corpus.targets() // seq)
-
-
 def cohort_batches(
     corpus: Corpus,
     batching: Batching,
@@ -59,55 +65,73 @@ def cohort_batches(
     Client i's windows come in an order drawn from `keys[i]` alone, none twice before all came
     once. The shape does not depend on which clients are asked for.
     """
-    counts = windows(corpus, seq=batching.seq)
-    if batching.steps is not None:
-        rows = batching.steps * batching.batch
-        live = np.full(len(counts), rows)
+    cut = windows(corpus, clients, seq=batching.seq, pack=batching.pack)
+    if batching.epochs is not None:
+        most = most_windows(corpus, seq=batching.seq, pack=batching.pack)
+        rows = -(-most * batching.epochs // batching.batch) * batching.batch
+        live = cut.counts * batching.epochs
     else:
-        live = counts * batching.epochs
-        rows = -(-int(live.max()) // batching.batch) * batching.batch
+        rows = (batching.steps or 0) * batching.batch
+        live = np.full(len(clients), rows)
     order = np.zeros((len(clients), rows), np.int64)
-    count = np.zeros(len(clients), np.int64)
-    for row, (client, key) in enumerate(zip(clients, keys, strict=True)):
+    first = np.cumsum(cut.counts) - cut.counts
+    for row, key in enumerate(keys):
         random = np.random.Generator(np.random.Philox(key=_seed(key)))
-        passes = -(-int(live[client]) // int(counts[client]))
-        drawn = np.concatenate([random.permutation(counts[client]) for _ in range(passes)])
-        count[row] = live[client]
-        order[row, : count[row]] = drawn[: count[row]]
-    counted = np.arange(rows) < count[:, None]
-    batch = _cut(corpus, np.asarray(clients)[:, None], order, counted, seq=batching.seq)
+        passes = -(-int(live[row]) // int(cut.counts[row]))
+        drawn = np.concatenate([random.permutation(cut.counts[row]) for _ in range(passes)])
+        order[row, : live[row]] = first[row] + drawn[: live[row]]
+    inside = np.arange(rows) < live[:, None]
+    batch = _batch(corpus, cut, order, inside, seq=batching.seq, pack=batching.pack)
     shape = (len(clients), rows // batching.batch, batching.batch, batching.seq)
-    return Batch(*(leaf.reshape(shape) for leaf in batch))
+    return _reshape(batch, shape)
 
 
-def all_windows(corpus: Corpus, *, seq: int, batch: int) -> Batch:
+def all_windows(corpus: Corpus, *, seq: int, batch: int, pack: bool = True) -> Batch:
     """Every window of every client once, in order: leaves `[batches, batch, seq]`, the last batch
     filled up with masked-out rows.
     """
-    counts = windows(corpus, seq=seq)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.concatenate([np.arange(count) for count in [0, *counts]])
-    pad = -len(owner) % batch
-    counted = np.arange(len(owner) + pad) < len(owner)
-    owner, order = np.pad(owner, (0, pad)), np.pad(order, (0, pad))
-    cut = _cut(corpus, owner, order, counted, seq=seq)
-    return Batch(*(leaf.reshape(-1, batch, seq) for leaf in cut))
+    cut = windows(corpus, range(len(corpus.names)), seq=seq, pack=pack)
+    count = len(cut.starts)
+    pad = -count % batch
+    order = np.pad(np.arange(count), (0, pad))
+    inside = np.arange(count + pad) < count
+    return _reshape(_batch(corpus, cut, order, inside, seq=seq, pack=pack), (-1, batch, seq))
 
 
-def _cut(
+def _batch(
     corpus: Corpus,
-    client: Int[np.ndarray, "..."],
-    window: Int[np.ndarray, "..."],
-    counted: Bool[np.ndarray, "..."],
+    cut: Windows,
+    order: Int[np.ndarray, "..."],
+    wanted: Bool[np.ndarray, "..."],
     *,
     seq: int,
+    pack: bool,
 ) -> Batch:
-    """The windows of the given clients, masked beyond the client's end and where not counted."""
-    start = corpus.offsets[client] + window * seq
-    place = start[..., None] + np.arange(seq)
-    mask = (place + 1 < corpus.offsets[client + 1][..., None]) & counted[..., None]
-    place = np.where(mask, place, 0)
-    return Batch(corpus.tokens[place] * mask, corpus.tokens[place + 1] * mask, mask)
+    """The windows of the given numbers, masked beyond their ends and where not wanted."""
+    place = cut.starts[order][..., None] + np.arange(seq)
+    inside = (place < cut.stops[order][..., None]) & wanted[..., None]
+    place = np.where(inside, place, 0)
+    tokens, after = corpus.tokens[place] * inside, place + 1
+    mask = inside if corpus.counted is None else inside & corpus.counted[after]
+    if corpus.documents is None or not pack:
+        return Batch(tokens, corpus.tokens[after] * mask, mask)
+    document = np.searchsorted(corpus.documents, place, side="right") - 1
+    start = corpus.documents[document]
+    mask = mask & (after < corpus.documents[document + 1])
+    segments = (document - document[..., :1] + 1) * inside
+    positions = (place - start) * inside
+    return Batch(
+        tokens,
+        corpus.tokens[after] * mask,
+        mask,
+        segments.astype(token_dtype(seq + 1)),
+        positions.astype(token_dtype(seq)),
+    )
+
+
+def _reshape(batch: Batch, shape: tuple[int, ...]) -> Batch:
+    leaves = (None if leaf is None else leaf.reshape(shape) for leaf in batch)
+    return Batch(*leaves)  # type: ignore[arg-type]
 
 
 def _seed(key: UInt32[np.ndarray, " words"]) -> int:

@@ -10,7 +10,14 @@ def bigram_nats(train: Corpus, heldout: Corpus, *, smoothing: float = 0.1) -> fl
 
     P(next | last) = (count(last, next) + smoothing) / (count(last) + 256 smoothing). The targets
     are those that a decoder is asked for: every byte of a client but the first.
+    Raises `ValueError` for a corpus that is not of streams of bytes.
     """
+    for corpus in (train, heldout):
+        if corpus.vocab_size > 256 or corpus.documents is not None or corpus.counted is not None:
+            raise ValueError(
+                "bigram_nats: expected streams of bytes, all of them counted, got a vocabulary of "
+                f"{corpus.vocab_size} or documents; its table has a row for every token."
+            )
     counts = _pairs(train) + smoothing
     logp = np.log(counts / counts.sum(axis=1, keepdims=True))
     asked = _pairs(heldout)

@@ -49,7 +49,7 @@ def simulate(
     """Run round after round, each with a cohort drawn from the corpus without replacement.
 
     Every key is fold_in(fold_in(key(seed), round), client), so that a client's numbers depend
-    neither on who else was drawn nor on the client axis. A client weighs as many as it has bytes
+    neither on who else was drawn nor on the client axis. A client weighs as many as it has tokens
     to predict, whatever part of them a round reaches. The round is traced and compiled once.
     Raises `ValueError` at the first round where the corpus has not that many clients.
     """
