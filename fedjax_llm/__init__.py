@@ -6,8 +6,8 @@ from .aggregate import Aggregator as Aggregator
 from .aggregate import weighted_mean as weighted_mean
 from .algorithm import FederatedAlgorithm as FederatedAlgorithm
 from .algorithm import Gather as Gather
-from .decoder import Decoder as Decoder
-from .decoder import DecoderConfig as DecoderConfig
 from .fed_avg import fed_avg as fed_avg
+from .models import Decoder as Decoder
+from .models import DecoderConfig as DecoderConfig
 from .tasks import Task as Task
 from .tasks import language_model as language_model

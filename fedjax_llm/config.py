@@ -21,8 +21,8 @@ from .data import (
     hold_out,
     shakespeare,
 )
-from .decoder import DecoderConfig
 from .fed_avg import fed_avg
+from .models import DecoderConfig
 from .simulation import CLIENT_AXES, ClientAxis
 from .tasks import Task, language_model
 

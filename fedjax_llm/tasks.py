@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from .adapters import Adapter, full
 from .data import Batch
-from .decoder import Decoder, DecoderConfig
 from .local import Frozen, Loss, Params
+from .models import Decoder, DecoderConfig
 
 
 class Task(NamedTuple):

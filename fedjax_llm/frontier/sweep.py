@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import jsonl
 from ..config import RunConfig, prepare
+from ..models import DecoderConfig
 from ..progress import progress
 from ..run import Row, execute
 
@@ -37,6 +38,7 @@ QUICK_CODECS = (
 """What the quick sweep compares."""
 
 _DEFAULTS = {"prediction": 0.0}
+_MODEL = dataclasses.asdict(DecoderConfig())
 """Of the options that are younger than some results."""
 
 
@@ -72,4 +74,6 @@ def sweep(configs: Sequence[RunConfig], results: Path) -> Iterator[Row]:
 
 def _key(config: dict) -> str:
     """A row from before an option existed had that option's default."""
-    return json.dumps(_DEFAULTS | config, sort_keys=True)
+    return json.dumps(
+        _DEFAULTS | config | {"model": _MODEL | config.get("model", {})}, sort_keys=True
+    )

@@ -55,7 +55,12 @@ def test_alpha_scales_the_product():
 
 def test_all_projections_are_targets_unless_named():
     task = language_model(TINY, key=jr.key(0), adapter=lora(rank=1))
-    assert len(jax.tree.leaves(task.params)) == 2 * len(PROJECTIONS)
+    assert len(jax.tree.leaves(task.params)) == 2 * len(set(PROJECTIONS) - {"qkv_proj"})
+
+
+def test_a_projection_that_the_model_lacks_is_refused():
+    with pytest.raises(ValueError, match=r"among q_proj, .* which this model has, got .*qkv"):
+        language_model(TINY, key=jr.key(0), adapter=lora(rank=1, targets="qkv_proj"))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def reference(p, config, ids):
         e = np.exp(x - x.max())
         return e / e.sum()
 
-    head, groups = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+    head, groups = config.head_size, config.num_attention_heads // config.num_key_value_heads
     x = p["embedding"][ids]
     for layer in range(config.num_hidden_layers):
         b = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["blocks"])

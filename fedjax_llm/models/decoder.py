@@ -1,0 +1,251 @@
+"""One decoder for the families of Llama, Mistral, Qwen, Gemma and GPT-2, in Flax NNX."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .config import DecoderConfig, check
+from .layers import MLP, Attention, Linear, Past, View, norm
+from .rope import rates, turns
+
+
+class Cache(NamedTuple):
+    """What a decoder remembers of the tokens it has read."""
+
+    keys: Float[Array, "layers batch slots heads head"]
+    values: Float[Array, "layers batch slots heads head"]
+    segments: Int[Array, "batch slots"]
+    """The segment of each slot's token."""
+    used: Int[Array, ""]
+    """Slots filled, the same for each row."""
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each after a norm and around a residual."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        width, after = config.hidden_size, config.norm_placement == "pre_and_post"
+        self.input_norm = norm(config, width)
+        self.attention = Attention(config, rngs=rngs)
+        self.attention_out_norm = norm(config, width) if after else None
+        self.post_attention_norm = norm(config, width)  # before the MLP, as Llama names it
+        self.mlp = MLP(config, rngs=rngs)
+        self.mlp_out_norm = norm(config, width) if after else None
+
+    def __call__(
+        self, x: Float[Array, "batch seq width"], view: View, past: Past | None
+    ) -> tuple[Float[Array, "batch seq width"], Past | None]:
+        y, past = self.attention(self.input_norm(x), view, past)
+        x = x + (y if self.attention_out_norm is None else self.attention_out_norm(y))
+        y = self.mlp(self.post_attention_norm(x))
+        return x + (y if self.mlp_out_norm is None else self.mlp_out_norm(y)), past
+
+
+class Decoder(nnx.Module):
+    """Tokens to logits. The blocks' parameters are stacked: leaves `[layers, ...]`, one scan.
+
+    A token sees itself and what comes before it in its own segment: `segments` numbers the texts
+    that are packed into a row, each a run of tokens, and 0 is padding, whose logits are finite
+    and mean nothing. `positions` count from 0 in each segment unless given. Logits are float32.
+    Cost: attention keeps batch * heads * seq * seq scores, also where layers slide.
+    Raises `ValueError` for a config whose values do not fit each other, and for a sequence that
+    is longer than learned positions go.
+    """
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        check(config)
+        self.config, width = config, config.hidden_size
+        scale = nnx.initializers.normal(width**-0.5)
+        self.embedding = nnx.Param(scale(rngs.params(), (config.vocab_size, width)))
+        places = (config.max_position_embeddings, width)
+        learned = config.position_embeddings == "learned"
+        self.position_embedding = nnx.Param(scale(rngs.params(), places)) if learned else None
+        layers = nnx.split_rngs(splits=config.num_hidden_layers)
+        self.blocks = layers(nnx.vmap(lambda rngs: Block(config, rngs=rngs)))(rngs)
+        self.norm = norm(config, width)
+        tied = config.tie_word_embeddings
+        self.head = None if tied else Linear(width, config.vocab_size, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch seq"],
+        *,
+        positions: Int[Array, "batch seq"] | None = None,
+        segments: Int[Array, "batch seq"] | None = None,
+    ) -> Float[Array, "batch seq vocab"]:
+        seq, window = tokens.shape[1], self.config.sliding_window
+        if positions is None:
+            positions = jnp.arange(seq)[None] if segments is None else within(segments)
+        sliding = any(self.config.sliding) and window is not None and window < seq
+        mask = None if segments is None else _mask(segments, segments, jnp.arange(seq))
+        if sliding and mask is None:
+            ones = jnp.ones((1, seq), jnp.int32)
+            mask = _mask(ones, ones, jnp.arange(seq))
+        hidden, _ = self._blocks(tokens, positions, mask, 0, None)
+        return self._logits(hidden)
+
+    def extend(
+        self,
+        cache: Cache,
+        tokens: Int[Array, "batch seq"],
+        *,
+        positions: Int[Array, "batch seq"] | None = None,
+        segments: Int[Array, "batch seq"] | None = None,
+        last: bool = False,
+    ) -> tuple[Float[Array, "batch out vocab"], Cache]:
+        """Read further tokens after those in the cache: their logits, and the cache with them.
+
+        The logits are those of one call with all tokens, to rounding; `last` asks only for those
+        of the last token of each row. `segments` are all 1 unless given, and `positions` count
+        on in each segment. Tokens beyond the cache's slots are not caught: they overwrite its end.
+        """
+        if segments is None:
+            segments = jnp.ones(tokens.shape, jnp.int32)
+        start = (0, cache.used)
+        known = jax.lax.dynamic_update_slice(cache.segments, segments, start)
+        if positions is None:
+            positions = jax.lax.dynamic_slice(within(known), start, tokens.shape)
+        places = cache.used + jnp.arange(tokens.shape[1])
+        past = Past(cache.keys, cache.values, jnp.int32(0), cache.used)
+        mask = _mask(segments, known, places)
+        hidden, filled = self._blocks(tokens, positions, mask, cache.used, past)
+        assert filled is not None  # noqa: S101
+        logits = self._logits(hidden[:, -1:] if last else hidden)
+        used = cache.used + tokens.shape[1]
+        return logits, Cache(filled.keys, filled.values, known, used)
+
+    def cache(self, *, batch: int, slots: int) -> Cache:
+        """An empty cache for rows of at most `slots` tokens, padding counted.
+
+        Raises `ValueError` for more slots than there are learned positions.
+        """
+        c = self.config
+        if c.position_embeddings == "learned" and slots > c.max_position_embeddings:
+            raise ValueError(
+                f"Decoder.cache: expected at most {c.max_position_embeddings} slots "
+                f"(max_position_embeddings), got {slots}."
+            )
+        shape = (c.num_hidden_layers, batch, slots, c.num_key_value_heads, c.head_size)
+        empty = jnp.zeros(shape, c.dtype)
+        return Cache(empty, empty, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+
+    def _blocks(
+        self,
+        tokens: Int[Array, "batch seq"],
+        positions: Int[Array, "#batch seq"],
+        mask: Bool[Array, "#batch 1 seq keys"] | None,
+        first: Int[Array, ""] | int,
+        past: Past | None,
+    ) -> tuple[Float[Array, "batch seq width"], Past | None]:
+        graph, layers = nnx.split(self.blocks)
+        view = self._views(positions, mask, first)
+
+        def block(carry: tuple, layer: PyTree) -> tuple:
+            x, past = carry
+            params, index, slides = layer
+            if past is not None:
+                past = past._replace(layer=index)
+            return nnx.merge(graph, params)(x, view(slides), past), None
+
+        x = self._embed(tokens, positions)
+        index = jnp.arange(self.config.num_hidden_layers)
+        body = jax.checkpoint(block) if self.config.remat else block
+        (x, past), _ = jax.lax.scan(
+            body, (x, past), (layers, index, jnp.array(self.config.sliding, jnp.int32))
+        )
+        return x, past
+
+    def _views(
+        self,
+        positions: Int[Array, "#batch seq"],
+        mask: Bool[Array, "#batch 1 seq keys"] | None,
+        first: Int[Array, ""] | int,
+    ) -> Callable[[Int[Array, ""]], View]:
+        """What a layer may see, given whether it slides."""
+        c, kinds = self.config, sorted(set(self.config.sliding))
+        rotary = c.position_embeddings == "rotary"
+        views = [
+            View(
+                turns(positions, rates(c, local=local)) if rotary else None,
+                _cut(mask, first, c.sliding_window or 0) if local and mask is not None else mask,
+            )
+            for local in kinds
+        ]
+        if len(kinds) == 1:
+            return lambda slides: views[0]
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views)
+        return lambda slides: jax.tree.map(lambda leaf: leaf[slides], both)
+
+    def _embed(
+        self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"]
+    ) -> Float[Array, "batch seq width"]:
+        c = self.config
+        x = self.embedding[...][tokens]
+        if self.position_embedding is not None:
+            if tokens.shape[1] > c.max_position_embeddings:
+                raise ValueError(
+                    f"Decoder: expected at most {c.max_position_embeddings} tokens "
+                    f"(max_position_embeddings), got {tokens.shape[1]}."
+                )
+            x = x + self.position_embedding[...][positions]
+        x = x.astype(c.dtype)
+        return x * jnp.asarray(c.hidden_size**0.5, c.dtype) if c.scale_embeddings else x
+
+    def _logits(self, x: Float[Array, "batch seq width"]) -> Float[Array, "batch seq vocab"]:
+        flat = self.norm(x).reshape(-1, x.shape[-1])
+        if self.head is None:
+            head = self.embedding[...].astype(flat.dtype).T
+            logits = jnp.matmul(flat, head, preferred_element_type=jnp.float32)
+        else:
+            logits = self.head(flat).astype(jnp.float32)
+        if cap := self.config.final_logit_softcapping:
+            logits = cap * jnp.tanh(logits / cap)
+        return logits.reshape(*x.shape[:2], -1)
+
+
+def empty(config: DecoderConfig) -> PyTree:
+    """Shapes of a decoder's parameters, as nested dictionaries of `jax.ShapeDtypeStruct`."""
+    model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def from_params(config: DecoderConfig, params: PyTree) -> Decoder:
+    """The decoder with given parameters, in the structure of `empty`; nothing is drawn.
+
+    Traces under `jit`, where large parameters should be arguments: as constants they are folded.
+    Raises `ValueError` for parameters of another structure or other shapes.
+    """
+    graph, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+    expected, got = (jax.tree.map(jnp.shape, t) for t in (nnx.to_pure_dict(state), params))
+    if expected != got:
+        raise ValueError(f"from_params: expected parameters of shapes {expected}, got {got}.")
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
+
+
+def within(segments: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
+    """The place of each token in its run of one segment, from 0."""
+    index = jnp.arange(segments.shape[1])
+    starts = jnp.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def _mask(
+    mine: Int[Array, "#batch seq"], theirs: Int[Array, "#batch keys"], places: Int[Array, " seq"]
+) -> Bool[Array, "#batch 1 seq keys"]:
+    """Tokens of the same segment at no later place. Padding sees padding, so no row is empty."""
+    causal = jnp.arange(theirs.shape[1]) <= places[:, None]
+    return ((mine[:, :, None] == theirs[:, None, :]) & causal)[:, None]
+
+
+def _cut(
+    mask: Bool[Array, "#batch 1 seq keys"], first: Int[Array, ""] | int, window: int
+) -> Bool[Array, "#batch 1 seq keys"]:
+    """The mask without what lies a window or more before a token."""
+    seq, keys = mask.shape[-2:]
+    places = first + jnp.arange(seq)
+    return mask & (jnp.arange(keys) > places[:, None] - window)

@@ -1,0 +1,105 @@
+"""What a `config.json` says of rotary embeddings, in the layouts of transformers 4 and 5."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from .config import DecoderConfig, LinearScaling, Llama3Scaling
+
+Values = Mapping[str, Any]
+_SCALINGS = {"linear": LinearScaling, "llama3": Llama3Scaling}
+_TYPES = ("default", *_SCALINGS)
+
+
+def rope_from(values: Values, *, longest: int, nested: bool = False) -> dict[str, Any]:
+    """The fields of `DecoderConfig` on rotary embeddings.
+
+    Version 4 writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`, and `nested`
+    (Gemma 3) has one of each for sliding layers: `rope_local_base_freq`, `sliding_attention`.
+    Raises `ValueError` for a type that we do not do, a factor that is missing, or layouts that
+    contradict each other. `longest` is the model's max_position_embeddings.
+    """
+    theta = _number("rope_theta", values.get("rope_theta"), 1_000_000.0 if nested else 10_000.0)
+    old = _one("rope_scaling", values.get("rope_scaling") or {}, theta, longest)
+    if nested:
+        local = _number("rope_local_base_freq", values.get("rope_local_base_freq"), 10_000.0)
+        old["rope_local_theta"] = local
+    given = values.get("rope_parameters")
+    if not given:
+        return old
+    if not isinstance(given, Mapping):
+        raise _error("rope_parameters", "an object", given)
+    if nested and ("full_attention" in given or "sliding_attention" in given):
+        new = _one("rope_parameters", given.get("full_attention") or {}, theta, longest)
+        plain = given.get("sliding_attention") or {}
+        sliding = _one("rope_parameters", plain, old["rope_local_theta"], longest)
+        if sliding["rope_scaling"] is not None:
+            raise _error("rope_parameters", "sliding_attention of type default", plain)
+        new["rope_local_theta"] = sliding["rope_theta"]
+    else:
+        new = _one("rope_parameters", given, theta, longest)
+        if nested:
+            new["rope_local_theta"] = old["rope_local_theta"]
+    keys = {"rope_theta": "rope_theta", "rope_scaling": "rope_scaling"}
+    keys |= {"rope_local_base_freq": "rope_local_theta"} if nested else {}
+    for key, field in keys.items():
+        if values.get(key) is not None and old[field] != new[field]:
+            raise _error(key, f"{new[field]!r}, as rope_parameters say", values[key])
+    return new
+
+
+def rope_to(config: DecoderConfig) -> dict[str, Any]:
+    """Both layouts at once: a reader of version 4 would take the default theta without its own."""
+    if config.position_embeddings != "rotary":
+        return {}
+    kind = {LinearScaling: "linear", Llama3Scaling: "llama3"}.get(type(config.rope_scaling))
+    scaling = {"rope_type": kind, **asdict(config.rope_scaling)} if config.rope_scaling else None
+    flat = {"rope_theta": config.rope_theta, **(scaling or {"rope_type": "default"})}
+    both = {"rope_theta": config.rope_theta, "rope_scaling": scaling}
+    if config.rope_local_theta is None:
+        return {**both, "rope_parameters": flat}
+    local = {"rope_theta": config.rope_local_theta, "rope_type": "default"}
+    both["rope_local_base_freq"] = config.rope_local_theta
+    return {**both, "rope_parameters": {"full_attention": flat, "sliding_attention": local}}
+
+
+def _one(name: str, given: Any, theta: float, longest: int) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise _error(name, "an object", given)
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind not in _TYPES:
+        raise _error(f"{name}: rope_type", f"one of {', '.join(_TYPES)}", kind)
+    if given.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise _error(f"{name}: partial_rotary_factor", "1", given["partial_rotary_factor"])
+    theta = _number(f"{name}: rope_theta", given.get("rope_theta"), theta)
+    if kind == "default":
+        return {"rope_theta": theta, "rope_scaling": None}
+
+    def factor(key: str) -> float:
+        return _number(f"{name}: {key}", given.get(key), None)
+
+    if kind == "linear":
+        return {"rope_theta": theta, "rope_scaling": LinearScaling(factor=factor("factor"))}
+    old = given.get("original_max_position_embeddings", longest)
+    scaling = Llama3Scaling(
+        factor=factor("factor"),
+        low_freq_factor=factor("low_freq_factor"),
+        high_freq_factor=factor("high_freq_factor"),
+        original_max_position_embeddings=int(
+            _number(f"{name}: original_max_position_embeddings", old, None)
+        ),
+    )
+    if scaling.low_freq_factor >= scaling.high_freq_factor:
+        raise _error(f"{name}: high_freq_factor", "above low_freq_factor", dict(given))
+    return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def _number(name: str, value: Any, default: float | None) -> float:
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise _error(name, "a number above 0", value)
+    return float(value)
+
+
+def _error(name: str, expected: str, got: object) -> ValueError:
+    return ValueError(f"config.json: {name}: expected {expected}, got {got!r}.")

@@ -1,0 +1,183 @@
+"""What decoders and encoders are built of: products, norms, activations, attention, MLP."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from .config import DecoderConfig
+from .rope import rotate
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+class Linear(nnx.Module):
+    """x @ kernel + bias, plus what an adapter adds, if one is attached. In the type of x."""
+
+    adapter: nnx.Module | None = None
+    """Set on an instance to attach one."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
+        init = nnx.initializers.normal(inputs**-0.5)
+        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+
+    def __call__(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(y.dtype)
+        return y if self.adapter is None else y + self.adapter(x).astype(y.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) times scale, or times 1 + scale; in float32, then back (arXiv:1910.07467)."""
+
+    def __init__(self, width: int, *, epsilon: float, plus_one: bool = False) -> None:
+        self.scale = nnx.Param(jnp.zeros(width) if plus_one else jnp.ones(width))
+        self.epsilon, self.plus_one = epsilon, plus_one
+
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt((wide * wide).mean(axis=-1, keepdims=True) + self.epsilon)
+        scale = self.scale[...].astype(jnp.float32)
+        return (wide * inverse * (scale + 1 if self.plus_one else scale)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean(x)) / deviation(x) * scale + bias; in float32, then back (arXiv:1607.06450)."""
+
+    def __init__(self, width: int, *, epsilon: float) -> None:
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        wide = x.astype(jnp.float32)
+        wide = wide - wide.mean(axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt((wide * wide).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (wide * inverse * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def norm(config: DecoderConfig, width: int) -> RMSNorm | LayerNorm:
+    """The norm of a model's kind."""
+    if config.norm == "layer":
+        return LayerNorm(width, epsilon=config.rms_norm_eps)
+    return RMSNorm(width, epsilon=config.rms_norm_eps, plus_one=config.norm == "rms_plus_one")
+
+
+class View(NamedTuple):
+    """What a layer's attention may see, and how it knows positions."""
+
+    turns: Float[Array, "2 batch seq 1 half"] | None
+    """Rotations of queries and keys, where positions are rotary."""
+    mask: Bool[Array, "batch 1 seq keys"] | None
+    """Where each token may look; at itself and all before it unless given."""
+
+
+class Past(NamedTuple):
+    """Keys and values of all layers, and where a layer's next ones go."""
+
+    keys: Float[Array, "layers batch slots heads head"]
+    values: Float[Array, "layers batch slots heads head"]
+    layer: Int[Array, ""]
+    slot: Int[Array, ""]
+
+    def extend(self, k: Array, v: Array) -> tuple[Array, Array, "Past"]:
+        """The layer's keys and values with new ones in their slots, `[batch, slots, ...]`."""
+        start = (self.layer, 0, self.slot, 0, 0)
+        keys = jax.lax.dynamic_update_slice(self.keys, k[None].astype(self.keys.dtype), start)
+        values = jax.lax.dynamic_update_slice(self.values, v[None].astype(k.dtype), start)
+        return keys[self.layer], values[self.layer], self._replace(keys=keys, values=values)
+
+
+def attend(
+    q: Float[Array, "batch seq heads head"],
+    k: Float[Array, "batch keys kv_heads head"],
+    v: Float[Array, "batch keys kv_heads head"],
+    *,
+    mask: Bool[Array, "#batch 1 seq keys"] | None,
+    scale: float,
+    softcap: float | None = None,
+) -> Float[Array, "batch seq heads head"]:
+    """Grouped-query attention with the softmax in float32; causal where no mask is given.
+
+    A softcap c makes each score c * tanh(score / c) before the mask (arXiv:2408.00118).
+    Cost: batch * heads * seq * keys scores are kept for the backward pass.
+    """
+    if softcap is None:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
+    if mask is None:
+        mask = jnp.tril(jnp.ones((1, 1, q.shape[1], k.shape[1]), bool))
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    scores = softcap * jnp.tanh(scores * (scale / softcap))
+    scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention of a decoder."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        width, head = config.hidden_size, config.head_size
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.scale = (config.query_pre_attn_scalar or head) ** -0.5
+        self.softcap = config.attn_logit_softcapping
+        bias = config.attention_bias != "none"
+        inner, shared = self.heads * head, self.kv_heads * head
+        self.ends = (inner, inner + shared)  # of queries and keys, where the product is fused
+        fused = inner + 2 * shared if config.fused_qkv else 0
+        self.qkv_proj = Linear(width, fused, bias=bias, rngs=rngs) if fused else None
+        self.q_proj = None if fused else Linear(width, inner, bias=bias, rngs=rngs)
+        self.k_proj = None if fused else Linear(width, shared, bias=bias, rngs=rngs)
+        self.v_proj = None if fused else Linear(width, shared, bias=bias, rngs=rngs)
+        self.o_proj = Linear(inner, width, bias=config.attention_bias == "all", rngs=rngs)
+        self.q_norm = norm(config, head) if config.qk_norm else None
+        self.k_norm = norm(config, head) if config.qk_norm else None
+
+    def __call__(
+        self, x: Float[Array, "batch seq width"], view: View, past: Past | None
+    ) -> tuple[Float[Array, "batch seq width"], Past | None]:
+        batch, seq, width = x.shape
+        flat = x.reshape(batch * seq, width)  # one long axis: faster products than two
+        if self.qkv_proj is not None:
+            q, k, v = jnp.split(self.qkv_proj(flat), self.ends, axis=-1)
+        else:
+            q, k, v = (p(flat) for p in (self.q_proj, self.k_proj, self.v_proj))  # type: ignore[misc]
+        q = q.reshape(batch, seq, self.heads, -1)
+        k, v = (y.reshape(batch, seq, self.kv_heads, -1) for y in (k, v))
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)  # type: ignore[misc]
+        if view.turns is not None:
+            q, k = rotate(q, view.turns), rotate(k, view.turns)
+        if past is not None:
+            k, v, past = past.extend(k, v)
+        mixed = attend(q, k, v, mask=view.mask, scale=self.scale, softcap=self.softcap)
+        return self.o_proj(mixed.reshape(batch * seq, -1)).reshape(batch, seq, width), past
+
+
+class MLP(nnx.Module):
+    """down(act(gate(x)) * up(x)), such as SwiGLU (arXiv:2002.05202), or down(act(up(x)))."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        gated = config.mlp == "gated"
+        self.gate_proj = Linear(width, inner, bias=bias, rngs=rngs) if gated else None
+        self.up_proj = Linear(width, inner, bias=bias, rngs=rngs)
+        self.down_proj = Linear(inner, width, bias=bias, rngs=rngs)
+        self.act = config.hidden_act
+
+    def __call__(self, x: Float[Array, "batch seq width"]) -> Float[Array, "batch seq width"]:
+        flat, act = x.reshape(-1, x.shape[-1]), ACTIVATIONS[self.act]
+        if self.gate_proj is None:
+            inner = act(self.up_proj(flat))
+        else:
+            inner = act(self.gate_proj(flat)) * self.up_proj(flat)
+        return self.down_proj(inner).reshape(x.shape)

@@ -1,0 +1,12 @@
+"""Write the golden values that the tests without torch compare with: `make golden`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .reference import golden
+
+PATH = Path(__file__).parents[1] / "models/golden.npz"
+
+if __name__ == "__main__":
+    np.savez_compressed(PATH, **golden())

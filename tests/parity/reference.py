@@ -1,0 +1,29 @@
+"""The same models in torch, by transformers, with the same weights."""
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from fedjax_llm.models import config_from
+
+from ..models.families import FAMILIES, tokens, weights
+
+
+def reference(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """A family's model with the weights that `families.params` gives ours."""
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**FAMILIES[name]), attn_implementation="eager"
+    )
+    state = {k: torch.from_numpy(v) for k, v in weights(config_from(FAMILIES[name])).items()}
+    wrong = model.load_state_dict(state, strict=False)
+    assert set(wrong.missing_keys) <= {"lm_head.weight"}, wrong
+    assert not wrong.unexpected_keys, wrong
+    model.tie_weights()
+    return model.to(dtype).eval()
+
+
+def golden() -> dict[str, np.ndarray]:
+    """Logits of every family on the same tokens."""
+    ids = torch.from_numpy(tokens((2, 12))).long()
+    with torch.no_grad():
+        return {name: reference(name)(ids).logits.numpy() for name in FAMILIES}
