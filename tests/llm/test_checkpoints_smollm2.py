@@ -44,14 +44,16 @@ IDS_WITH_DIGITS = {
 }
 """Where digits follow white space, transformers does not cut before them, and differs."""
 STREAM = """
-import gguf, resource
+import gguf, re
+from pathlib import Path
 from fedjax_llm.checkpoints import open_checkpoint, smollm2
-with open("/proc/self/statm") as file:
-    before = int(file.read().split()[1]) * resource.getpagesize()
+def kibibytes(what):
+    return int(re.search(what + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = kibibytes("VmRSS")
 tensors = open_checkpoint(smollm2()).tensors
 kept = {name: tensor.read() for name, tensor in tensors.items()}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print((peak - before) / sum(tensor.nbytes for tensor in kept.values()))
+peak = kibibytes("VmHWM")  # unlike ru_maxrss, not that of the process that started this one
+print((peak - before) * 1024 / sum(tensor.nbytes for tensor in kept.values()))
 """
 
 
