@@ -1,6 +1,6 @@
 """DIANA: unbiased messages of what is new since a shift that both ends follow.
 
-Mishchenko et al. 2019, arXiv:1901.09269, algorithm 1.
+Mishchenko et al. 2019, arXiv:1901.09269.
 """
 
 from .compressor import Compressor

@@ -1,7 +1,7 @@
 """EF21: both ends keep what is known of an update, and messages code what is new.
 
-Richtarik et al. 2021, arXiv:2106.05203, algorithm 2; with partial participation and in both
-directions Fatkhullin et al. 2021, arXiv:2110.03294 (EF21-PP, EF21-BC).
+Richtarik et al. 2021, arXiv:2106.05203; with partial participation and in both directions
+Fatkhullin et al. 2021, arXiv:2110.03294 (EF21-PP, EF21-BC).
 """
 
 from .compressor import Compressor
