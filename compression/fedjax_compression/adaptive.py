@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import check_floating
+from .flat import check_countable, check_floating
 from .matrices import Group, gather_matrices, groups_of, scatter_matrices
 from .principal_basis import (
     Reflections,
@@ -81,6 +81,7 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         check_floating(update, who="adaptive")
+        check_countable(update, who="adaptive")
         groups = groups_of(update)
         x = gather_matrices(update, groups)
         largest = jnp.stack([jnp.float32(0), *(jnp.abs(a).max(initial=0) for a in x)]).max()

@@ -14,6 +14,7 @@ from jaxtyping import Array, BFloat16, Float, Key, UInt8
 from .bits import pack, unpack
 from .compressor import Compressor
 from .per_tensor import per_tensor
+from .power_of_two import near_power
 
 _NF4 = np.array(
     [
@@ -150,7 +151,8 @@ def _relative(
 ) -> Float[Array, "blocks block"]:
     """Entries over the scale as it is sent."""
     scale = scales.astype(jnp.float32)[:, None]
-    return rows / jnp.where(scale == 0, 1, scale)
+    _, inverse = near_power(scale)  # XLA may divide by a reciprocal, which float32 must hold
+    return rows * inverse / jnp.where(scale == 0, 1, scale * inverse)
 
 
 def _power(exponents: UInt8[Array | np.ndarray, " blocks"]) -> Float[Array, " blocks"]:

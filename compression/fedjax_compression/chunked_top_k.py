@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt32
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import flatten, size, unflatten
+from .flat import check_countable, flatten, size, unflatten
 from .fraction import check_fraction, count
 from .support import encode_support
 from .top_k import Sparse, densify
@@ -21,12 +21,14 @@ def chunked_top_k(*, fraction: float, chunk: int = 4096) -> Compressor:
     supports, entropy-coded as one: 8.13 bits per value at 1 % of 2**20. Cost: one pass, where
     `top_k` makes 32.
     SparseLoCo, which has it from DeMo, sends two bits of each value: `sparse_loco`.
-    Raises `ValueError` unless 0 < fraction <= 1 and chunk is a positive integer.
+    Raises `ValueError` unless 0 < fraction <= 1 and chunk is a positive integer, and in encoding
+    for more than 2**31 - 8 entries.
     """
     check_fraction(fraction, who="chunked_top_k")
     check_chunk(chunk, who="chunked_top_k")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="chunked_top_k")
         x = flatten(update, who="chunked_top_k")
         indices = largest_of_chunks(x, fraction=fraction, chunk=chunk)
         return Sparse(encode_support(indices, below=x.size), x[indices]), state

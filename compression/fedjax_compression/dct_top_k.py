@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from .chunked_top_k import largest_of_chunks
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import check_floating, flatten, size, unflatten
+from .flat import check_countable, check_floating, flatten, size, unflatten
 from .fraction import check_fraction
 from .support import encode_support
 from .top_k import Sparse, densify
@@ -28,7 +28,8 @@ def dct_top_k(*, fraction: float, decay: float, block: int = 64) -> Compressor:
     The paper's blocks are squares of a matrix under a two-dimensional transform, ours `block`
     entries of the whole update in a row and one shorter block at its end. The paper's server
     applies the sign of the mean of the decoded updates: that is for the server.
-    Raises `ValueError` unless 0 < fraction <= 1, 0 <= decay <= 1 and block is in 1..1024.
+    Raises `ValueError` unless 0 < fraction <= 1, 0 <= decay <= 1 and block is in 1..1024, and in
+    encoding for more than 2**31 - 8 entries.
     """
     check_fraction(fraction, who="dct_top_k")
     if not isinstance(decay, int | float) or not 0 <= decay <= 1:
@@ -40,6 +41,7 @@ def dct_top_k(*, fraction: float, decay: float, block: int = 64) -> Compressor:
 
     def init(like: Like) -> State:
         check_floating(like, who="dct_top_k")
+        check_countable(like, who="dct_top_k")
         return jnp.zeros(size(like))
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import check_floating, flatten, size, unflatten
+from .flat import check_countable, check_floating, flatten, size, unflatten
 from .fraction import check_fraction, count
 from .support import encode_support
 from .top_k import Sparse, densify, largest
@@ -34,7 +34,8 @@ def dgc(*, fraction: float, momentum: float) -> Compressor:
     `top_k(fraction=fraction)`.
     The paper also clips each update and raises the sparsity over the first epochs: that is for the
     caller.
-    Raises `ValueError` unless 0 < fraction <= 1 and 0 <= momentum < 1.
+    Raises `ValueError` unless 0 < fraction <= 1 and 0 <= momentum < 1, and in encoding for more
+    than 2**31 - 8 entries.
     """
     check_fraction(fraction, who="dgc")
     if not isinstance(momentum, int | float) or not 0 <= momentum < 1:
@@ -42,6 +43,7 @@ def dgc(*, fraction: float, momentum: float) -> Compressor:
 
     def init(like: Like) -> State:
         check_floating(like, who="dgc")
+        check_countable(like, who="dgc")
         return Momentum(jnp.zeros(size(like)), jnp.zeros(size(like)))
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:

@@ -1,21 +1,10 @@
 """DIANA: unbiased messages of what is new since a shift that both ends follow.
 
-Mishchenko et al. 2019, arXiv:1901.09269, algorithm 1.
+Mishchenko et al. 2019, arXiv:1901.09269.
 """
 
-from jaxtyping import Array, Key
-
-from .compressor import (
-    Compressor,
-    Like,
-    Memory,
-    Payload,
-    State,
-    Update,
-    check_no_receiver_memory,
-)
-from .ef21 import Shifted
-from .shift import add, check_participation, difference, finite_or, scaled, zeros
+from .compressor import Compressor
+from .shift import add, shifted
 
 
 def diana(
@@ -43,22 +32,10 @@ def diana(
     """
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
         raise ValueError(f"diana: rate must be above 0 and at most 1, got {rate!r}.")
-    check_participation(participation, who="diana")
-    check_no_receiver_memory(compressor, who="diana")
-
-    def init(like: Like) -> State:
-        return Shifted(zeros(like, who="diana"), compressor.init(like))
-
-    def encode(key: Key[Array, ""], update: Update, state: Shifted) -> tuple[Payload, State]:
-        offered = difference(update, state.known)
-        payload, inner = compressor.encode(key, offered, state.inner)
-        known = add(state.known, scaled(rate, compressor.decode(payload, update)))
-        return payload, finite_or(known, Shifted(known, inner), state)
-
-    def receive(mean: Update, known: Memory) -> tuple[Update, Memory]:
-        moved = add(known, scaled(rate * participation, mean))
-        return add(known, mean), finite_or(moved, moved, known)
-
-    return Compressor(
-        init, encode, compressor.decode, lambda like: zeros(like, who="diana"), receive
+    return shifted(
+        compressor,
+        rate=rate,
+        participation=participation,
+        received=lambda known, moved, mean: add(known, mean),
+        who="diana",
     )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from .compressor import Compressor, Like, Payload, State, Update
 from .entropy_coded import table_runs
-from .flat import flatten, size, unflatten
+from .flat import check_countable, flatten, size, unflatten
 from .symbols import Symbols, table_total
 from .wire import HEADER_BYTES
 
@@ -63,12 +63,14 @@ def dithered(*, rate: float | int) -> Compressor:
     tables of their own, so that the rate is that of levels given their dither. To that end the
     magnitudes of the dithers of eight neighbours lie one in each eighth of their range, at random
     which in which: each is uniform, and dithers further apart are independent.
-    Encoding takes 17 passes over the update. Raises `ValueError` unless 0 < rate <= 16.
+    Encoding takes 17 passes over the update. Raises `ValueError` unless 0 < rate <= 16, and in
+    encoding for more than 2**31 - 8 entries.
     """
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 16:
         raise ValueError(f"dithered: rate must be above 0 and at most 16, got {rate!r}.")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="dithered")
         x = flatten(update, who="dithered").astype(jnp.float32)
         seed = jr.bits(jr.fold_in(key, _DITHER), (), jnp.uint32)
         parts = _parts(x.size)

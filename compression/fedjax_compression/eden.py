@@ -4,13 +4,12 @@ Vargaftik et al. 2022, arXiv:2108.08842.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 from .bits import pack, packed_size, unpack
 from .blocks import block_largest, block_sums, per_entry
@@ -66,13 +65,14 @@ def eden(*, bits: int | float) -> Compressor:
         ones = jnp.ones_like(y)
         deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(ones)), y.size)
         unit = y / jnp.where(deviation > 0, deviation, 1.0)
-        packed, level, sent = [], jnp.zeros_like(y), jnp.zeros_like(y)
-        for rate, entries in _rates(seed, y.size, bits):
+        packed, shares = [], []
+        for rate, entries in zip(levels, _shares(unit, seed, bits), strict=True):
             bounds = ((levels[rate][1:] + levels[rate][:-1]) / 2).astype(np.float32)
-            codes = (unit[entries][:, None] > bounds).sum(axis=1, dtype=jnp.uint32)
+            codes = (entries[:, None] > bounds).sum(axis=1, dtype=jnp.uint32)
             packed.append(pack(codes, bits=rate))
-            level = level.at[entries].set(jnp.asarray(levels[rate], jnp.float32)[codes])
-            sent = sent.at[entries].set(1.0)
+            shares.append(jnp.asarray(levels[rate], jnp.float32)[codes])
+        level = _merged(shares, y.size, seed, bits)
+        sent = (level != 0).astype(jnp.float32)  # no level is zero
         overlap = block_sums(unit * level)
         power = block_sums(unit * y * sent)
         share = block_sums(sent) / block_sums(ones)
@@ -84,13 +84,13 @@ def eden(*, bits: int | float) -> Compressor:
         if not n:
             return unflatten(jnp.zeros(0), like)
         seed = jnp.asarray(payload.seed)
-        level, start = jnp.zeros(n), 0
-        for rate, entries in _rates(seed, n, bits):
-            count = level[entries].size
+        shares, start = [], 0
+        for rate, count in zip(levels, _counts(n, bits), strict=True):
             end = start + packed_size(count, bits=rate)
             codes = unpack(payload.codes[start:end], count, bits=rate)
-            level = level.at[entries].set(jnp.asarray(levels[rate], jnp.float32)[codes])
+            shares.append(jnp.asarray(levels[rate], jnp.float32)[codes])
             start = end
+        level = _merged(shares, n, seed, bits)
         return unflatten(unrotate(level * per_entry(payload.scales, n), seed), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
@@ -120,28 +120,69 @@ def gaussian_levels(count: int) -> Float[np.ndarray, " count"]:
     return levels
 
 
-def _rates(
-    seed: UInt32[Array, ""], n: int, bits: int | float
-) -> Sequence[tuple[int, UInt32[Array, " entries"] | slice]]:
-    """Each rate, and which of n entries are sent at it; the lower rate first.
+def _shares(
+    x: Float[Array, " entries"], seed: UInt32[Array, ""], bits: int | float
+) -> list[Float[Array, " _share"]]:
+    """The entries that are sent at each rate, the lower rate first.
 
     Every part that shares a variance has a fixed count of entries at either rate, as sizes are
-    static. Parts of one size share the random choice: it need not be independent, only uniform.
+    static. Parts of one length share the random choice: it need not be independent, only uniform.
     """
-    low = math.floor(bits)
-    if low == bits:
-        return [(low, slice(None))]
+    if bits == math.floor(bits):
+        return [x]
+    last = max(x.size - BLOCK, 0)
+    whole = last - last % BLOCK
+    blocks = jnp.concatenate([x[:whole], x[last:]])
+    lower: list[Array] = []
+    higher: list[Array] = []
+    for part, (rows, length, count) in zip(
+        [blocks, x[whole:last]], _parts(x.size, bits), strict=False
+    ):
+        order = _order(seed, length)
+        for share, own in ((higher, order[:count]), (lower, order[count:])):
+            share.append(part.reshape(rows, length)[:, own].reshape(-1))
+    return [jnp.concatenate(share) for share in ([lower, higher] if bits > 1 else [higher])]
+
+
+def _merged(
+    shares: list[Float[Array, " _share"]], entries: int, seed: UInt32[Array, ""], bits: int | float
+) -> Float[Array, " entries"]:
+    """The inverse of `_shares`, with zeros for what is not sent."""
+    if bits == math.floor(bits):
+        return shares[0]
+    higher = shares[-1]
+    lower = shares[0] if bits > 1 else jnp.zeros(entries - higher.size)
+    merged = []
+    for rows, length, count in _parts(entries, bits):
+        low, high = rows * (length - count), rows * count
+        own = [higher[:high].reshape(rows, count), lower[:low].reshape(rows, length - count)]
+        order = _order(seed, length)
+        place = jnp.zeros_like(order).at[order].set(jnp.arange(length, dtype=order.dtype))
+        merged.append(jnp.concatenate(own, axis=1)[:, place])
+        lower, higher = lower[low:], higher[high:]
+    blocks, *between = merged
+    return jnp.concatenate([part.reshape(-1) for part in (blocks[:-1], *between, blocks[-1])])
+
+
+def _counts(entries: int, bits: int | float) -> list[int]:
+    """How many entries `_shares` has at each rate."""
+    if bits == math.floor(bits):
+        return [entries]
+    higher = sum(rows * count for rows, _, count in _parts(entries, bits))
+    return [entries - higher, higher] if bits > 1 else [higher]
+
+
+def _parts(entries: int, bits: float) -> list[tuple[int, int, int]]:
+    """The parts that share a variance: how many of which length, and entries of the higher rate.
+
+    First the blocks and the last entries, as long as a block; then what lies between them.
+    """
+    whole, between = divmod(max(entries - BLOCK, 0), BLOCK)
+    lengths = [(whole + 1, min(entries, BLOCK)), *([(1, between)] if between else [])]
+    return [(n, length, max(1, round((bits - math.floor(bits)) * length))) for n, length in lengths]
+
+
+def _order(seed: UInt32[Array, ""], length: int) -> Int[Array, " length"]:
+    """A random order of the entries of a part."""
     key = jr.fold_in(jr.key(seed, impl="threefry2x32"), 1)  # the rotation uses the key itself
-    whole, partial = divmod(max(n - BLOCK, 0), BLOCK)
-    starts = {min(n, BLOCK): [*range(0, whole * BLOCK, BLOCK), max(n - BLOCK, 0)]}
-    if partial:
-        starts[partial] = [whole * BLOCK]
-    lower, higher = [], []
-    for length, firsts in starts.items():
-        order = jnp.argsort(jr.bits(jr.fold_in(key, length), (length,), jnp.uint32))
-        places = np.array(firsts, np.uint32)[:, None] + order.astype(jnp.uint32)
-        count = max(1, round((bits - low) * length))
-        higher.append(places[:, :count].reshape(-1))
-        lower.append(places[:, count:].reshape(-1))
-    rates = [(low, jnp.concatenate(lower)), (low + 1, jnp.concatenate(higher))]
-    return rates if low else rates[1:]
+    return jnp.argsort(jr.bits(jr.fold_in(key, length), (length,), jnp.uint32))

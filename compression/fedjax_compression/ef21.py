@@ -1,31 +1,11 @@
 """EF21: both ends keep what is known of an update, and messages code what is new.
 
-Richtarik et al. 2021, arXiv:2106.05203, algorithm 2; with partial participation and in both
-directions Fatkhullin et al. 2021, arXiv:2110.03294 (EF21-PP, EF21-BC).
+Richtarik et al. 2021, arXiv:2106.05203; with partial participation and in both directions
+Fatkhullin et al. 2021, arXiv:2110.03294 (EF21-PP, EF21-BC).
 """
 
-from typing import NamedTuple
-
-from jaxtyping import Array, Key
-
-from .compressor import (
-    Compressor,
-    Like,
-    Memory,
-    Payload,
-    State,
-    Update,
-    check_no_receiver_memory,
-)
-from .shift import add, check_participation, difference, finite_or, scaled, zeros
-
-
-class Shifted(NamedTuple):
-    """What a sender keeps."""
-
-    known: Update
-    """What its messages so far add up to, in float32."""
-    inner: State
+from .compressor import Compressor
+from .shift import shifted
 
 
 def ef21(compressor: Compressor, *, participation: float | int = 1.0) -> Compressor:
@@ -49,22 +29,10 @@ def ef21(compressor: Compressor, *, participation: float | int = 1.0) -> Compres
     Raises `ValueError` unless 0 < participation <= 1, and for a codec whose receiver keeps a
     memory.
     """
-    check_participation(participation, who="ef21")
-    check_no_receiver_memory(compressor, who="ef21")
-
-    def init(like: Like) -> State:
-        return Shifted(zeros(like, who="ef21"), compressor.init(like))
-
-    def encode(key: Key[Array, ""], update: Update, state: Shifted) -> tuple[Payload, State]:
-        offered = difference(update, state.known)
-        payload, inner = compressor.encode(key, offered, state.inner)
-        known = add(state.known, compressor.decode(payload, update))
-        return payload, finite_or(known, Shifted(known, inner), state)
-
-    def receive(mean: Update, known: Memory) -> tuple[Update, Memory]:
-        moved = add(known, scaled(participation, mean))
-        return moved, finite_or(moved, moved, known)
-
-    return Compressor(
-        init, encode, compressor.decode, lambda like: zeros(like, who="ef21"), receive
+    return shifted(
+        compressor,
+        rate=1,
+        participation=participation,
+        received=lambda known, moved, mean: moved,
+        who="ef21",
     )

@@ -189,4 +189,4 @@ def _shifts_of_clients(
 
 
 def _mean(x: Float[Array, " n"], chosen: Bool[Array, " n"]) -> Float[Array, ""]:
-    return jnp.where(chosen, x, 0.0).sum() / jnp.maximum(chosen.sum(), 1).astype(jnp.float32)
+    return jnp.where(chosen, x, 0.0).sum() / jnp.maximum(chosen.sum(dtype=jnp.float32), 1.0)

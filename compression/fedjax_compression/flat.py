@@ -8,6 +8,9 @@ from jaxtyping import Array, Float
 
 from .compressor import Like, Update
 
+_MOST_COUNTED = 2**31 - 8
+"""Entries whose positions are 32-bit integers, padded to eighths or with one more, too."""
+
 
 def flatten(update: Update, *, who: str) -> Float[Array, " entries"]:
     """All entries in one vector, leaf after leaf, in the dtype that holds all of them.
@@ -39,6 +42,18 @@ def unflatten(vector: Float[Array, " entries"], like: Like) -> Update:
 def size(like: Like) -> int:
     """How many entries an update has."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like))
+
+
+def check_countable(update: Like, *, who: str) -> None:
+    """Raise `ValueError` where an update has more entries than 32-bit integers count.
+
+    For compressors that say where entries stand, or how many are alike; `who` is the one that asks.
+    """
+    if size(update) > _MOST_COUNTED:
+        raise ValueError(
+            f"{who}: expected at most {_MOST_COUNTED} entries, got {size(update)}; give each leaf "
+            "a message of its own, or take eden or entropy_coded, which have no such limit."
+        )
 
 
 def check_floating(update: Like, *, who: str) -> None:

@@ -7,7 +7,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Key, UInt32
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import flatten, size, unflatten
+from .flat import check_countable, flatten, size, unflatten
 from .fraction import check_fraction, count
 from .top_k import highest
 
@@ -28,11 +28,12 @@ def random_k(*, fraction: float) -> Compressor:
     `error_feedback` the residual grows. Fraction 1 is exact. An update with a NaN or an infinity
     anywhere decodes to k NaNs. Payload: k values in the update's dtype and a seed of 4 bytes;
     nothing for the support, which both ends draw.
-    Raises `ValueError` unless 0 < fraction <= 1.
+    Raises `ValueError` unless 0 < fraction <= 1, and in encoding for more than 2**31 - 8 entries.
     """
     check_fraction(fraction, who="random_k")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="random_k")
         x = flatten(update, who="random_k")
         seed = jr.bits(key, (), jnp.uint32)
         values = x[random_support(seed, x.size, count(fraction, x.size))]

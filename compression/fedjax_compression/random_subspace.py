@@ -8,7 +8,7 @@ import jax.random as jr
 from jaxtyping import Array, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import flatten, size, unflatten
+from .flat import check_countable, flatten, size, unflatten
 from .fraction import check_fraction, count
 from .hadamard import rotate, unrotate
 from .random_k import RandomSparse, random_support
@@ -24,11 +24,12 @@ def random_subspace(*, fraction: float) -> Compressor:
     entries of a block, so that sparse updates do not make it swing. Fraction 1 is exact to
     rounding, zeros are exact. An update with a NaN or an infinity anywhere decodes to NaNs.
     Payload: k float32 values and a seed of 4 bytes.
-    Raises `ValueError` unless 0 < fraction <= 1.
+    Raises `ValueError` unless 0 < fraction <= 1, and in encoding for more than 2**31 - 8 entries.
     """
     check_fraction(fraction, who="random_subspace")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="random_subspace")
         x = flatten(update, who="random_subspace").astype(jnp.float32)
         seed = jr.bits(key, (), jnp.uint32)
         if not x.size:

@@ -1,11 +1,65 @@
 """What is known of an update, kept in float32 at both ends."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
-from .compressor import Like, Update
+from .compressor import (
+    Compressor,
+    Like,
+    Memory,
+    Payload,
+    State,
+    Update,
+    check_no_receiver_memory,
+)
 from .flat import check_floating
+
+
+class Shifted(NamedTuple):
+    """What a sender keeps."""
+
+    known: Update
+    """What its messages so far add up to, times the rate, in float32."""
+    inner: State
+
+
+def shifted(
+    compressor: Compressor,
+    *,
+    rate: float | int,
+    participation: float | int,
+    received: Callable[[Update, Update, Update], Update],
+    who: str,
+) -> Compressor:
+    """Send C(x - h) and move h by `rate` times what it decodes to, at either end.
+
+    The receiver's h is the mean of all senders', and moves by `rate` times `participation` times
+    the mean of what it decoded; `received(known, moved, mean)`, of h before and after, is what that
+    mean stands for. Where an update or a mean is not finite, h stays.
+    Raises `ValueError` unless 0 < participation <= 1, and for a codec whose receiver keeps a
+    memory.
+    """
+    check_participation(participation, who=who)
+    check_no_receiver_memory(compressor, who=who)
+
+    def init(like: Like) -> State:
+        return Shifted(zeros(like, who=who), compressor.init(like))
+
+    def encode(key: Key[Array, ""], update: Update, state: Shifted) -> tuple[Payload, State]:
+        offered = difference(update, state.known)
+        payload, inner = compressor.encode(key, offered, state.inner)
+        known = add(state.known, scaled(rate, compressor.decode(payload, update)))
+        return payload, finite_or(known, Shifted(known, inner), state)
+
+    def receive(mean: Update, known: Memory) -> tuple[Update, Memory]:
+        moved = add(known, scaled(rate * participation, mean))
+        return received(known, moved, mean), finite_or(moved, moved, known)
+
+    return Compressor(init, encode, compressor.decode, lambda like: zeros(like, who=who), receive)
 
 
 def zeros(like: Like, *, who: str) -> Update:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from .chunked_top_k import check_chunk, largest_of_chunks
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import flatten, size, unflatten
+from .flat import check_countable, flatten, size, unflatten
 from .fraction import check_fraction
 from .support import decode_support, encode_support
 from .symbols import Symbols
@@ -47,12 +47,14 @@ def sparse_loco(*, fraction: float = 1 / 64, chunk: int = 4096) -> Compressor:
     bits. Its authors' code cuts six standard deviations of a tensor's values into four even bins,
     which leaves .012 of what is sent on a Gaussian, .37 on a Student t of three degrees of freedom
     and .072 on an AdamW update, where two magnitudes leave .004, .13 and .004.
-    Raises `ValueError` unless 0 < fraction <= 1 and chunk is a positive integer.
+    Raises `ValueError` unless 0 < fraction <= 1 and chunk is a positive integer, and in encoding
+    for more than 2**31 - 8 entries.
     """
     check_fraction(fraction, who="sparse_loco")
     check_chunk(chunk, who="sparse_loco")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="sparse_loco")
         x = flatten(update, who="sparse_loco").astype(jnp.float32)
         indices = largest_of_chunks(x, fraction=fraction, chunk=chunk)
         sent = ~(jnp.abs(x[indices]) < jnp.finfo(jnp.float32).tiny)  # true for NaN

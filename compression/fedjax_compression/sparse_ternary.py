@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from .bits import pack, unpack
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import flatten, size, unflatten
+from .flat import check_countable, flatten, size, unflatten
 from .fraction import check_fraction, count
 from .support import decode_support, encode_support
 from .symbols import Symbols
@@ -34,11 +34,12 @@ def sparse_ternary(*, fraction: float) -> Compressor:
     magnitude; a NaN or an infinity makes all k entries so. Payload: the support, entropy-coded, and
     one bit per value, 9.13 together at 1 % of 2**20, and 4 bytes. The paper codes the support's
     gaps by Golomb's code: no table and about as long where a support is uniform, longer elsewhere.
-    Raises `ValueError` unless 0 < fraction <= 1.
+    Raises `ValueError` unless 0 < fraction <= 1, and in encoding for more than 2**31 - 8 entries.
     """
     check_fraction(fraction, who="sparse_ternary")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="sparse_ternary")
         x = flatten(update, who="sparse_ternary").astype(jnp.float32)
         indices = largest(x, count(fraction, x.size))
         values = x[indices]

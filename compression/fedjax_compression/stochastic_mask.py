@@ -1,4 +1,4 @@
-"""Random masks of given probabilities (FedPM; Isik et al. 2022, arXiv:2209.15328, section 3)."""
+"""Random masks of given probabilities (FedPM; Isik et al. 2022, arXiv:2209.15328)."""
 
 import jax.numpy as jnp
 import jax.random as jr

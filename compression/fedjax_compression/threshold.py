@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import flatten, size, unflatten
+from .flat import check_countable, flatten, size, unflatten
 from .fraction import check_fraction, count
 from .support import encode_support
 from .top_k import Sparse, densify, largest
@@ -22,13 +22,15 @@ def threshold(*, value: float, capacity: float) -> Compressor:
     many entries are sent, as shapes are static, and a support that costs what the sent entries
     cost. Places that are not used come last, with the value zero and the position one past the
     last entry; their positions cost about ten bytes together.
-    Raises `ValueError` unless value is positive and finite and 0 < capacity <= 1.
+    Raises `ValueError` unless value is positive and finite and 0 < capacity <= 1, and in encoding
+    for more than 2**31 - 8 entries.
     """
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"threshold: value must be positive and finite, got {value!r}.")
     check_fraction(capacity, who="threshold", name="capacity")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="threshold")
         x = flatten(update, who="threshold")
         indices = largest(x, count(capacity, x.size))
         values = x[indices]

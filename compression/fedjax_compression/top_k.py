@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from .compressor import Compressor, Like, Payload, State, Update
-from .flat import flatten, size, unflatten
+from .flat import check_countable, flatten, size, unflatten
 from .fraction import check_fraction, count
 from .support import decode_support, encode_support
 from .symbols import Symbols
@@ -31,11 +31,12 @@ def top_k(*, fraction: float) -> Compressor:
     error is at most (1 - k / entries) of the update's squared norm; biased. A NaN or an infinity
     counts as largest, so that it is seen. Payload: k values in the update's dtype, and the support,
     entropy-coded: 8.13 bits per value at 1 % of 2**20 (`encode_support` says what others cost).
-    Raises `ValueError` unless 0 < fraction <= 1.
+    Raises `ValueError` unless 0 < fraction <= 1, and in encoding for more than 2**31 - 8 entries.
     """
     check_fraction(fraction, who="top_k")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="top_k")
         x = flatten(update, who="top_k")
         indices = largest(x, count(fraction, x.size))
         return Sparse(encode_support(indices, below=x.size), x[indices]), state

@@ -5,7 +5,7 @@ from jaxtyping import Array, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
 from .entropy_coded import table_runs
-from .flat import flatten, unflatten
+from .flat import check_countable, flatten, unflatten
 from .trellis_path import PATH_BYTES, Path, find_path, walk_path
 from .union_trellis import check_trellis
 from .wire import HEADER_BYTES
@@ -31,6 +31,7 @@ def trellis(*, rate: float | int, states: int = 64) -> Compressor:
     weight = min(0.5 * rate**1.9, 0.5)  # beyond, at low rates, all codes would become zero
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_countable(update, who="trellis")
         x = flatten(update, who="trellis").astype(jnp.float32)
         runs = table_runs(update)
         classes = [jnp.full(length, run, jnp.int32) for run, length in enumerate(runs)]

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
 from .bits import pack, unpack
-from .blocks import block_sums, per_entry
+from .blocks import block_largest, block_sums, per_entry
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import flatten, size, unflatten
 from .hadamard import rotate, unrotate
+from .power_of_two import near_power
 from .viterbi import trellis_decode, trellis_encode
 
 MULTIPLIER = {1: 235 / 512, 2: 119 / 512, 3: 61 / 512, 4: 159 / 512}
@@ -67,13 +68,15 @@ def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
         if not x.size:
             return Trellis(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
         y = rotate(x, seed)
+        magnitude, inverse = near_power(block_largest(y))
+        y = y * per_entry(inverse, y.size)  # whose squares neither vanish nor overflow
         deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(jnp.ones_like(y))), y.size)
         unit = y / jnp.where(deviation > 0, deviation, 1.0)
         # paths run through all blocks: one that is not finite must not lead the others astray
         codes = trellis_encode(jnp.where(jnp.isfinite(unit), unit, 0.0), table, bits=bits)
         overlap = block_sums(unit * trellis_decode(codes, table, bits=bits))
         power = block_sums(unit * y)
-        scales = jnp.where(power == 0, 0.0, power / overlap)
+        scales = jnp.where(power == 0, 0.0, power / overlap * magnitude)
         return Trellis(pack(codes, bits=bits), scales, seed), state
 
     def decode(payload: Trellis, like: Like) -> Update:

@@ -67,7 +67,7 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
     tables = [
         scaled_frequencies(np.trim_zeros(own, "b")) if own.any() else own[:0] for own in counts
     ]
-    models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
+    models = list(map(_model, tables))
     head = bytearray([int(symbols.memory)])
     for run, length in enumerate(runs):
         put(head, int(length))
@@ -104,7 +104,7 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
         raise ValueError("runs that do not sum to the number of codes")
     words = np.frombuffer(reader.take(4 * (reader.integer() // 4)), "<u4").astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
-    models = [categorical(table) if np.count_nonzero(table) > 1 else None for table in tables]
+    models = list(map(_model, tables))
     only = [int(np.flatnonzero(table)[0]) if table.any() else 0 for table in tables]
     symbol = np.zeros(count, np.int16)
 
@@ -131,6 +131,11 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
         np.array(lengths, like.runs.dtype),
         np.array(memory, like.memory.dtype),
     )
+
+
+def _model(table: Int[np.ndarray, " symbols"]) -> constriction.stream.model.Categorical | None:
+    """None where all codes are alike, which takes no bits."""
+    return categorical(table) if np.count_nonzero(table) > 1 else None
 
 
 def _walk(
