@@ -184,13 +184,14 @@ class Decoder(nnx.Module):
         self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"]
     ) -> Float[Array, "batch seq width"]:
         c = self.config
+        learned = self.position_embedding is not None
+        if learned and tokens.shape[1] > c.max_position_embeddings:
+            raise ValueError(
+                f"Decoder: expected at most {c.max_position_embeddings} tokens "
+                f"(max_position_embeddings), got {tokens.shape[1]}."
+            )
         x = self.embedding[...][tokens]
         if self.position_embedding is not None:
-            if tokens.shape[1] > c.max_position_embeddings:
-                raise ValueError(
-                    f"Decoder: expected at most {c.max_position_embeddings} tokens "
-                    f"(max_position_embeddings), got {tokens.shape[1]}."
-                )
             x = x + self.position_embedding[...][positions]
         x = x.astype(c.dtype)
         return x * jnp.asarray(c.hidden_size**0.5, c.dtype) if c.scale_embeddings else x

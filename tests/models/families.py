@@ -80,6 +80,7 @@ FAMILIES = {
         "n_positions": 2048,
     },
 }
+FAMILIES["gpt2_untied"] = {**FAMILIES["gpt2"], "tie_word_embeddings": False}
 for values in FAMILIES.values():
     if values["model_type"] != "gpt2":
         values.update({key: size for key, size in SIZES.items() if key not in values})
