@@ -12,13 +12,7 @@ from fedjax_llm.models import Decoder, DecoderConfig, config_from, from_params
 from fedjax_llm.models.config import check
 from fedjax_llm.models.decoder import within
 
-from .families import FAMILIES, params, tokens
-
-
-def forward(name, ids, dtype="float32", **kwargs):
-    config = config_from(FAMILIES[name], dtype=dtype)
-    run = jax.jit(lambda params, ids, kwargs: from_params(config, params)(ids, **kwargs))
-    return run(params(config), jnp.asarray(ids), kwargs)
+from .families import FAMILIES, forward, params, tokens
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
@@ -90,7 +84,9 @@ def test_a_cache_read_piece_by_piece_is_one_call(name):
 
 @pytest.mark.parametrize("name", ["gemma2", "qwen3"])
 def test_bfloat16_is_near_float32_and_logits_stay_float32(name):
-    exact, rough = (forward(name, tokens((2, 12)), dtype) for dtype in ("float32", "bfloat16"))
+    exact, rough = (
+        forward(name, tokens((2, 12)), dtype=dtype) for dtype in ("float32", "bfloat16")
+    )
     assert rough.dtype == jnp.float32
     assert 0 < jnp.std(rough - exact) < 0.03 * jnp.std(exact)
 
@@ -106,7 +102,7 @@ def test_learned_positions_end():
 
 def test_parameters_of_other_shapes_are_refused():
     config = config_from(FAMILIES["llama2"])
-    with pytest.raises(ValueError, match="from_params: expected parameters of shapes"):
+    with pytest.raises(ValueError, match="expected parameters of shapes"):
         from_params(dataclasses.replace(config, intermediate_size=41), params(config))
 
 
