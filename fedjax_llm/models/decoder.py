@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .config import DecoderConfig, check
 from .layers import MLP, Attention, Linear, Past, View, norm
+from .params import filled, shapes
 from .rope import rates, turns
 
 
@@ -184,13 +185,14 @@ class Decoder(nnx.Module):
         self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"]
     ) -> Float[Array, "batch seq width"]:
         c = self.config
+        learned = self.position_embedding is not None
+        if learned and tokens.shape[1] > c.max_position_embeddings:
+            raise ValueError(
+                f"Decoder: expected at most {c.max_position_embeddings} tokens "
+                f"(max_position_embeddings), got {tokens.shape[1]}."
+            )
         x = self.embedding[...][tokens]
         if self.position_embedding is not None:
-            if tokens.shape[1] > c.max_position_embeddings:
-                raise ValueError(
-                    f"Decoder: expected at most {c.max_position_embeddings} tokens "
-                    f"(max_position_embeddings), got {tokens.shape[1]}."
-                )
             x = x + self.position_embedding[...][positions]
         x = x.astype(c.dtype)
         return x * jnp.asarray(c.hidden_size**0.5, c.dtype) if c.scale_embeddings else x
@@ -209,22 +211,12 @@ class Decoder(nnx.Module):
 
 def empty(config: DecoderConfig) -> PyTree:
     """Shapes of a decoder's parameters, as nested dictionaries of `jax.ShapeDtypeStruct`."""
-    model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return shapes(lambda: Decoder(config, rngs=nnx.Rngs(0)))
 
 
 def from_params(config: DecoderConfig, params: PyTree) -> Decoder:
-    """The decoder with given parameters, in the structure of `empty`; nothing is drawn.
-
-    Traces under `jit`, where large parameters should be arguments: as constants they are folded.
-    Raises `ValueError` for parameters of another structure or other shapes.
-    """
-    graph, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
-    expected, got = (jax.tree.map(jnp.shape, t) for t in (nnx.to_pure_dict(state), params))
-    if expected != got:
-        raise ValueError(f"from_params: expected parameters of shapes {expected}, got {got}.")
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
+    """The decoder with given parameters, in the structure of `empty`, as `filled` says."""
+    return filled(lambda: Decoder(config, rngs=nnx.Rngs(0)), params)
 
 
 def within(segments: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:

@@ -76,8 +76,8 @@ def config_to(config: DecoderConfig) -> dict[str, Any]:
     for field in sum(_READ.values(), ()):
         values[field] = getattr(config, field)
     values["head_dim"] = config.head_size
-    if config.query_pre_attn_scalar is None:
-        values["query_pre_attn_scalar"] = config.head_size
+    scalar = config.query_pre_attn_scalar or config.head_size
+    values["query_pre_attn_scalar"] = int(scalar) if scalar == int(scalar) else scalar
     values["attention_bias"] = config.attention_bias == "all"
     values["sliding_window"] = config.sliding_window
     values |= rope_to(config)

@@ -3,9 +3,12 @@
 import functools
 import zlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fedjax_llm.models import DecoderConfig, load_tensors
+from fedjax_llm.models import DecoderConfig, config_from, from_params, load_tensors
+from fedjax_llm.models.hf_encoder import encoder_config_from, encoder_entries
 from fedjax_llm.models.hf_tensors import entries
 
 SIZES = {
@@ -80,6 +83,20 @@ FAMILIES = {
         "n_positions": 2048,
     },
 }
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
+LABELS = 5
+FAMILIES["gpt2_untied"] = {**FAMILIES["gpt2"], "tie_word_embeddings": False}
 for values in FAMILIES.values():
     if values["model_type"] != "gpt2":
         values.update({key: size for key, size in SIZES.items() if key not in values})
@@ -111,6 +128,16 @@ def weights(config: DecoderConfig) -> dict[str, np.ndarray]:
 
 
 @functools.cache
+def bert_weights() -> dict[str, np.ndarray]:
+    """All tensors of a BERT with a head for classification."""
+    return {
+        name: weight(name, part.shape)
+        for part in encoder_entries(encoder_config_from(BERT), labels=LABELS)
+        for name in (part.name.format(layer) for layer in range(part.layers or 1))
+    }
+
+
+@functools.cache
 def params(config: DecoderConfig) -> dict:
     """The same as parameters of ours."""
     return load_tensors(
@@ -120,3 +147,18 @@ def params(config: DecoderConfig) -> dict:
 
 def tokens(shape: tuple[int, int], name: str = "tokens") -> np.ndarray:
     return ((uniform(name, shape) + 1) * 24).astype(np.int32)
+
+
+ONCE = {"xla_backend_optimization_level": 0}
+"""Compiler options for what runs once: compiled in half the time."""
+
+
+@functools.partial(jax.jit, static_argnames="config", compiler_options=ONCE)
+def _forward(params, ids, kwargs, *, config):
+    return from_params(config, params)(ids, **kwargs)
+
+
+def forward(name: str, ids: np.ndarray, *, dtype: str = "float32", **kwargs) -> jax.Array:
+    """Logits of a family's model."""
+    config = config_from(FAMILIES[name], dtype=dtype)
+    return _forward(params(config), jnp.asarray(ids), kwargs, config=config)

@@ -1,13 +1,14 @@
 """Decoders against transformers on torch, live."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from fedjax_llm.models import config_from, config_to, from_params, hf_tensors
+from fedjax_llm.models import config_from, config_to, from_params, generate, hf_tensors
 
 from ..models.families import FAMILIES, params, tokens, weights
 from .golden import PATH
@@ -119,6 +120,30 @@ def test_packing(name):
     error = off(got, apart)
     say(name, "packing", error)
     assert error < 1e-4
+
+
+@each_family
+def test_greedy_text(name):
+    prompts, lengths = tokens((3, 10), "prompts"), np.array([10, 3, 6])
+    config = config_from(FAMILIES[name])
+    model = from_params(config, params(config))
+    got = generate(
+        model, jnp.asarray(prompts), lengths=jnp.asarray(lengths), max_new_tokens=200
+    ).tokens
+    torch_model = reference(name)
+    torch_model.generation_config.eos_token_id = None
+    assert len(np.unique(got)) > (1 if name == "gpt2" else 3)
+    padded = np.zeros_like(prompts)
+    for row, prompt, length in zip(padded, prompts, lengths, strict=True):
+        row[10 - length :] = prompt[:length]
+    expected = torch_model.generate(
+        torch.from_numpy(padded).long(),
+        attention_mask=torch.from_numpy(np.arange(10) >= 10 - lengths[:, None]).long(),
+        generation_config=GenerationConfig(
+            max_new_tokens=200, do_sample=False, eos_token_id=None, pad_token_id=0
+        ),
+    )
+    assert np.array_equal(got, expected[:, 10:].numpy())
 
 
 @each_family

@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from fedjax_llm.models import config_from
 
-from ..models.families import FAMILIES, tokens, weights
+from ..models.families import BERT, FAMILIES, LABELS, bert_weights, tokens, weights
 
 
 def reference(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
@@ -22,8 +22,19 @@ def reference(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     return model.to(dtype).eval()
 
 
+def bert_reference(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """BERT with a head for classification, and its weights."""
+    config = AutoConfig.for_model(**BERT, num_labels=LABELS)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    state = {name: torch.from_numpy(value) for name, value in bert_weights().items()}
+    wrong = model.load_state_dict(state, strict=False)
+    assert not [*wrong.missing_keys, *wrong.unexpected_keys], wrong
+    return model.to(dtype).eval()
+
+
 def golden() -> dict[str, np.ndarray]:
-    """Logits of every family on the same tokens."""
+    """Logits of every family, and a BERT's scores of labels, on the same tokens."""
     ids = torch.from_numpy(tokens((2, 12))).long()
     with torch.no_grad():
-        return {name: reference(name)(ids).logits.numpy() for name in FAMILIES}
+        logits = {name: reference(name)(ids).logits.numpy() for name in FAMILIES}
+        return {**logits, "bert": bert_reference()(ids).logits.numpy()}
