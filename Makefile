@@ -25,7 +25,7 @@ PARITY_ENV = TRANSFORMERS_VERBOSITY=error
 
 parity:  ## models against transformers on torch, live
 	$(MAKE) VENV=$(PARITY) $(PARITY)/.parity
-	$(PARITY_ENV) $(PARITY)/bin/python -m pytest -n auto -s -o python_files="parity_*.py" -o filterwarnings=default tests/parity
+	$(PARITY_ENV) $(PARITY)/bin/python -m pytest -q -s -o python_files="parity_*.py" -o filterwarnings=default tests/parity
 
 golden:  ## write again what the tests without torch compare with
 	$(MAKE) VENV=$(PARITY) $(PARITY)/.parity

@@ -134,12 +134,11 @@ def _read(key: str, value: Any, kind: type) -> Any:
 
 def _window(model_type: str, known: Values, layers: int) -> dict[str, Any]:
     """Which layers slide, and how far they see."""
-    window, kinds = known.get("sliding_window"), known.get("layer_types")
-    if model_type in ("qwen2", "qwen3") and not known.get("use_sliding_window"):
-        window = None
-    if model_type in ("llama", "gpt2") or window is None:
-        if model_type in ("llama", "gpt2"):
-            kinds = None
+    if model_type in ("llama", "gpt2"):
+        return {}
+    qwen, kinds = model_type.startswith("qwen"), known.get("layer_types")
+    window = None if qwen and not known.get("use_sliding_window") else known.get("sliding_window")
+    if window is None:
         if kinds and "sliding_attention" in kinds:
             raise _error("sliding_window", "a whole number, as layers slide", window)
         return {}
@@ -147,12 +146,10 @@ def _window(model_type: str, known: Values, layers: int) -> dict[str, Any]:
     if model_type == "mistral":
         return {"sliding_window": window}
     if kinds is None:
-        full_from = known.get("max_window_layers", 28) if model_type.startswith("qwen") else None
-        every = known.get("sliding_window_pattern", known.get("_sliding_window_pattern", 6))
-        every = 2 if model_type == "gemma2" else every
-        slides = [
-            (i + 1) % every > 0 if full_from is None else i >= full_from for i in range(layers)
-        ]
+        full_first = known.get("max_window_layers", 28)
+        pattern = known.get("sliding_window_pattern", known.get("_sliding_window_pattern", 6))
+        every = 2 if model_type == "gemma2" else pattern
+        slides = [i >= full_first if qwen else (i + 1) % every > 0 for i in range(layers)]
         kinds = ["sliding_attention" if each else "full_attention" for each in slides]
     return {"sliding_window": window, "layer_types": tuple(kinds)}
 
