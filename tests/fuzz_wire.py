@@ -45,7 +45,8 @@ HEADER = wire.HEADER_BYTES
 def fuzz(codecs: Sequence[str], *, mutations: int, seed: int = 0) -> Counter:
     """Refused and unchanged messages, and others that `dumps` could have made, of `mutations`."""
     random = np.random.default_rng(seed)
-    likes, honest = _messages(codecs, SMALL, random)
+    likes = {text: payload_structure(codec(text), _update(SMALL)) for text in codecs}
+    honest = {text: _honest(text, like, random) for text, like in likes.items()}
     known = {data for messages in honest.values() for data in messages}
     pool, counts = sorted(known), Counter()
     for _, text in zip(range(mutations), itertools.cycle(codecs), strict=False):
@@ -71,9 +72,9 @@ def fuzz_memory(codecs: Sequence[str], *, each: int, seed: int = 0) -> float:
         if str(like) in measured:
             continue
         measured.add(str(like))
-        _, honest = _messages([text], LARGE, random, spreads=(0.6, 1e9))
+        honest = _honest(text, like, random, spreads=(0.6, 1e9))
         arrays = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
-        for first in honest[text]:
+        for first in honest:
             for change in range(each):
                 data = mutated(first, first, random)[0] if change else first
                 tracemalloc.start()
@@ -104,21 +105,18 @@ def _update(shapes):
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
 
-def _messages(codecs, shapes, random, *, spreads=(0.0, 0.6, 20.0, 1e9)):
-    """Each codec's structure, and messages of payloads of many kinds, all of which are honest:
-    the wire knows of numbers and `Symbols` alone.
+def _honest(text, like, random, *, spreads=(0.0, 0.6, 20.0, 1e9)):
+    """Messages of payloads of many kinds, all of which are honest: the wire knows of numbers and
+    `Symbols` alone.
     """
-    likes = {text: payload_structure(codec(text), _update(shapes)) for text in codecs}
-    honest = {}
-    for text, like in likes.items():
-        payloads = (
-            jax.tree.map(lambda x, s=spread: _filled(x, s, random), like, is_leaf=is_symbols)
-            for spread in spreads
-        )
-        honest[text] = list(map(wire.dumps, payloads))
-        for data in honest[text]:
-            assert wire.dumps(wire.loads(data, like)) == data, text  # and caches are warm
-    return likes, honest
+    payloads = (
+        jax.tree.map(lambda x, s=spread: _filled(x, s, random), like, is_leaf=is_symbols)
+        for spread in spreads
+    )
+    honest = list(map(wire.dumps, payloads))
+    for data in honest:
+        assert wire.dumps(wire.loads(data, like)) == data, text  # and caches are warm
+    return honest
 
 
 def _filled(leaf, spread, random):

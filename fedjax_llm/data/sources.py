@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .examples import Example, Examples, Fields, grouped
+from .installed import missing
 
 
 def jsonl(path: str | Path, fields: Fields) -> Examples:
@@ -32,9 +33,7 @@ def parquet(path: str | Path, fields: Fields) -> Examples:
     try:
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "parquet: expected the package pyarrow, got none: pip install 'fedjax-llm[data]'."
-        ) from None
+        raise missing("pyarrow", extra="data", who="parquet") from None
     path = Path(path)
     try:
         with ParquetFile(path) as file:

@@ -11,7 +11,7 @@ import numpy as np
 from .cache import open_corpus, save_corpus
 from .corpus import Corpus, token_dtype
 from .encode import Document, encode
-from .examples import Examples
+from .examples import Examples, check_no_client_is_empty
 
 FORMAT = 1
 """Raised whenever the same examples would give other tokens."""
@@ -70,9 +70,7 @@ def _check(examples: Examples, tokenizer: Any, seq: int, long: str) -> None:
         raise ValueError(f"tokenize: expected a PreTrainedTokenizerFast, got {kind}.")
     if not examples:
         raise ValueError("tokenize: expected at least one client, got none.")
-    for client, own in examples.items():
-        if not own:
-            raise ValueError(f"tokenize: client {client!r} has no example.")
+    check_no_client_is_empty(examples, who="tokenize")
 
 
 def _corpus(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .. import jsonl
 from ..config import RunConfig, prepare
-from ..models import DecoderConfig
 from ..progress import progress
 from ..run import Row, execute
 
@@ -37,8 +36,7 @@ QUICK_CODECS = (
 )
 """What the quick sweep compares."""
 
-_DEFAULTS = {"prediction": 0.0}
-_MODEL = dataclasses.asdict(DecoderConfig())
+_DEFAULTS = dataclasses.asdict(RunConfig())
 """Of the options that are younger than some results."""
 
 
@@ -75,5 +73,5 @@ def sweep(configs: Sequence[RunConfig], results: Path) -> Iterator[Row]:
 def _key(config: dict) -> str:
     """A row from before an option existed had that option's default."""
     return json.dumps(
-        _DEFAULTS | config | {"model": _MODEL | config.get("model", {})}, sort_keys=True
+        _DEFAULTS | config | {"model": _DEFAULTS["model"] | config.get("model", {})}, sort_keys=True
     )

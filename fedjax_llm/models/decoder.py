@@ -82,10 +82,9 @@ class Decoder(nnx.Module):
         if positions is None:
             positions = jnp.arange(seq)[None] if segments is None else within(segments)
         sliding = any(self.config.sliding) and window is not None and window < seq
+        if segments is None and sliding:
+            segments = jnp.ones((1, seq), jnp.int32)
         mask = None if segments is None else _mask(segments, segments, jnp.arange(seq))
-        if sliding and mask is None:
-            ones = jnp.ones((1, seq), jnp.int32)
-            mask = _mask(ones, ones, jnp.arange(seq))
         hidden, _ = self._blocks(tokens, positions, mask, 0, None)
         return self._logits(hidden)
 

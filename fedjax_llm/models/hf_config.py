@@ -1,14 +1,12 @@
 """A `config.json` of the Hugging Face hub, read and written."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from .config import Activation, DecoderConfig, LayerType, check
 from .hf_families import ARCHITECTURES, DEFAULTS, FAMILIES, ONLY, UNKNOWN
 from .hf_rope import rope_from, rope_to
-
-Values = Mapping[str, Any]
+from .hf_values import SIZES, Values, check_only, wrong
 
 
 def config_from(
@@ -23,11 +21,9 @@ def config_from(
     """
     model_type = values.get("model_type")
     if model_type not in FAMILIES:
-        raise _error("model_type", f"one of {', '.join(FAMILIES)}", model_type)
+        raise wrong("model_type", f"one of {', '.join(FAMILIES)}", model_type)
     family = FAMILIES[model_type]
-    for key, allowed in {**ONLY, **family.only}.items():
-        if key in values and values[key] not in allowed:
-            raise _error(key, " or ".join(map(repr, allowed)), values[key])
+    check_only(values, {**ONLY, **family.only})
     known = {**DEFAULTS, **family.defaults, **values}
     found: dict[str, Any] = {}
     for kind, fields in _READ.items():
@@ -35,15 +31,15 @@ def config_from(
             key = family.keys.get(field, field)
             if field not in family.made and known.get(key) is not None:
                 found[field] = _read(key, known[key], kind)
-    for field in _SIZES:
+    for field in SIZES:
         if field not in found and not (field == "intermediate_size" and model_type == "gpt2"):
-            raise _error(family.keys.get(field, field), "a whole number", None)
+            raise wrong(family.keys.get(field, field), "a whole number", None)
     found.setdefault("intermediate_size", 4 * found["hidden_size"])
     found.setdefault("num_key_value_heads", found["num_attention_heads"])
     act = family.keys.get("hidden_act", "hidden_act")
     found["hidden_act"] = known[act]
     if known[act] not in get_args(Activation):
-        raise _error(act, f"one of {', '.join(get_args(Activation))}", known[act])
+        raise wrong(act, f"one of {', '.join(get_args(Activation))}", known[act])
     if "attention_bias" not in family.made:
         biased = _read("attention_bias", known.get("attention_bias") or False, bool)
         found["attention_bias"] = "all" if biased else "none"
@@ -101,15 +97,8 @@ def config_to(config: DecoderConfig) -> dict[str, Any]:
     return values
 
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
 _READ: dict[type, tuple[str, ...]] = {
-    int: (*_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"),
+    int: (*SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"),
     float: (
         "rms_norm_eps",
         "query_pre_attn_scalar",
@@ -128,7 +117,7 @@ def _read(key: str, value: Any, kind: type) -> Any:
         right = right and (kind is float or value == int(value))
     if not right:
         names = {int: "a whole number", float: "a number", bool: "true or false"}
-        raise _error(key, names[kind], value)
+        raise wrong(key, names[kind], value)
     return kind(value)
 
 
@@ -140,7 +129,7 @@ def _window(model_type: str, known: Values, layers: int) -> dict[str, Any]:
     window = None if qwen and not known.get("use_sliding_window") else known.get("sliding_window")
     if window is None:
         if kinds and "sliding_attention" in kinds:
-            raise _error("sliding_window", "a whole number, as layers slide", window)
+            raise wrong("sliding_window", "a whole number, as layers slide", window)
         return {}
     window = _read("sliding_window", window, int)
     if model_type == "mistral":
@@ -166,7 +155,3 @@ def _canonical(config: DecoderConfig) -> DecoderConfig:
     elif all(config.sliding):
         change["layer_types"] = ()
     return dataclasses.replace(config, **change)
-
-
-def _error(name: str, expected: str, got: object) -> ValueError:
-    return ValueError(f"config.json: {name}: expected {expected}, got {got!r}.")

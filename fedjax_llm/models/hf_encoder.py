@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from .config import Activation
 from .encoder import Encoder, EncoderConfig
 from .hf_tensors import Entry, Reader, entries_of, load_entries, write_entries
+from .hf_values import SIZES, Values, check_only, wrong
 from .params import shapes
 
 _LAYER = "encoder.layer.{}."
@@ -37,20 +38,13 @@ _ONLY: dict[str, tuple] = {
     "is_decoder": (False,),
     "add_cross_attention": (False,),
     "quantization_config": (None,),
+    "hidden_act": get_args(Activation),
 }
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
+_SIZES = (*SIZES, "max_position_embeddings", "type_vocab_size")
 
 
 def encoder_config_from(
-    values: Mapping[str, Any],
+    values: Values,
     *,
     pooler: bool = True,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -60,21 +54,16 @@ def encoder_config_from(
 
     Raises `ValueError` naming the field, what was expected and what was got.
     """
-    for key, allowed in {**_ONLY, "hidden_act": get_args(Activation)}.items():
-        if (key in values or key == "model_type") and values.get(key) not in allowed:
-            expected = " or ".join(map(repr, allowed))
-            raise ValueError(f"config.json: {key}: expected {expected}, got {values.get(key)!r}.")
+    check_only({"model_type": None, **values}, _ONLY)
     found: dict[str, Any] = {}
     for name in _SIZES:
         value = values.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"config.json: {name}: expected a whole number above 0, got {value!r}."
-            )
+            raise wrong(name, "a whole number above 0", value)
         found[name] = value
     epsilon = values.get("layer_norm_eps", 1e-12)
     if not isinstance(epsilon, float) or not epsilon > 0:
-        raise ValueError(f"config.json: layer_norm_eps: expected above 0, got {epsilon!r}.")
+        raise wrong("layer_norm_eps", "above 0", epsilon)
     found["layer_norm_eps"] = epsilon
     act = values.get("hidden_act", "gelu")
     return EncoderConfig(**found, hidden_act=act, pooler=pooler, dtype=dtype, remat=remat)

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from .config import DecoderConfig, LinearScaling, Llama3Scaling
+from .hf_values import Values, wrong
 
-Values = Mapping[str, Any]
 _SCALINGS = {"linear": LinearScaling, "llama3": Llama3Scaling}
 _TYPES = ("default", *_SCALINGS)
 
@@ -28,13 +28,13 @@ def rope_from(values: Values, *, longest: int, nested: bool = False) -> dict[str
     if not given:
         return old
     if not isinstance(given, Mapping):
-        raise _error("rope_parameters", "an object", given)
+        raise wrong("rope_parameters", "an object", given)
     if nested and ("full_attention" in given or "sliding_attention" in given):
         new = _one("rope_parameters", given.get("full_attention") or {}, theta, longest)
         plain = given.get("sliding_attention") or {}
         sliding = _one("rope_parameters", plain, old["rope_local_theta"], longest)
         if sliding["rope_scaling"] is not None:
-            raise _error("rope_parameters", "sliding_attention of type default", plain)
+            raise wrong("rope_parameters", "sliding_attention of type default", plain)
         new["rope_local_theta"] = sliding["rope_theta"]
     else:
         new = _one("rope_parameters", given, theta, longest)
@@ -44,7 +44,7 @@ def rope_from(values: Values, *, longest: int, nested: bool = False) -> dict[str
     keys |= {"rope_local_base_freq": "rope_local_theta"} if nested else {}
     for key, field in keys.items():
         if values.get(key) is not None and old[field] != new[field]:
-            raise _error(key, f"{new[field]!r}, as rope_parameters say", values[key])
+            raise wrong(key, f"{new[field]!r}, as rope_parameters say", values[key])
     return new
 
 
@@ -52,8 +52,8 @@ def rope_to(config: DecoderConfig) -> dict[str, Any]:
     """Both layouts at once: a reader of version 4 would take the default theta without its own."""
     if config.position_embeddings != "rotary":
         return {}
-    kind = {LinearScaling: "linear", Llama3Scaling: "llama3"}.get(type(config.rope_scaling))
-    scaling = {"rope_type": kind, **asdict(config.rope_scaling)} if config.rope_scaling else None
+    kinds, given = {made: kind for kind, made in _SCALINGS.items()}, config.rope_scaling
+    scaling = None if given is None else {"rope_type": kinds[type(given)], **asdict(given)}
     flat = {"rope_theta": config.rope_theta, **(scaling or {"rope_type": "default"})}
     both = {"rope_theta": config.rope_theta, "rope_scaling": scaling}
     if config.rope_local_theta is None:
@@ -65,12 +65,12 @@ def rope_to(config: DecoderConfig) -> dict[str, Any]:
 
 def _one(name: str, given: Any, theta: float, longest: int) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        raise _error(name, "an object", given)
+        raise wrong(name, "an object", given)
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in _TYPES:
-        raise _error(f"{name}: rope_type", f"one of {', '.join(_TYPES)}", kind)
+        raise wrong(f"{name}: rope_type", f"one of {', '.join(_TYPES)}", kind)
     if given.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise _error(f"{name}: partial_rotary_factor", "1", given["partial_rotary_factor"])
+        raise wrong(f"{name}: partial_rotary_factor", "1", given["partial_rotary_factor"])
     theta = _number(f"{name}: rope_theta", given.get("rope_theta"), theta)
     if kind == "default":
         return {"rope_theta": theta, "rope_scaling": None}
@@ -90,16 +90,12 @@ def _one(name: str, given: Any, theta: float, longest: int) -> dict[str, Any]:
         ),
     )
     if scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise _error(f"{name}: high_freq_factor", "above low_freq_factor", dict(given))
+        raise wrong(f"{name}: high_freq_factor", "above low_freq_factor", dict(given))
     return {"rope_theta": theta, "rope_scaling": scaling}
 
 
 def _number(name: str, value: Any, default: float | None) -> float:
     value = default if value is None else value
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise _error(name, "a number above 0", value)
+        raise wrong(name, "a number above 0", value)
     return float(value)
-
-
-def _error(name: str, expected: str, got: object) -> ValueError:
-    return ValueError(f"config.json: {name}: expected {expected}, got {got!r}.")

@@ -2,6 +2,7 @@
 
 import functools
 import zlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 
 from fedjax_llm.models import DecoderConfig, config_from, from_params, load_tensors
 from fedjax_llm.models.hf_encoder import encoder_config_from, encoder_entries
-from fedjax_llm.models.hf_tensors import entries
+from fedjax_llm.models.hf_tensors import Entry, Reader, entries
 
 SIZES = {
     "vocab_size": 48,
@@ -116,33 +117,35 @@ def weight(name: str, shape: tuple[int, ...], *, plus_one: bool = False) -> np.n
     return drawn * 2 * shape[-1] ** -0.5
 
 
+def drawn(parts: list[Entry], *, plus_one: bool = False) -> dict[str, np.ndarray]:
+    return {
+        name: weight(name, part.shape, plus_one=plus_one)
+        for part in parts
+        for name in (part.name.format(layer) for layer in range(part.layers or 1))
+    }
+
+
+def readers(tensors: Mapping[str, np.ndarray]) -> dict[str, Reader]:
+    """As a checkpoint gives them."""
+    return {name: lambda value=value: value for name, value in tensors.items()}
+
+
 @functools.cache
 def weights(config: DecoderConfig) -> dict[str, np.ndarray]:
     """All tensors of a checkpoint."""
-    plus_one = config.norm == "rms_plus_one"
-    return {
-        name: weight(name, part.shape, plus_one=plus_one)
-        for part in entries(config)
-        for name in (part.name.format(layer) for layer in range(part.layers or 1))
-    }
+    return drawn(entries(config), plus_one=config.norm == "rms_plus_one")
 
 
 @functools.cache
 def bert_weights() -> dict[str, np.ndarray]:
     """All tensors of a BERT with a head for classification."""
-    return {
-        name: weight(name, part.shape)
-        for part in encoder_entries(encoder_config_from(BERT), labels=LABELS)
-        for name in (part.name.format(layer) for layer in range(part.layers or 1))
-    }
+    return drawn(encoder_entries(encoder_config_from(BERT), labels=LABELS))
 
 
 @functools.cache
 def params(config: DecoderConfig) -> dict:
     """The same as parameters of ours."""
-    return load_tensors(
-        config, {name: lambda value=value: value for name, value in weights(config).items()}
-    )
+    return load_tensors(config, readers(weights(config)))
 
 
 def tokens(shape: tuple[int, int], name: str = "tokens") -> np.ndarray:

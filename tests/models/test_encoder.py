@@ -20,10 +20,10 @@ from fedjax_llm.models import (
     mean_pool,
 )
 
-from .families import BERT, LABELS, ONCE, bert_weights, tokens
+from .families import BERT, LABELS, ONCE, bert_weights, readers, tokens
 
 CONFIG = encoder_config_from(BERT)
-READERS = {name: lambda value=value: value for name, value in bert_weights().items()}
+READERS = readers(bert_weights())
 PARAMS = load_encoder(CONFIG, READERS, labels=LABELS)
 
 

@@ -4,11 +4,7 @@ import pytest
 
 from fedjax_llm.models import config_from, hf_tensors, load_tensors
 
-from .families import FAMILIES, params, weights
-
-
-def readers(tensors):
-    return {name: lambda value=value: value for name, value in tensors.items()}
+from .families import FAMILIES, params, readers, weights
 
 
 def equal(a, b):

@@ -19,7 +19,7 @@ from fedjax_llm.models import (
     mean_pool,
 )
 
-from ..models.families import BERT, LABELS, bert_weights, tokens
+from ..models.families import BERT, LABELS, bert_weights, readers, tokens
 from .reference import bert_reference
 
 CONFIG = encoder_config_from(BERT)
@@ -28,8 +28,7 @@ TYPES = ((np.arange(20) >= 8) & THERE).astype(np.int32)
 
 
 def params():
-    readers = {name: lambda value=value: value for name, value in bert_weights().items()}
-    return load_encoder(CONFIG, readers, labels=LABELS)
+    return load_encoder(CONFIG, readers(bert_weights()), labels=LABELS)
 
 
 def classifier(params, config=CONFIG):

@@ -1,0 +1,22 @@
+"""Packages that carry texts or read files, found where they are installed."""
+
+import importlib.util
+from pathlib import Path
+
+
+def folder_of(module: str, *, package: str, extra: str, who: str) -> Path:
+    """The folder of an installed package, which is found and not imported.
+
+    Raises `ModuleNotFoundError`, which says how to install it, where it is not there.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise missing(package, extra=extra, who=who)
+    return Path(spec.submodule_search_locations[0])
+
+
+def missing(package: str, *, extra: str, who: str) -> ModuleNotFoundError:
+    """The error of a package that is not installed."""
+    return ModuleNotFoundError(
+        f"{who}: expected the package {package}, got none: pip install 'fedjax-llm[{extra}]'."
+    )
