@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from fedjax_llm import full, language_model, lora
-from fedjax_llm.adapters import PROJECTIONS
+from fedjax_llm.adapters.lora import PROJECTIONS
 from fedjax_llm.data import Batch, all_windows
 
 from .conftest import TINY

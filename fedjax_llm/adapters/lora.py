@@ -1,15 +1,15 @@
-"""What of a model is trained: all of it, or low-rank additions to frozen products."""
+"""Low-rank additions to frozen products (Hu et al. 2021, arXiv:2106.09685)."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import jax.random as jr
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from .models import Decoder
-from .models.layers import Linear
+from ..models import Decoder
+from ..models.layers import Linear
+from .adapter import Adapter
 
 PROJECTIONS = (
     "q_proj",
@@ -24,15 +24,6 @@ PROJECTIONS = (
 """Products of a block. A model has either qkv_proj (GPT-2) or the three, and may have no gate."""
 
 
-class Adapter(NamedTuple):
-    """Which parameters of a model are trained, and how they come into it."""
-
-    attach: Callable[[Key[Array, ""], Decoder], None]
-    """`(key, model) -> None`: put the adapter's parameters into a model just built."""
-    trainable: Any
-    """The `nnx` filter of the parameters to train; all others are frozen."""
-
-
 class LowRank(nnx.Module):
     """scale * x @ a @ b."""
 
@@ -44,19 +35,14 @@ class LowRank(nnx.Module):
         return (x @ self.a[...]) @ self.b[...] * self.scale
 
 
-def full() -> Adapter:
-    """Train every parameter."""
-    return Adapter(attach=lambda key, model: None, trainable=nnx.Param)
-
-
 def lora(
     *, rank: int, alpha: float | None = None, targets: Sequence[str] | str | None = None
 ) -> Adapter:
     """Add (alpha / rank) x A B to each target product, and train A and B alone.
 
-    Hu et al. 2021, arXiv:2106.09685: A is Gaussian of variance 1 / inputs, B is zero, so that
-    nothing changes at first. `alpha` is twice the rank unless given. `targets` are names out of
-    `PROJECTIONS`, as a sequence or with commas between; all that a model has unless given.
+    A is Gaussian of variance 1 / inputs, B is zero, so that nothing changes at first. `alpha` is
+    twice the rank unless given. `targets` are names out of `PROJECTIONS`, as a sequence or with
+    commas between; all that a model has unless given.
     Raises `ValueError` for a rank below 1 or a target that is not there, for one that the model
     lacks when it is attached.
     """
