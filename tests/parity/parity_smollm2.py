@@ -62,19 +62,28 @@ def test_gradients(ours, theirs):
         return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean()
 
     got = hf_tensors(ours.config, jax.jit(jax.grad(loss))(ours.params, ids))
-    long = torch.from_numpy(ids)
-    logits = model(long[:, :-1], use_cache=False).logits
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), long[:, 1:].flatten()).backward()
-    expected = {name: value.grad.numpy() for name, value in model.named_parameters()}
-    model.zero_grad()
-    assert set(got) == set(expected)
-    errors = {name: off(got[name], value) for name, value in expected.items()}
-    say("SmolLM2-135M", "gradients", max(errors.values()))
+    exact, rounded = (torch_gradients(model, ids, kind) for kind in (torch.float64, torch.float32))
+    assert set(got) == set(exact)
+    errors = {name: off(got[name], value) for name, value in exact.items()}
+    torch_error = max(off(rounded[name], value) for name, value in exact.items())
+    say("SmolLM2-135M", f"gradients (torch {torch_error:.1e})", max(errors.values()))
     assert max(errors.values()) < 1e-3, max(errors, key=errors.get)
 
 
-def test_greedy_text(ours, theirs):
+def torch_gradients(model, ids, dtype):
+    """By name, in float64: of a model that is in float32 again afterwards."""
+    long = torch.from_numpy(ids)
+    logits = model.to(dtype)(long[:, :-1], use_cache=False).logits
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), long[:, 1:].flatten()).backward()
+    found = {name: value.grad.double().numpy() for name, value in model.named_parameters()}
+    model.zero_grad()
+    model.float()
+    return found
+
+
+def test_greedy_text(ours, theirs, monkeypatch):
     model, tokenizer = theirs
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
     for prompt in PROMPTS:
         chat = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
