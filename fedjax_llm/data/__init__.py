@@ -1,6 +1,5 @@
 """Text -> clients -> token batches."""
 
-from .batches import Batch as Batch
 from .batches import Batching as Batching
 from .batches import all_windows as all_windows
 from .batches import cohort_batches as cohort_batches
@@ -8,16 +7,17 @@ from .cache import open_corpus as open_corpus
 from .cache import save_corpus as save_corpus
 from .chat import INSTRUCTIONS as INSTRUCTIONS
 from .chitchat import chitchat as chitchat
+from .client_data import ClientData as ClientData
+from .client_data import Rows as Rows
 from .corpus import Corpus as Corpus
-from .corpus import Split as Split
 from .corpus import byte_corpus as byte_corpus
-from .corpus import hold_out as hold_out
-from .corpus import token_dtype as token_dtype
 from .examples import Example as Example
 from .examples import Examples as Examples
 from .examples import Fields as Fields
 from .examples import Message as Message
 from .examples import pooled as pooled
+from .hold_out import Split as Split
+from .hold_out import hold_out as hold_out
 from .ngram import bigram_nats as bigram_nats
 from .partition_table import draw_partition as draw_partition
 from .partition_table import partition as partition
@@ -34,3 +34,5 @@ from .sources import jsonl as jsonl
 from .sources import parquet as parquet
 from .sources import table as table
 from .tokenize import tokenize as tokenize
+from .tokens import token_dtype as token_dtype
+from .windows import Batch as Batch

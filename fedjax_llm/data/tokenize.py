@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from .cache import open_corpus, save_corpus
-from .corpus import Corpus, token_dtype
+from .corpus import Corpus
 from .encode import Document, encode
 from .examples import Examples, check_no_client_is_empty
+from .tokens import token_dtype
 
 FORMAT = 1
 """Raised whenever the same examples would give other tokens."""
