@@ -15,10 +15,14 @@ from .examples import Example as Example
 from .examples import Examples as Examples
 from .examples import Fields as Fields
 from .examples import Message as Message
+from .examples import Reader as Reader
 from .examples import pooled as pooled
 from .hold_out import Split as Split
 from .hold_out import hold_out as hold_out
 from .ngram import bigram_nats as bigram_nats
+from .pairs import PairBatch as PairBatch
+from .pairs import Pairs as Pairs
+from .pairs import tokenize_pairs as tokenize_pairs
 from .partition_table import draw_partition as draw_partition
 from .partition_table import partition as partition
 from .partition_table import partition_table as partition_table
@@ -28,6 +32,10 @@ from .partitions import iid as iid
 from .partitions import label_shards as label_shards
 from .partitions import log_normal as log_normal
 from .partitions import power_law as power_law
+from .prompted import Pair as Pair
+from .prompted import PairFields as PairFields
+from .prompted import Question as Question
+from .prompted import QuestionFields as QuestionFields
 from .shakespeare import shakespeare as shakespeare
 from .sources import fedit as fedit
 from .sources import jsonl as jsonl
