@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from fedjax_llm import DecoderConfig, jsonl, language_model
-from fedjax_llm.data.batches import Batch
+from fedjax_llm.data import Batch
 from fedjax_llm.frontier.rate_distortion import measure
 from fedjax_llm.local import local_steps
 

@@ -11,3 +11,4 @@ from .models import Decoder as Decoder
 from .models import DecoderConfig as DecoderConfig
 from .tasks import Task as Task
 from .tasks import language_model as language_model
+from .tasks import preference as preference

@@ -1,32 +1,13 @@
-"""Batches of packed windows, drawn by key."""
+"""Batches of rows, drawn by key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Integer, UInt32
+from jaxtyping import Int, UInt32
 
-from .corpus import Corpus, token_dtype
-from .windows import Windows, most_windows, windows
-
-
-class Batch(NamedTuple):
-    """Windows of text: leaves `[..., batch, seq]`, tokens in the corpus's dtype.
-
-    Where a window is of one text, `segments` and `positions` are None: a pytree without leaves, so
-    that they cost nothing and a model sees before tracing that it need not mask them.
-    """
-
-    tokens: Integer[np.ndarray, "*axes batch seq"]
-    targets: Integer[np.ndarray, "*axes batch seq"]
-    """Each token's successor; 0 where it does not count."""
-    mask: Bool[np.ndarray, "*axes batch seq"]
-    """Which targets count."""
-    segments: Integer[np.ndarray, "*axes batch seq"] | None = None
-    """Each token's document, from 1 in each window; 0 where there is no token."""
-    positions: Integer[np.ndarray, "*axes batch seq"] | None = None
-    """Each token's place in its document, from 0."""
+from .client_data import ClientData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,83 +36,53 @@ class Batching:
 
 
 def cohort_batches(
-    corpus: Corpus,
+    data: ClientData,
     batching: Batching,
     clients: Sequence[int],
     keys: UInt32[np.ndarray, "clients words"],
-) -> Batch:
-    """One round's batches of some clients: leaves `[clients, steps, batch, seq]`.
+) -> Any:
+    """One round's batches of some clients: leaves `[clients, steps, batch, ...]`.
 
-    Client i's windows come in an order drawn from `keys[i]` alone, none twice before all came
-    once. The shape does not depend on which clients are asked for.
+    Client i's rows come in an order drawn from `keys[i]` alone, none twice before all came once.
+    The shape does not depend on which clients are asked for.
     """
-    cut = windows(corpus, clients, seq=batching.seq, pack=batching.pack)
+    rows = data.rows(clients, seq=batching.seq, pack=batching.pack)
     if batching.epochs is not None:
-        most = most_windows(corpus, seq=batching.seq, pack=batching.pack)
-        rows = -(-most * batching.epochs // batching.batch) * batching.batch
-        live = cut.counts * batching.epochs
+        most = data.most_rows(seq=batching.seq, pack=batching.pack)
+        size = -(-most * batching.epochs // batching.batch) * batching.batch
+        live = rows.counts * batching.epochs
     else:
-        rows = (batching.steps or 0) * batching.batch
-        live = np.full(len(clients), rows)
-    order = np.zeros((len(clients), rows), np.int64)
-    first = np.cumsum(cut.counts) - cut.counts
+        size = (batching.steps or 0) * batching.batch
+        live = np.full(len(clients), size)
+    order = np.zeros((len(clients), size), np.int64)
+    first = np.cumsum(rows.counts) - rows.counts
     for row, key in enumerate(keys):
-        random = np.random.Generator(np.random.Philox(key=_seed(key)))
-        passes = -(-int(live[row]) // int(cut.counts[row]))
-        drawn = np.concatenate([random.permutation(cut.counts[row]) for _ in range(passes)])
-        order[row, : live[row]] = first[row] + drawn[: live[row]]
-    inside = np.arange(rows) < live[:, None]
-    batch = _batch(corpus, cut, order, inside, seq=batching.seq, pack=batching.pack)
-    shape = (len(clients), rows // batching.batch, batching.batch, batching.seq)
-    return _reshape(batch, shape)
+        count, wanted = int(rows.counts[row]), int(live[row])
+        order[row, :wanted] = first[row] + drawn_order(count, wanted, key)
+    inside = np.arange(size) < live[:, None]
+    shape = (len(clients), size // batching.batch, batching.batch)
+    return rows.take(order.reshape(shape), inside.reshape(shape))
 
 
-def all_windows(corpus: Corpus, *, seq: int, batch: int, pack: bool = True) -> Batch:
-    """Every window of every client once, in order: leaves `[batches, batch, seq]`, the last batch
+def drawn_order(
+    count: int, wanted: int, key: UInt32[np.ndarray, " words"]
+) -> Int[np.ndarray, " wanted"]:
+    """So many numbers below `count` by a key, none twice before all came once."""
+    random = np.random.Generator(np.random.Philox(key=_seed(key)))
+    passes = [random.permutation(count) for _ in range(-(-wanted // count))]
+    return np.concatenate([np.zeros(0, np.int64), *passes])[:wanted]
+
+
+def all_windows(data: ClientData, *, seq: int, batch: int, pack: bool = True) -> Any:
+    """Every row of every client once, in order: leaves `[batches, batch, ...]`, the last batch
     filled up with masked-out rows.
     """
-    cut = windows(corpus, range(len(corpus.names)), seq=seq, pack=pack)
-    count = len(cut.starts)
+    rows = data.rows(range(len(data.names)), seq=seq, pack=pack)
+    count = int(rows.counts.sum())
     pad = -count % batch
     order = np.pad(np.arange(count), (0, pad))
     inside = np.arange(count + pad) < count
-    return _reshape(_batch(corpus, cut, order, inside, seq=seq, pack=pack), (-1, batch, seq))
-
-
-def _batch(
-    corpus: Corpus,
-    cut: Windows,
-    order: Int[np.ndarray, "..."],
-    wanted: Bool[np.ndarray, "..."],
-    *,
-    seq: int,
-    pack: bool,
-) -> Batch:
-    """The windows of the given numbers, masked beyond their ends and where not wanted."""
-    place = cut.starts[order][..., None] + np.arange(seq)
-    inside = (place < cut.stops[order][..., None]) & wanted[..., None]
-    place = np.where(inside, place, 0)
-    tokens, after = corpus.tokens[place] * inside, place + 1
-    mask = inside if corpus.counted is None else inside & corpus.counted[after]
-    if corpus.documents is None or not pack:
-        return Batch(tokens, corpus.tokens[after] * mask, mask)
-    document = np.searchsorted(corpus.documents, place, side="right") - 1
-    start = corpus.documents[document]
-    mask = mask & (after < corpus.documents[document + 1])
-    segments = (document - document[..., :1] + 1) * inside
-    positions = (place - start) * inside
-    return Batch(
-        tokens,
-        corpus.tokens[after] * mask,
-        mask,
-        segments.astype(token_dtype(seq + 1)),
-        positions.astype(token_dtype(seq)),
-    )
-
-
-def _reshape(batch: Batch, shape: tuple[int, ...]) -> Batch:
-    leaves = (None if leaf is None else leaf.reshape(shape) for leaf in batch)
-    return Batch(*leaves)  # type: ignore[arg-type]
+    return rows.take(order.reshape(-1, batch), inside.reshape(-1, batch))
 
 
 def _seed(key: UInt32[np.ndarray, " words"]) -> int:

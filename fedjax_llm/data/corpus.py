@@ -1,14 +1,15 @@
 """Tokens by client, as one array with offsets."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 
-Tokens = Shaped[np.ndarray, " tokens"]
-"""uint8, uint16 or int32: the smallest that holds the vocabulary."""
+from .client_data import Part, Rows
+from .tokens import Tokens
+from .windows import most_windows, take, windows
 
 
 class Corpus(NamedTuple):
@@ -41,15 +42,34 @@ class Corpus(NamedTuple):
         wanted[(self.offsets if self.documents is None else self.documents)[:-1]] = False
         return wanted
 
+    def rows(self, clients: Sequence[int], *, seq: int, pack: bool = True) -> Rows:
+        """Windows of some clients, as `windows` says; their batches are of type `Batch`."""
+        cut = windows(self, clients, seq=seq, pack=pack)
+        return Rows(cut.counts, partial(take, self, cut, seq=seq, pack=pack))
 
-class Split(NamedTuple):
-    """What is trained on, and what is held out."""
+    def most_rows(self, *, seq: int, pack: bool = True) -> int:
+        """How many windows the client has that has the most."""
+        return most_windows(self, seq=seq, pack=pack)
 
-    train: Corpus
-    seen: Corpus
-    """The last part of each training client."""
-    unseen: Corpus
-    """Clients that take no part in training, whole."""
+    def pieces(self) -> Int[np.ndarray, " clients"]:
+        """Documents of each client, or tokens where it is a stream."""
+        return np.diff(self._bounds())
+
+    def select(self, parts: Sequence[Part]) -> "Corpus":
+        """The same corpus with only some documents, or tokens of a stream, of some clients."""
+        bounds = self._bounds()
+        ends = self.documents
+        cuts = []
+        for client, first, stop in parts:
+            a, b = (int(bounds[client]) + piece for piece in (first, stop))
+            cuts.append((client, a, b) if ends is None else (client, int(ends[a]), int(ends[b])))
+        return _cut(self, cuts)
+
+    def _bounds(self) -> Int[np.ndarray, " clients_and_end"]:
+        """Where clients begin, in pieces."""
+        if self.documents is None:
+            return self.offsets
+        return np.searchsorted(self.documents, self.offsets)
 
 
 SHORTEST = 20
@@ -73,49 +93,7 @@ def byte_corpus(texts: Mapping[str, str]) -> Corpus:
     return Corpus(names, np.concatenate(tokens), np.cumsum([0, *map(len, tokens)]))
 
 
-def token_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]] | type[np.signedinteger[Any]]:
-    """The smallest of uint8, uint16 and int32 that holds every token of a vocabulary."""
-    return np.uint8 if vocab_size <= 2**8 else np.uint16 if vocab_size <= 2**16 else np.int32
-
-
-def hold_out(corpus: Corpus, *, seed: int, clients: float = 0.1, examples: float = 0.1) -> Split:
-    """Set aside a share of the clients, drawn by `seed`, and the last share of every other one.
-
-    The last share is of a client's documents, or of its tokens where it is one stream; numbers are
-    rounded down. With documents, `seen` lacks the clients that have too few to give any.
-    Raises `ValueError` unless shares are from 0 to below 1.
-    """
-    for name, share in (("clients", clients), ("examples", examples)):
-        if not 0 <= share < 1:
-            raise ValueError(f"hold_out: {name} must be from 0 to below 1, got {share!r}.")
-    count = len(corpus.names)
-    order = np.random.Generator(np.random.Philox(seed)).permutation(count)
-    aside = set(order[: _share(count, clients)].tolist())
-    stay = [i for i in range(count) if i not in aside]
-    train, seen = [], []
-    for i in stay:
-        start, end = (int(offset) for offset in corpus.offsets[i : i + 2])
-        cut = _cut(corpus, start, end, examples)
-        train.append((i, start, cut))
-        if corpus.documents is None or cut < end:
-            seen.append((i, cut, end))
-    unseen = [(i, int(corpus.offsets[i]), int(corpus.offsets[i + 1])) for i in sorted(aside)]
-    return Split(*(_take(corpus, parts) for parts in (train, seen, unseen)))
-
-
-def _cut(corpus: Corpus, start: int, end: int, share: float) -> int:
-    """Where the last share of a client begins."""
-    if corpus.documents is None:
-        return end - _share(end - start, share)
-    first, last = np.searchsorted(corpus.documents, [start, end])
-    return int(corpus.documents[last - _share(int(last - first), share)])
-
-
-def _share(count: int, share: float) -> int:
-    return math.floor(count * share + 1e-9)  # .29 of 100 is 29
-
-
-def _take(corpus: Corpus, parts: Sequence[tuple[int, int, int]]) -> Corpus:
+def _cut(corpus: Corpus, parts: Sequence[Part]) -> Corpus:
     """A corpus of `(client, start, end)`, which begin and end where documents do."""
     offsets = np.cumsum([0, *(end - start for _, start, end in parts)])
 

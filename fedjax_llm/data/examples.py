@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 
 class Message(NamedTuple):
@@ -26,21 +26,36 @@ class Example(NamedTuple):
 
 Examples: TypeAlias = Mapping[str, Sequence[Example]]
 """Each client's examples, by its name."""
+Records: TypeAlias = Mapping[str, Sequence[Any]]
+"""Each client's examples, pairs or questions, by its name."""
 
 ANSWERS = "assistant"
 """The role whose messages are learnt."""
 
 
-def pooled(examples: Examples) -> list[Example]:
+def pooled(examples: Records) -> list[Any]:
     """All examples, client after client in the order of their names, to be dealt out anew."""
     return [example for client in sorted(examples) for example in examples[client]]
 
 
-def check_no_client_is_empty(examples: Examples, *, who: str) -> None:
+def check_no_client_is_empty(examples: Records, *, who: str) -> None:
     """Raise `ValueError` for a client without examples, by its name."""
     for client, own in examples.items():
         if not own:
             raise ValueError(f"{who}: client {client!r} has no example.")
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What reads records: `Fields`, `PairFields` or `QuestionFields`."""
+
+    def names(self) -> dict[str, str]:
+        """The fields that are named, by what they hold."""
+        ...
+
+    def read(self, record: Any, source: str) -> tuple[str | None, Any]:
+        """A record's client and what it holds."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,46 +88,59 @@ class Fields:
 
     def names(self) -> dict[str, str]:
         """The fields that are named, by what they hold."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {what: name for what, name in named.items() if name is not None}
+        return named(self)
 
     def read(self, record: Any, source: str) -> tuple[str | None, Example]:
         """A record's client and example.
 
         Raises `ValueError` naming the source, the field, what was expected and what was got.
         """
-        if not isinstance(record, Mapping):
-            raise ValueError(f"{source}: expected an object with fields, got {_short(record)}.")
-        client = None if self.client is None else _scalar(record, self.client, source)
-        label = "" if self.label is None else _scalar(record, self.label, source)
+        client, label = whose(record, self.client, self.label, source)
         return client, Example(self._text(record, source), label, source)
 
     def _text(self, record: Mapping[str, Any], source: str) -> str | tuple[Message, ...]:
         if self.text is not None:
-            return _string(record, self.text, source)
+            return string(record, self.text, source)
         if self.messages is not None:
-            return _messages(record, self.messages, source)
+            return _chat(record, self.messages, source)
         assert self.instruction is not None and self.response is not None  # noqa: S101, PT018 - checked above
-        asked = _string(record, self.instruction, source)
+        asked = string(record, self.instruction, source)
         if self.context is not None and record.get(self.context) not in (None, ""):
-            asked += "\n\n" + _string(record, self.context, source)
-        return Message("user", asked), Message(ANSWERS, _string(record, self.response, source))
+            asked += "\n\n" + string(record, self.context, source)
+        return Message("user", asked), Message(ANSWERS, string(record, self.response, source))
 
 
-def grouped(records: Sequence[tuple[str | None, Example]], *, source: str) -> Examples:
+def grouped(records: Sequence[tuple[str | None, Any]], *, source: str) -> Records:
     """Records by client; those without one are the client's that has the source's name.
 
     Raises `ValueError` for no records.
     """
     if not records:
         raise ValueError(f"{source}: expected at least one record, got none.")
-    found: dict[str, list[Example]] = {}
+    found: dict[str, list[Any]] = {}
     for client, example in records:
         found.setdefault(source if client is None else client, []).append(example)
     return dict(sorted(found.items()))
 
 
-def _get(record: Mapping[str, Any], field: str, source: str) -> Any:
+def named(reader: Any) -> dict[str, str]:
+    """The fields of a dataclass that name one of a record, by what they hold."""
+    names = {field.name: getattr(reader, field.name) for field in fields(reader)}
+    return {what: name for what, name in names.items() if name is not None}
+
+
+def whose(
+    record: Any, client: str | None, label: str | None, source: str
+) -> tuple[str | None, str]:
+    """A record's client, and its label, empty where no field is named."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{source}: expected an object with fields, got {short(record)}.")
+    owner = None if client is None else scalar(record, client, source)
+    return owner, "" if label is None else scalar(record, label, source)
+
+
+def value_of(record: Mapping[Any, Any], field: Any, source: str) -> Any:
+    """A field of a record; `ValueError` by the source and the field where it is not there."""
     if field not in record:
         raise ValueError(
             f"{source}: field {field!r}: expected it, got only {', '.join(map(repr, record))}."
@@ -120,47 +148,56 @@ def _get(record: Mapping[str, Any], field: str, source: str) -> Any:
     return record[field]
 
 
-def _string(record: Mapping[str, Any], field: str, source: str) -> str:
-    value = _get(record, field, source)
+def string(record: Mapping[Any, Any], field: Any, source: str) -> str:
+    """A field that is text, and not blank."""
+    value = value_of(record, field, source)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{source}: field {field!r}: expected text, got {_short(value)}.")
+        raise ValueError(f"{source}: field {field!r}: expected text, got {short(value)}.")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise ValueError(
             f"{source}: field {field!r}: expected Unicode text, got a lone surrogate in "
-            f"{_short(value)}."
+            f"{short(value)}."
         ) from None
     return value
 
 
-def _scalar(record: Mapping[str, Any], field: str, source: str) -> str:
-    value = _get(record, field, source)
+def scalar(record: Mapping[Any, Any], field: Any, source: str) -> str:
+    """A field that is text or a whole number, as text."""
+    value = value_of(record, field, source)
     if isinstance(value, int):  # labels are often numbers
         return str(value)
-    return _string(record, field, source)
+    return string(record, field, source)
 
 
-def _messages(record: Mapping[str, Any], field: str, source: str) -> tuple[Message, ...]:
-    value = _get(record, field, source)
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise ValueError(
-            f"{source}: field {field!r}: expected a list of messages, got {_short(value)}."
-        )
-    found = []
-    for number, message in enumerate(value, start=1):
-        where = f"{source}: field {field!r}: message {number}"
-        if not isinstance(message, Mapping):
-            raise ValueError(f"{where}: expected role and content, got {_short(message)}.")
-        found.append(Message(_string(message, "role", where), _string(message, "content", where)))
+def _chat(record: Mapping[str, Any], field: str, source: str) -> tuple[Message, ...]:
+    found = messages_of(record, field, source)
     if not any(message.role == ANSWERS for message in found):
         raise ValueError(
             f"{source}: field {field!r}: expected a message of the {ANSWERS} to learn, got roles "
             f"{[message.role for message in found]}."
         )
+    return found
+
+
+def messages_of(record: Mapping[Any, Any], field: Any, source: str) -> tuple[Message, ...]:
+    """A field's messages, which may be none."""
+    value = value_of(record, field, source)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise ValueError(
+            f"{source}: field {field!r}: expected a list of messages, got {short(value)}."
+        )
+    found = []
+    for number, message in enumerate(value, start=1):
+        where = f"{source}: field {field!r}: message {number}"
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{where}: expected role and content, got {short(message)}.")
+        found.append(Message(string(message, "role", where), string(message, "content", where)))
     return tuple(found)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as it is shown in an error."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""Ways to deal a pool of examples out to clients: each example once, by a seed.
+"""Ways to deal a pool of examples (or pairs, or questions) out to clients: each once, by a seed.
 
 Every client's examples come in an order drawn at random, so that its last share is like the rest.
 All raise `ValueError` for more clients than examples, and for a client that is left empty, by its
@@ -6,29 +6,30 @@ name.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from .examples import Example, Examples
+from .examples import Records
 
 
-def by_key(examples: Sequence[Example], key: Callable[[Example], str]) -> Examples:
+def by_key(examples: Sequence[Any], key: Callable[[Any], str]) -> Records:
     """A client for each key, such as `lambda example: example.label`; in the order given."""
-    found: dict[str, list[Example]] = {}
+    found: dict[str, list[Any]] = {}
     for example in examples:
         found.setdefault(key(example), []).append(example)
     return dict(sorted(found.items()))
 
 
-def iid(examples: Sequence[Example], *, clients: int, seed: int) -> Examples:
+def iid(examples: Sequence[Any], *, clients: int, seed: int) -> Records:
     """A random part of the pool for each client, of sizes that differ by one at most."""
     random = _random("iid", examples, clients, seed)
     order = random.permutation(len(examples))
     return _deal("iid", examples, np.array_split(order, clients), random)
 
 
-def dirichlet(examples: Sequence[Example], *, clients: int, alpha: float, seed: int) -> Examples:
+def dirichlet(examples: Sequence[Any], *, clients: int, alpha: float, seed: int) -> Records:
     """Each label's examples in shares drawn from a symmetric Dirichlet distribution over clients
     (Yurochkin et al. 2019, arXiv:1905.12022, section 4).
 
@@ -49,9 +50,7 @@ def dirichlet(examples: Sequence[Example], *, clients: int, alpha: float, seed: 
     return _deal("dirichlet", examples, [np.concatenate(parts) for parts in own], random, remedy)
 
 
-def label_shards(
-    examples: Sequence[Example], *, clients: int, shards: int = 2, seed: int
-) -> Examples:
+def label_shards(examples: Sequence[Any], *, clients: int, shards: int = 2, seed: int) -> Records:
     """So many shards for each client, of the pool sorted by label and cut into equal ones
     (McMahan et al. 2017, arXiv:1602.05629, section 3).
 
@@ -71,7 +70,7 @@ def label_shards(
     return _deal("label_shards", examples, own, random)
 
 
-def log_normal(examples: Sequence[Example], *, clients: int, sigma: float, seed: int) -> Examples:
+def log_normal(examples: Sequence[Any], *, clients: int, sigma: float, seed: int) -> Records:
     """A random part of the pool for each client, of sizes proportional to exp(sigma z), z normal.
 
     Raises `ValueError` unless sigma is at least 0.
@@ -83,7 +82,7 @@ def log_normal(examples: Sequence[Example], *, clients: int, sigma: float, seed:
     return _by_size("log_normal", examples, np.exp(logs - logs.max()), random)
 
 
-def power_law(examples: Sequence[Example], *, clients: int, exponent: float, seed: int) -> Examples:
+def power_law(examples: Sequence[Any], *, clients: int, exponent: float, seed: int) -> Records:
     """A random part of the pool for each client, of sizes proportional to rank^-exponent; the
     first client has the most.
 
@@ -96,7 +95,7 @@ def power_law(examples: Sequence[Example], *, clients: int, exponent: float, see
     return _by_size("power_law", examples, sizes, random)
 
 
-def _random(name: str, examples: Sequence[Example], clients: int, seed: int) -> np.random.Generator:
+def _random(name: str, examples: Sequence[Any], clients: int, seed: int) -> np.random.Generator:
     if not 1 <= clients <= len(examples):
         raise ValueError(
             f"{name}: clients: expected 1 to {len(examples)}, the examples there are, got "
@@ -105,7 +104,7 @@ def _random(name: str, examples: Sequence[Example], clients: int, seed: int) -> 
     return np.random.Generator(np.random.Philox(seed))
 
 
-def _by_label(name: str, examples: Sequence[Example]) -> list[Int[np.ndarray, " _"]]:
+def _by_label(name: str, examples: Sequence[Any]) -> list[Int[np.ndarray, " _"]]:
     """Positions of each label's examples, labels sorted."""
     labels, code = np.unique([example.label for example in examples], return_inverse=True)
     if len(labels) < 2:
@@ -115,10 +114,10 @@ def _by_label(name: str, examples: Sequence[Example]) -> list[Int[np.ndarray, " 
 
 def _by_size(
     name: str,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     sizes: Float[np.ndarray, " clients"],
     random: np.random.Generator,
-) -> Examples:
+) -> Records:
     order = random.permutation(len(examples))
     parts = np.split(order, _bounds(sizes / sizes.sum(), len(order)))
     return _deal(name, examples, parts, random, "; expected sizes less uneven or fewer clients")
@@ -133,11 +132,11 @@ def _bounds(
 
 def _deal(
     name: str,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     own: Sequence[Int[np.ndarray, " _"]],
     random: np.random.Generator,
     remedy: str = "",
-) -> Examples:
+) -> Records:
     width = len(str(len(own) - 1))
     dealt = {}
     for number, part in enumerate(own):

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .examples import Example, Examples, Fields, grouped
+from .examples import Fields, Reader, Records, grouped
 from .installed import missing
 
 
-def jsonl(path: str | Path, fields: Fields) -> Examples:
+def jsonl(path: str | Path, fields: Reader) -> Records:
     """A file of one JSON object a line, in UTF-8. Empty lines are passed over.
 
     Raises `ValueError` naming the file, the line, the field, what was expected and what was got.
@@ -24,7 +24,7 @@ def jsonl(path: str | Path, fields: Fields) -> Examples:
     return grouped(records, source=path.stem)
 
 
-def parquet(path: str | Path, fields: Fields) -> Examples:
+def parquet(path: str | Path, fields: Reader) -> Records:
     """A Parquet file, of which only the named columns are read.
 
     Raises `ValueError` naming the file, the row or the column, what was expected and what was got;
@@ -47,7 +47,7 @@ def parquet(path: str | Path, fields: Fields) -> Examples:
     return grouped(_read(rows, fields, str(path)), source=path.stem)
 
 
-def table(rows: Iterable[Any], fields: Fields, *, name: str = "table") -> Examples:
+def table(rows: Iterable[Any], fields: Reader, *, name: str = "table") -> Records:
     """A `datasets.Dataset`, or any other iterable of mappings, called `name` in errors.
 
     Raises `ValueError` naming the row or the column, what was expected and what was got.
@@ -64,19 +64,19 @@ def table(rows: Iterable[Any], fields: Fields, *, name: str = "table") -> Exampl
     return grouped(_read(rows, fields, name), source=name)
 
 
-def fedit(folder: str | Path) -> Examples:
+def fedit(folder: str | Path, fields: Reader | None = None) -> Records:
     """The layout of FedIT (Zhang et al. 2023, arXiv:2305.05644): a folder with a file per client.
 
     Each `.json` file is a list of objects with `instruction`, `response` or `output`, and as may be
-    `context` or `input`, and `category`, the label. The client has the file's name; files that
-    begin with `global_`, the pool and its test set, are passed over.
+    `context` or `input`, and `category`, the label; or with the `fields` given. The client has the
+    file's name; files that begin with `global_`, the pool and its test set, are passed over.
     Raises `ValueError` naming the file, the record, the field, what was expected and what was got.
     """
     folder = Path(folder)
     paths = [p for p in sorted(folder.glob("*.json")) if not p.name.startswith("global_")]
     if not paths:
         raise ValueError(f"{folder}: expected a .json file for each client, got none.")
-    examples: dict[str, list[Example]] = {}
+    examples: dict[str, list[Any]] = {}
     for path in paths:
         records = _parse(path.read_bytes(), str(path))
         if not isinstance(records, list) or not records:
@@ -84,18 +84,23 @@ def fedit(folder: str | Path) -> Examples:
                 f"{path}: expected a list of at least one record, got {type(records).__name__} "
                 f"{str(records)[:40]!r}."
             )
-        first = records[0] if isinstance(records[0], dict) else {}
-        fields = Fields(
-            instruction="instruction",
-            context="input" if "input" in first else "context",
-            response="output" if "output" in first else "response",
-            label="category" if "category" in first else None,
-        )
+        reader = _fedit_fields(records[0]) if fields is None else fields
         examples[path.stem] = [
-            fields.read(record, f"{path}: record {number}")[1]
+            reader.read(record, f"{path}: record {number}")[1]
             for number, record in enumerate(records, start=1)
         ]
     return examples
+
+
+def _fedit_fields(record: Any) -> Fields:
+    """By the names that a file's first record has."""
+    first = record if isinstance(record, dict) else {}
+    return Fields(
+        instruction="instruction",
+        context="input" if "input" in first else "context",
+        response="output" if "output" in first else "response",
+        label="category" if "category" in first else None,
+    )
 
 
 def _parse(data: bytes, source: str) -> Any:
@@ -109,7 +114,7 @@ def _parse(data: bytes, source: str) -> Any:
         raise ValueError(f"{source}: expected JSON, got {error}.") from None
 
 
-def _columns(fields: Fields, columns: Iterable[str], source: str) -> list[str]:
+def _columns(fields: Reader, columns: Iterable[str], source: str) -> list[str]:
     """The named columns that are there, all but the context's being required."""
     there = list(columns)
     for what, name in fields.names().items():
@@ -120,5 +125,5 @@ def _columns(fields: Fields, columns: Iterable[str], source: str) -> list[str]:
     return [name for name in dict.fromkeys(fields.names().values()) if name in there]
 
 
-def _read(rows: Iterable[Any], fields: Fields, source: str) -> list[tuple[str | None, Example]]:
+def _read(rows: Iterable[Any], fields: Reader, source: str) -> list[tuple[str | None, Any]]:
     return [fields.read(row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]

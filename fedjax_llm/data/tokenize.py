@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from .cache import open_corpus, save_corpus
-from .corpus import Corpus, token_dtype
+from .corpus import Corpus
 from .encode import Document, encode
-from .examples import Examples, check_no_client_is_empty
+from .examples import Examples, Records, check_no_client_is_empty
+from .tokens import token_dtype
 
 FORMAT = 1
 """Raised whenever the same examples would give other tokens."""
@@ -44,7 +45,8 @@ def tokenize(
     a chat that the template or the tokenizer does not keep apart, an example too long, and a token
     that the vocabulary does not have.
     """
-    _check(examples, tokenizer, seq, long)
+    ways = ("error", "truncate", "split")
+    check_arguments("tokenize", examples, tokenizer, seq=seq, long=long, ways=ways)
     vocab_size = len(tokenizer) if vocab_size is None else vocab_size
     template = tokenizer.chat_template if template is None else template
 
@@ -60,17 +62,21 @@ def tokenize(
     return open_corpus(folder, key=key)
 
 
-def _check(examples: Examples, tokenizer: Any, seq: int, long: str) -> None:
+def check_arguments(
+    who: str, examples: Records, tokenizer: Any, *, seq: int, long: str, ways: tuple[str, ...]
+) -> None:
+    """Raise `ValueError` for arguments that `who` cannot make tokens of."""
     if seq < 1:
-        raise ValueError(f"tokenize: seq must be at least 1, got {seq!r}.")
-    if long not in ("error", "truncate", "split"):
-        raise ValueError(f"tokenize: long must be error, truncate or split, got {long!r}.")
+        raise ValueError(f"{who}: seq must be at least 1, got {seq!r}.")
+    if long not in ways:
+        *some, last = ways
+        raise ValueError(f"{who}: long must be {', '.join(some)} or {last}, got {long!r}.")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         kind = type(tokenizer).__name__
-        raise ValueError(f"tokenize: expected a PreTrainedTokenizerFast, got {kind}.")
+        raise ValueError(f"{who}: expected a PreTrainedTokenizerFast, got {kind}.")
     if not examples:
-        raise ValueError("tokenize: expected at least one client, got none.")
-    check_no_client_is_empty(examples, who="tokenize")
+        raise ValueError(f"{who}: expected at least one client, got none.")
+    check_no_client_is_empty(examples, who=who)
 
 
 def _corpus(
@@ -92,7 +98,7 @@ def _corpus(
             batch, encode(batch, tokenizer, template=template), strict=True
         ):
             where = example.source or repr(example.text)[:60]
-            _check_tokens(document, tokenizer, vocab_size, where)
+            check_tokens(document, tokenizer, vocab_size, where)
             if long == "error":
                 _check_size(document, seq, where)
             parts = _parts(document, seq) if long == "split" else [_head(document, seq)]
@@ -107,11 +113,19 @@ def _corpus(
                 f"tokenize: client {name!r}: expected an answer or a text within {seq + 1} tokens, "
                 "got none; expected a longer seq, or long='split'."
             )
-    documents = [p for parts in by_client for p in parts]
     chats = any(not isinstance(example.text, str) for example in flat)
+    return joined(names, by_client, vocab_size=vocab_size, chats=chats)
+
+
+def joined(
+    names: tuple[str, ...], by_client: list[list[Document]], *, vocab_size: int, chats: bool
+) -> Corpus:
+    """The corpus of each client's documents, of which in chats not every token counts."""
+    documents = [p for parts in by_client for p in parts]
+    dtype = token_dtype(vocab_size)
     return Corpus(
         names,
-        np.concatenate([p.tokens for p in documents]),
+        np.concatenate([p.tokens.astype(dtype, copy=False) for p in documents]),
         np.cumsum([0, *(sum(len(p.tokens) for p in parts) for parts in by_client)]),
         vocab_size,
         np.cumsum([0, *(len(p.tokens) for p in documents)]),
@@ -139,7 +153,8 @@ def _check_size(document: Document, seq: int, source: str) -> None:
         raise ValueError(f"{source}: expected a token to predict after the first, got {size}.")
 
 
-def _check_tokens(document: Document, tokenizer: Any, vocab_size: int, source: str) -> None:
+def check_tokens(document: Document, tokenizer: Any, vocab_size: int, source: str) -> None:
+    """Raise `ValueError` for a token that the vocabulary does not have, by the source."""
     highest = int(document.tokens.max(initial=0))
     if highest >= vocab_size:
         raise ValueError(

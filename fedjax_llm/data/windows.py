@@ -1,12 +1,46 @@
-"""Where windows begin and end in a corpus."""
+"""Windows of text: where they begin and end in a corpus, and batches of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, Integer
 
-from .corpus import Corpus
+from .tokens import Tokens, token_dtype
+
+
+@runtime_checkable
+class Tokenised(Protocol):
+    """What windows are cut from: a `Corpus`."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def tokens(self) -> Tokens: ...
+    @property
+    def offsets(self) -> Int[np.ndarray, " clients_and_end"]: ...
+    @property
+    def documents(self) -> Int[np.ndarray, " documents_and_end"] | None: ...
+    @property
+    def counted(self) -> Bool[np.ndarray, " tokens"] | None: ...
+
+
+class Batch(NamedTuple):
+    """Windows of text: leaves `[..., batch, seq]`, tokens in the corpus's dtype.
+
+    Where a window is of one text, `segments` and `positions` are None: a pytree without leaves, so
+    that they cost nothing and a model sees before tracing that it need not mask them.
+    """
+
+    tokens: Integer[np.ndarray, "*axes batch seq"]
+    targets: Integer[np.ndarray, "*axes batch seq"]
+    """Each token's successor; 0 where it does not count."""
+    mask: Bool[np.ndarray, "*axes batch seq"]
+    """Which targets count."""
+    segments: Integer[np.ndarray, "*axes batch seq"] | None = None
+    """Each token's document, from 1 in each window; 0 where there is no token."""
+    positions: Integer[np.ndarray, "*axes batch seq"] | None = None
+    """Each token's place in its document, from 0."""
 
 
 class Windows(NamedTuple):
@@ -20,7 +54,7 @@ class Windows(NamedTuple):
     counts: Int[np.ndarray, " clients"]
 
 
-def windows(corpus: Corpus, clients: Sequence[int], *, seq: int, pack: bool = True) -> Windows:
+def windows(corpus: Tokenised, clients: Sequence[int], *, seq: int, pack: bool = True) -> Windows:
     """The windows of some clients, in order, of at most `seq` tokens to predict from.
 
     A stream is cut every `seq` tokens: each target is in one window, the last may be short. Where
@@ -53,14 +87,45 @@ def windows(corpus: Corpus, clients: Sequence[int], *, seq: int, pack: bool = Tr
     return Windows(starts[order], stops[order], np.bincount(row, minlength=len(chosen)))
 
 
-def most_windows(corpus: Corpus, *, seq: int, pack: bool = True) -> int:
+def most_windows(corpus: Tokenised, *, seq: int, pack: bool = True) -> int:
     """How many windows the client has that has the most."""
     if corpus.documents is None:
         return -(-(int(np.diff(corpus.offsets).max()) - 1) // seq)
     return int(windows(corpus, range(len(corpus.names)), seq=seq, pack=pack).counts.max())
 
 
-def _refuse(corpus: Corpus, client: int, document: int, seq: int) -> None:
+def take(
+    corpus: Tokenised,
+    cut: Windows,
+    order: Int[np.ndarray, "*axes"],
+    wanted: Bool[np.ndarray, "*axes"],
+    *,
+    seq: int,
+    pack: bool,
+) -> Batch:
+    """The windows of the given numbers, masked beyond their ends and where not wanted."""
+    place = cut.starts[order][..., None] + np.arange(seq)
+    inside = (place < cut.stops[order][..., None]) & wanted[..., None]
+    place = np.where(inside, place, 0)
+    tokens, after = corpus.tokens[place] * inside, place + 1
+    mask = inside if corpus.counted is None else inside & corpus.counted[after]
+    if corpus.documents is None or not pack:
+        return Batch(tokens, corpus.tokens[after] * mask, mask)
+    document = np.searchsorted(corpus.documents, place, side="right") - 1
+    start = corpus.documents[document]
+    mask = mask & (after < corpus.documents[document + 1])
+    segments = (document - document[..., :1] + 1) * inside
+    positions = (place - start) * inside
+    return Batch(
+        tokens,
+        corpus.tokens[after] * mask,
+        mask,
+        segments.astype(token_dtype(seq + 1)),
+        positions.astype(token_dtype(seq)),
+    )
+
+
+def _refuse(corpus: Tokenised, client: int, document: int, seq: int) -> None:
     assert corpus.documents is not None  # noqa: S101 - for the type checker
     size = int(corpus.documents[document + 1] - corpus.documents[document])
     first = int(np.searchsorted(corpus.documents, corpus.offsets[client]))

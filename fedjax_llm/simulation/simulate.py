@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ..algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState
-from ..data import Batch, Batching, Corpus, cohort_batches
+from ..data import Batching, ClientData, cohort_batches
 from ..ledger import Entry, entries
-from ..local import Frozen, Params
+from ..local import Batches, Frozen, Params
 from .client_axis import ClientAxis, vmap
 from .store import ClientStore
 
@@ -38,7 +38,7 @@ def simulate(
     algorithm: FederatedAlgorithm,
     params: Params,
     frozen: Frozen,
-    corpus: Corpus,
+    corpus: ClientData,
     batching: Batching,
     *,
     rounds: int,
@@ -49,8 +49,9 @@ def simulate(
     """Run round after round, each with a cohort drawn from the corpus without replacement.
 
     Every key is fold_in(fold_in(key(seed), round), client), so that a client's numbers depend
-    neither on who else was drawn nor on the client axis. A client weighs as many as it has tokens
-    to predict, whatever part of them a round reaches. The round is traced and compiled once.
+    neither on who else was drawn nor on the client axis. A client weighs as many as it has targets
+    (tokens to predict, pairs, texts), whatever part of them a round reaches. The round is traced
+    and compiled once.
     Raises `ValueError` at the first round where the corpus has not that many clients.
     """
     if not 1 <= clients <= len(corpus.names):
@@ -96,7 +97,7 @@ def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Cal
         cohort: Int[Array, " cohort"],
         weights: Float[Array, " cohort"],
         own: PyTree,
-        batches: Batch,
+        batches: Batches,
     ) -> tuple:
         send_key, step_key = jr.split(jr.fold_in(round_key, _SERVER))
         downlink, state = algorithm.broadcast(send_key, state)

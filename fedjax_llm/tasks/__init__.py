@@ -1,4 +1,10 @@
 """Model, adapter, data and loss, tied into what a run needs."""
 
 from .language_model import language_model as language_model
+from .preference import margins as margins
+from .preference import preference as preference
+from .preference import preferred as preferred
+from .preference import with_reference as with_reference
+from .task import Measure as Measure
+from .task import Scores as Scores
 from .task import Task as Task

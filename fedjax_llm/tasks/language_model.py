@@ -2,16 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
-from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
-from ..adapters import Adapter, adapt, full
+from ..adapters import Adapter
 from ..data import Batch
 from ..local import Frozen, Params
-from ..models import Decoder, DecoderConfig, from_params
-from .task import Task
+from ..models import DecoderConfig
+from .decoder import adapted_decoder
+from .task import Scores, Task
 
 
 def language_model(
@@ -27,28 +26,26 @@ def language_model(
     Where a window holds several documents, none sees another.
     Raises `ValueError` for params that are not of this config's shapes.
     """
-    model_key, adapter_key = jr.split(key)
-    if params is None:
-        model = Decoder(config, rngs=nnx.Rngs(params=model_key))
-    else:
-        model = from_params(config, params)
-    trained, frozen, merge = adapt(adapter or full(), model, key=adapter_key)
+    trained, frozen, merge = adapted_decoder(config, key=key, adapter=adapter, params=params)
 
-    def nats(params: Params, frozen: Frozen, batch: Batch) -> Float[Array, ""]:
+    def each(params: Params, frozen: Frozen, batch: Batch) -> Float[Array, "batch seq"]:
         tokens, targets, segments, positions = (
             None if leaf is None else jnp.asarray(leaf, jnp.int32)
             for leaf in (batch.tokens, batch.targets, batch.segments, batch.positions)
         )
         logits = merge(params, frozen)(tokens, positions=positions, segments=segments)
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        return (each * batch.mask).sum()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets) * batch.mask
 
     def loss(params: Params, frozen: Frozen, batch: Batch) -> Float[Array, ""]:
-        return nats(params, frozen, batch) / jnp.maximum(batch.mask.sum(), 1)
+        return each(params, frozen, batch).sum() / jnp.maximum(batch.mask.sum(), 1)
 
     @jax.jit
     def evaluate(params: Params, frozen: Frozen, batches: Batch) -> Float[Array, ""]:
-        sums = jax.lax.map(lambda batch: nats(params, frozen, batch), batches)
+        sums = jax.lax.map(lambda batch: each(params, frozen, batch).sum(), batches)
         return sums.sum() / jnp.maximum(batches.mask.sum(), 1)
 
-    return Task(trained, frozen, loss, evaluate, merge)
+    def nats(params: Params, frozen: Frozen, batch: Batch) -> Scores:
+        by_row = each(params, frozen, batch).sum(axis=-1)
+        return Scores(by_row, batch.mask.sum(axis=-1, dtype=jnp.float32))
+
+    return Task(trained, frozen, loss, evaluate, merge, nats)

@@ -19,31 +19,12 @@ from fedjax_llm.data import (
 )
 from fedjax_llm.data.chat import Piece, pieces
 
-CHATML = (
-    "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
-)
+from .fast_tokenizers import CHATML, TRAINING, byte_level
+
 SPACED = (  # as of Llama 2: an answer begins with a space, and no token stands before it
     "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }} </s>"
     "{% else %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
 )
-TRAINING = ["the cat sat on the mat. user assistant system [INST] [/INST] ### \n\n hello there"] * 3
-
-
-def byte_level():
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=330,
-        initial_alphabet=alphabet,
-        special_tokens=["<s>", "</s>"],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([*TRAINING, "a\n\nb", "c\n\nd"], trainer)
-    special = {"bos_token": "<s>", "eos_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHATML, **special)
 
 
 def spaced():

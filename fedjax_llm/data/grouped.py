@@ -1,0 +1,72 @@
+"""Documents that belong together: the answers to one prompt, each a document of a corpus."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from .client_data import Part
+from .corpus import Corpus
+from .encode import Document, encode
+from .examples import Example
+from .tokenize import check_tokens
+from .windows import Batch, Windows, take
+
+
+def answers(
+    chats: Sequence[Example], tokenizer: Any, *, template: str | None, vocab_size: int
+) -> list[Document]:
+    """Chats as documents, of each of which the last answer alone counts.
+
+    Raises what `encode` raises, and `ValueError` for a token that the vocabulary does not have.
+    """
+    found = []
+    for chat, document in zip(chats, encode(chats, tokenizer, template=template), strict=True):
+        check_tokens(document, tokenizer, vocab_size, chat.source)
+        begins = np.flatnonzero(np.diff(document.counted.astype(np.int8)) == 1) + 1
+        last = np.arange(len(document.tokens)) >= begins[-1]
+        found.append(Document(document.tokens, document.counted & last))
+    return found
+
+
+def places(bounds: Int[np.ndarray, " clients_and_end"], parts: Sequence[Part]) -> np.ndarray:
+    """Numbers of some clients' pieces, where client i's are bounds[i] to bounds[i + 1]."""
+    own = [np.arange(bounds[client] + a, bounds[client] + b) for client, a, b in parts]
+    return np.concatenate([np.zeros(0, np.int64), *own])
+
+
+def whole(
+    bounds: Int[np.ndarray, " clients_and_end"], clients: Sequence[int]
+) -> tuple[Int[np.ndarray, " clients"], Int[np.ndarray, " pieces"]]:
+    """How many pieces some clients have, and the numbers of these, client after client."""
+    counts = np.diff(bounds)[np.asarray(clients, np.int64)]
+    parts = [(client, 0, int(count)) for client, count in zip(clients, counts, strict=True)]
+    return counts, places(bounds, parts)
+
+
+def one_each(
+    corpus: Corpus,
+    documents: Int[np.ndarray, "*axes"],
+    wanted: Bool[np.ndarray, "*axes"],
+    *,
+    seq: int,
+) -> Batch:
+    """A window for each of the documents: leaves `[*axes, seq]`."""
+    assert corpus.documents is not None  # noqa: S101 - for the type checker
+    ends = corpus.documents
+    cut = Windows(ends[:-1], ends[1:] - 1, np.diff(ends))
+    return take(corpus, cut, documents, wanted, seq=seq, pack=False)
+
+
+def check_fit(corpus: Corpus, *, longest: int, who: str) -> None:
+    """Raise `ValueError` for a document of more tokens, by its client."""
+    assert corpus.documents is not None  # noqa: S101 - for the type checker
+    sizes = np.diff(corpus.documents)
+    if (long := np.flatnonzero(sizes > longest)).size:
+        place = corpus.documents[long[0]]
+        client = corpus.names[int(np.searchsorted(corpus.offsets, place, side="right")) - 1]
+        raise ValueError(
+            f"{who}: client {client!r}: expected at most {longest} tokens, as seq says, got "
+            f"{sizes[long[0]]}."
+        )
