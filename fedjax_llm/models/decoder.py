@@ -52,7 +52,9 @@ class Decoder(nnx.Module):
     A token sees itself and what comes before it in its own segment: `segments` numbers the texts
     that are packed into a row, each a run of tokens, and 0 is padding, whose logits are finite
     and mean nothing. `positions` count from 0 in each segment unless given. Logits are float32.
-    Cost: attention keeps batch * heads * seq * seq scores, also where layers slide.
+    Cost: attention has batch * heads * seq * seq scores, one layer's at a time, also where layers
+    slide. A gradient keeps the results of products with weights and computes all else again, which
+    takes less time than to keep it.
     Raises `ValueError` for a config whose values do not fit each other, and for a sequence that
     is longer than learned positions go.
     """
@@ -153,7 +155,8 @@ class Decoder(nnx.Module):
 
         x = self._embed(tokens, positions)
         index = jnp.arange(self.config.num_hidden_layers)
-        body = jax.checkpoint(block) if self.config.remat else block
+        keep = None if self.config.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        body = jax.checkpoint(block, policy=keep, prevent_cse=False)  # a scan shares nothing anyway
         (x, past), _ = jax.lax.scan(
             body, (x, past), (layers, index, jnp.array(self.config.sliding, jnp.int32))
         )

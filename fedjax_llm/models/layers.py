@@ -108,7 +108,7 @@ def attend(
     """Grouped-query attention with the softmax in float32; causal where no mask is given.
 
     A softcap c makes each score c * tanh(score / c) before the mask (arXiv:2408.00118).
-    Cost: batch * heads * seq * keys scores are kept for the backward pass.
+    Cost: batch * heads * seq * keys scores.
     """
     if softcap is None:
         return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
