@@ -19,6 +19,9 @@ from .examples import Reader as Reader
 from .examples import pooled as pooled
 from .hold_out import Split as Split
 from .hold_out import hold_out as hold_out
+from .labelled import Labelled as Labelled
+from .labelled import LabelledBatch as LabelledBatch
+from .labelled import tokenize_labelled as tokenize_labelled
 from .ngram import bigram_nats as bigram_nats
 from .pairs import PairBatch as PairBatch
 from .pairs import Pairs as Pairs
