@@ -7,6 +7,9 @@ from .cache import open_corpus as open_corpus
 from .cache import save_corpus as save_corpus
 from .chat import INSTRUCTIONS as INSTRUCTIONS
 from .chitchat import chitchat as chitchat
+from .choices import ChoiceBatch as ChoiceBatch
+from .choices import Choices as Choices
+from .choices import tokenize_choices as tokenize_choices
 from .client_data import ClientData as ClientData
 from .client_data import Rows as Rows
 from .corpus import Corpus as Corpus
