@@ -40,8 +40,23 @@ def local_steps(
     A step whose mask is empty changes nothing. A client without any target keeps its parameters
     and reports a loss of zero over zero targets.
     """
+    go_on = further_steps(loss, optimizer)
 
     def train(params: Params, frozen: Frozen, batches: Batches) -> tuple[Params, ClientInfo]:
+        params, _, info = go_on(params, optimizer.init(params), frozen, batches)
+        return params, info
+
+    return train
+
+
+def further_steps(
+    loss: Loss, optimizer: optax.GradientTransformation
+) -> Callable[[Params, optax.OptState, Frozen, Batches], tuple[Params, optax.OptState, ClientInfo]]:
+    """The same as `local_steps`, from a given optimizer state, which comes back as well."""
+
+    def train(
+        params: Params, state: optax.OptState, frozen: Frozen, batches: Batches
+    ) -> tuple[Params, optax.OptState, ClientInfo]:
         def step(carry: tuple, batch: Any) -> tuple:
             params, state = carry
             value, gradient = jax.value_and_grad(loss)(params, frozen, batch)
@@ -50,10 +65,9 @@ def local_steps(
             new = optax.apply_updates(params, updates), stepped
             return _where(targets > 0, new, carry), (jnp.where(targets > 0, value, 0.0), targets)
 
-        start = params, optimizer.init(params)
-        (params, _), (values, targets) = jax.lax.scan(step, start, batches)  # type: ignore[var-annotated]
+        (params, state), (values, targets) = jax.lax.scan(step, (params, state), batches)  # type: ignore[var-annotated]
         mean = (values * targets).sum() / jnp.maximum(targets.sum(), 1)
-        return params, ClientInfo(mean, targets.sum())
+        return params, state, ClientInfo(mean, targets.sum())
 
     return train
 
