@@ -13,21 +13,29 @@ from . import frontier, jsonl
 from .config import RunConfig, prepare
 from .frontier.rate_distortion import CODECS as CODECS_MEASURED
 from .progress import progress
-from .run import Row, execute
+from .quality import Row, beside
+from .run import execute
 
 QUICK = RunConfig(rounds=6, clients=16)
 """What `frontier --quick` starts from."""
 
 
-def train(run: RunConfig = RunConfig(), out: Path = Path("runs/train")) -> None:
+def train(
+    run: RunConfig = RunConfig(),
+    baselines: bool = False,
+    cache: Path | None = None,
+    out: Path = Path("runs/train"),
+) -> None:
     """Train once: rounds.jsonl and summary.json in a folder.
 
     Args:
         run: The run.
+        baselines: Measure beside it the start, each client alone, and one model on all text.
+        cache: Folder in which the tokens of a checkpoint's tokenizer are kept for later runs.
         out: Folder for the results; one that holds a run already is refused.
 
     """
-    built = prepare(run)
+    built = prepare(run, cache=cache)
     rounds, summary = out / "rounds.jsonl", out / "summary.json"
     for path in (rounds, summary):
         if path.exists():
@@ -39,9 +47,18 @@ def train(run: RunConfig = RunConfig(), out: Path = Path("runs/train")) -> None:
             jsonl.append(rounds, row)
             show(row)
 
-        row = execute(built, each)
+        row, _ = execute(built, each)
+    if baselines:
+        row["baselines"] = beside(built)
     jsonl.write(summary, row)
-    _print(frontier.table([row]), *_failures([row]), f"{summary}  digest {row['digest']}")
+    shown = (f"{name:12} {_nats(each)}" for name, each in row.get("baselines", {}).items())
+    _print(
+        frontier.table([row]),
+        f"{'federated':12} {_nats(row)}",
+        *shown,
+        *_failures([row]),
+        f"{summary}  digest {row['digest']}",
+    )
 
 
 def sweep_from(common: RunConfig) -> Callable[..., None]:
@@ -144,6 +161,15 @@ def _failures(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row["failed"]
     ]
+
+
+def _nats(row: Row) -> str:
+    """What a row says of held-out text, in words."""
+    return ", ".join(
+        f"{row[key]:.4f} {key.replace('_', ' ')}"
+        for key in ("heldout_nats_per_token", "unseen_nats_per_token")
+        if key in row
+    )
 
 
 def _print(table: object, *lines: str) -> None:

@@ -13,7 +13,7 @@ import optax
 from fedjax_compression import codec, has_receiver_memory
 from fedjax_compression.text import build, parse
 
-from .adapters import full, lora
+from . import adapters
 from .algorithm import FederatedAlgorithm
 from .data import Batching, Split, hold_out
 from .fed_avg import fed_avg
@@ -23,7 +23,22 @@ from .tasks import Task, language_model
 from .workload import Workload, workload
 
 ALGORITHMS = {"fed_avg": fed_avg}
-ADAPTERS = {"full": full, "lora": lora}
+ADAPTERS: Mapping[str, Callable] = {
+    factory.__name__: factory
+    for factory in (
+        adapters.bitfit,
+        adapters.bottleneck,
+        adapters.dora,
+        adapters.full,
+        adapters.ia3,
+        adapters.layers,
+        adapters.lora,
+        adapters.prefix_tuning,
+        adapters.prompt_tuning,
+        adapters.rslora,
+        adapters.seeds,
+    )
+}
 OPTIMIZERS = {
     factory.__name__: factory
     for factory in (
@@ -65,7 +80,8 @@ class RunConfig:
     server_optimizer: str = "sgd(1.0, momentum=0.5, nesterov=True)"
     """An Optax optimizer that takes minus the mean update for a gradient."""
     adapter: str = "full()"
-    """full() or lora(rank=8)."""
+    """full(), lora(rank=8), rslora, dora, ia3, bitfit, bottleneck, prompt_tuning, prefix_tuning,
+    layers or seeds."""
     local_steps: int | None = None
     """Steps of a client in a round; 8 unless local epochs are given."""
     local_epochs: int | None = None
@@ -96,6 +112,7 @@ class Run(NamedTuple):
     workload: Workload
     task: Task
     split: Split
+    client_optimizer: optax.GradientTransformation
     algorithm: FederatedAlgorithm
     batching: Batching
     client_axis: ClientAxis
@@ -156,12 +173,12 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"clients: expected 1 to {len(split.train.names)}, the clients there are, "
             f"got {config.clients}."
         )
-    adapter = _named("adapter", _call, config.adapter, ADAPTERS)
+    adapter = _built("adapter", config.adapter, ADAPTERS)
     task = language_model(
         learnt.decoder, key=jr.key(config.seed), adapter=adapter, params=learnt.params
     )
     optimizers = {
-        name: _named(name, _call, getattr(config, name), OPTIMIZERS)
+        name: _built(name, getattr(config, name), OPTIMIZERS)
         for name in ("client_optimizer", "server_optimizer")
     }
     codecs = {name: _named(name, codec, getattr(config, name)) for name in ("uplink", "downlink")}
@@ -187,14 +204,16 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         learnt,
         task,
         split,
-        algorithm=_named("algorithm", _call, config.algorithm, named),
+        optimizers["client_optimizer"],
+        algorithm=_built("algorithm", config.algorithm, named),
         batching=batching,
-        client_axis=_named("client_axis", _call, config.client_axis, CLIENT_AXES),
+        client_axis=_built("client_axis", config.client_axis, CLIENT_AXES),
     )
 
 
-def _call(text: str, factories: Mapping[str, Callable]) -> Any:
-    return build(parse(text), factories)
+def _built(name: str, text: str | None, factories: Mapping[str, Callable]) -> Any:
+    """What the text of a field names."""
+    return _named(name, lambda: build(parse(text or ""), factories))
 
 
 def _named(name: str, read: Callable, *args: Any) -> Any:

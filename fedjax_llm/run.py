@@ -6,22 +6,19 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from .config import Run
-from .data import all_windows, bigram_nats
 from .ledger import total_bytes
+from .quality import Row, quality
 from .simulation import Round, simulate
 
-Row = dict[str, Any]
 
-
-def execute(run: Run, each: Callable[[Row], None]) -> Row:
-    """Run all rounds, handing each one's row to `each`, and return the summary.
+def execute(run: Run, each: Callable[[Row], None]) -> tuple[Row, PyTree]:
+    """Run all rounds, handing each one's row to `each`: the summary, and the parameters trained.
 
     All but `seconds`, `versions` and `device` is the same for the same configuration.
     """
@@ -42,11 +39,11 @@ def execute(run: Run, each: Callable[[Row], None]) -> Row:
         params = finished.state.params
         rows.append(_round_row(run, finished))
         each(rows[-1])
-    return {
+    row = {
         "codec": run.config.uplink,
         "seed": run.config.seed,
         **_bytes(run, rows),
-        **_quality(run, params),
+        **quality(run, params),
         "failed": sum(row["failed"] for row in rows),
         "digest": digest(params),
         "seconds": round(time.perf_counter() - started, 3),
@@ -54,6 +51,7 @@ def execute(run: Run, each: Callable[[Row], None]) -> Row:
         "device": str(jax.devices()[0].device_kind),
         "config": asdict(run.config),
     }
+    return row, params
 
 
 def digest(params: PyTree) -> str:
@@ -70,7 +68,7 @@ def _round_row(run: Run, finished: Round) -> Row:
     seen = np.isfinite(info.loss) * targets
     return {
         "round": finished.round,
-        "train_nats_per_byte": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
+        "train_nats_per_token": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
         "accepted": int(finished.server_info.accepted),
         "failed": int(finished.server_info.failed),
         "update_norm": float(finished.server_info.update_norm),
@@ -95,20 +93,6 @@ def _bytes(run: Run, rows: list[Row]) -> Row:
         "uplink_bytes_by_round": uplink,
         "downlink_bytes_by_round": downlink,
     }
-
-
-def _quality(run: Run, params: PyTree) -> Row:
-    """Nats per byte of the model, and of a byte bigram, on the same held-out text."""
-    row: Row = {}
-    for name, corpus in (("heldout", run.split.seen), ("unseen", run.split.unseen)):
-        if corpus.names:
-            batches = all_windows(corpus, seq=run.config.seq, batch=64)
-            nats = float(run.task.evaluate(params, run.task.frozen, batches))
-            row |= {
-                f"{name}_nats_per_byte": nats,
-                f"{name}_bigram_nats_per_byte": bigram_nats(run.split.train, corpus),
-            }
-    return row
 
 
 def _versions() -> dict[str, str]:

@@ -29,7 +29,7 @@ from fedjax_llm.simulation import simulate, vmap
 
 from .conftest import TINY
 
-# a step's rate, and entries trained: width 16, inner 24, q 16 and k, v 16 (two heads of 8), two layers
+# a step's rate, and entries trained: width 16, inner 24, q, k, v 16 (two heads of 8), two layers
 ADAPTERS = {
     "lora": (lora(rank=2, targets="q_proj,up_proj"), 0.1, 2 * 2 * (32 + 40)),
     "lora of patterns": (
