@@ -14,7 +14,7 @@ from .config import RunConfig, prepare
 from .frontier.rate_distortion import CODECS as CODECS_MEASURED
 from .progress import progress
 from .quality import Row, beside
-from .run import execute
+from .run import execute, keep
 
 QUICK = RunConfig(rounds=6, clients=16)
 """What `frontier --quick` starts from."""
@@ -26,7 +26,7 @@ def train(
     cache: Path | None = None,
     out: Path = Path("runs/train"),
 ) -> None:
-    """Train once: rounds.jsonl and summary.json in a folder.
+    """Train once: rounds.jsonl, summary.json, and adapter/ or model/ in a folder.
 
     Args:
         run: The run.
@@ -47,7 +47,8 @@ def train(
             jsonl.append(rounds, row)
             show(row)
 
-        row, _ = execute(built, each)
+        row, params = execute(built, each)
+    kept = keep(built, params, out)
     if baselines:
         row["baselines"] = beside(built)
     jsonl.write(summary, row)
@@ -57,7 +58,7 @@ def train(
         f"{'federated':12} {_nats(row)}",
         *shown,
         *_failures([row]),
-        f"{summary}  digest {row['digest']}",
+        f"{summary}  {kept or ''}  digest {row['digest']}",
     )
 
 

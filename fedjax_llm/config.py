@@ -31,8 +31,10 @@ ADAPTERS: Mapping[str, Callable] = {
         adapters.dora,
         adapters.full,
         adapters.ia3,
+        adapters.int8_base,
         adapters.layers,
         adapters.lora,
+        adapters.nf4_base,
         adapters.prefix_tuning,
         adapters.prompt_tuning,
         adapters.rslora,
@@ -81,7 +83,7 @@ class RunConfig:
     """An Optax optimizer that takes minus the mean update for a gradient."""
     adapter: str = "full()"
     """full(), lora(rank=8), rslora, dora, ia3, bitfit, bottleneck, prompt_tuning, prefix_tuning,
-    layers or seeds."""
+    layers or seeds; nf4_base(lora(rank=8)) or int8_base(lora(rank=8))."""
     local_steps: int | None = None
     """Steps of a client in a round; 8 unless local epochs are given."""
     local_epochs: int | None = None

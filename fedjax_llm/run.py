@@ -5,12 +5,16 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from . import models
+from .adapters import export_adapter, merge_adapter
 from .config import Run
 from .ledger import total_bytes
 from .quality import Row, quality
@@ -52,6 +56,24 @@ def execute(run: Run, each: Callable[[Row], None]) -> tuple[Row, PyTree]:
         "config": asdict(run.config),
     }
     return row, params
+
+
+def keep(run: Run, params: PyTree, out: Path) -> Path | None:
+    """Write what was trained: `adapter/`, which `peft` opens, or else `model/`, the model with it,
+    which `transformers` opens.
+
+    Gives the folder; None where neither has a place for what was trained.
+    """
+    model, learnt = run.task.model(params, run.task.frozen), run.workload
+    with suppress(ValueError):
+        export_adapter(out / "adapter", model, base_model=run.config.model)
+        return out / "adapter"
+    try:
+        merged = merge_adapter(model)
+    except ValueError:
+        return None
+    models.save(out / "model", learnt.decoder, merged, tokenizer=learnt.tokenizer)
+    return out / "model"
 
 
 def digest(params: PyTree) -> str:
