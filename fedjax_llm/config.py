@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.random as jr
@@ -14,17 +15,12 @@ from fedjax_compression.text import build, parse
 
 from .adapters import full, lora
 from .algorithm import FederatedAlgorithm
-from .data import (
-    Batching,
-    Split,
-    byte_corpus,
-    hold_out,
-    shakespeare,
-)
+from .data import Batching, Split, hold_out
 from .fed_avg import fed_avg
 from .models import DecoderConfig
 from .simulation import CLIENT_AXES, ClientAxis
 from .tasks import Task, language_model
+from .workload import Workload, workload
 
 ALGORITHMS = {"fed_avg": fed_avg}
 ADAPTERS = {"full": full, "lora": lora}
@@ -60,10 +56,12 @@ class RunConfig:
     prediction: float = 0.0
     """Share of the last round's update that clients and server subtract before coding an uplink;
     above 0 the downlink carries that update too."""
-    client_axis: str = "vmap()"
-    """vmap(), scan() or chunked(size)."""
-    client_optimizer: str = "adam(0.006)"
-    """An Optax optimizer, afresh for each client and round."""
+    client_axis: str | None = None
+    """vmap(), scan() or chunked(size). Unless given, vmap() for a fresh decoder and scan() for a
+    checkpoint."""
+    client_optimizer: str | None = None
+    """An Optax optimizer, afresh for each client and round. Unless given, adam(0.006) for a fresh
+    decoder and adam(0.0005) for a checkpoint."""
     server_optimizer: str = "sgd(1.0, momentum=0.5, nesterov=True)"
     """An Optax optimizer that takes minus the mean update for a gradient."""
     adapter: str = "full()"
@@ -75,18 +73,27 @@ class RunConfig:
     batch: int = 8
     """Windows in a step."""
     seq: int = 64
-    """Bytes in a window."""
-    roles: tuple[str, ...] = ()
-    """Clients, such as hamlet/HAMLET; all that speak enough unless given."""
-    at_least: int = 2000
-    """Fewest characters of a client."""
-    model: DecoderConfig = field(default_factory=DecoderConfig)
+    """Tokens in a window; a fresh decoder's are bytes."""
+    data: str = "shakespeare()"
+    """shakespeare(), chitchat(), fedit('folder'), or jsonl or parquet, such as
+    jsonl('chats.jsonl', fields(messages='messages', client='user')); or any of them dealt out
+    anew by iid, dirichlet, label_shards, log_normal or power_law, such as
+    iid(chitchat(), clients=100, seed=0)."""
+    population: int | None = None
+    """Clients to keep of those there are, drawn by the seed; a tenth of them is held out."""
+    long: Literal["error", "truncate", "split"] = "split"
+    """What becomes of an example longer than a window, where a checkpoint reads it."""
+    model: str | None = None
+    """A checkpoint to start from: a folder, a .gguf file, smollm2, or owner/name on the hub; a
+    fresh decoder of the sizes below, which reads bytes, unless given."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
 class Run(NamedTuple):
     """A configuration, built and checked: nothing has run yet, nothing was written."""
 
     config: RunConfig
+    workload: Workload
     task: Task
     split: Split
     algorithm: FederatedAlgorithm
@@ -95,7 +102,15 @@ class Run(NamedTuple):
 
 
 def canonical(config: RunConfig) -> RunConfig:
-    """The same configuration with each text in its one spelling."""
+    """The same configuration with each text in its one spelling, and all defaults in place."""
+    given = config.local_steps is not None or config.local_epochs is not None
+    fresh = config.model is None
+    config = dataclasses.replace(
+        config,
+        local_steps=config.local_steps if given else 8,
+        client_axis=config.client_axis or ("vmap()" if fresh else "scan()"),
+        client_optimizer=config.client_optimizer or f"adam({0.006 if fresh else 0.0005})",
+    )
     texts = {
         name: str(_named(name, parse, getattr(config, name)))
         for name in (
@@ -106,15 +121,14 @@ def canonical(config: RunConfig) -> RunConfig:
             "client_optimizer",
             "server_optimizer",
             "adapter",
+            "data",
         )
     }
-    given = config.local_steps is not None or config.local_epochs is not None
-    steps = config.local_steps if given else 8
-    return dataclasses.replace(config, local_steps=steps, **texts)  # type: ignore[arg-type]
+    return dataclasses.replace(config, **texts)  # type: ignore[arg-type]
 
 
-def prepare(config: RunConfig) -> Run:
-    """Build everything that a configuration names.
+def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
+    """Build everything that a configuration names. Tokens of a checkpoint's are kept in `cache`.
 
     Raises `ValueError` naming the field, what was expected and what was got.
     """
@@ -123,20 +137,29 @@ def prepare(config: RunConfig) -> Run:
         raise ValueError(f"rounds: expected at least 1, got {config.rounds}.")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed: expected 0 to 4294967295, got {config.seed}.")
-    if config.model.vocab_size < 256:
-        raise ValueError(
-            f"vocab_size: expected at least 256 for bytes, got {config.model.vocab_size}."
-        )
-    split = hold_out(
-        byte_corpus(shakespeare(at_least=config.at_least, roles=config.roles)), seed=config.seed
+    batching = Batching(
+        seq=config.seq, batch=config.batch, steps=config.local_steps, epochs=config.local_epochs
     )
+    learnt = workload(
+        text=config.data,
+        population=config.population,
+        seed=config.seed,
+        model=config.model,
+        decoder=config.decoder,
+        seq=config.seq,
+        long=config.long,
+        cache=cache,
+    )
+    split = hold_out(learnt.corpus, seed=config.seed)
     if not 1 <= config.clients <= len(split.train.names):
         raise ValueError(
             f"clients: expected 1 to {len(split.train.names)}, the clients there are, "
             f"got {config.clients}."
         )
     adapter = _named("adapter", _call, config.adapter, ADAPTERS)
-    task = language_model(config.model, key=jr.key(config.seed), adapter=adapter)
+    task = language_model(
+        learnt.decoder, key=jr.key(config.seed), adapter=adapter, params=learnt.params
+    )
     optimizers = {
         name: _named(name, _call, getattr(config, name), OPTIMIZERS)
         for name in ("client_optimizer", "server_optimizer")
@@ -161,12 +184,11 @@ def prepare(config: RunConfig) -> Run:
     }
     return Run(
         config,
+        learnt,
         task,
         split,
         algorithm=_named("algorithm", _call, config.algorithm, named),
-        batching=Batching(
-            seq=config.seq, batch=config.batch, steps=config.local_steps, epochs=config.local_epochs
-        ),
+        batching=batching,
         client_axis=_named("client_axis", _call, config.client_axis, CLIENT_AXES),
     )
 

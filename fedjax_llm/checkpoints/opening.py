@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 from ._files import read_json_object
 from .checkpoint import Checkpoint
 from .gguf_llama import open_gguf
+from .packaged import minilm, smollm2
 from .safetensors_reader import read_safetensors, read_sharded_safetensors
 
 if TYPE_CHECKING:
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt")
 """Patterns of the files that are fetched from the hub: nothing that would have to be unpickled."""
+PACKAGED = {"smollm2": smollm2, "minilm": minilm}
+"""Models that an installed package carries, by name."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def open_checkpoint(place: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
     """Open a folder with `config.json` and `model.safetensors` (or its shards and their index), a
-    `.gguf` file of the Llama architecture, or a model on the hub, `owner/name`.
+    `.gguf` file of the Llama architecture, a model that an installed package carries (`smollm2` or
+    `minilm`), or a model on the hub, `owner/name`.
 
-    A path that exists is never looked up on the hub. `revision` is the branch, tag or commit there.
+    A path that exists is never looked up elsewhere. `revision` is the branch, tag or commit there.
     Guarantees: headers are read and checked, and no values; of the hub, only safetensors, JSON and
     tokenizer files are fetched. No file is believed: see `read_safetensors` and `read_gguf_header`.
     Raises: `FileNotFoundError` where there is no such path and the text is no name on the hub, or
@@ -40,12 +44,14 @@ def open_checkpoint(place: str | os.PathLike[str], *, revision: str | None = Non
     in the local cache; `ValueError` for files that are not what they must be.
     """
     path = Path(place)
-    if path.exists():
+    packaged = None if path.exists() else PACKAGED.get(os.fspath(place))
+    if path.exists() or packaged:
         if revision is not None:
             raise ValueError(
-                f"open_checkpoint: revision is for models on the hub, but {path} is a path here; "
+                f"open_checkpoint: revision is for models on the hub, but {path} is here; "
                 f"got {revision!r}."
             )
+        path = packaged() if packaged else path
     else:
         path = _from_hub(os.fspath(place), revision)
     if path.is_dir():
@@ -88,7 +94,8 @@ def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 def _from_hub(name: str, revision: str | None) -> Path:
     if not _HUB_NAME.fullmatch(name):
         raise FileNotFoundError(
-            f"open_checkpoint: there is no {name}, and it is no model of the hub, owner/name."
+            f"open_checkpoint: there is no {name}, and it is neither a model of a package "
+            f"({', '.join(PACKAGED)}) nor one of the hub, owner/name."
         )
     try:
         folder = huggingface_hub.snapshot_download(

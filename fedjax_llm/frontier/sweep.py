@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import jsonl
-from ..config import RunConfig, prepare
+from ..config import RunConfig, canonical, prepare
 from ..progress import progress
 from ..run import Row, execute
 
@@ -36,7 +36,7 @@ QUICK_CODECS = (
 )
 """What the quick sweep compares."""
 
-_DEFAULTS = dataclasses.asdict(RunConfig())
+_DEFAULTS = dataclasses.asdict(canonical(RunConfig()))
 """Of the options that are younger than some results."""
 
 
@@ -73,5 +73,6 @@ def sweep(configs: Sequence[RunConfig], results: Path) -> Iterator[Row]:
 def _key(config: dict) -> str:
     """A row from before an option existed had that option's default."""
     return json.dumps(
-        _DEFAULTS | config | {"model": _DEFAULTS["model"] | config.get("model", {})}, sort_keys=True
+        _DEFAULTS | config | {"decoder": _DEFAULTS["decoder"] | config.get("decoder", {})},
+        sort_keys=True,
     )

@@ -21,3 +21,6 @@ from .hf_encoder import load_encoder as load_encoder
 from .hf_tensors import hf_tensors as hf_tensors
 from .hf_tensors import load_tensors as load_tensors
 from .params import filled as filled
+from .pretrained import Pretrained as Pretrained
+from .pretrained import load as load
+from .pretrained import save as save

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from .config import Activation
 from .encoder import Encoder, EncoderConfig
-from .hf_tensors import Entry, Reader, entries_of, load_entries, write_entries
+from .hf_tensors import Entry, Keep, Reader, entries_of, load_entries, write_entries
 from .hf_values import SIZES, Values, check_only, wrong
 from .params import shapes
 
@@ -69,10 +69,17 @@ def encoder_config_from(
     return EncoderConfig(**found, hidden_act=act, pooler=pooler, dtype=dtype, remat=remat)
 
 
-def encoder_config_to(config: EncoderConfig) -> dict[str, Any]:
-    """The `config.json` of an encoder: `encoder_config_from` makes the same of it."""
+def encoder_config_to(config: EncoderConfig, *, labels: int | None = None) -> dict[str, Any]:
+    """The `config.json` of an encoder, or of a classifier with so many labels:
+    `encoder_config_from` makes the same of it.
+    """
     values = {name: getattr(config, name) for name in (*_SIZES, "hidden_act", "layer_norm_eps")}
-    return {"architectures": ["BertModel"], "model_type": "bert", **values}
+    values |= {"architectures": ["BertModel"], "model_type": "bert"}
+    if labels is not None:
+        values["architectures"] = ["BertForSequenceClassification"]
+        values["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
+        values["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
+    return values
 
 
 def encoder_entries(config: EncoderConfig, *, labels: int | None = None) -> list[Entry]:
@@ -94,6 +101,7 @@ def load_encoder(
     *,
     labels: int | None = None,
     dtype: Any = np.float32,
+    keep: Keep = np.asarray,
     source: str = "checkpoint",
 ) -> PyTree:
     """The parameters of an `Encoder`, or with `labels` those of a fine-tuned `Classifier`.
@@ -110,7 +118,7 @@ def load_encoder(
         new = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
         if not _PASSED_OVER.search(new):
             named[new if new.startswith("classifier.") else prefix + new] = read
-    return load_entries(parts, named, dtype=dtype, source=source)
+    return load_entries(parts, named, dtype=dtype, keep=keep, source=source)
 
 
 def hf_encoder_tensors(

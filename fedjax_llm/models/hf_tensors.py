@@ -13,6 +13,8 @@ from .decoder import empty
 
 Reader = Callable[[], Any]
 """Gives one tensor when called, as an array."""
+Keep = Callable[[np.ndarray], Any]
+"""Takes a finished parameter and gives what is kept of it, such as an array on a device."""
 
 
 class Entry(NamedTuple):
@@ -101,18 +103,19 @@ def load_tensors(
     tensors: Mapping[str, Reader],
     *,
     dtype: Any = np.float32,
+    keep: Keep = np.asarray,
     source: str = "checkpoint",
 ) -> PyTree:
     """The parameters of a decoder, for `from_params`, out of tensors by their names.
 
-    Each tensor is read once, and one layer's at a time is held beside the result. Names may lack
-    the prefix of the model without its head (`model.`, `transformer.`). Where the head is tied,
-    an `lm_head.weight` must equal the embedding; buffers of old checkpoints are passed over.
+    Each tensor is read once, and each parameter is handed to `keep` as soon as it is whole. Names
+    may lack the prefix of the model without its head (`model.`, `transformer.`). Where the head is
+    tied, an `lm_head.weight` must equal the embedding; buffers of old checkpoints are passed over.
     Raises `ValueError`, naming `source`, the tensor and what was expected, for a tensor that is
     missing, not known, or of another shape.
     """
     parts = entries(config)
-    params = load_entries(parts, _renamed(parts, tensors), dtype=dtype, source=source)
+    params = load_entries(parts, _renamed(parts, tensors), dtype=dtype, keep=keep, source=source)
     if config.tie_word_embeddings and "lm_head.weight" in tensors:
         head = np.asarray(tensors["lm_head.weight"]()).astype(dtype)
         if not np.array_equal(head, params["embedding"]):
@@ -124,7 +127,7 @@ def load_tensors(
 
 
 def load_entries(
-    parts: list[Entry], tensors: Mapping[str, Reader], *, dtype: Any, source: str
+    parts: list[Entry], tensors: Mapping[str, Reader], *, dtype: Any, keep: Keep, source: str
 ) -> PyTree:
     """Nested dictionaries of what the entries name, as `load_tensors` says."""
     wanted = {name: part for part in parts for name in _names(part)}
@@ -140,7 +143,8 @@ def load_entries(
             raise ValueError(f"{source}: {name}: expected shape {part.shape}, got {value.shape}.")
         return value.T if part.transposed else value
 
-    for part in parts:
+    # the largest first: while `keep` copies it there is little else in memory
+    for part in sorted(parts, key=lambda part: -np.prod(part.shape) * (part.layers or 1)):
         inner = part.shape[::-1] if part.transposed else part.shape
         shape = inner if part.layers is None else (part.layers, *inner)
         whole = np.empty(shape, dtype)
@@ -149,7 +153,7 @@ def load_entries(
         place = params
         for key in part.path[:-1]:
             place = place.setdefault(key, {})
-        place[part.path[-1]] = whole
+        place[part.path[-1]] = keep(whole)
     return params
 
 

@@ -82,7 +82,7 @@ def test_a_text_that_is_no_name_is_not_asked_for(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     error = ValueError if name == "" else FileNotFoundError
-    with pytest.raises(error, match=r"it is no model of the hub, owner/name|must hold a config"):
+    with pytest.raises(error, match=r"nor one of the hub, owner/name|must hold a config"):
         open_checkpoint(name)
 
 

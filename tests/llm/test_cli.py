@@ -10,7 +10,8 @@ ROLES = ["hamlet/HAMLET", "hamlet/HORATIO", "macbeth/MACBETH", "macbeth/BANQUO"]
 SMALL = [
     *("--rounds", "2", "--clients", "2", "--local-steps", "2", "--batch", "2", "--seq", "32"),
     *("--hidden-size", "16", "--intermediate-size", "24", "--num-hidden-layers", "1"),
-    *("--num-attention-heads", "2", "--num-key-value-heads", "1", "--roles", *ROLES),
+    *("--num-attention-heads", "2", "--num-key-value-heads", "1"),
+    *("--data", f"shakespeare(roles='{', '.join(ROLES)}')"),
 ]
 
 
@@ -156,13 +157,19 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (("--seq", "0"), "Batching: seq must be at least 1, got 0"),
         (("--local-epochs", "1"), "Batching: give either steps or epochs"),
         (("--vocab-size", "100"), "vocab_size: expected at least 256"),
+        (("--data", "chitchatt"), "data: expected one of chitchat, dirichlet"),
+        (("--data", "fields(text='a')"), "data: expected clients' text, got \"fields(text='a')\""),
+        (("--data", "chitchat()"), "model: expected a checkpoint, whose tokenizer can write"),
+        (("--data", "jsonl('no.jsonl', fields(text='a'))"), "No such file or directory: 'no"),
+        (("--population", "5"), "population: expected 1 to 4, the clients there are, got 5"),
+        (("--model", "nowhere"), "hidden_size: expected none, as the model's is that of its check"),
         (("--hidden-size", "15"), "DecoderConfig: hidden_size must be a multiple"),
         (
-            ("--roles", "hamlet/YORICK"),
-            "expected a role such as hamlet/HAMLET, got 'hamlet/YORICK'",
+            ("--data", "shakespeare(roles='hamlet/YORICK')"),
+            "data: shakespeare: expected a role such as hamlet/HAMLET, got 'hamlet/YORICK'",
         ),
         (
-            ("--roles", "hamlet/OSRIC", "--at-least", "99999"),
+            ("--data", "shakespeare(roles='hamlet/OSRIC', at_least=99999)"),
             "hamlet/OSRIC: expected at least 99999",
         ),
     ],
