@@ -31,6 +31,7 @@ ADAPTERS: Mapping[str, Callable] = {
         adapters.dora,
         adapters.full,
         adapters.ia3,
+        adapters.import_adapter,
         adapters.int8_base,
         adapters.layers,
         adapters.lora,

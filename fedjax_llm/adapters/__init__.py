@@ -14,6 +14,8 @@ from .lora import lora as lora
 from .lora import rslora as rslora
 from .merging import merge_adapter as merge_adapter
 from .mixed_ranks import resize_rank as resize_rank
+from .peft_export import export_adapter as export_adapter
+from .peft_import import import_adapter as import_adapter
 from .prefix_tuning import prefix_tuning as prefix_tuning
 from .prompt_tuning import prompt_tuning as prompt_tuning
 from .quantized import int8_base as int8_base

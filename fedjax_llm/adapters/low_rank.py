@@ -39,11 +39,11 @@ class LowRank(nnx.Module):
 
     def added(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
         """Scale * x @ a @ b. The scale meets the thin factor: one pass less over the wide one."""
-        return (x @ self.a[...]) * self._scale() @ self.b[...]
+        return (x @ self.a[...]) * self.scale_of_layers() @ self.b[...]
 
     def change(self) -> Float[Array, "*layers in out"]:
         """What is added to the kernel."""
-        scale = jnp.asarray(self._scale())
+        scale = jnp.asarray(self.scale_of_layers())
         return scale[..., None, None] * (self.a[...] @ self.b[...])
 
     def merged(self, product: Linear) -> tuple[Array, Array | None]:
@@ -51,7 +51,8 @@ class LowRank(nnx.Module):
         bias = None if product.bias is None else product.bias[...]
         return product.weights(jnp.float32) + self.change(), bias
 
-    def _scale(self) -> float | Float[Array, "..."]:
+    def scale_of_layers(self) -> float | Float[Array, "..."]:
+        """One for all, or one for each."""
         return self.scale if isinstance(self.scale, float) else self.scale[...]
 
 

@@ -29,7 +29,8 @@ from fedjax_llm.simulation import simulate, vmap
 
 from .conftest import TINY
 
-# a step's rate, and entries trained: width 16, inner 24, q, k, v 16 (two heads of 8), two layers
+# each with a step's rate and the entries it trains: in two layers, q, k, v and o are 16 x 16, gate
+# and up 16 x 24, down 24 x 16
 ADAPTERS = {
     "lora": (lora(rank=2, targets="q_proj,up_proj"), 0.1, 2 * 2 * (32 + 40)),
     "lora of patterns": (
