@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -55,7 +54,7 @@ def with_pairs(params: PyTree, new: Sequence[Pair]) -> PyTree:
 
 
 def product(pair: Pair) -> Float[Array, "*layers in out"]:
-    """a b, in float32."""
+    """A b, in float32."""
     return jnp.matmul(_wide(pair.a), _wide(pair.b), precision="highest")
 
 
@@ -75,12 +74,10 @@ def side_by_side(stacked: Pair) -> Pair:
     """Pairs `[clients, *layers, ...]` as one of rank clients * rank, whose product is the sum of
     theirs.
     """
-    a, b = _wide(stacked.a), _wide(stacked.b)
-    a, b = jnp.moveaxis(a, 0, -2), jnp.moveaxis(b, 0, -3)
-    return Pair(
-        a.reshape(*a.shape[:-2], -1),  # [*layers, in, clients * rank]
-        b.reshape(*b.shape[:-3], -1, b.shape[-1]),
-    )
+    a = jnp.moveaxis(_wide(stacked.a), 0, -2)  # [*layers, in, clients, rank]
+    b = jnp.moveaxis(_wide(stacked.b), 0, -3)  # [*layers, clients, rank, out]
+    total = a.shape[-2] * a.shape[-1]
+    return Pair(a.reshape(*a.shape[:-2], total), b.reshape(*b.shape[:-3], total, b.shape[-1]))
 
 
 def _found(tree: Any, path: Path, who: str) -> Iterator[tuple[Path, Pair]]:

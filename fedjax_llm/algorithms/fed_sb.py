@@ -1,4 +1,4 @@
-"""Fed-SB (Singhal et al. 2025, arXiv:2502.15436) over LoRA-SB's square factor (arXiv:2411.19557)."""
+"""Fed-SB (Singhal et al. 2025, arXiv:2502.15436): LoRA-SB's square factor, averaged."""
 
 import jax
 import jax.numpy as jnp

@@ -15,8 +15,8 @@ def flasc(
     *,
     client_optimizer: optax.GradientTransformation,
     server_optimizer: optax.GradientTransformation,
-    up: float = 0.25,
-    down: float = 0.25,
+    up: float | int = 0.25,
+    down: float | int = 0.25,
 ) -> FederatedAlgorithm:
     """LoRA that is sparse where it travels and dense where it is trained.
 
@@ -33,7 +33,7 @@ def flasc(
     """
     pairs(like, who="flasc")
     for name, share in (("up", up), ("down", down)):
-        if isinstance(share, bool) or not 0 < share <= 1:
+        if not 0 < share <= 1:
             raise ValueError(f"flasc: {name} must be above 0 and at most 1, got {share!r}.")
     return averaging(
         afresh(loss, client_optimizer),
