@@ -17,7 +17,8 @@ class Ranked(NamedTuple):
 
     pairs: list[Pair]
     """Of the greatest rank, zero beyond the client's."""
-    rank: Int[Array, ""]
+    held: Float[Array, " rank"]
+    """1 for each rank that the client has, 0 beyond."""
 
 
 def check_ranks(ranks: Sequence[int], held: Sequence[Pair], *, who: str) -> tuple[int, ...]:
@@ -83,4 +84,5 @@ def from_prefix(prefix: Prefix, like: Sequence[Pair]) -> Ranked:
         return jnp.moveaxis(part, 0, axis)
 
     found = [Pair(taken(a, -1), taken(b, -2)) for a, b in like]
-    return Ranked(found, prefix.length.astype(jnp.int32) // by_rank.shape[1])
+    rank = prefix.length // by_rank.shape[1]
+    return Ranked(found, (jnp.arange(most) < rank).astype(jnp.float32))

@@ -92,16 +92,17 @@ def rank_sums(*, by_norm: bool) -> Aggregator:
     def empty(like: Ranked, clients: int) -> RankSums:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like.pairs)
         none = jnp.zeros((), jnp.float32)
-        return RankSums(zeros, none, jnp.zeros(like.pairs[0].a.shape[-1], jnp.float32))
+        return RankSums(zeros, none, jnp.zeros(like.held.shape, jnp.float32))
 
     def add(partial: RankSums, updates: Ranked, weights: Float[Array, " clients"]) -> RankSums:
         if by_norm:
             weights = weights * jax.vmap(norm)(updates.pairs)
-        reached = jnp.arange(len(partial.holding)) < updates.rank[:, None]
         total = jax.tree.map(
             lambda t, u: t + jnp.tensordot(weights, u, 1), partial.total, updates.pairs
         )
-        return RankSums(total, partial.weight + weights.sum(), partial.holding + weights @ reached)
+        return RankSums(
+            total, partial.weight + weights.sum(), partial.holding + weights @ updates.held
+        )
 
     def merge(one: RankSums, other: RankSums) -> RankSums:
         return jax.tree.map(jnp.add, one, other)

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +37,6 @@ def test_a_prefix_that_is_longer_than_its_vector_is_refused():
 
 @pytest.mark.parametrize("body", [b"\0" * 3, b"\0" * 24])
 def test_sections_that_are_no_prefix_of_the_vector_are_refused(body):
-    import struct
-    import zlib
-
     start = wire.dumps(prefix(0))[:8]
     section = struct.pack("<I", len(body)) + body
     data = start + struct.pack("<I", zlib.crc32(section, zlib.crc32(start))) + section

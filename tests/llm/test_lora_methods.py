@@ -654,7 +654,7 @@ def test_flexloras_error_is_the_eckart_young_tail_of_the_exact_mean():
         np.testing.assert_allclose(
             ((mean - got) ** 2).sum(axis=(-2, -1)), (tail**2).sum(axis=-1), rtol=1e-3
         )
-        assert (tail[..., 0] > 1e-3).all()
+        assert (tail[..., 0] > 1e-4).all()
         lower = state.params[name]["adapter"]
         first = np.asarray(lower["a"])[..., :1] @ np.asarray(lower["b"])[..., :1, :]
         tail = np.linalg.svd(mean, compute_uv=False)[..., 1:]
