@@ -43,6 +43,7 @@ def execute(run: Run, each: Callable[[Row], None]) -> Row:
         rows.append(_round_row(run, finished))
         each(rows[-1])
     return {
+        "algorithm": run.config.algorithm,
         "codec": run.config.uplink,
         "seed": run.config.seed,
         **_bytes(run, rows),
