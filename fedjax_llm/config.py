@@ -26,6 +26,7 @@ from .algorithms import (
     fed_sgd,
     scaffold,
     sparse_loco,
+    streaming_diloco,
 )
 from .data import Batching, Split, hold_out
 from .models import DecoderConfig
@@ -45,6 +46,7 @@ ALGORITHMS = {
         fed_sgd,
         scaffold,
         sparse_loco,
+        streaming_diloco,
     )
 }
 ADAPTERS = {"full": full, "lora": lora}
@@ -90,7 +92,7 @@ class RunConfig:
     adam(0.0005) for a checkpoint."""
     server_optimizer: str | None = None
     """An Optax optimizer that takes minus the mean update for a gradient. Unless given,
-    sgd(1.0, momentum=0.5, nesterov=True), and the published one for diloco()."""
+    sgd(1.0, momentum=0.5, nesterov=True), and for diloco() and its kin the published one."""
     adapter: str = "full()"
     """full() or lora(rank=8)."""
     local_steps: int | None = None
@@ -124,8 +126,10 @@ FLAGS = {
     "prediction": 0.0,
 }
 """What an algorithm may take from a configuration, and what stands for nothing there."""
-OWN_SERVER_STEP = ("diloco",)
+OWN_SERVER_STEP = ("diloco", "streaming_diloco")
 """Algorithms whose papers name a server optimizer, which is theirs unless one is given."""
+EVERY_ROUND = ("streaming_diloco",)
+"""Algorithms whose clients must take part in every round."""
 
 
 class Run(NamedTuple):
@@ -220,6 +224,12 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         raise ValueError(
             f"downlink: {config.downlink} needs every client in every round, as a client that "
             f"misses a message cannot read the next; expected clients to be "
+            f"{len(split.train.names)}, all there are, got {config.clients}."
+        )
+    method = parse(config.algorithm).name
+    if config.clients < len(split.train.names) and method in EVERY_ROUND:
+        raise ValueError(
+            f"algorithm: {method} needs every client in every round, expected clients to be "
             f"{len(split.train.names)}, all there are, got {config.clients}."
         )
     return Run(

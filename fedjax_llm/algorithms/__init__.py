@@ -9,3 +9,4 @@ from .fed_prox import fed_prox as fed_prox
 from .fed_sgd import fed_sgd as fed_sgd
 from .scaffold import scaffold as scaffold
 from .sparse_loco import sparse_loco as sparse_loco
+from .streaming_diloco import streaming_diloco as streaming_diloco
