@@ -36,6 +36,8 @@ def train(
 
     """
     built = prepare(run, cache=cache)
+    if baselines and built.client_optimizer is None:
+        raise ValueError(f"baselines: expected a client_optimizer, {run.algorithm} takes none.")
     rounds, summary = out / "rounds.jsonl", out / "summary.json"
     for path in (rounds, summary):
         if path.exists():

@@ -39,6 +39,7 @@ def beside(run: Run) -> Row:
     """The same of the start (`untrained`), of each client alone (`local`), and of one model on all
     training text (`centralised`), by the clients' optimizer, as `baselines` says.
     """
+    assert run.client_optimizer is not None  # noqa: S101 - not asked for otherwise
     found = baselines(
         run.task,
         run.split,
