@@ -1,12 +1,11 @@
 """One run: its rounds as rows, and what came of it."""
 
-import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,20 +13,36 @@ from jaxtyping import PyTree
 
 from .config import Run
 from .data import all_windows, bigram_nats
+from .digest import digest
 from .ledger import total_bytes
-from .simulation import Round, simulate
+from .simulation import Progress, Round, simulate
 
 Row = dict[str, Any]
 
 
-def execute(run: Run, each: Callable[[Row], None]) -> Row:
-    """Run all rounds, handing each one's row to `each`, and return the summary.
+class Past(NamedTuple):
+    """What of a run was run before, by another process."""
+
+    progress: Progress | None = None
+    rows: Sequence[Row] = ()
+    seconds: float = 0.0
+
+
+def execute(
+    run: Run,
+    each: Callable[[Row], None],
+    *,
+    past: Past = Past(),
+    keep: Callable[[Round, float], None] | None = None,
+) -> Row:
+    """Run all rounds, or those that are left, handing each one's row to `each` and then itself
+    and the run's seconds so far to `keep`, and return the summary of all.
 
     All but `seconds`, `versions` and `device` is the same for the same configuration.
     """
-    started = time.perf_counter()
-    rows = []
-    params = run.task.params
+    started = time.perf_counter() - past.seconds
+    rows = list(past.rows)
+    params = past.progress.state.params if past.progress else run.task.params
     for finished in simulate(
         run.algorithm,
         run.task.params,
@@ -38,10 +53,13 @@ def execute(run: Run, each: Callable[[Row], None]) -> Row:
         clients=run.config.clients,
         seed=run.config.seed,
         client_axis=run.client_axis,
+        start=past.progress,
     ):
         params = finished.state.params
         rows.append(_round_row(run, finished))
         each(rows[-1])
+        if keep:
+            keep(finished, time.perf_counter() - started)
     return {
         "codec": run.config.uplink,
         "seed": run.config.seed,
@@ -50,19 +68,10 @@ def execute(run: Run, each: Callable[[Row], None]) -> Row:
         "failed": sum(row["failed"] for row in rows),
         "digest": digest(params),
         "seconds": round(time.perf_counter() - started, 3),
-        "versions": _versions(),
+        "versions": versions(),
         "device": str(jax.devices()[0].device_kind),
         "config": asdict(run.config),
     }
-
-
-def digest(params: PyTree) -> str:
-    """SHA-256 over the names, shapes, dtypes and bits of parameters."""
-    state = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        state.update(f"{jax.tree_util.keystr(path)}:{leaf.dtype}:{leaf.shape}\n".encode())
-        state.update(np.ascontiguousarray(leaf).tobytes())
-    return state.hexdigest()
 
 
 def _round_row(run: Run, finished: Round) -> Row:
@@ -111,7 +120,8 @@ def _quality(run: Run, params: PyTree) -> Row:
     return row
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what a run's bits depend on."""
     packages = ("fedjax-llm", "jax", "jaxlib", "flax", "optax", "numpy")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), **found}
