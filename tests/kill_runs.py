@@ -33,7 +33,7 @@ def start(out, *flags, code=""):
     args = ["train", *RUN, "--out", str(out), *flags]
     script = f"{code}\nfrom fedjax_llm.cli import main\nmain({args!r})"
     path = os.pathsep.join([str(ROOT), str(ROOT / "compression")])
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", script],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
