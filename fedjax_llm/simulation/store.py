@@ -73,6 +73,11 @@ class ClientStore:
             for kept, leaf in zip(block, leaves, strict=True):
                 kept[places] = leaf[members]
 
+    @property
+    def touched(self) -> int:
+        """How many clients have a row."""
+        return self._used
+
     def rows(self) -> StoreRows:
         """A copy of every row that was ever kept."""
         touched = np.flatnonzero(self._slots >= 0)
