@@ -24,6 +24,7 @@ from .algorithms import (
     fed_nova,
     fed_prox,
     fed_sgd,
+    muloco,
     scaffold,
     sparse_loco,
     streaming_diloco,
@@ -44,6 +45,7 @@ ALGORITHMS = {
         fed_nova,
         fed_prox,
         fed_sgd,
+        muloco,
         scaffold,
         sparse_loco,
         streaming_diloco,
@@ -145,7 +147,7 @@ FLAGS = {
     "prediction": 0.0,
 }
 """What an algorithm may take from a configuration, and what stands for nothing there."""
-OWN_SERVER_STEP = ("diloco", "streaming_diloco")
+OWN_SERVER_STEP = ("diloco", "muloco", "streaming_diloco")
 """Algorithms whose papers name a server optimizer, which is theirs unless one is given."""
 EVERY_ROUND = ("streaming_diloco",)
 """Algorithms whose clients must take part in every round."""

@@ -108,16 +108,13 @@ def streaming_diloco(
         end = End(memory, jnp.zeros((), jnp.uint32))
         return StreamingClient(params, params, client_optimizer.init(params), coders, end)
 
-    def arriving(number: Index) -> Index:
-        """The fragment that comes down in round `number`: the one that went up in the last."""
-        return (number + count - 2) % count
-
-    def leaving(number: Index) -> Index:
-        return (number - 1) % count
+    def due(number: Index) -> Index:
+        """The fragment that goes up at the end of a round, and comes down in the next."""
+        return (number + count - 1) % count
 
     def broadcast(key: Key[Array, ""], state: StreamingState) -> tuple[Message, StreamingState]:
         rows, sent_before = state.downlink
-        number = arriving(sent_before + 1)
+        number = due(sent_before)
         sent, end = down.send(
             key, cut.take(state.params, number), End(row(rows, number), sent_before)
         )
@@ -137,7 +134,7 @@ def streaming_diloco(
             for some in (slice(None, overlap), slice(overlap, None))
         )
         rows, taken = own.downlink
-        arrived, left = arriving(sent.number), leaving(sent.number)
+        arrived, left = due(sent.number - 1), due(sent.number)
         received, end = down.receive(sent, End(row(rows, arrived), taken))
         in_turn = is_finite(received)
         known = choose(in_turn, cut.put(own.known, arrived, received), own.known)
@@ -157,15 +154,11 @@ def streaming_diloco(
         update = jax.tree.map(jnp.subtract, cut.take(params, left), cut.take(known, left))
         failed = has_failed(info, params) | ~in_turn
         payload, coder = uplink.encode(key, nan_where(failed, update), row(own.uplinks, left))
-        trained = choose(
-            failed,
-            (choose(in_turn, mixed(own.params), own.params), own.optimizer),
-            (params, memory),
-        )
+        before_steps = choose(in_turn, mixed(own.params), own.params)
         kept = StreamingClient(
-            trained[0],
+            choose(failed, before_steps, params),
             known,
-            trained[1],
+            choose(failed, own.optimizer, memory),
             with_row(own.uplinks, left, coder),
             End(with_row(rows, arrived, end.memory), end.messages),
         )
@@ -174,7 +167,7 @@ def streaming_diloco(
     def server_update(
         key: Key[Array, ""], state: StreamingState, partial: Folded
     ) -> tuple[StreamingState, ServerInfo]:
-        left = leaving(state.downlink.messages)
+        left = due(state.downlink.messages)
         update = mean.finish(partial.aggregate)
         fragment, memory = stepped(
             outer, cut.take(state.params, left), row(state.optimizers, left), update

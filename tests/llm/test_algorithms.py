@@ -55,6 +55,7 @@ TABLE = {
         uplink=codec("error_feedback(stochastic_quantize(bits=8))"),
         downlink=codec("ef21(stochastic_quantize(bits=8))"),
     ),
+    "muloco": lambda f, loss: f(loss, LIKE, rate=0.05),
     "demo": lambda f, loss: f(loss, LIKE, rate=0.01, fraction=0.2, block=16),
 }
 """By name, or name and variant: how to build it from its factory and a loss."""

@@ -9,7 +9,7 @@ import pytest
 from fedjax_compression import codec, wire
 
 from fedjax_llm import fed_avg
-from fedjax_llm.algorithms import demo, diloco, fed_sgd, sparse_loco, streaming_diloco
+from fedjax_llm.algorithms import demo, diloco, fed_sgd, muloco, sparse_loco, streaming_diloco
 from fedjax_llm.algorithms._fragments import fragments
 
 from .quadratics import loss, pulls, rounds
@@ -104,6 +104,49 @@ def test_sparse_locos_memory_and_messages_are_the_papers():
         state, _ = algorithm.server_update(jr.key(0), state, partial)
         close(own.uplink[0], e)
         close(state.params, w)
+
+
+def test_mulocos_inner_step_orthogonalises_stacked_matrices_and_leaves_the_rest_to_adam():
+    """On a gradient that is constant: the first step of each, worked out by a singular basis."""
+    tree = {"blocks": jnp.zeros((2, 6, 4)), "embedding": jnp.zeros((5, 4))}
+    slopes = {
+        "blocks": jr.normal(jr.key(1), (2, 6, 4)),
+        "embedding": jr.normal(jr.key(2), (5, 4)),
+    }
+
+    def linear(params, frozen, batch):
+        return sum((params[name] * slopes[name]).sum() for name in slopes)
+
+    algorithm = muloco(linear, tree, rate=0.1, server_optimizer=ONE)
+    sent, _ = algorithm.broadcast(jr.key(0), algorithm.init(jr.key(0), tree))
+    batch = jax.tree.map(lambda leaf: leaf[0], pulls(OPTIMA, steps=1))
+    up, own, _ = algorithm.client_update(jr.key(0), {}, sent, algorithm.client_init(tree), batch)
+    coded = algorithm.gather.add(
+        algorithm.init(jr.key(0), tree),
+        algorithm.gather.empty(None, 1),
+        jax.tree.map(lambda leaf: leaf[None], up),
+        jnp.ones(1),
+    ).aggregate.total
+    step = jax.tree.map(jnp.add, coded, own.uplink[0])  # what was sent and what is left of it
+    np.testing.assert_allclose(step["embedding"], -0.1 * jnp.sign(slopes["embedding"]), rtol=1e-3)
+    for got, slope in zip(step["blocks"], slopes["blocks"], strict=True):
+        u, _, v = jnp.linalg.svd(slope, full_matrices=False)
+        aligned = u.T @ got @ v.T / -0.1
+        # five Newton-Schulz iterations bring singular values to between .7 and 1.2
+        assert ((jnp.diag(aligned) > 0.6) & (jnp.diag(aligned) < 1.3)).all()
+        close(aligned - jnp.diag(jnp.diag(aligned)), jnp.zeros((4, 4)), 1e-2)
+
+
+def test_muloco_sends_two_bits_an_entry():
+    tree = {"blocks": jnp.zeros((4, 64, 64)), "embedding": jnp.zeros((64, 64))}
+    algorithm = muloco(lambda p, f, b: (p["blocks"] ** 2).sum(), tree)
+    sent, _ = algorithm.broadcast(jr.key(0), algorithm.init(jr.key(0), tree))
+    batch = jax.tree.map(lambda leaf: leaf[0], FIVE)
+    up = jax.eval_shape(
+        algorithm.client_update, jr.key(0), {}, sent, algorithm.client_init(tree), batch
+    )[0]
+    entries = 5 * 64 * 64
+    assert entries / 4 < wire.nbytes(up) < 1.02 * entries / 4 + 12
 
 
 def test_one_worker_of_demo_that_sends_all_steps_along_the_sign_of_its_momentum():
@@ -243,6 +286,7 @@ def test_a_client_that_missed_a_message_of_a_stream_is_counted_as_failed():
             lambda: params(streaming_diloco(loss, START, client_optimizer=SGD, overlap=6)),
             "streaming_diloco: overlap must be at most the steps of a round, 5, got 6",
         ),
+        (lambda: muloco(loss, START), "muloco: expected stacked matrices among the parameters"),
         (
             lambda: sparse_loco(loss, START, client_optimizer=SGD, rate=-1.0),
             "sparse_loco: rate must be above 0",
