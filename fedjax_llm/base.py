@@ -49,7 +49,8 @@ def base_of(state: Any, frozen: Frozen) -> Frozen:
     """What a server's `params` belong to: `frozen`, with what the method has added to it (`base`
     of the server's state), if it adds anything.
     """
-    return changed(frozen, getattr(state, "base", {}))
+    change = getattr(state, "base", None)
+    return frozen if change is None else changed(frozen, change)
 
 
 def _sum(kernel: Array, change: Float[Array, "..."]) -> Array:

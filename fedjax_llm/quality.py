@@ -14,7 +14,7 @@ LOGITS = 2**24
 """Entries of logits that an evaluation holds at a time, at most."""
 
 
-def quality(run: Run, params: PyTree) -> Row:
+def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
     """Nats per token and per byte on the held-out text of clients that took part (`heldout`) and on
     that of clients that did not (`unseen`), and for streams of bytes those of a byte bigram.
     """
@@ -24,7 +24,7 @@ def quality(run: Run, params: PyTree) -> Row:
             measured = by_client(
                 run.task.nats,
                 params,
-                run.task.frozen,
+                frozen,
                 corpus,
                 seq=run.config.seq,
                 batch=_batch(run),
@@ -39,6 +39,7 @@ def beside(run: Run) -> Row:
     """The same of the start (`untrained`), of each client alone (`local`), and of one model on all
     training text (`centralised`), by the clients' optimizer, as `baselines` says.
     """
+    assert run.client_optimizer is not None  # noqa: S101 - not asked for otherwise
     found = baselines(
         run.task,
         run.split,

@@ -1,7 +1,13 @@
 """Ways to train over many owners, each a `FederatedAlgorithm`."""
 
+from .demo import demo as demo
+from .diloco import diloco as diloco
 from .fed_avg import fed_avg as fed_avg
+from .fed_dyn import fed_dyn as fed_dyn
+from .fed_nova import fed_nova as fed_nova
+from .fed_prox import fed_prox as fed_prox
 from .fed_sb import fed_sb as fed_sb
+from .fed_sgd import fed_sgd as fed_sgd
 from .fedex_lora import fedex_lora as fedex_lora
 from .fedsa_lora import fedsa_lora as fedsa_lora
 from .ffa_lora import ffa_lora as ffa_lora
@@ -9,4 +15,8 @@ from .flasc import flasc as flasc
 from .flexlora import flexlora as flexlora
 from .flora import flora as flora
 from .hetlora import hetlora as hetlora
+from .muloco import muloco as muloco
 from .rolora import rolora as rolora
+from .scaffold import scaffold as scaffold
+from .sparse_loco import sparse_loco as sparse_loco
+from .streaming_diloco import streaming_diloco as streaming_diloco

@@ -6,7 +6,21 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
+from fedjax_compression import codec
 
+from fedjax_llm.algorithms import (
+    fed_avg,
+    fed_sb,
+    fedex_lora,
+    fedsa_lora,
+    ffa_lora,
+    flasc,
+    flexlora,
+    flora,
+    hetlora,
+    rolora,
+)
 from fedjax_llm.simulation.simulate import round_program
 
 CLIENTS, STEPS, RANK = 4, 3, 2
@@ -36,6 +50,30 @@ FROZEN = {
 LIKE = jax.eval_shape(lambda: PARAMS)
 A_VALUES = RANK * (2 * 6 + 6)
 B_VALUES = RANK * (2 * 6 + 9)
+
+
+SGD, ADAM, ONE = optax.sgd(0.02), optax.adam(0.01), optax.sgd(1.0)
+COHORT = {"scale": SCALE, "clients": CLIENTS}
+TABLE = {
+    "fed_avg": lambda loss: fed_avg(loss, LIKE, client_optimizer=SGD),
+    "ffa_lora": lambda loss: ffa_lora(loss, LIKE, client_optimizer=ADAM),
+    "ffa_lora, coded": lambda loss: ffa_lora(
+        loss,
+        LIKE,
+        client_optimizer=SGD,
+        uplink=codec("error_feedback(top_k(fraction=0.5))"),
+        downlink=codec("ef21(stochastic_quantize(bits=8))"),
+    ),
+    "fedsa_lora": lambda loss: fedsa_lora(loss, LIKE, client_optimizer=SGD),
+    "fed_sb": lambda loss: fed_sb(loss, LIKE, client_optimizer=SGD),
+    "flasc": lambda loss: flasc(loss, LIKE, client_optimizer=SGD, server_optimizer=ADAM),
+    "rolora": lambda loss: rolora(loss, LIKE, client_optimizer=ADAM),
+    "fedex_lora": lambda loss: fedex_lora(loss, LIKE, client_optimizer=SGD, **COHORT),
+    "flora": lambda loss: flora(loss, LIKE, client_optimizer=SGD, **COHORT),
+    "flexlora": lambda loss: flexlora(loss, LIKE, client_optimizer=SGD, ranks=(1, 2)),
+    "hetlora": lambda loss: hetlora(loss, LIKE, client_optimizer=SGD, ranks=(1, 2)),
+}
+"""By name, or name and variant: how to build it from a loss."""
 
 
 class Rows(NamedTuple):

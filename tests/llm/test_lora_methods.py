@@ -32,14 +32,19 @@ from fedjax_llm.simulation.simulate import round_program
 
 from .low_rank_task import (
     A_VALUES,
+    ADAM,
     B_VALUES,
     CLIENTS,
+    COHORT,
     FROZEN,
     LIKE,
+    ONE,
     PARAMS,
     RANK,
     SCALE,
+    SGD,
     STEPS,
+    TABLE,
     WEIGHTS,
     after,
     cohort,
@@ -51,29 +56,6 @@ from .low_rank_task import (
     products,
     start,
 )
-
-SGD, ADAM, ONE = optax.sgd(0.02), optax.adam(0.01), optax.sgd(1.0)
-COHORT = {"scale": SCALE, "clients": CLIENTS}
-TABLE = {
-    "fed_avg": lambda loss: fed_avg(loss, LIKE, client_optimizer=SGD),
-    "ffa_lora": lambda loss: ffa_lora(loss, LIKE, client_optimizer=ADAM),
-    "ffa_lora, coded": lambda loss: ffa_lora(
-        loss,
-        LIKE,
-        client_optimizer=SGD,
-        uplink=codec("error_feedback(top_k(fraction=0.5))"),
-        downlink=codec("ef21(stochastic_quantize(bits=8))"),
-    ),
-    "fedsa_lora": lambda loss: fedsa_lora(loss, LIKE, client_optimizer=SGD),
-    "fed_sb": lambda loss: fed_sb(loss, LIKE, client_optimizer=SGD),
-    "flasc": lambda loss: flasc(loss, LIKE, client_optimizer=SGD, server_optimizer=ADAM),
-    "rolora": lambda loss: rolora(loss, LIKE, client_optimizer=ADAM),
-    "fedex_lora": lambda loss: fedex_lora(loss, LIKE, client_optimizer=SGD, **COHORT),
-    "flora": lambda loss: flora(loss, LIKE, client_optimizer=SGD, **COHORT),
-    "flexlora": lambda loss: flexlora(loss, LIKE, client_optimizer=SGD, ranks=(1, 2)),
-    "hetlora": lambda loss: hetlora(loss, LIKE, client_optimizer=SGD, ranks=(1, 2)),
-}
-"""By name, or name and variant: how to build it from a loss."""
 
 
 @functools.cache
