@@ -6,7 +6,7 @@ from .aggregate import Aggregator as Aggregator
 from .aggregate import weighted_mean as weighted_mean
 from .algorithm import FederatedAlgorithm as FederatedAlgorithm
 from .algorithm import Gather as Gather
-from .fed_avg import fed_avg as fed_avg
+from .algorithms import fed_avg as fed_avg
 from .models import Decoder as Decoder
 from .models import DecoderConfig as DecoderConfig
 from .tasks import Task as Task

@@ -15,8 +15,8 @@ from fedjax_compression.text import build, parse
 
 from . import adapters
 from .algorithm import FederatedAlgorithm
+from .algorithms import fed_avg
 from .data import Batching, Split, hold_out
-from .fed_avg import fed_avg
 from .models import DecoderConfig
 from .simulation import CLIENT_AXES, ClientAxis
 from .tasks import Task, language_model

@@ -1,4 +1,4 @@
-"""What a client computes: local steps of a first-order optimizer."""
+"""What a client computes: local steps of a first-order optimizer, or one gradient."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -40,36 +40,68 @@ def local_steps(
     A step whose mask is empty changes nothing. A client without any target keeps its parameters
     and reports a loss of zero over zero targets.
     """
-    go_on = further_steps(loss, optimizer)
+    steps = lasting_steps(loss, optimizer)
 
     def train(params: Params, frozen: Frozen, batches: Batches) -> tuple[Params, ClientInfo]:
-        params, _, info = go_on(params, optimizer.init(params), frozen, batches)
+        params, _, info = steps(params, optimizer.init(params), frozen, batches)
         return params, info
 
     return train
 
 
-def further_steps(
+def lasting_steps(
     loss: Loss, optimizer: optax.GradientTransformation
 ) -> Callable[[Params, optax.OptState, Frozen, Batches], tuple[Params, optax.OptState, ClientInfo]]:
-    """The same as `local_steps`, from a given optimizer state, which comes back as well."""
+    """`local_steps` that start from a given optimizer state, and say what became of it.
+
+    A step whose mask is empty leaves the optimizer's state as it was, too.
+    """
 
     def train(
-        params: Params, state: optax.OptState, frozen: Frozen, batches: Batches
+        params: Params, memory: optax.OptState, frozen: Frozen, batches: Batches
     ) -> tuple[Params, optax.OptState, ClientInfo]:
         def step(carry: tuple, batch: Any) -> tuple:
-            params, state = carry
+            params, memory = carry
             value, gradient = jax.value_and_grad(loss)(params, frozen, batch)
-            updates, stepped = optimizer.update(gradient, state, params)
+            updates, stepped = optimizer.update(gradient, memory, params)
             targets = batch.mask.sum(dtype=jnp.int32)
             new = optax.apply_updates(params, updates), stepped
             return _where(targets > 0, new, carry), (jnp.where(targets > 0, value, 0.0), targets)
 
-        (params, state), (values, targets) = jax.lax.scan(step, (params, state), batches)  # type: ignore[var-annotated]
+        (params, memory), (values, targets) = jax.lax.scan(step, (params, memory), batches)  # type: ignore[var-annotated]
         mean = (values * targets).sum() / jnp.maximum(targets.sum(), 1)
-        return params, state, ClientInfo(mean, targets.sum())
+        return params, memory, ClientInfo(mean, targets.sum())
 
     return train
+
+
+def whole_gradient(
+    loss: Loss,
+) -> Callable[[Params, Frozen, Batches], tuple[PyTree, ClientInfo]]:
+    """A function that takes the gradient of the mean loss over all targets of all batches.
+
+    Zero where there is no target.
+    """
+
+    def gradient(params: Params, frozen: Frozen, batches: Batches) -> tuple[PyTree, ClientInfo]:
+        def add(total: PyTree, batch: Any) -> tuple:
+            value, gradient = jax.value_and_grad(loss)(params, frozen, batch)
+            targets = batch.mask.sum(dtype=jnp.int32)
+            share = targets.astype(jnp.float32)
+            total = jax.tree.map(
+                lambda t, g: t + jnp.where(targets > 0, g.astype(jnp.float32) * share, 0.0),
+                total,
+                gradient,
+            )
+            return total, (jnp.where(targets > 0, value, 0.0), targets)
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+        total, (values, targets) = jax.lax.scan(add, zeros, batches)
+        seen = jnp.maximum(targets.sum(), 1)
+        mean = jax.tree.map(lambda t, p: (t / seen).astype(p.dtype), total, params)
+        return mean, ClientInfo((values * targets).sum() / seen, targets.sum())
+
+    return gradient
 
 
 def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, UInt32
 
 from ..data import Batching, ClientData, Rows, Split
 from ..data.batches import drawn_order
-from ..local import Frozen, Loss, Params, further_steps
+from ..local import Frozen, Loss, Params, lasting_steps
 from ..tasks import Measure, Task
 from .by_client import ByClient, by_client
 
@@ -119,7 +119,7 @@ def _trainer(
     """`(rows, wanted, parts, key) -> (steps, params)`: the start after so many rows drawn by a key,
     each step with `parts` batches.
     """
-    program = jax.jit(further_steps(_over_parts(task.loss), optimizer))
+    program = jax.jit(lasting_steps(_over_parts(task.loss), optimizer))
 
     def train(
         rows: Rows, wanted: int, parts: int, key: UInt32[np.ndarray, " words"]

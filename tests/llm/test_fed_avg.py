@@ -111,7 +111,7 @@ def test_both_directions_go_through_their_codecs(task, corpus):
     )
     state = algorithm.init(KEY, task.params)
     downlink, state = algorithm.broadcast(KEY, state)
-    received = down.decode(downlink.params, task.params)
+    received = down.decode(downlink.params.payload, task.params)
     assert any(
         (a != b).any()
         for a, b in zip(jax.tree.leaves(received), jax.tree.leaves(task.params), strict=True)

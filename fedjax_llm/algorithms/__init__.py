@@ -1,0 +1,3 @@
+"""Ways to train over many owners, each a `FederatedAlgorithm`."""
+
+from .fed_avg import fed_avg as fed_avg
