@@ -1,6 +1,7 @@
 """A run from its configuration: everything that texts and numbers name, built and checked."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,14 +16,37 @@ from fedjax_compression.text import build, parse
 
 from . import adapters
 from .algorithm import FederatedAlgorithm
-from .algorithms import fed_avg
+from .algorithms import (
+    demo,
+    diloco,
+    fed_avg,
+    fed_dyn,
+    fed_nova,
+    fed_prox,
+    fed_sgd,
+    scaffold,
+    sparse_loco,
+)
 from .data import Batching, Split, hold_out
 from .models import DecoderConfig
 from .simulation import CLIENT_AXES, ClientAxis
 from .tasks import Task, language_model
 from .workload import Workload, workload
 
-ALGORITHMS = {"fed_avg": fed_avg}
+ALGORITHMS = {
+    factory.__name__: factory
+    for factory in (
+        demo,
+        diloco,
+        fed_avg,
+        fed_dyn,
+        fed_nova,
+        fed_prox,
+        fed_sgd,
+        scaffold,
+        sparse_loco,
+    )
+}
 ADAPTERS: Mapping[str, Callable] = {
     factory.__name__: factory
     for factory in (
@@ -67,6 +91,8 @@ class RunConfig:
     """Clients drawn for each round."""
     seed: int = 0
     algorithm: str = "fed_avg()"
+    """A method with what it takes of its own, such as fed_prox(mu=0.01). What it takes of the
+    flags below comes from them; one that it does not take is refused."""
     uplink: str = "identity()"
     """Codec of what clients send."""
     downlink: str = "identity()"
@@ -78,10 +104,11 @@ class RunConfig:
     """vmap(), scan() or chunked(size). Unless given, vmap() for a fresh decoder and scan() for a
     checkpoint."""
     client_optimizer: str | None = None
-    """An Optax optimizer, afresh for each client and round. Unless given, adam(0.006) for a fresh
-    decoder and adam(0.0005) for a checkpoint."""
-    server_optimizer: str = "sgd(1.0, momentum=0.5, nesterov=True)"
-    """An Optax optimizer that takes minus the mean update for a gradient."""
+    """An Optax optimizer of each client. Unless given, adam(0.006) for a fresh decoder and
+    adam(0.0005) for a checkpoint."""
+    server_optimizer: str | None = None
+    """An Optax optimizer that takes minus the mean update for a gradient. Unless given,
+    sgd(1.0, momentum=0.5, nesterov=True), and the published one for diloco()."""
     adapter: str = "full()"
     """full(), lora(rank=8), rslora, dora, ia3, bitfit, bottleneck, prompt_tuning, prefix_tuning,
     layers or seeds; nf4_base(lora(rank=8)) or int8_base(lora(rank=8))."""
@@ -108,6 +135,18 @@ class RunConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
+FLAGS = {
+    "client_optimizer": None,
+    "server_optimizer": None,
+    "uplink": "identity()",
+    "downlink": "identity()",
+    "prediction": 0.0,
+}
+"""What an algorithm may take from a configuration, and what stands for nothing there."""
+OWN_SERVER_STEP = ("diloco",)
+"""Algorithms whose papers name a server optimizer, which is theirs unless one is given."""
+
+
 class Run(NamedTuple):
     """A configuration, built and checked: nothing has run yet, nothing was written."""
 
@@ -115,7 +154,8 @@ class Run(NamedTuple):
     workload: Workload
     task: Task
     split: Split
-    client_optimizer: optax.GradientTransformation
+    client_optimizer: optax.GradientTransformation | None
+    """None where the algorithm takes none."""
     algorithm: FederatedAlgorithm
     batching: Batching
     client_axis: ClientAxis
@@ -129,8 +169,15 @@ def canonical(config: RunConfig) -> RunConfig:
         config,
         local_steps=config.local_steps if given else 8,
         client_axis=config.client_axis or ("vmap()" if fresh else "scan()"),
-        client_optimizer=config.client_optimizer or f"adam({0.006 if fresh else 0.0005})",
     )
+    method = _named("algorithm", parse, config.algorithm).name
+    if config.client_optimizer is None and _takes(method, "client_optimizer"):
+        adam = f"adam({0.006 if fresh else 0.0005})"
+        config = dataclasses.replace(config, client_optimizer=adam)
+    stepping = _takes(method, "server_optimizer") and method not in OWN_SERVER_STEP
+    if config.server_optimizer is None and stepping:
+        nesterov = "sgd(1.0, momentum=0.5, nesterov=True)"
+        config = dataclasses.replace(config, server_optimizer=nesterov)
     texts = {
         name: str(_named(name, parse, getattr(config, name)))
         for name in (
@@ -143,6 +190,7 @@ def canonical(config: RunConfig) -> RunConfig:
             "adapter",
             "data",
         )
+        if getattr(config, name) is not None
     }
     return dataclasses.replace(config, **texts)  # type: ignore[arg-type]
 
@@ -180,38 +228,66 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     task = language_model(
         learnt.decoder, key=jr.key(config.seed), adapter=adapter, params=learnt.params
     )
-    optimizers = {
-        name: _built(name, getattr(config, name), OPTIMIZERS)
-        for name in ("client_optimizer", "server_optimizer")
+    given = {
+        **{
+            name: _built(name, getattr(config, name), OPTIMIZERS)
+            for name in ("client_optimizer", "server_optimizer")
+            if getattr(config, name) is not None
+        },
+        **{name: _named(name, codec, getattr(config, name)) for name in ("uplink", "downlink")},
+        "prediction": config.prediction,
     }
-    codecs = {name: _named(name, codec, getattr(config, name)) for name in ("uplink", "downlink")}
-    if config.clients < len(split.train.names) and has_receiver_memory(codecs["downlink"]):
+    if config.clients < len(split.train.names) and has_receiver_memory(given["downlink"]):
         raise ValueError(
             f"downlink: {config.downlink} needs every client in every round, as a client that "
             f"misses a message cannot read the next; expected clients to be "
             f"{len(split.train.names)}, all there are, got {config.clients}."
         )
-    named = {
-        name: partial(
-            factory,
-            task.loss,
-            jax.eval_shape(lambda: task.params),
-            **optimizers,
-            **codecs,
-            prediction=config.prediction,
-        )
-        for name, factory in ALGORITHMS.items()
-    }
     return Run(
         config,
         learnt,
         task,
         split,
-        optimizers["client_optimizer"],
-        algorithm=_built("algorithm", config.algorithm, named),
+        given.get("client_optimizer"),
+        algorithm=_algorithm(config, task, given, population=float(split.train.targets().sum())),
         batching=batching,
         client_axis=_built("client_axis", config.client_axis, CLIENT_AXES),
     )
+
+
+def _algorithm(
+    config: RunConfig, task: Task, given: Mapping[str, Any], *, population: float
+) -> FederatedAlgorithm:
+    """The method that a configuration names, with what it takes of the flags.
+
+    Raises `ValueError` for a flag that it does not take.
+    """
+    method = parse(config.algorithm).name
+    for flag, nothing in FLAGS.items():
+        got = getattr(config, flag)
+        if got != nothing and method in ALGORITHMS and not _takes(method, flag):
+            raise ValueError(f"{flag}: {method} takes none, expected {nothing}, got {got}.")
+    like = jax.eval_shape(lambda: task.params)
+    named = {
+        name: partial(
+            factory,
+            task.loss,
+            like,
+            **{
+                flag: value
+                for flag, value in {**given, "population": population}.items()
+                if _takes(name, flag)
+            },
+        )
+        for name, factory in ALGORITHMS.items()
+    }
+    return _built("algorithm", config.algorithm, named)
+
+
+def _takes(method: str, flag: str) -> bool:
+    """Whether a method takes what a flag names; one that is not there takes anything."""
+    factory = ALGORITHMS.get(method)
+    return factory is None or flag in inspect.signature(factory).parameters
 
 
 def _built(name: str, text: str | None, factories: Mapping[str, Callable]) -> Any:

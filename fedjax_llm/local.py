@@ -96,7 +96,7 @@ def whole_gradient(
             return total, (jnp.where(targets > 0, value, 0.0), targets)
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
-        total, (values, targets) = jax.lax.scan(add, zeros, batches)
+        total, (values, targets) = jax.lax.scan(add, zeros, batches)  # type: ignore[var-annotated]
         seen = jnp.maximum(targets.sum(), 1)
         mean = jax.tree.map(lambda t, p: (t / seen).astype(p.dtype), total, params)
         return mean, ClientInfo((values * targets).sum() / seen, targets.sum())

@@ -38,7 +38,14 @@ def quality(run: Run, params: PyTree) -> Row:
 def beside(run: Run) -> Row:
     """The same of the start (`untrained`), of each client alone (`local`), and of one model on all
     training text (`centralised`), by the clients' optimizer, as `baselines` says.
+
+    Raises `ValueError` where the algorithm takes no optimizer of the clients'.
     """
+    if run.client_optimizer is None:
+        raise ValueError(
+            "baselines: expected an algorithm with a client optimizer, which they train by, "
+            f"got {run.config.algorithm}."
+        )
     found = baselines(
         run.task,
         run.split,

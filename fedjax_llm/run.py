@@ -44,6 +44,7 @@ def execute(run: Run, each: Callable[[Row], None]) -> tuple[Row, PyTree]:
         rows.append(_round_row(run, finished))
         each(rows[-1])
     row = {
+        "algorithm": run.config.algorithm,
         "codec": run.config.uplink,
         "seed": run.config.seed,
         **_bytes(run, rows),

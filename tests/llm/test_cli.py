@@ -76,6 +76,31 @@ def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
     assert known["downlink_bytes"] == plain["downlink_bytes"] + 4 * plain["trainable"] * messages
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "flags"),
+    [
+        ("scaffold()", ()),
+        ("sparse_loco(chunk=64)", ()),
+        ("demo(rate=0.001)", ()),
+        ("fed_nova()", ("--client-optimizer", "sgd(0.5, momentum=0.9)")),
+    ],
+)
+def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
+    summary = train(tmp_path / "run", "--algorithm", algorithm, *flags)
+    assert summary["algorithm"] == algorithm
+    assert summary["failed"] == 0
+    assert 3 < summary["heldout_nats_per_byte"] < 6
+    own = 4 * summary["trainable"]  # bytes of one copy
+    sent = summary["uplink_bytes"] / 4  # rounds of clients
+    least, most = {
+        "scaffold()": (2 * own, 2 * own + 12),
+        "sparse_loco(chunk=64)": (0, own / 20),
+        "demo(rate=0.001)": (0, own / 20),
+        "fed_nova()": (own + 4, own + 16),
+    }[algorithm]
+    assert least <= sent <= most
+
+
 def test_lora_epochs_and_other_axes_run(tmp_path):
     small = [
         *(
@@ -146,7 +171,16 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         ),
         (("--uplink", "eden(bits=7)"), "eden: bits must be above 0 and at most 4, got 7"),
         (("--downlink", "eden(bit=1)"), "downlink: codec 'eden(bit=1)': expected eden(bits)"),
-        (("--algorithm", "fed_agv"), "algorithm: expected one of fed_avg, got 'fed_agv'"),
+        (("--algorithm", "fed_agv"), "got 'fed_agv' (did you mean fed_avg?)"),
+        (
+            ("--algorithm", "sparse_loco()", "--uplink", "eden(bits=1)"),
+            "uplink: sparse_loco takes none, expected identity(), got eden(bits=1)",
+        ),
+        (
+            ("--algorithm", "fed_sgd()", "--client-optimizer", "adam(0.1)"),
+            "client_optimizer: fed_sgd takes none, expected None, got adam(0.1)",
+        ),
+        (("--algorithm", "fed_nova()"), "algorithm: fed_nova: expected a client optimizer that is"),
         (("--client-axis", "chunked(0)"), "client_axis: chunked: size must be an integer"),
         (("--client-optimizer", "adamm(0.1)"), "client_optimizer: expected one of adagrad"),
         (("--server-optimizer", "sgd()"), "server_optimizer: expected sgd(learning_rate"),
