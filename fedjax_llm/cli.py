@@ -13,7 +13,7 @@ from . import frontier, jsonl
 from .config import RunConfig, prepare
 from .frontier.rate_distortion import CODECS as CODECS_MEASURED
 from .progress import progress
-from .quality import Row, beside
+from .quality import Row, beside, clients_optimizer
 from .run import execute, keep
 
 QUICK = RunConfig(rounds=6, clients=16)
@@ -36,6 +36,8 @@ def train(
 
     """
     built = prepare(run, cache=cache)
+    if baselines:
+        clients_optimizer(built)  # refused before the rounds, not after
     rounds, summary = out / "rounds.jsonl", out / "summary.json"
     for path in (rounds, summary):
         if path.exists():

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
 from .config import Run
@@ -38,19 +39,12 @@ def quality(run: Run, params: PyTree) -> Row:
 def beside(run: Run) -> Row:
     """The same of the start (`untrained`), of each client alone (`local`), and of one model on all
     training text (`centralised`), by the clients' optimizer, as `baselines` says.
-
-    Raises `ValueError` where the algorithm takes no optimizer of the clients'.
     """
-    if run.client_optimizer is None:
-        raise ValueError(
-            "baselines: expected an algorithm with a client optimizer, which they train by, "
-            f"got {run.config.algorithm}."
-        )
     found = baselines(
         run.task,
         run.split,
         run.batching,
-        client_optimizer=run.client_optimizer,
+        client_optimizer=clients_optimizer(run),
         rounds=run.config.rounds,
         clients=run.config.clients,
         seed=run.config.seed,
@@ -62,6 +56,19 @@ def beside(run: Run) -> Row:
         if baseline.unseen is not None and baseline.unseen.names:
             row[name] |= _named("unseen", baseline.unseen, run.split.unseen, _sizes(run))
     return row
+
+
+def clients_optimizer(run: Run) -> optax.GradientTransformation:
+    """The optimizer that clients and baselines train by.
+
+    Raises `ValueError` where the algorithm takes none.
+    """
+    if run.client_optimizer is None:
+        raise ValueError(
+            "baselines: expected an algorithm that takes a client optimizer, which they train by, "
+            f"got {run.config.algorithm}."
+        )
+    return run.client_optimizer
 
 
 def _named(name: str, measured: ByClient, corpus: Corpus, sizes: np.ndarray) -> Row:

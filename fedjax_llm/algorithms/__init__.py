@@ -1,11 +1,17 @@
 """Ways to train over many owners, each a `FederatedAlgorithm`."""
 
+from .decomfl import decomfl as decomfl
 from .demo import demo as demo
 from .diloco import diloco as diloco
 from .fed_avg import fed_avg as fed_avg
 from .fed_dyn import fed_dyn as fed_dyn
+from .fed_kseed import fed_kseed as fed_kseed
+from .fed_mezo import fed_mezo as fed_mezo
 from .fed_nova import fed_nova as fed_nova
 from .fed_prox import fed_prox as fed_prox
 from .fed_sgd import fed_sgd as fed_sgd
+from .feed_sign import feed_sign as feed_sign
+from .fwd_llm import fwd_llm as fwd_llm
 from .scaffold import scaffold as scaffold
 from .sparse_loco import sparse_loco as sparse_loco
+from .spry import spry as spry
