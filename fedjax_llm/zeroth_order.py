@@ -105,7 +105,7 @@ def along_all(
             value, inner = (jnp.where(targets > 0, x, 0.0) for x in (value, inner))
             return total + inner * targets, (value, targets)
 
-        total, (values, targets) = jax.lax.scan(add, jnp.zeros(()), batches)
+        total, (values, targets) = jax.lax.scan(add, jnp.zeros(()), batches)  # type: ignore[var-annotated]
         seen = jnp.maximum(targets.sum(), 1)
         return total / seen, ClientInfo((values * targets).sum() / seen, targets.sum())
 
@@ -141,7 +141,7 @@ def walk(
             params = replayed(params, seed, numbers, lengths(slopes, rate=rate))
             return params, (slopes, jnp.where(targets > 0, values.mean(), 0.0), targets)
 
-        params, (slopes, values, targets) = jax.lax.scan(step, params, (batches, numbers))
+        params, (slopes, values, targets) = jax.lax.scan(step, params, (batches, numbers))  # type: ignore[var-annotated]
         mean = (values * targets).sum() / jnp.maximum(targets.sum(), 1)
         return params, slopes, ClientInfo(mean, targets.sum())
 

@@ -78,7 +78,7 @@ def without_gradients(
     slope = two_point(loss, radius=radius)
 
     def update(
-        received: Params, memory: PyTree, frozen: Frozen, seeded: Seeded
+        received: Params, memory: PyTree, frozen: Frozen, seeded: Any
     ) -> tuple[PyTree, PyTree, ClientInfo]:
         def step(carry: tuple, here: tuple) -> tuple:
             params, state = carry
@@ -93,7 +93,7 @@ def without_gradients(
 
         numbers = jnp.arange(len(seeded.mask))
         first = received, optimizer.init(received)
-        (trained, _), (values, targets) = jax.lax.scan(step, first, (seeded.batches, numbers))
+        (trained, _), (values, targets) = jax.lax.scan(step, first, (seeded.batches, numbers))  # type: ignore[var-annotated]
         mean = (values * targets).sum() / jnp.maximum(targets.sum(), 1)
         info = ClientInfo(mean, targets.sum())
         return jax.tree.map(jnp.subtract, trained, received), memory, info

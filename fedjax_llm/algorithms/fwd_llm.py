@@ -113,10 +113,10 @@ def fwd_llm(
     ) -> PyTree:
         if isinstance(chosen, tuple):
             return perturbation(like, seed, draw)
-        structure = jax.tree.structure(like)
+        tensors, structure = jax.tree.flatten(like)
         parts = [
             jax.tree.leaves(perturbation(like, seed, chosen[draw, i]))[i]
-            for i in range(structure.num_leaves)
+            for i in range(len(tensors))
         ]
         return jax.tree.unflatten(structure, parts)
 
