@@ -29,9 +29,11 @@ from .algorithms import (
     fed_sgd,
     feed_sign,
     fwd_llm,
+    muloco,
     scaffold,
     sparse_loco,
     spry,
+    streaming_diloco,
 )
 from .data import Batching, Split, hold_out
 from .models import DecoderConfig
@@ -54,9 +56,11 @@ ALGORITHMS = {
         fed_sgd,
         feed_sign,
         fwd_llm,
+        muloco,
         scaffold,
         sparse_loco,
         spry,
+        streaming_diloco,
     )
 }
 ADAPTERS: Mapping[str, Callable] = {
@@ -120,7 +124,8 @@ class RunConfig:
     adam(0.0005) for a checkpoint; SGD for methods without gradients."""
     server_optimizer: str | None = None
     """An Optax optimizer that takes minus the mean update for a gradient. Unless given,
-    sgd(1.0, momentum=0.5, nesterov=True), and its own for diloco(), fwd_llm() and spry()."""
+    sgd(1.0, momentum=0.5, nesterov=True), and for diloco() and its kin, fwd_llm()
+    and spry() their own."""
     adapter: str = "full()"
     """full(), lora(rank=8), rslora, dora, ia3, bitfit, bottleneck, prompt_tuning, prefix_tuning,
     layers or seeds; nf4_base(lora(rank=8)) or int8_base(lora(rank=8))."""
@@ -155,7 +160,7 @@ FLAGS = {
     "prediction": 0.0,
 }
 """What an algorithm may take from a configuration, and what stands for nothing there."""
-OWN_SERVER_STEP = ("diloco", "fwd_llm", "spry")
+OWN_SERVER_STEP = ("diloco", "fwd_llm", "muloco", "spry", "streaming_diloco")
 """Algorithms with a server optimizer of their own, which is theirs unless one is given."""
 BY_ESTIMATES = ("decomfl", "fed_kseed", "fed_mezo", "feed_sign")
 """Algorithms whose clients step along estimates of two evaluations: SGD at a rate that bears them
@@ -163,6 +168,8 @@ unless an optimizer is given."""
 SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
 """Algorithms whose clients send slopes along seeded directions, and nothing that grows with the
 model."""
+EVERY_ROUND = ("streaming_diloco",)
+"""Algorithms whose clients must take part in every round."""
 
 
 class Run(NamedTuple):
@@ -173,7 +180,6 @@ class Run(NamedTuple):
     task: Task
     split: Split
     client_optimizer: optax.GradientTransformation | None
-    """None where the algorithm takes none."""
     algorithm: FederatedAlgorithm
     batching: Batching
     client_axis: ClientAxis
@@ -262,6 +268,12 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         raise ValueError(
             f"downlink: {config.downlink} needs every client in every round, as a client that "
             f"misses a message cannot read the next; expected clients to be "
+            f"{len(split.train.names)}, all there are, got {config.clients}."
+        )
+    method = parse(config.algorithm).name
+    if config.clients < len(split.train.names) and method in EVERY_ROUND:
+        raise ValueError(
+            f"algorithm: {method} needs every client in every round, expected clients to be "
             f"{len(split.train.names)}, all there are, got {config.clients}."
         )
     return Run(

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
+import jax.random as jr
 from fedjax_compression import wire
 from jaxtyping import PyTree
+
+from .algorithm import FederatedAlgorithm
 
 
 class Entry(NamedTuple):
@@ -18,12 +21,12 @@ class Entry(NamedTuple):
     header_bytes: int
 
 
-def entries(number: int, clients: Sequence[int], downlink: PyTree, uplinks: PyTree) -> list[Entry]:
-    """Make every message of a round with `wire.dumps`, and say how long each is.
+def entries(number: int, clients: Sequence[int], down: int, uplinks: PyTree) -> list[Entry]:
+    """Make every uplink of some clients with `wire.dumps`, and say how long each message is.
 
-    A broadcast to K clients is K messages. `uplinks` leads with the axis of clients.
+    A broadcast to K clients is K messages, of `down` bytes each, header and all. `uplinks` leads
+    with the axis of clients.
     """
-    down = len(wire.dumps(downlink))
     uplinks = jax.device_get(uplinks)
     header = wire.HEADER_BYTES
     rows = []
@@ -37,3 +40,21 @@ def entries(number: int, clients: Sequence[int], downlink: PyTree, uplinks: PyTr
 def total_bytes(entries: Iterable[Entry], direction: Literal["up", "down"]) -> int:
     """Bytes of all messages in one direction, headers and all."""
     return sum(e.payload_bytes + e.header_bytes for e in entries if e.direction == direction)
+
+
+def messages(
+    algorithm: FederatedAlgorithm, params: PyTree, batches: PyTree, *, frozen: PyTree = ()
+) -> tuple[PyTree, PyTree]:
+    """A round's downlink and one client's uplink as ShapeDtypeStructs, from shapes alone.
+
+    Nothing is computed, and nothing of the arguments' size is held. `wire.nbytes` of each is its
+    length, where it has no `Symbols`. `batches` are one client's.
+    """
+
+    def one(params: PyTree, frozen: PyTree, batches: PyTree) -> tuple[PyTree, PyTree]:
+        key = jr.key(0)
+        sent, _ = algorithm.broadcast(key, algorithm.init(key, params))
+        own = algorithm.client_init(params)
+        return sent, algorithm.client_update(key, frozen, sent, own, batches)[0]
+
+    return jax.eval_shape(one, params, frozen, batches)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import optax
 from jaxtyping import PyTree
 
 from .config import Run
@@ -40,11 +39,12 @@ def beside(run: Run) -> Row:
     """The same of the start (`untrained`), of each client alone (`local`), and of one model on all
     training text (`centralised`), by the clients' optimizer, as `baselines` says.
     """
+    assert run.client_optimizer is not None  # noqa: S101 - not asked for otherwise
     found = baselines(
         run.task,
         run.split,
         run.batching,
-        client_optimizer=clients_optimizer(run),
+        client_optimizer=run.client_optimizer,
         rounds=run.config.rounds,
         clients=run.config.clients,
         seed=run.config.seed,
@@ -56,19 +56,6 @@ def beside(run: Run) -> Row:
         if baseline.unseen is not None and baseline.unseen.names:
             row[name] |= _named("unseen", baseline.unseen, run.split.unseen, _sizes(run))
     return row
-
-
-def clients_optimizer(run: Run) -> optax.GradientTransformation:
-    """The optimizer that clients and baselines train by.
-
-    Raises `ValueError` where the algorithm takes none.
-    """
-    if run.client_optimizer is None:
-        raise ValueError(
-            "baselines: expected an algorithm that takes a client optimizer, which they train by, "
-            f"got {run.config.algorithm}."
-        )
-    return run.client_optimizer
 
 
 def _named(name: str, measured: ByClient, corpus: Corpus, sizes: np.ndarray) -> Row:

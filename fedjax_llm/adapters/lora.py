@@ -15,13 +15,13 @@ from .low_rank import Directed, LowRank, column_norms
 from .ranks import Ranks, unpadded
 from .targets import Targets, by_pattern, check_pattern, chosen, products, read_targets
 
-Patterns = Mapping[str, int] | Mapping[str, float] | str | None
+Patterns = Mapping[str, int | float] | Mapping[str, int] | str | None
 
 
 def lora(
     *,
     rank: int,
-    alpha: float | None = None,
+    alpha: float | int | None = None,
     targets: Sequence[str] | str | None = None,
     rank_pattern: Patterns = None,
     alpha_pattern: Patterns = None,
@@ -51,7 +51,7 @@ def lora(
 def rslora(
     *,
     rank: int,
-    alpha: float | None = None,
+    alpha: float | int | None = None,
     targets: Sequence[str] | str | None = None,
     rank_pattern: Patterns = None,
     alpha_pattern: Patterns = None,
@@ -69,7 +69,7 @@ def rslora(
 def dora(
     *,
     rank: int,
-    alpha: float | None = None,
+    alpha: float | int | None = None,
     targets: Sequence[str] | str | None = None,
     rank_pattern: Patterns = None,
     alpha_pattern: Patterns = None,
@@ -93,7 +93,7 @@ def dora(
 class _Settings(NamedTuple):
     who: str
     rank: int
-    alpha: float
+    alpha: float | int
     targets: Targets
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
@@ -102,7 +102,7 @@ class _Settings(NamedTuple):
 def _read(
     who: str,
     rank: int,
-    alpha: float | None,
+    alpha: float | int | None,
     targets: Sequence[str] | str | None,
     rank_pattern: Patterns,
     alpha_pattern: Patterns,

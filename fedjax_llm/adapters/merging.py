@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PyTree
 
-from ..models.decoder import Decoder
+from ..models.decoder import Decoder, empty
 from ..models.layers import Linear
 from ..models.packed import Packed
+
+leaves = jax.tree_util.tree_leaves_with_path
 
 
 def merge_adapter(model: Any) -> PyTree:
@@ -36,7 +38,12 @@ def merge_adapter(model: Any) -> PyTree:
                 module.bias = nnx.Param(bias)
         elif isinstance(module.kernel, Packed):
             module.kernel = nnx.Param(module.weights(jnp.float32))
-    return _joined(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    params = _joined(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    if isinstance(model, Decoder):
+        plain, got = ({path for path, _ in leaves(t)} for t in (empty(model.config), params))
+        if extra := sorted(map(jax.tree_util.keystr, got - plain)):
+            raise _no_place(extra[0])
+    return params
 
 
 def _joined(params: dict[str, Any]) -> PyTree:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models import Classifier, Decoder
+from ..models import Decoder
 from .ia3 import Scaled
 from .low_rank import Directed, LowRank
 from .peft_files import PREFIX, PROMPT, write_adapter
@@ -52,12 +52,6 @@ def export_adapter(
         "inference_mode": True,
         "task_type": "CAUSAL_LM" if isinstance(model, Decoder) else None,
     }
-    if isinstance(model, Classifier):
-        head = model.classifier
-        assert head.bias is not None  # noqa: S101
-        tensors[f"{PREFIX}classifier.weight"] = np.asarray(head.weights(np.float32)).T
-        tensors[f"{PREFIX}classifier.bias"] = np.asarray(head.bias[...])
-        config |= {"task_type": "SEQ_CLS", "modules_to_save": ["classifier"]}
     write_adapter(folder, config, tensors)
 
 

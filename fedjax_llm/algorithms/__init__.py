@@ -12,6 +12,8 @@ from .fed_prox import fed_prox as fed_prox
 from .fed_sgd import fed_sgd as fed_sgd
 from .feed_sign import feed_sign as feed_sign
 from .fwd_llm import fwd_llm as fwd_llm
+from .muloco import muloco as muloco
 from .scaffold import scaffold as scaffold
 from .sparse_loco import sparse_loco as sparse_loco
 from .spry import spry as spry
+from .streaming_diloco import streaming_diloco as streaming_diloco

@@ -133,8 +133,13 @@ def stepped(
 
 def has_failed(info: ClientInfo, *made: PyTree) -> Bool[Array, ""]:
     """Whether a client's loss, or anything that it made, is not finite."""
-    leaves = [info.loss, *jax.tree.leaves(made)]
-    return ~jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    return ~is_finite((info.loss, made))
+
+
+def is_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether no entry is a NaN or an infinity."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves] or [jnp.array(True)]).all()
 
 
 def nan_where(failed: Bool[Array, ""], tree: PyTree) -> PyTree:

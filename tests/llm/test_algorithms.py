@@ -45,6 +45,18 @@ TABLE = {
     "fed_dyn": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, population=10.0),
     "diloco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM),
     "sparse_loco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, fraction=0.2, chunk=16),
+    "streaming_diloco": lambda f, loss: f(
+        loss, LIKE, client_optimizer=ADAM, fragments_of=2, overlap=1
+    ),
+    "streaming_diloco, coded": lambda f, loss: f(
+        loss,
+        LIKE,
+        client_optimizer=SGD,
+        fragments_of=3,
+        uplink=codec("error_feedback(stochastic_quantize(bits=8))"),
+        downlink=codec("ef21(stochastic_quantize(bits=8))"),
+    ),
+    "muloco": lambda f, loss: f(loss, LIKE, rate=0.05),
     "demo": lambda f, loss: f(loss, LIKE, rate=0.01, fraction=0.2, block=16),
     "fed_mezo": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=SGD),
     "fed_kseed": lambda f, loss: f(loss, LIKE, client_optimizer=PLAIN, seeds=20),

@@ -82,6 +82,8 @@ def test_the_pool_of_one_client_is_that_client_alone(task, split):
     assert same.local.steps == same.centralised.steps == 12
     np.testing.assert_array_equal(same.local.seen.totals, same.centralised.seen.totals)
     assert same.local.seen.totals < same.untrained.seen.totals
+    nobody = found(task, one._replace(unseen=split.unseen.select([])), clients=1, rounds=1)
+    assert nobody.centralised.unseen.names == ()
 
 
 def test_the_same_seed_gives_the_same_bits(task, split):

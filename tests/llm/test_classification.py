@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from tokenizers import processors
 
-from fedjax_llm import classification, fed_avg
+from fedjax_llm import classification, fed_avg, lora
 from fedjax_llm.adapters import Adapter
 from fedjax_llm.data import (
     Batching,
@@ -204,6 +204,15 @@ def test_an_adapter_is_trained_beside_the_head(labelled):
     paths = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(made.params)}
     assert "['classifier']['kernel']" in paths
     assert all("bias" in path or "classifier" in path for path in paths)
+    before, after, *_ = fit(made, labelled, 0.02)
+    assert after < before - 0.1
+
+
+def test_low_rank_products_are_trained_beside_the_head(labelled):
+    made = classification(CONFIG, labels=2, pooling="mean", key=jr.key(0), adapter=lora(rank=2))
+    paths = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(made.params)}
+    assert {"['classifier']['kernel']", "['classifier']['bias']"} < paths
+    assert not any("kernel" in path and "encoder" in path for path in paths)
     before, after, *_ = fit(made, labelled, 0.02)
     assert after < before - 0.1
 

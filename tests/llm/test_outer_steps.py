@@ -6,9 +6,11 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from fedjax_compression import codec, wire
 
 from fedjax_llm import fed_avg
-from fedjax_llm.algorithms import demo, diloco, fed_sgd, sparse_loco
+from fedjax_llm.algorithms import demo, diloco, fed_sgd, muloco, sparse_loco, streaming_diloco
+from fedjax_llm.algorithms._fragments import fragments
 
 from .quadratics import loss, pulls, rounds
 
@@ -104,6 +106,49 @@ def test_sparse_locos_memory_and_messages_are_the_papers():
         close(state.params, w)
 
 
+def test_mulocos_inner_step_orthogonalises_stacked_matrices_and_leaves_the_rest_to_adam():
+    """On a gradient that is constant: the first step of each, worked out by a singular basis."""
+    tree = {"blocks": jnp.zeros((2, 6, 4)), "embedding": jnp.zeros((5, 4))}
+    slopes = {
+        "blocks": jr.normal(jr.key(1), (2, 6, 4)),
+        "embedding": jr.normal(jr.key(2), (5, 4)),
+    }
+
+    def linear(params, frozen, batch):
+        return sum((params[name] * slopes[name]).sum() for name in slopes)
+
+    algorithm = muloco(linear, tree, rate=0.1, server_optimizer=ONE)
+    sent, _ = algorithm.broadcast(jr.key(0), algorithm.init(jr.key(0), tree))
+    batch = jax.tree.map(lambda leaf: leaf[0], pulls(OPTIMA, steps=1))
+    up, own, _ = algorithm.client_update(jr.key(0), {}, sent, algorithm.client_init(tree), batch)
+    coded = algorithm.gather.add(
+        algorithm.init(jr.key(0), tree),
+        algorithm.gather.empty(None, 1),
+        jax.tree.map(lambda leaf: leaf[None], up),
+        jnp.ones(1),
+    ).aggregate.total
+    step = jax.tree.map(jnp.add, coded, own.uplink[0])  # what was sent and what is left of it
+    np.testing.assert_allclose(step["embedding"], -0.1 * jnp.sign(slopes["embedding"]), rtol=1e-3)
+    for got, slope in zip(step["blocks"], slopes["blocks"], strict=True):
+        u, _, v = jnp.linalg.svd(slope, full_matrices=False)
+        aligned = u.T @ got @ v.T / -0.1
+        # five Newton-Schulz iterations bring singular values to between .7 and 1.2
+        assert ((jnp.diag(aligned) > 0.6) & (jnp.diag(aligned) < 1.3)).all()
+        close(aligned - jnp.diag(jnp.diag(aligned)), jnp.zeros((4, 4)), 1e-2)
+
+
+def test_muloco_sends_two_bits_an_entry():
+    tree = {"blocks": jnp.zeros((4, 64, 64)), "embedding": jnp.zeros((64, 64))}
+    algorithm = muloco(lambda p, f, b: (p["blocks"] ** 2).sum(), tree)
+    sent, _ = algorithm.broadcast(jr.key(0), algorithm.init(jr.key(0), tree))
+    batch = jax.tree.map(lambda leaf: leaf[0], FIVE)
+    up = jax.eval_shape(
+        algorithm.client_update, jr.key(0), {}, sent, algorithm.client_init(tree), batch
+    )[0]
+    entries = 5 * 64 * 64
+    assert entries / 4 < wire.nbytes(up) < 1.02 * entries / 4 + 12
+
+
 def test_one_worker_of_demo_that_sends_all_steps_along_the_sign_of_its_momentum():
     """All is sent, so that nothing is left of it: the momentum of each round is its gradient."""
     algorithm = demo(loss, START, rate=0.05, fraction=1.0, block=16, decay=0.9)
@@ -127,10 +172,121 @@ def test_demo_keeps_of_its_momentum_what_it_did_not_send():
     close(state.params, START + 0.05 * jnp.sign(sent).reshape(-1))
 
 
+def test_streaming_diloco_of_one_fragment_is_diloco():
+    outer = optax.sgd(0.7, momentum=0.9, nesterov=True)
+    common = {"client_optimizer": ADAMW, "server_optimizer": outer}
+    algorithm = streaming_diloco(loss, START, fragments_of=1, mixing=0.0, **common)
+    close(params(algorithm, number=4), params(diloco(loss, START, **common), number=4))
+
+
+@pytest.mark.parametrize(("count", "overlap", "mixing"), [(2, 0, 0.5), (3, 2, 0.25), (1, 4, 0.5)])
+def test_streaming_diloco_is_the_papers_algorithm_step_by_step(count, overlap, mixing):
+    """Algorithm 2 as one loop over inner steps, each fragment with its offset, on NumPy arrays."""
+    algorithm = streaming_diloco(
+        loss,
+        START,
+        client_optimizer=SGD,
+        fragments_of=count,
+        overlap=overlap,
+        mixing=mixing,
+    )
+    number, shares = 7, np.asarray(WEIGHTS / WEIGHTS.sum())
+    state, own = rounds(algorithm, START, FIVE, WEIGHTS, number=number)
+    between, every = 5, 5 * count
+    mine = np.repeat(np.asarray(START)[None], 4, axis=0)
+    outer, velocity = np.array(START), np.zeros(32)
+    waiting = {}
+    for t in range(1, number * between + 1):
+        mine = mine - 0.1 * (mine - np.asarray(OPTIMA))
+        for p in range(count):
+            offset = (p + 1) * between
+            places = np.arange(p, 32, count)
+            # a round's message arrives in the next one, so that an overlap of 0 comes at its start
+            if t >= offset and (t - offset) % every == 0:
+                waiting[p] = shares @ (outer[places] - mine[:, places]), t
+            if p in waiting and t == waiting[p][1] + overlap:
+                gradient, _ = waiting.pop(p)
+                velocity[places] = 0.9 * velocity[places] + gradient
+                outer[places] -= 0.4 * (gradient + 0.9 * velocity[places])
+                mine[:, places] = mixing * mine[:, places] + (1 - mixing) * outer[places]
+    for p, (gradient, _) in waiting.items():  # the server has made the step; it is on its way
+        places = np.arange(p, 32, count)
+        velocity[places] = 0.9 * velocity[places] + gradient
+        outer[places] -= 0.4 * (gradient + 0.9 * velocity[places])
+    if overlap == 0:  # and what came of the last round's message is not mixed in yet
+        p = (number - 1) % count
+        places = np.arange(p, 32, count)
+        left = np.asarray(own.params)[:, places]
+        close(mixing * left + (1 - mixing) * outer[places], mine[:, places])
+        mine[:, places] = left
+    close(state.params, outer)
+    close(own.params, mine)
+
+
+def test_without_mixing_in_clients_train_on_their_own():
+    algorithm = streaming_diloco(loss, START, client_optimizer=SGD, mixing=1.0)
+    _, own = rounds(algorithm, START, FIVE, WEIGHTS, number=6)
+    close(own.params, OPTIMA + 0.9**30 * (START - OPTIMA))
+
+
+def test_only_the_due_fragment_travels():
+    tree = {"blocks": jnp.zeros((12, 8, 16)), "embedding": jnp.zeros((40, 8)), "one": jnp.zeros(())}
+    uplink = codec("stochastic_quantize(bits=4)")
+    algorithm = streaming_diloco(
+        lambda params, frozen, batch: 0.5 * (params["blocks"] ** 2).sum(),
+        tree,
+        client_optimizer=SGD,
+        fragments_of=4,
+        uplink=uplink,
+    )
+    sent, _ = algorithm.broadcast(jr.key(0), algorithm.init(jr.key(0), tree))
+    batches = jax.tree.map(lambda leaf: leaf[0], FIVE)
+    own = algorithm.client_init(tree)
+    up, _, _ = jax.eval_shape(algorithm.client_update, jr.key(0), {}, sent, own, batches)
+    entries = 3 * 8 * 16 + 10 * 8 + 1
+    assert wire.nbytes(sent) == 12 + 4 * entries + 4
+    assert wire.nbytes(up) == 12 + (entries + 1) // 2 + 3 * 8
+
+
+def test_fragments_are_interleaved_and_put_back_where_they_were():
+    tree = {"layers": jnp.arange(10.0).reshape(5, 2), "scalar": jnp.array(7.0)}
+    cut = fragments(3)
+    assert cut.take(tree, 1)["layers"].tolist() == [[2, 3], [8, 9]]
+    assert cut.take(tree, 2) == {"layers": pytest.approx(np.array([[4, 5], [0, 0]])), "scalar": 0}
+    back = tree
+    for number in range(3):
+        back = cut.put(back, number, jax.tree.map(lambda x: x + 1, cut.take(tree, number)))
+    close(back["layers"], tree["layers"] + 1)
+    assert float(back["scalar"]) == 8.0
+
+
+def test_a_client_that_missed_a_message_of_a_stream_is_counted_as_failed():
+    algorithm = streaming_diloco(loss, START, client_optimizer=SGD)
+    drawn = jnp.ones((6, 4), bool).at[2, 3].set(False)
+    state, own = rounds(algorithm, START, FIVE, WEIGHTS, number=6, drawn=drawn)
+    assert own.downlink.messages.tolist() == [6, 6, 6, 2]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, own)))
+    others, _ = rounds(algorithm, START, FIVE, WEIGHTS.at[3].set(0), number=6)
+    assert not np.allclose(state.params, others.params)  # two rounds of it were in time
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
         (lambda: demo(loss, START, rate=0.0), "demo: rate must be above 0"),
+        (
+            lambda: streaming_diloco(loss, START, client_optimizer=SGD, fragments_of=0),
+            "streaming_diloco: fragments_of must be at least 1",
+        ),
+        (
+            lambda: streaming_diloco(loss, START, client_optimizer=SGD, mixing=1.5),
+            "streaming_diloco: mixing must be from 0 to 1",
+        ),
+        (
+            lambda: params(streaming_diloco(loss, START, client_optimizer=SGD, overlap=6)),
+            "streaming_diloco: overlap must be at most the steps of a round, 5, got 6",
+        ),
+        (lambda: muloco(loss, START), "muloco: expected stacked matrices among the parameters"),
         (
             lambda: sparse_loco(loss, START, client_optimizer=SGD, rate=-1.0),
             "sparse_loco: rate must be above 0",
