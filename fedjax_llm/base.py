@@ -38,7 +38,10 @@ def changed(frozen: Frozen, change: PyTree) -> Frozen:
     if not isinstance(change, dict):
         if not hasattr(frozen, "astype") or frozen.shape != change.shape:
             got = getattr(frozen, "shape", "a packed one")
-            raise ValueError(f"expected a frozen kernel of shape {change.shape}, got {got}.")
+            raise ValueError(
+                f"expected a frozen kernel of shape {change.shape} for what the method adds to it, "
+                f"got {got}."
+            )
         return _sum(frozen, change)
     if not isinstance(frozen, dict) or not set(change) <= set(frozen):
         raise ValueError(f"expected frozen parameters with {', '.join(change)}, got others.")

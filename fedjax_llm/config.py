@@ -45,6 +45,7 @@ from .algorithms import (
     spry,
     streaming_diloco,
 )
+from .base import base_of
 from .data import Batching, Split, hold_out
 from .models import DecoderConfig
 from .simulation import CLIENT_AXES, ClientAxis
@@ -338,7 +339,18 @@ def _algorithm(
         )
         for name, factory in ALGORITHMS.items()
     }
-    return _built("algorithm", config.algorithm, named)
+    algorithm = _built("algorithm", config.algorithm, named)
+    _named("algorithm", _check_base, algorithm, task)
+    return algorithm
+
+
+def _check_base(algorithm: FederatedAlgorithm, task: Task) -> None:
+    """Raise `ValueError` where a method cannot add what it adds to the frozen kernels there are."""
+
+    def begun(params: Any, frozen: Any) -> Any:
+        return base_of(algorithm.init(jr.key(0), params), frozen)
+
+    jax.eval_shape(begun, task.params, task.frozen)
 
 
 def _scale(task: Task, config: RunConfig) -> float:

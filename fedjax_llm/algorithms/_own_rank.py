@@ -21,8 +21,8 @@ class Ranked(NamedTuple):
     """1 for each rank that the client has, 0 beyond."""
 
 
-def check_ranks(ranks: Sequence[int], held: Sequence[Pair], *, who: str) -> tuple[int, ...]:
-    """The ranks, sorted.
+def read_ranks(ranks: Sequence[int] | str, held: Sequence[Pair], *, who: str) -> tuple[int, ...]:
+    """The ranks, sorted; as text they have commas between.
 
     Raises `ValueError` unless they are integers from 1 to that of the parameters, and all of these
     have the same.
@@ -31,12 +31,13 @@ def check_ranks(ranks: Sequence[int], held: Sequence[Pair], *, who: str) -> tupl
     if len(greatest) > 1:
         raise ValueError(f"{who}: expected LoRA of one rank, got {sorted(greatest)}.")
     (most,) = greatest
-    ranks = tuple(ranks) if isinstance(ranks, list | tuple) else (ranks,)
-    if not ranks or any(type(rank) is not int or not 1 <= rank <= most for rank in ranks):
+    parts = ranks.split(",") if isinstance(ranks, str) else ranks
+    read = [int(part) if str(part).strip().isdecimal() else 0 for part in parts]
+    if not read or not all(1 <= rank <= most for rank in read):
         raise ValueError(
             f"{who}: ranks must be integers from 1 to {most}, the adapter's, got {ranks!r}."
         )
-    return tuple(sorted(ranks))
+    return tuple(sorted(read))
 
 
 def own_rank(key: Key[Array, ""], rank: Int[Array, ""], ranks: tuple[int, ...]) -> Int[Array, ""]:

@@ -24,7 +24,7 @@ from ._exchange import (
     nan_where,
 )
 from ._lora import Pair, pairs, with_pairs
-from ._own_rank import Ranked, check_ranks, from_prefix, own_rank, to_prefix, truncated
+from ._own_rank import Ranked, from_prefix, own_rank, read_ranks, to_prefix, truncated
 
 
 class RankedState(NamedTuple):
@@ -49,7 +49,7 @@ def ranked(
     *,
     who: str,
     client_optimizer: optax.GradientTransformation,
-    ranks: Sequence[int],
+    ranks: Sequence[int] | str,
     downlink: Compressor | None,
     aggregate: Aggregator,
     new: Callable[[list[Pair], PyTree], list[Pair]],
@@ -59,7 +59,7 @@ def ranked(
     `new` makes the server's pairs of its old ones and of what `aggregate` came to.
     """
     held = pairs(like, who=who)
-    allowed = check_ranks(ranks, held, who=who)
+    allowed = read_ranks(ranks, held, who=who)
     down = link(downlink or identity(), like)
     structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     train = local_steps(loss, client_optimizer)

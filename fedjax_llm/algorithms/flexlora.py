@@ -21,7 +21,7 @@ def flexlora(
     like: Params,
     *,
     client_optimizer: optax.GradientTransformation,
-    ranks: Sequence[int],
+    ranks: Sequence[int] | str,
     downlink: Compressor | None = None,
 ) -> FederatedAlgorithm:
     """LoRA of different ranks, whose products are averaged and cut back by singular values.
@@ -35,7 +35,8 @@ def flexlora(
     singular values beyond it (Eckart & Young 1936). The root of each value goes to either factor,
     where the public code puts all of it into one.
 
-    The adapter's rank is the greatest; each client's is drawn from `ranks` the first time it takes
+    The adapter's rank is the greatest; each client's is drawn from `ranks`, a
+    sequence or text with commas between, the first time it takes
     part, and kept. All have one scale, that of the adapter, as with alpha in proportion to the
     rank. Failures and downlinks with memories are treated as `fed_avg` treats them; a client that
     has failed keeps its rank.

@@ -32,7 +32,7 @@ def hetlora(
     like: Params,
     *,
     client_optimizer: optax.GradientTransformation,
-    ranks: Sequence[int],
+    ranks: Sequence[int] | str,
     over_contributors: bool = False,
     by_norm: bool = True,
     downlink: Compressor | None = None,
@@ -50,7 +50,8 @@ def hetlora(
     Approximate: a mean of factors is not that of products, and cutting to a lower rank takes the
     first, not the greatest.
 
-    The adapter's rank is the greatest; each client's is drawn from `ranks` the first time it takes
+    The adapter's rank is the greatest; each client's is drawn from `ranks`, a
+    sequence or text with commas between, the first time it takes
     part, and kept: the paper's clients also shrink theirs while they train (self-pruning), which is
     left out. All have one scale, that of the adapter, as with alpha in proportion to the rank.
     Failures and downlinks with memories are treated as `fed_avg` treats them; a client that has
