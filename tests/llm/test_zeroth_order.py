@@ -482,7 +482,7 @@ def test_what_cannot_be_replayed_from_sums_is_refused_with_the_reason(name, opti
         (lambda: fwd_llm(loss, TWO, candidates=0), "fwd_llm: candidates must be an integer"),
         (lambda: fwd_llm(loss, TWO, draws=7000), "at most 65536, got 70000"),
         (lambda: fwd_llm(loss, TWO, variance=0.0), "variance must be above 0"),
-        (lambda: feed_sign(loss, START, client_optimizer=SGD, radius=True), "radius must be above"),
+        (lambda: feed_sign(loss, START, client_optimizer=SGD, radius=-1.0), "radius must be above"),
     ],
 )
 def test_parameters_out_of_range_are_refused(build, message):
