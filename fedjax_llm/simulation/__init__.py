@@ -6,6 +6,7 @@ from .client_axis import chunked as chunked
 from .client_axis import scan as scan
 from .client_axis import vmap as vmap
 from .programs import round_program as round_program
+from .sharded import sharded as sharded
 from .simulate import Progress as Progress
 from .simulate import Round as Round
 from .simulate import simulate as simulate
