@@ -50,7 +50,7 @@ def train(
                     jsonl.append(folder.rounds, row)
                     show(row)
 
-                row = execute(built, each, past=folder.past, keep=folder.keep)
+                row = execute(folder.run, each, past=folder.past, keep=folder.keep)
             jsonl.write(folder.summary, row)
     _print(frontier.table([row]), *_failures([row]), f"{folder.summary}  digest {row['digest']}")
 

@@ -2,8 +2,9 @@
 
 import importlib.metadata
 import platform
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from .config import Run
 from .data import all_windows, bigram_nats
 from .digest import digest
 from .ledger import total_bytes
-from .simulation import Progress, Round, simulate
+from .simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
 
 Row = dict[str, Any]
 
@@ -40,21 +41,11 @@ def execute(
 
     All but `seconds`, `versions` and `device` is the same for the same configuration.
     """
+    axis = run.client_axis if isinstance(run.client_axis, ClientAxis) else settled(run).axis
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
     params = past.progress.state.params if past.progress else run.task.params
-    for finished in simulate(
-        run.algorithm,
-        run.task.params,
-        run.task.frozen,
-        run.split.train,
-        run.batching,
-        rounds=run.config.rounds,
-        clients=run.config.clients,
-        seed=run.config.seed,
-        client_axis=run.client_axis,
-        start=past.progress,
-    ):
+    for finished in _rounds(run, axis, past.progress):
         params = finished.state.params
         rows.append(_round_row(run, finished))
         each(rows[-1])
@@ -72,6 +63,32 @@ def execute(
         "device": str(jax.devices()[0].device_kind),
         "config": asdict(run.config),
     }
+
+
+def settled(run: Run) -> Timed:
+    """The client axis that `auto()` stands for on this machine; says so on standard error."""
+    best, found = fastest(lambda axis: _rounds(run, axis), candidates(run.config.clients))
+    times = ", ".join(
+        f"{each.name} {f'{each.seconds:.3g} s' if each.seconds else 'does not fit'}"
+        for each in found
+    )
+    print(f"fedjax-llm: auto() is {best.name} ({times} a round).", file=sys.stderr)
+    return best
+
+
+def _rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+    return simulate(
+        run.algorithm,
+        run.task.params,
+        run.task.frozen,
+        run.split.train,
+        run.batching,
+        rounds=run.config.rounds,
+        clients=run.config.clients,
+        seed=run.config.seed,
+        client_axis=axis,
+        start=start,
+    )
 
 
 def _round_row(run: Run, finished: Round) -> Row:

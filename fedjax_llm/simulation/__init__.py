@@ -1,6 +1,11 @@
-"""Federations on one device."""
+"""Federations on one device, on several, or on many hosts."""
 
-from .client_axis import CLIENT_AXES as CLIENT_AXES
+from .auto import CLIENT_AXES as CLIENT_AXES
+from .auto import Auto as Auto
+from .auto import Timed as Timed
+from .auto import auto as auto
+from .auto import candidates as candidates
+from .auto import fastest as fastest
 from .client_axis import ClientAxis as ClientAxis
 from .client_axis import chunked as chunked
 from .client_axis import scan as scan

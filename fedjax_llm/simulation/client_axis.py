@@ -101,9 +101,3 @@ def chunked(size: int) -> ClientAxis:
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"chunked: size must be an integer of at least 1, got {size!r}.")
     return vmap()._replace(at_most=size)
-
-
-CLIENT_AXES: dict[str, Callable[..., ClientAxis]] = {
-    axis.__name__: axis for axis in (vmap, scan, chunked)
-}
-"""Every client axis, by its name."""
