@@ -48,7 +48,7 @@ from .algorithms import (
 from .base import base_of
 from .data import Batching, Split, hold_out
 from .models import DecoderConfig
-from .simulation import CLIENT_AXES, ClientAxis
+from .simulation import CLIENT_AXES, Auto, ClientAxis
 from .tasks import Task, language_model
 from .workload import Workload, workload
 
@@ -139,8 +139,8 @@ class RunConfig:
     """Share of the last round's update that clients and server subtract before coding an uplink;
     above 0 the downlink carries that update too."""
     client_axis: str | None = None
-    """vmap(), scan() or chunked(size). Unless given, vmap() for a fresh decoder and scan() for a
-    checkpoint."""
+    """vmap(), scan(), chunked(size), or auto() for the fastest of these. Unless given, vmap() for
+    a fresh decoder and scan() for a checkpoint."""
     client_optimizer: str | None = None
     """An Optax optimizer of each client. Unless given, adam(0.006) for a fresh decoder and
     adam(0.0005) for a checkpoint; SGD for methods without gradients."""
@@ -204,7 +204,7 @@ class Run(NamedTuple):
     client_optimizer: optax.GradientTransformation | None
     algorithm: FederatedAlgorithm
     batching: Batching
-    client_axis: ClientAxis
+    client_axis: ClientAxis | Auto
 
 
 def canonical(config: RunConfig) -> RunConfig:

@@ -97,7 +97,5 @@ def ranked(
         update = jax.tree.map(jnp.subtract, params, state.params)
         return concluded(partial, state._replace(params=params), state, update)
 
-    gather = fold(
-        decode, aggregate, Ranked(held, jax.ShapeDtypeStruct(held[0].a.shape[-1:], jnp.float32))
-    )
+    gather = fold(decode, aggregate, Ranked(held, jnp.zeros(held[0].a.shape[-1])))
     return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)

@@ -35,11 +35,10 @@ def flexlora(
     singular values beyond it (Eckart & Young 1936). The root of each value goes to either factor,
     where the public code puts all of it into one.
 
-    The adapter's rank is the greatest; each client's is drawn from `ranks`, a
-    sequence or text with commas between, the first time it takes
-    part, and kept. All have one scale, that of the adapter, as with alpha in proportion to the
-    rank. Failures and downlinks with memories are treated as `fed_avg` treats them; a client that
-    has failed keeps its rank.
+    The adapter's rank is the greatest; each client's is drawn from `ranks`, a sequence or text with
+    commas between, the first time it takes part, and kept. All have one scale, that of the adapter,
+    as with alpha in proportion to the rank. Failures and downlinks with memories are treated as
+    `fed_avg` treats them; a client that has failed keeps its rank.
     Raises `ValueError` for ranks that are not from 1 to the adapter's, where the parameters are not
     LoRA's `a` and `b` alone (DoRA is not linear in its product), or do not have the structure of
     `like`.

@@ -50,10 +50,10 @@ def hetlora(
     Approximate: a mean of factors is not that of products, and cutting to a lower rank takes the
     first, not the greatest.
 
-    The adapter's rank is the greatest; each client's is drawn from `ranks`, a
-    sequence or text with commas between, the first time it takes
-    part, and kept: the paper's clients also shrink theirs while they train (self-pruning), which is
-    left out. All have one scale, that of the adapter, as with alpha in proportion to the rank.
+    The adapter's rank is the greatest; each client's is drawn from `ranks`, a sequence or text with
+    commas between, the first time it takes part, and kept: the paper's clients also shrink theirs
+    while they train (self-pruning), which is left out. All have one scale, that of the adapter, as
+    with alpha in proportion to the rank.
     Failures and downlinks with memories are treated as `fed_avg` treats them; a client that has
     failed keeps its rank.
     Raises `ValueError` for ranks that are not from 1 to the adapter's, where the parameters are not

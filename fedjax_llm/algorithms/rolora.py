@@ -58,8 +58,8 @@ def rolora(
 
     Up: the difference of the factor that is due, as it is: rank * outputs values a product or
     inputs * rank, and four bytes. Down: the factor that the round before has changed, and eight
-    bytes; nothing but these in the first round, as clients were given the parameters. Both ways
-    half of LoRA's bytes, over two rounds, with rounding to no side where inputs and outputs differ.
+    bytes; nothing but these in the first round, as clients were given the parameters. Over two
+    rounds that is half of LoRA's bytes, both ways, whatever the inputs and outputs.
     Exact in each round: all clients multiply by the same other factor, so that the mean of their
     products is the product of the means.
 
@@ -81,9 +81,10 @@ def rolora(
 
     def half_of(params: Params, first: Bool[Array, ""]) -> Prefix:
         """All `a` or all `b` of the parameters."""
+        found = pairs(params, who="rolora")
         flat = [
-            jnp.concatenate([leaf.astype(jnp.float32).reshape(-1) for leaf in halves])
-            for halves in zip(*pairs(params, who="rolora"), strict=True)
+            jnp.concatenate([jnp.asarray(pair[index], jnp.float32).reshape(-1) for pair in found])
+            for index in (0, 1)
         ]
         a, b = (jnp.pad(one, (0, max(sizes) - one.size)) for one in flat)
         return Prefix(jnp.where(first, a, b), jnp.where(first, *sizes).astype(jnp.uint32))
@@ -129,7 +130,7 @@ def rolora(
     def receive(sent: RoLoraMessage, own: RoLoraClient) -> tuple[Params, RoLoraClient]:
         """The server's parameters; NaNs where a message was missed."""
         changed = ~_a_is_due(sent.round)
-        renewed = of_half(as_half(sent.half.values, changed), changed, own.params)
+        renewed = of_half(as_half(jnp.asarray(sent.half.values), changed), changed, own.params)
         params = choose(sent.round > 1, renewed, own.params)
         in_turn = sent.round == own.round + 1
         kept = choose(in_turn, RoLoraClient(params, sent.round), own)
