@@ -3,8 +3,9 @@
 import importlib.metadata
 import platform
 import shutil
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from .config import Run
 from .digest import digest
 from .ledger import total_bytes
 from .quality import Row, quality
-from .simulation import Progress, Round, simulate
+from .simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
 
 
 class Past(NamedTuple):
@@ -53,21 +54,11 @@ def execute(
 
     All but `seconds`, `versions` and `device` is the same for the same configuration.
     """
+    axis = run.client_axis if isinstance(run.client_axis, ClientAxis) else settled(run).axis
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
     state = past.progress.state if past.progress else None
-    for finished in simulate(
-        run.algorithm,
-        run.task.params,
-        run.task.frozen,
-        run.split.train,
-        run.batching,
-        rounds=run.config.rounds,
-        clients=run.config.clients,
-        seed=run.config.seed,
-        client_axis=run.client_axis,
-        start=past.progress,
-    ):
+    for finished in _rounds(run, axis, past.progress):
         state = finished.state
         rows.append(_round_row(run, finished))
         each(rows[-1])
@@ -111,6 +102,32 @@ def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
         shutil.rmtree(out / "model")
     models.save(out / "model", learnt.decoder, merged, tokenizer=learnt.tokenizer)
     return out / "model"
+
+
+def settled(run: Run) -> Timed:
+    """The client axis that `auto()` stands for on this machine; says so on standard error."""
+    best, found = fastest(lambda axis: _rounds(run, axis), candidates(run.config.clients))
+    times = ", ".join(
+        f"{each.name} {f'{each.seconds:.3g} s' if each.seconds else 'does not fit'}"
+        for each in found
+    )
+    print(f"fedjax-llm: auto() is {best.name} ({times} a round).", file=sys.stderr)
+    return best
+
+
+def _rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+    return simulate(
+        run.algorithm,
+        run.task.params,
+        run.task.frozen,
+        run.split.train,
+        run.batching,
+        rounds=run.config.rounds,
+        clients=run.config.clients,
+        seed=run.config.seed,
+        client_axis=axis,
+        start=start,
+    )
 
 
 def _round_row(run: Run, finished: Round) -> Row:

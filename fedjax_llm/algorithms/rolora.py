@@ -87,9 +87,8 @@ def rolora(
             for index in (0, 1)
         ]
         a, b = (jnp.pad(one, (0, max(sizes) - one.size)) for one in flat)
-        return Prefix(
-            jnp.where(first, a, b), jnp.where(first, sizes[0], sizes[1]).astype(jnp.uint32)
-        )
+        length = jnp.where(first, jnp.uint32(sizes[0]), jnp.uint32(sizes[1]))
+        return Prefix(jnp.where(first, a, b), length)
 
     def as_half(values: Float[Array, " n"], first: Bool[Array, ""]) -> Params:
         """The inverse of `half_of`, zeros in the place of the other half."""

@@ -25,6 +25,7 @@ PARAMS = {
 }
 SIZE, CLIENTS, STEPS = 42, 4, 3
 SGD, ADAM = optax.sgd(0.05, momentum=0.5), optax.adam(0.03)
+PLAIN = optax.sgd(0.02)
 LIKE = jax.eval_shape(lambda: PARAMS)
 TABLE = {
     "fed_avg": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=ADAM),
@@ -59,6 +60,17 @@ TABLE = {
     ),
     "muloco": lambda f, loss: f(loss, LIKE, rate=0.05),
     "demo": lambda f, loss: f(loss, LIKE, rate=0.01, fraction=0.2, block=16),
+    "fed_mezo": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=SGD),
+    "fed_kseed": lambda f, loss: f(loss, LIKE, client_optimizer=PLAIN, seeds=20),
+    "decomfl": lambda f, loss: f(
+        loss, LIKE, client_optimizer=PLAIN, steps=STEPS, draws=2, window=3
+    ),
+    "feed_sign": lambda f, loss: f(loss, LIKE, client_optimizer=PLAIN, window=3),
+    "fwd_llm": lambda f, loss: f(loss, LIKE, server_optimizer=SGD, draws=2, candidates=3),
+    "fwd_llm, pooled": lambda f, loss: f(
+        loss, LIKE, server_optimizer=ADAM, candidates=1, variance=1.0
+    ),
+    "spry": lambda f, loss: f(loss, LIKE, server_optimizer=SGD, slices=2, draws=2),
 }
 """By name, or name and variant: how to build it from its factory and a loss."""
 
