@@ -192,6 +192,10 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
             "send are slopes along seeded directions",
         ),
         (
+            ("--algorithm", "decomfl()", "--local-epochs", "1"),
+            "decomfl takes as many steps of every client, expected local_steps, got 1 epochs",
+        ),
+        (
             ("--algorithm", "fed_kseed()", "--client-optimizer", "adam(0.1)"),
             "algorithm: fed_kseed: expected a client optimizer that is optax.sgd(rate)",
         ),
