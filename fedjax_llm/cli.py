@@ -57,10 +57,10 @@ def train(
                     jsonl.append(folder.rounds, row)
                     show(row)
 
-                row, params = execute(built, each, past=folder.past, keep=folder.keep)
-            deliver(built, params, out)
+                row, trained = execute(folder.run, each, past=folder.past, keep=folder.keep)
+            deliver(folder.run, trained, out)
             if baselines:
-                row["baselines"] = beside(built)
+                row["baselines"] = beside(folder.run)
             jsonl.write(folder.summary, row)
     shown = (f"{name:12} {_nats(each)}" for name, each in row.get("baselines", {}).items())
     _print(

@@ -13,8 +13,10 @@ import jax.random as jr
 import optax
 from fedjax_compression import codec, has_receiver_memory
 from fedjax_compression.text import build, parse
+from flax import nnx
 
 from . import adapters
+from .adapters.low_rank import LowRank
 from .algorithm import FederatedAlgorithm
 from .algorithms import (
     decomfl,
@@ -26,18 +28,27 @@ from .algorithms import (
     fed_mezo,
     fed_nova,
     fed_prox,
+    fed_sb,
     fed_sgd,
+    fedex_lora,
     feed_sign,
+    ffa_lora,
+    flasc,
+    flexlora,
+    flora,
     fwd_llm,
+    hetlora,
     muloco,
+    rolora,
     scaffold,
     sparse_loco,
     spry,
     streaming_diloco,
 )
+from .base import base_of
 from .data import Batching, Split, hold_out
 from .models import DecoderConfig
-from .simulation import CLIENT_AXES, ClientAxis
+from .simulation import CLIENT_AXES, Auto, ClientAxis
 from .tasks import Task, language_model
 from .workload import Workload, workload
 
@@ -53,16 +64,27 @@ ALGORITHMS = {
         fed_mezo,
         fed_nova,
         fed_prox,
+        fed_sb,
         fed_sgd,
+        fedex_lora,
+        ffa_lora,
+        flasc,
+        flexlora,
+        flora,
+        hetlora,
         feed_sign,
         fwd_llm,
         muloco,
+        rolora,
         scaffold,
         sparse_loco,
         spry,
         streaming_diloco,
     )
 }
+"""Every method with one model for all: of `fedsa_lora` each client has its own, and a run's scores
+are of the server's.
+"""
 ADAPTERS: Mapping[str, Callable] = {
     factory.__name__: factory
     for factory in (
@@ -117,8 +139,8 @@ class RunConfig:
     """Share of the last round's update that clients and server subtract before coding an uplink;
     above 0 the downlink carries that update too."""
     client_axis: str | None = None
-    """vmap(), scan() or chunked(size). Unless given, vmap() for a fresh decoder and scan() for a
-    checkpoint."""
+    """vmap(), scan(), chunked(size), or auto() for the fastest of these. Unless given, vmap() for
+    a fresh decoder and scan() for a checkpoint."""
     client_optimizer: str | None = None
     """An Optax optimizer of each client. Unless given, adam(0.006) for a fresh decoder and
     adam(0.0005) for a checkpoint; SGD for methods without gradients."""
@@ -168,7 +190,7 @@ unless an optimizer is given."""
 SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
 """Algorithms whose clients send slopes along seeded directions, and nothing that grows with the
 model."""
-EVERY_ROUND = ("streaming_diloco",)
+EVERY_ROUND = ("fedex_lora", "flora", "rolora", "streaming_diloco")
 """Algorithms whose clients must take part in every round."""
 
 
@@ -182,7 +204,7 @@ class Run(NamedTuple):
     client_optimizer: optax.GradientTransformation | None
     algorithm: FederatedAlgorithm
     batching: Batching
-    client_axis: ClientAxis
+    client_axis: ClientAxis | Auto
 
 
 def canonical(config: RunConfig) -> RunConfig:
@@ -310,20 +332,45 @@ def _algorithm(
             f"got {config.local_epochs} epochs."
         )
     like = jax.eval_shape(lambda: task.params)
+    known = {**given, "population": population, "clients": config.clients}
+    if method in ALGORITHMS and _takes(method, "scale"):
+        known["scale"] = _scale(task, config)
     named = {
         name: partial(
             factory,
             task.loss,
             like,
-            **{
-                flag: value
-                for flag, value in {**given, "population": population}.items()
-                if _takes(name, flag)
-            },
+            **{flag: value for flag, value in known.items() if _takes(name, flag)},
         )
         for name, factory in ALGORITHMS.items()
     }
-    return _built("algorithm", config.algorithm, named)
+    algorithm = _built("algorithm", config.algorithm, named)
+    _named("algorithm", _check_base, algorithm, task)
+    return algorithm
+
+
+def _check_base(algorithm: FederatedAlgorithm, task: Task) -> None:
+    """Raise `ValueError` where a method cannot add what it adds to the frozen kernels there are."""
+
+    def begun(params: Any, frozen: Any) -> Any:
+        return base_of(algorithm.init(jr.key(0), params), frozen)
+
+    jax.eval_shape(begun, task.params, task.frozen)
+
+
+def _scale(task: Task, config: RunConfig) -> float:
+    """That of the adapter's products, alpha / rank.
+
+    Raises `ValueError` where there is not one for all.
+    """
+    modules = nnx.iter_graph(task.model(task.params, task.frozen))
+    scales = {module.scale for _, module in modules if isinstance(module, LowRank)}
+    if len(scales) != 1 or not isinstance(scale := scales.pop(), float):
+        raise ValueError(
+            f"algorithm: {config.algorithm} needs an adapter of one scale, such as lora(rank=8), "
+            f"got {config.adapter}."
+        )
+    return scale
 
 
 def _takes(method: str, flag: str) -> bool:

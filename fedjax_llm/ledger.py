@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.random as jr
+import numpy as np
 from fedjax_compression import wire
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from .algorithm import FederatedAlgorithm
 
@@ -21,17 +22,31 @@ class Entry(NamedTuple):
     header_bytes: int
 
 
-def entries(number: int, clients: Sequence[int], down: int, uplinks: PyTree) -> list[Entry]:
-    """Make every uplink of some clients with `wire.dumps`, and say how long each message is.
-
-    A broadcast to K clients is K messages, of `down` bytes each, header and all. `uplinks` leads
-    with the axis of clients.
+def lengths(uplinks: PyTree) -> Int[np.ndarray, " clients"]:
+    """Make every message with `wire.dumps`, and say how long each is, header and all. `uplinks`
+    leads with the axis of clients.
     """
     uplinks = jax.device_get(uplinks)
+    rows = len(jax.tree.leaves(uplinks)[0])
+    return np.array(
+        [
+            len(wire.dumps(jax.tree.map(lambda leaf, row=row: leaf[row], uplinks)))
+            for row in range(rows)
+        ],
+        np.int64,
+    )
+
+
+def entries(
+    number: int, clients: Sequence[int], down: int, ups: Int[np.ndarray, " clients"]
+) -> list[Entry]:
+    """The messages of a round to and from some clients, by their lengths.
+
+    A broadcast to K clients is K messages, of `down` bytes each.
+    """
     header = wire.HEADER_BYTES
     rows = []
-    for row, client in enumerate(clients):
-        up = len(wire.dumps(jax.tree.map(lambda leaf, row=row: leaf[row], uplinks)))
+    for client, up in zip(clients, ups.tolist(), strict=True):
         rows.append(Entry(number, client, "down", down - header, header))
         rows.append(Entry(number, client, "up", up - header, header))
     return rows

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.random as jr
+from fedjax_compression.text import build, parse
 
 from . import jsonl
 from .config import Run
-from .run import Past, Row, versions
-from .simulation import Round
+from .run import Past, Row, settled, versions
+from .simulation import CLIENT_AXES, Auto, Round
 from .simulation.checkpoints import Checkpoints
 from .stopping import Stop, locked, stop_signals
 
@@ -24,6 +25,8 @@ from .stopping import Stop, locked, stop_signals
 class RunFolder(NamedTuple):
     """An open folder."""
 
+    run: Run
+    """With the client axis that `auto()` stands for in it."""
     rounds: Path
     summary: Path
     past: Past
@@ -59,13 +62,25 @@ def opened(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFold
             _check_same_run(out, run)
         else:
             _refuse_run(out)
-        if not (resume and (out / "run.json").exists()):
-            jsonl.write(out / "run.json", {"config": asdict(run.config), "versions": versions()})
+        run = _begun(out / "run.json", run, resume=resume)
         done = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
         stop = held.enter_context(stop_signals())
         checkpoints = held.enter_context(Checkpoints(out / "checkpoints"))
         past = Past() if done else _past(run, checkpoints, rounds)
-        yield RunFolder(rounds, summary, past, done, _keeper(run, out, checkpoints, stop, every))
+        yield RunFolder(
+            run, rounds, summary, past, done, _keeper(run, out, checkpoints, stop, every)
+        )
+
+
+def _begun(about: Path, run: Run, *, resume: bool) -> Run:
+    """The run on the client axis that it began with, which is kept where it was found by time."""
+    if resume and about.exists():
+        name = json.loads(about.read_text(encoding="utf-8"))["auto"]
+        return run._replace(client_axis=build(parse(name), CLIENT_AXES)) if name else run
+    found = settled(run) if isinstance(run.client_axis, Auto) else None
+    name, config = found and found.name, asdict(run.config)
+    jsonl.write(about, {"config": config, "auto": name, "versions": versions()})
+    return run._replace(client_axis=found.axis) if found else run
 
 
 def _refuse_run(out: Path) -> None:

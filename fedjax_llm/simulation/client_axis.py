@@ -6,36 +6,51 @@ rounding.
 """
 
 from collections.abc import Callable
+from functools import partial as bind
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 Outputs = tuple[PyTree, ...]
-Client = Callable[[PyTree], Outputs]
-"""`(inputs of one client) -> (uplink, whatever else)`."""
+Client = Callable[[PyTree, PyTree], Outputs]
+"""`(shared, inputs of one client) -> (uplink, whatever else)`. What is traced comes as `shared` or
+as inputs: a closure would not reach every device."""
 
 
 class Fold(NamedTuple):
-    """`algorithm.Gather` of one round's server state."""
+    """`algorithm.Gather` of a round, whose server state is in `shared`."""
 
-    empty: PyTree
-    add: Callable[[PyTree, PyTree, Float[Array, " chunk"]], PyTree]
-    """`(partial, uplinks, weights) -> partial`."""
+    empty: Callable[[PyTree], PyTree]
+    """`(shared) -> partial`."""
+    add: Callable[[PyTree, PyTree, PyTree, Float[Array, " chunk"]], PyTree]
+    """`(shared, partial, uplinks, weights) -> partial`."""
     merge: Callable[[PyTree, PyTree], PyTree]
     """`(partial, partial) -> partial`."""
+
+
+class Placement(NamedTuple):
+    """Over which axis of which mesh clients lie."""
+
+    mesh: Mesh
+    axis: str
 
 
 class ClientAxis(NamedTuple):
     """How a cohort is run."""
 
-    run: Callable[[Client, Fold, PyTree, PyTree, Float[Array, " clients"]], tuple[PyTree, Outputs]]
-    """`(client, fold, partial, inputs, weights) -> (partial, outputs)`, traced: run every client,
-    fold its uplink into the partial, and return the outputs; inputs and outputs lead with the
-    client axis."""
+    run: Callable[
+        [Client, Fold, PyTree, PyTree, PyTree, Float[Array, " clients"]], tuple[PyTree, Outputs]
+    ]
+    """`(client, fold, shared, partial, inputs, weights) -> (partial, outputs)`, traced: run every
+    client, fold its uplink into the partial, and return the outputs; inputs and outputs lead with
+    the client axis."""
     at_most: int | None = None
     """Clients that a program takes at a time, the last of a cohort filled up with rows of weight
     zero; None for a round in one program, whatever the cohort."""
+    placement: Placement | None = None
+    """None for one device, the default one."""
 
 
 def vmap() -> ClientAxis:
@@ -44,12 +59,13 @@ def vmap() -> ClientAxis:
     def run(
         client: Client,
         fold: Fold,
+        shared: PyTree,
         partial: PyTree,
         inputs: PyTree,
         weights: Float[Array, " clients"],
     ) -> tuple[PyTree, Outputs]:
-        outputs = jax.vmap(client)(inputs)
-        return fold.add(partial, outputs[0], weights), outputs
+        outputs = jax.vmap(bind(client, shared))(inputs)
+        return fold.add(shared, partial, outputs[0], weights), outputs
 
     return ClientAxis(run)
 
@@ -60,15 +76,16 @@ def scan() -> ClientAxis:
     def run(
         client: Client,
         fold: Fold,
+        shared: PyTree,
         partial: PyTree,
         inputs: PyTree,
         weights: Float[Array, " clients"],
     ) -> tuple[PyTree, Outputs]:
         def step(partial: PyTree, one: Any) -> tuple[PyTree, Outputs]:
             own, weight = one
-            outputs = client(own)
+            outputs = client(shared, own)
             row = jax.tree.map(lambda leaf: leaf[None], outputs[0])
-            return fold.add(partial, row, weight[None]), outputs
+            return fold.add(shared, partial, row, weight[None]), outputs
 
         return jax.lax.scan(step, partial, (inputs, weights))
 
@@ -84,9 +101,3 @@ def chunked(size: int) -> ClientAxis:
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"chunked: size must be an integer of at least 1, got {size!r}.")
     return vmap()._replace(at_most=size)
-
-
-CLIENT_AXES: dict[str, Callable[..., ClientAxis]] = {
-    axis.__name__: axis for axis in (vmap, scan, chunked)
-}
-"""Every client axis, by its name."""

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ..data import Batching, ClientData, cohort_batches
+from .client_axis import ClientAxis
+from .placing import put_clients, rows_here, shards
 from .prefetch import prefetched
 from .programs import DATA, SAMPLING
 from .store import ClientStore
@@ -27,9 +29,12 @@ class Part(NamedTuple):
     live: int
     """How many take part; the others have weight zero."""
     weights: Float[np.ndarray, " clients"]
+    here: Int[np.ndarray, " here"]
+    """Which of the rows lie with this process."""
     own: PyTree
-    """The clients' states, as they were before the round before this one was over."""
+    """The states of those, as they were before the round before this one was over."""
     batches: Any
+    """On the devices."""
 
 
 def draw(
@@ -56,10 +61,12 @@ def parts(
     *,
     rounds: Iterable[int],
     clients: int,
-    at_most: int | None,
+    client_axis: ClientAxis,
 ) -> Generator[Part, None, None]:
     """The parts of each round in turn, each made in a thread while the one before is in use."""
-    size = min(at_most or clients, clients)
+    whole = -(-clients // shards(client_axis)) * shards(client_axis)
+    size = min(client_axis.at_most or whole, whole)
+    here = rows_here(client_axis, size)
     weights = corpus.targets().astype(np.float32)
 
     @lru_cache(maxsize=1)
@@ -81,8 +88,13 @@ def parts(
             chosen,
             live,
             np.where(np.arange(size) < live, weights[chosen], np.float32(0)),
-            store.gather(chosen),
-            jax.device_put(cohort_batches(corpus, batching, chosen.tolist(), keys[rows])),
+            here,
+            store.gather(chosen[here]),
+            put_clients(
+                client_axis,
+                cohort_batches(corpus, batching, chosen[here].tolist(), keys[rows][here]),
+                size,
+            ),
         )
 
     places = ((number, start) for number in rounds for start in range(0, clients, size))

@@ -1,7 +1,6 @@
 """The programs of a round: one for all of it, or three, so that a cohort comes in parts."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +60,13 @@ def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Cal
     return program
 
 
+class _Shared(NamedTuple):
+    round_key: Key[Array, ""]
+    frozen: Frozen
+    downlink: Downlink
+    state: ServerState
+
+
 def _steps(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) -> Programs:
     def begin(
         round_key: Key[Array, ""], state: ServerState
@@ -80,18 +86,21 @@ def _steps(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) 
         own: PyTree,
         batches: Batches,
     ) -> tuple:
-        def client(inputs: tuple) -> tuple:
+        def client(shared: _Shared, inputs: tuple) -> tuple:
             number, own, batches = inputs
-            client_key = jr.fold_in(round_key, number)
-            return algorithm.client_update(client_key, frozen, downlink, own, batches)
+            client_key = jr.fold_in(shared.round_key, number)
+            return algorithm.client_update(client_key, shared.frozen, shared.downlink, own, batches)
 
+        gather = algorithm.gather
         fold = Fold(
-            algorithm.gather.empty(state, cohort),
-            partial(algorithm.gather.add, state),
-            algorithm.gather.merge,
+            empty=lambda shared: gather.empty(shared.state, cohort),
+            add=lambda shared, *folded: gather.add(shared.state, *folded),
+            merge=gather.merge,
         )
+        shared = _Shared(round_key, frozen, downlink, state)
+        inputs = (numbers, own, batches)
         gathered, (uplinks, own, client_info) = client_axis.run(
-            client, fold, gathered, (numbers, own, batches), weights
+            client, fold, shared, gathered, inputs, weights
         )
         return gathered, own, (uplinks, client_info)
 

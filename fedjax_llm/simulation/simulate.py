@@ -13,10 +13,11 @@ from jaxtyping import Int, PyTree
 
 from ..algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState
 from ..data import Batching, ClientData
-from ..ledger import Entry, entries
+from ..ledger import Entry, entries, lengths
 from ..local import Frozen, Params
 from .client_axis import ClientAxis, vmap
 from .cohorts import Part, parts
+from .placing import get_all, get_here, put_clients, put_shared, summed
 from .programs import round_program, round_programs, strong
 from .store import ClientStore, StoreRows
 
@@ -79,13 +80,16 @@ def simulate(
         )
     key = jr.key(seed)
     axis = client_axis or vmap()
-    run_round = (_by_part if axis.at_most else _at_once)(algorithm, axis, clients, frozen)
+    run_round = (_by_part if axis.at_most else _at_once)(
+        algorithm, axis, clients, put_shared(axis, frozen)
+    )
     store = store or ClientStore(algorithm.client_init(params))
     if start:
         store.scatter(*start.store)
         state = start.state
     else:
         state = strong(algorithm.init(jr.fold_in(key, 0), params))
+    state = put_shared(axis, state)
     numbers = range((start.round if start else 0) + 1, rounds + 1)
     coming = parts(
         corpus,
@@ -94,7 +98,7 @@ def simulate(
         key,
         rounds=numbers,
         clients=clients,
-        at_most=axis.at_most,
+        client_axis=axis,
     )
     with closing(coming):
         cohort = np.zeros(0, np.int32)
@@ -123,14 +127,13 @@ def _at_once(
 
     def run(state: ServerState, whole: Iterator[Part], store: ClientStore) -> _Done:
         (part,) = whole
-        state, own, seen = program(
-            part.round_key, frozen, state, part.clients, part.weights, part.own, part.batches
+        size = len(part.clients)
+        own = put_clients(client_axis, part.own, size)
+        state, own, (downlink, uplinks, info, server_info) = program(
+            part.round_key, frozen, state, part.clients, part.weights, own, part.batches
         )
-        store.scatter(part.clients, own)
-        downlink, uplinks, client_info, server_info = jax.device_get(seen)
-        down = len(wire.dumps(downlink))
-        messages = entries(part.round, part.clients.tolist(), down, uplinks)
-        return _Done(state, part.clients, client_info, server_info, messages)
+        seen = _read(part, own, (uplinks, info), len(wire.dumps(get_all(downlink))), store)
+        return _Done(state, *seen[:2], get_all(server_info), seen.messages)
 
     return run
 
@@ -144,26 +147,13 @@ def _by_part(
     programs = round_programs(algorithm, client_axis, clients)
 
     def run(state: ServerState, whole: Iterator[Part], store: ClientStore) -> _Done:
-        cohort: list[np.ndarray] = []
-        infos: list[ClientInfo] = []
-        messages: list[Entry] = []
-        computing: tuple = ()
-
-        def read(part: Part, own: PyTree, seen: tuple) -> None:
-            ids = part.clients[: part.live]
-            own, (uplinks, info) = jax.tree.map(
-                lambda leaf: np.asarray(leaf)[: part.live], (own, seen)
-            )
-            store.scatter(ids, own)
-            messages.extend(entries(part.round, ids.tolist(), down, uplinks))
-            cohort.append(ids)
-            infos.append(info)
-
+        seen: list[_Seen] = []
+        computing: Callable[[], _Seen] | None = None
         for part in whole:
             if part.first:
                 downlink, state, gathered = programs.begin(part.round_key, state)
-                down = len(wire.dumps(downlink))
-            gathered, own, seen = programs.clients(
+                down = len(wire.dumps(get_all(downlink)))
+            gathered, own, out = programs.clients(
                 part.round_key,
                 frozen,
                 downlink,
@@ -171,18 +161,42 @@ def _by_part(
                 gathered,
                 part.clients,
                 part.weights,
-                part.own,
+                put_clients(client_axis, part.own, len(part.clients)),
                 part.batches,
             )
             if computing:
-                read(*computing)
-            computing = part, own, seen
-        read(*computing)
+                seen.append(computing())
+            computing = partial(_read, part._replace(own=None, batches=None), own, out, down, store)
+        if computing:
+            seen.append(computing())
         state, server_info = programs.finish(part.round_key, state, gathered)
-        info = jax.tree.map(lambda *leaves: np.concatenate(leaves), *infos)
-        return _Done(state, np.concatenate(cohort), info, jax.device_get(server_info), messages)
+        info = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s.client_info for s in seen))
+        cohort = np.concatenate([s.clients for s in seen])
+        messages = [entry for s in seen for entry in s.messages]
+        return _Done(state, cohort, info, get_all(server_info), messages)
 
     return run
+
+
+class _Seen(NamedTuple):
+    """What a part left on the host."""
+
+    clients: Int[np.ndarray, " clients"]
+    client_info: ClientInfo
+    messages: list[Entry]
+
+
+def _read(part: Part, own: PyTree, seen: tuple, down: int, store: ClientStore) -> _Seen:
+    """Keep what clients keep, measure what they sent, and drop rows that only fill up."""
+    uplinks, info = seen
+    clients = part.clients[: part.live]
+    own, info = jax.tree.map(lambda leaf: leaf[: part.live], get_all((own, info)))
+    store.scatter(clients, own)
+    live = part.here[part.here < part.live]
+    ups = np.zeros(len(part.clients), np.int64)
+    ups[live] = lengths(jax.tree.map(lambda leaf: leaf[: len(live)], get_here(uplinks)))
+    messages = entries(part.round, clients.tolist(), down, summed(ups)[: part.live])
+    return _Seen(clients, info, messages)
 
 
 def _of_one_round(
@@ -190,11 +204,12 @@ def _of_one_round(
 ) -> Iterator[Part]:
     """The next round's parts, with what the round before left of those that took part in it."""
     for part in coming:
-        again = np.isin(part.clients, before) if part.first else np.zeros(0, bool)
+        own = part.clients[part.here]
+        again = np.isin(own, before) if part.first else np.zeros(0, bool)
         if again.any():
-            fresh = store.gather(part.clients[again])
-            for own, state in zip(jax.tree.leaves(part.own), jax.tree.leaves(fresh), strict=True):
-                own[again] = state
+            fresh = store.gather(own[again])
+            for rows, new in zip(jax.tree.leaves(part.own), jax.tree.leaves(fresh), strict=True):
+                rows[again] = new
         yield part
         if part.last:
             return

@@ -16,6 +16,8 @@ from fedjax_llm.ledger import entries, total_bytes
 from fedjax_llm.simulation import chunked, scan, vmap
 from fedjax_llm.simulation.simulate import round_program
 
+from . import low_rank_task
+
 PARAMS = {
     "blocks": {"kernel": 0.1 * jnp.arange(24.0).reshape(2, 3, 4)},
     "embedding": jnp.linspace(-1.0, 1.0, 15).reshape(5, 3),
@@ -148,7 +150,7 @@ def finite(tree):
 
 def test_every_factory_is_in_the_table():
     public = {name for name, value in vars(algorithms).items() if callable(value)}
-    assert public == {name.split(",")[0] for name in TABLE}
+    assert public == {name.split(",")[0] for name in (*TABLE, *low_rank_task.TABLE)}
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -1,0 +1,61 @@
+"""Does memory grow with the cohort?
+
+    python experiments/cohort_memory.py
+
+Two rounds of 64 clients and of 1,024, sixteen at a time, each in a process of its own: a decoder of
+107,328 parameters, four steps of four windows of 64 bytes, and the whole difference as the message.
+Prints what each process held at most; beside it the same cohorts in one program, whose messages are
+held all at once.
+
+Result: PENDING
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+
+import jax
+import optax
+
+from fedjax_llm import DecoderConfig, fed_avg, language_model
+from fedjax_llm.data import Batching, byte_corpus
+from fedjax_llm.simulation import chunked, scan, simulate
+
+VERSE = "It was the best of times, it was the worst of times, it was the age of wisdom. "
+AXES = {"chunked(16)": chunked(16), "scan()": scan()}
+
+
+def peak(axis, clients):
+    """GiB that this process held at most, after two rounds."""
+    corpus = byte_corpus({f"client {i:04}": (VERSE * 14)[i % 79 :] for i in range(1024)})
+    task = language_model(DecoderConfig(), key=jax.random.key(0))
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adam(0.001))
+    batching = Batching(seq=64, batch=4, steps=4)
+    federation = (algorithm, task.params, task.frozen, corpus, batching)
+    for _ in simulate(*federation, rounds=2, clients=clients, seed=0, client_axis=AXES[axis]):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--one", nargs=2, metavar=("AXIS", "CLIENTS"))
+    args = parser.parse_args()
+    if args.one:
+        print(peak(args.one[0], int(args.one[1])))
+        return
+    for axis in AXES:
+        found = {}
+        for clients in (64, 1024):
+            command = [sys.executable, __file__, "--one", axis, str(clients)]
+            done = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603
+            found[clients] = float(done.stdout)
+        print(
+            f"{axis}: {found[64]:.3f} GiB at 64 clients a round, {found[1024]:.3f} at 1,024: "
+            f"{found[1024] / found[64]:.2f} times"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Clients over eight devices, and over two processes, against one device. Devices are forced on the
+host, in processes of their own.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from fedjax_llm.simulation import sharded
+
+ROOT = Path(__file__).parents[2]
+ROUNDED = "error_feedback(stochastic_quantize(bits=8))"
+
+
+def start(out, axis, uplink, clients, *process, devices=1):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "compression")])
+    env = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    command = [sys.executable, str(ROOT / "tests/llm/sharded_runs.py"), str(out), axis, uplink]
+    return subprocess.Popen(  # noqa: S603
+        [*command, str(clients), *map(str, process)], env=env, stderr=subprocess.PIPE, text=True
+    )
+
+
+def result(out, *processes):
+    for process in processes:
+        _, error = process.communicate(timeout=600)
+        assert process.returncode == 0, error
+    with np.load(out) as leaves:
+        return list(leaves.values()), json.loads(out.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return {
+        uplink: result(folder / f"{i}.npz", start(folder / f"{i}.npz", "vmap", uplink, 11))
+        for i, uplink in enumerate(("identity()", ROUNDED))
+    }
+
+
+def farthest(one, other):
+    return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True) if a.size)
+
+
+@pytest.mark.parametrize("axis", ["sharded", "sharded scan", "sharded chunked", "sharded base"])
+def test_devices_compute_the_round_of_one(one_device, tmp_path, axis):
+    """Eleven clients, which eight devices do not divide. A gradient that is summed over the devices
+    would be eight times too large.
+    """
+    out = tmp_path / "out.npz"
+    leaves, about = result(out, start(out, axis, "identity()", 11, devices=8))
+    expected, there = one_device["identity()"]
+    assert farthest(expected, leaves) < 1e-5
+    assert about["rounds"] == there["rounds"]
+    np.testing.assert_allclose(about["loss"], there["loss"], rtol=1e-4)
+    assert about["traces"] == [about["traces"][0]] * 4  # nothing is traced after the first round
+
+
+def test_two_processes_compute_the_round_of_one_and_count_every_message(one_device, tmp_path):
+    """With memories of clients, who come to another process in another round. Rounding may take an
+    entry to the next of its 255 levels, so the distance is a mean.
+    """
+    out = tmp_path / "out.npz"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pair = [start(out, "sharded", ROUNDED, 11, port, process) for process in range(2)]
+    leaves, about = result(out, *pair)
+    expected, there = one_device[ROUNDED]
+    pairs = [np.abs(a - b).ravel() for a, b in zip(expected, leaves, strict=True)]
+    assert np.concatenate(pairs).mean() < 1e-5
+    assert about["rounds"] == there["rounds"]
+
+
+def test_an_axis_that_the_mesh_has_not_is_refused():
+    mesh = jax.make_mesh((1,), ("clients",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ValueError, match=r"axis must be one of \('clients',\), got 'data'"):
+        sharded(mesh, axis="data")
