@@ -107,6 +107,13 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
     assert least <= sent <= most
 
 
+def test_epochs_are_refused_where_all_clients_must_take_as_many_steps(tmp_path, capsys):
+    steps = SMALL.index("--local-steps")
+    small = [*SMALL[:steps], "--local-epochs", "1", *SMALL[steps + 2 :]]
+    error = refused(capsys, "train", *small, "--algorithm", "decomfl()", "--out", str(tmp_path))
+    assert "decomfl takes as many steps of every client, expected local_steps, got 1 ep" in error
+
+
 def test_lora_epochs_and_other_axes_run(tmp_path):
     small = [
         *(
@@ -190,10 +197,6 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
             ("--algorithm", "fed_kseed()", "--uplink", "eden(bits=1)"),
             "uplink: fed_kseed takes none, expected identity(), got eden(bits=1); what its clients "
             "send are slopes along seeded directions",
-        ),
-        (
-            ("--algorithm", "decomfl()", "--local-epochs", "1"),
-            "decomfl takes as many steps of every client, expected local_steps, got 1 epochs",
         ),
         (
             ("--algorithm", "fed_kseed()", "--client-optimizer", "adam(0.1)"),
