@@ -326,6 +326,11 @@ def _algorithm(
                 f"{flag}: {method} takes none, expected {nothing}, got {got}"
                 f"{why if method in SLOPES else ''}."
             )
+    if method in ALGORITHMS and _takes(method, "steps") and config.local_steps is None:
+        raise ValueError(
+            f"local_epochs: {method} takes as many steps of every client, expected local_steps, "
+            f"got {config.local_epochs} epochs."
+        )
     like = jax.eval_shape(lambda: task.params)
     known = {**given, "population": population, "clients": config.clients}
     if method in ALGORITHMS and _takes(method, "scale"):

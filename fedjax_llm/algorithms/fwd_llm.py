@@ -89,7 +89,7 @@ def fwd_llm(
     many rounds as it takes until the halves' means differ little: half the squared difference,
     averaged over all entries, is at most `variance`; then it steps along the mean of the pool, by
     the runtime's weights, and starts anew. Unless `variance` is given every round steps. SGD at
-    0.01 unless an optimizer is given, the rate ours.
+    0.0001 unless an optimizer is given, the rate ours.
 
     Exact: the server draws the directions that the client took. The estimate is unbiased for one
     candidate, with second moment d + 2 times the gradient's; chosen directions lean towards the
@@ -102,7 +102,7 @@ def fwd_llm(
     and variance is above 0, and where the parameters do not have the structure of `like`.
     """
     _check(draws, candidates, variance)
-    server_optimizer = server_optimizer or optax.sgd(0.01)
+    server_optimizer = server_optimizer or optax.sgd(0.0001)
     down, mean = link(downlink or identity(), like), weighted_mean()
     slope = along_all(forward(loss))
     entries = sum(leaf.size for leaf in jax.tree.leaves(like))

@@ -73,7 +73,7 @@ def spry(
     Exact: the server draws the same directions. For a slice's owners the estimate, the mean of
     slope * z, is unbiased for the slice of their gradient, with a second moment of d_s + 2 times
     its square for one draw in a slice of d_s entries. A slice's gradient is the mean over its
-    owners, by the runtime's weights, and zero where it has none. The optimizer is Yogi at 0.01
+    owners, by the runtime's weights, and zero where it has none. The optimizer is Yogi at 0.001
     unless given, as FedYogi's in the paper at a rate of ours.
     Departures: the paper's server deals slices so that each has an owner, here the draw may leave
     one out; and its variant that sends weights after local epochs is not here. The pass goes
@@ -91,7 +91,7 @@ def spry(
         )
     if type(draws) is not int or draws < 1:
         raise ValueError(f"spry: draws must be an integer of at least 1, got {draws!r}.")
-    server_optimizer = server_optimizer or optax.yogi(0.01)
+    server_optimizer = server_optimizer or optax.yogi(0.001)
     down, mean = link(downlink or identity(), like), weighted_mean()
     slope = along_all(forward(loss))
     slice_of = jax.tree.unflatten(structure, [i % slices for i in range(len(tensors))])

@@ -11,7 +11,7 @@ import optax
 import pytest
 from fedjax_compression import codec, wire
 
-from fedjax_llm import algorithms
+from fedjax_llm import algorithms, ledger
 from fedjax_llm.ledger import entries, total_bytes
 from fedjax_llm.simulation import chunked, scan, vmap
 from fedjax_llm.simulation.simulate import round_program
@@ -242,7 +242,7 @@ def test_a_client_of_weight_two_counts_as_two_clients(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_the_ledger_counts_the_bytes_that_are_made_and_they_say_what_was_sent(name):
     downlink, uplinks, _, _ = jax.device_get(played(name)[2])
-    listed = entries(1, range(CLIENTS), downlink, uplinks)
+    listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), ledger.lengths(uplinks))
     sent = [jax.tree.map(lambda leaf, row=row: leaf[row], uplinks) for row in range(CLIENTS)]
     made = [wire.dumps(one) for one in sent]
     assert total_bytes(listed, "up") == sum(map(len, made))

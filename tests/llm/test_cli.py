@@ -107,6 +107,13 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
     assert least <= sent <= most
 
 
+def test_epochs_are_refused_where_all_clients_must_take_as_many_steps(tmp_path, capsys):
+    steps = SMALL.index("--local-steps")
+    small = [*SMALL[:steps], "--local-epochs", "1", *SMALL[steps + 2 :]]
+    error = refused(capsys, "train", *small, "--algorithm", "decomfl()", "--out", str(tmp_path))
+    assert "decomfl takes as many steps of every client, expected local_steps, got 1 ep" in error
+
+
 def test_lora_epochs_and_other_axes_run(tmp_path):
     small = [
         *(

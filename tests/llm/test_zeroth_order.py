@@ -14,6 +14,7 @@ from fedjax_compression.bits import unpack
 
 from fedjax_llm.algorithms import decomfl, fed_kseed, fed_mezo, feed_sign, fwd_llm, spry
 from fedjax_llm.ledger import entries, total_bytes
+from fedjax_llm.ledger import lengths as sizes
 from fedjax_llm.zeroth_order import (
     along_all,
     forward,
@@ -232,7 +233,8 @@ def test_kseed_moves_to_the_weighted_mean_of_its_clients_walks():
 def listed(algorithm, batches, weights):
     state, own = begin(algorithm, START, len(weights))
     _, _, sent, uplinks, _ = one_round(algorithm, state, own, batches, weights)
-    rows = entries(1, range(len(weights)), sent, uplinks)
+    down = len(wire.dumps(jax.device_get(sent)))
+    rows = entries(1, range(len(weights)), down, sizes(uplinks))
     return total_bytes(rows, "up"), total_bytes(rows, "down")
 
 
