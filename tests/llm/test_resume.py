@@ -99,6 +99,22 @@ def test_rows_after_the_checkpoint_are_made_again_once(alone, tmp_path, monkeypa
     assert kill_runs.differences(alone, out) == []
 
 
+def test_auto_says_what_it_found_and_a_resumed_run_keeps_it(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(kill_runs, "RUN", [*kill_runs.RUN, "--client-axis", "auto()"])
+        stopped(tmp_path, monkeypatch, after=1)
+        said = capsys.readouterr().err
+        found = json.loads((tmp_path / "run.json").read_text())["auto"]
+        assert f"auto() is {found} (scan() " in said
+        train(tmp_path, *FOUR, "--resume")
+        assert "auto() is" not in capsys.readouterr().err
+        again = tmp_path / "again"
+    train(again, *FOUR, "--client-axis", found)
+    one, other = (json.loads((o / "summary.json").read_text()) for o in (tmp_path, again))
+    assert one["digest"] == other["digest"]
+    assert one["config"]["client_axis"] == "auto()"
+
+
 def test_a_finished_run_is_left_as_it_is(alone, capsys):
     before = {path: path.read_bytes() for path in alone.rglob("*") if path.is_file()}
     summary = train(alone, *FOUR, "--resume")

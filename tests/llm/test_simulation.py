@@ -1,3 +1,7 @@
+import threading
+import time
+from operator import attrgetter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +12,7 @@ from fedjax_compression import codec, wire
 from fedjax_llm import fed_avg
 from fedjax_llm.data import Batching
 from fedjax_llm.ledger import total_bytes
-from fedjax_llm.simulation import chunked, scan, simulate, vmap
+from fedjax_llm.simulation import chunked, cohorts, fastest, scan, simulate, vmap
 from fedjax_llm.simulation.store import ClientStore
 
 BATCHING = Batching(seq=16, batch=2, steps=3)
@@ -159,6 +163,76 @@ def test_a_cohort_larger_than_the_corpus_is_refused(task, corpus):
 def test_chunks_have_a_size():
     with pytest.raises(ValueError, match="chunked: size must be an integer of at least 1, got 0"):
         chunked(0)
+
+
+@pytest.mark.parametrize("axis", [vmap(), chunked(2)])
+def test_what_is_made_ahead_changes_no_bit(task, corpus, monkeypatch, axis):
+    """Five of seven clients: most of a cohort took part in the round before as well."""
+    text = "error_feedback(top_k(fraction=0.1))"
+    ahead = run(task, corpus, text=text, axis=axis)[-1].state.params
+    monkeypatch.setattr(cohorts, "prefetched", lambda make, items: (make(i) for i in items))
+    assert distance(ahead, run(task, corpus, text=text, axis=axis)[-1].state.params) == 0.0
+
+
+def test_an_error_in_a_later_rounds_data_comes_up_in_that_round(task, corpus, monkeypatch):
+    batches, calls = cohorts.cohort_batches, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise OSError("the disk is gone")
+        return batches(*args)
+
+    monkeypatch.setattr(cohorts, "cohort_batches", failing)
+    done = []
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5))
+    federation = (algorithm, task.params, task.frozen, corpus, BATCHING)
+    rounds = simulate(*federation, rounds=5, clients=3, seed=0)
+    with pytest.raises(OSError, match="the disk is gone"):
+        done.extend(map(attrgetter("round"), rounds))
+    assert done == [1, 2]
+    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+
+
+class Rounds:
+    """Rounds that take so long, or of which one does not fit."""
+
+    def __init__(self, seconds):
+        self.seconds, self.closed = seconds, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.seconds is None:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        time.sleep(self.seconds)
+        return self
+
+
+def test_the_fastest_axis_that_fits_is_taken():
+    axes = {"slow": scan(), "large": vmap(), "fast": chunked(2)}
+    takes = {"slow": 0.2, "large": None, "fast": 0.01}
+    by_axis = {id(axis): takes[name] for name, axis in axes.items()}
+    best, found = fastest(lambda axis: Rounds(by_axis[id(axis)]), axes)
+    assert best.name == "fast"
+    assert best.axis is axes["fast"]
+    assert [each.name for each in found] == ["slow", "large", "fast"]
+    assert found[0].seconds > found[2].seconds
+    assert found[1].seconds is None
+    with pytest.raises(MemoryError, match="expected one of large to fit, got none"):
+        fastest(lambda axis: Rounds(None), {"large": vmap()})
+    with pytest.raises(ValueError, match="fastest: timed must be at least 1, got 0"):
+        fastest(lambda axis: Rounds(0.0), axes, timed=0)
+
+
+def test_an_error_that_is_not_of_memory_is_not_passed_over():
+    class Broken(Rounds):
+        def __next__(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: it broke")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="it broke"):
+        fastest(lambda axis: Broken(0.0), {"scan()": scan()})
 
 
 def test_the_store_keeps_rows_by_client():
