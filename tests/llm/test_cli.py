@@ -261,14 +261,16 @@ def test_a_results_file_cut_in_a_line_is_refused_and_kept(capsys, tmp_path, tail
     results = tmp_path / "results.jsonl"
     content = b'{"config": {}, "codec": "x"}\n' + tail.encode("latin-1")
     results.write_bytes(content)
-    error = refused(capsys, "frontier", *SMALL, "--out", str(tmp_path))
+    flags = ("--codecs", "identity()", "--out", str(tmp_path))
+    error = refused(capsys, "frontier", *SMALL, *flags)
     assert f"{results}: line 2: expected a whole JSON object" in error
     assert results.read_bytes() == content
 
 
 def test_a_row_without_a_configuration_is_refused(capsys, tmp_path):
     (tmp_path / "results.jsonl").write_text('{"codec": "x"}\n')
-    error = refused(capsys, "frontier", *SMALL, "--out", str(tmp_path))
+    flags = ("--codecs", "identity()", "--out", str(tmp_path))
+    error = refused(capsys, "frontier", *SMALL, *flags)
     assert "line 1: expected a row with config" in error
 
 

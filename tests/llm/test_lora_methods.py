@@ -25,7 +25,7 @@ from fedjax_llm.algorithms import (
 from fedjax_llm.algorithms.fed_sb import bases
 from fedjax_llm.algorithms.fedsa_lora import personal
 from fedjax_llm.base import base_of
-from fedjax_llm.ledger import entries, total_bytes
+from fedjax_llm.ledger import entries, lengths, total_bytes
 from fedjax_llm.local import local_steps
 from fedjax_llm.simulation import chunked, scan, vmap
 from fedjax_llm.simulation.simulate import round_program
@@ -96,7 +96,7 @@ def trained_alone(params=PARAMS, optimizer=SGD, seed=0):
 def sizes(name):
     """Bytes of one uplink and of one downlink, as the ledger counts them, headers and all."""
     downlink, uplinks, _, _ = jax.device_get(played(name)[2])
-    listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), uplinks)
+    listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), lengths(uplinks))
     up, down = total_bytes(listed, "up"), total_bytes(listed, "down")
     assert up % CLIENTS == down % CLIENTS == 0
     return up // CLIENTS, down // CLIENTS
@@ -168,7 +168,7 @@ def test_where_all_fail_the_server_stays_as_it_was_when_it_sent(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_the_ledger_counts_the_bytes_that_are_made_and_they_say_what_was_sent(name):
     downlink, uplinks, _, _ = jax.device_get(played(name)[2])
-    listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), uplinks)
+    listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), lengths(uplinks))
     sent = [jax.tree.map(lambda leaf, row=row: leaf[row], uplinks) for row in range(CLIENTS)]
     made = [wire.dumps(one) for one in sent]
     assert total_bytes(listed, "up") == sum(map(len, made))
@@ -439,7 +439,7 @@ def test_roloras_halves_alone_travel_and_clients_hold_the_servers_parameters():
         state, own, (downlink, uplinks, _, _) = play(program, state, own, [number])
         close(jax.tree.map(lambda leaf: leaf[2], own.params), held, 1e-7)
         downlink, uplinks = jax.device_get((downlink, uplinks))
-        listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), uplinks)
+        listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), lengths(uplinks))
         up.append(total_bytes(listed, "up") / CLIENTS)
         down.append(total_bytes(listed, "down") / CLIENTS)
     assert up == [16 + 4 * B_VALUES, 16 + 4 * A_VALUES, 16 + 4 * B_VALUES]
