@@ -17,6 +17,7 @@ from fedjax_compression.text import build, parse
 from .adapters import full, lora
 from .algorithm import FederatedAlgorithm
 from .algorithms import (
+    cocktail_sgd,
     demo,
     diloco,
     fed_avg,
@@ -38,6 +39,7 @@ from .workload import Workload, workload
 ALGORITHMS = {
     factory.__name__: factory
     for factory in (
+        cocktail_sgd,
         demo,
         diloco,
         fed_avg,
@@ -130,7 +132,7 @@ FLAGS = {
 """What an algorithm may take from a configuration, and what stands for nothing there."""
 OWN_SERVER_STEP = ("diloco", "muloco", "streaming_diloco")
 """Algorithms whose papers name a server optimizer, which is theirs unless one is given."""
-EVERY_ROUND = ("streaming_diloco",)
+EVERY_ROUND = ("cocktail_sgd", "streaming_diloco")
 """Algorithms whose clients must take part in every round."""
 
 

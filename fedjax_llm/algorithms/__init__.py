@@ -1,5 +1,6 @@
 """Ways to train over many owners, each a `FederatedAlgorithm`."""
 
+from .cocktail_sgd import cocktail_sgd as cocktail_sgd
 from .demo import demo as demo
 from .diloco import diloco as diloco
 from .fed_avg import fed_avg as fed_avg
