@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-colab parity golden fuzz check format
+.PHONY: demo quick test test-colab parity golden fuzz kill check format
 
 demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
 	$(BIN)/fedjax-llm frontier --client-axis "scan()" --out runs/demo
@@ -33,6 +33,9 @@ golden:  ## write again what the tests without torch compare with
 
 fuzz: $(VENV)/.check  ## a million changed messages against wire.loads
 	$(BIN)/python tests/fuzz_wire.py --mutations 1000000
+
+kill: $(VENV)/.check  ## thirty runs killed at random moments, and resumed
+	$(BIN)/python tests/kill_runs.py --kills 30
 
 check: $(VENV)/.check  ## format, lint and types
 	$(BIN)/ruff format --check .

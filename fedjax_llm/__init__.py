@@ -10,5 +10,6 @@ from .algorithms import fed_avg as fed_avg
 from .models import Decoder as Decoder
 from .models import DecoderConfig as DecoderConfig
 from .tasks import Task as Task
+from .tasks import classification as classification
 from .tasks import language_model as language_model
 from .tasks import preference as preference

@@ -13,35 +13,63 @@ from . import frontier, jsonl
 from .config import RunConfig, prepare
 from .frontier.rate_distortion import CODECS as CODECS_MEASURED
 from .progress import progress
-from .run import Row, execute
+from .quality import Row, beside
+from .run import deliver, execute
+from .run_folder import opened
+from .stopping import locked
 
 QUICK = RunConfig(rounds=6, clients=16)
 """What `frontier --quick` starts from."""
 
 
-def train(run: RunConfig = RunConfig(), out: Path = Path("runs/train")) -> None:
-    """Train once: rounds.jsonl and summary.json in a folder.
+def train(
+    run: RunConfig = RunConfig(),
+    baselines: bool = False,
+    cache: Path | None = None,
+    out: Path = Path("runs/train"),
+    resume: bool = False,
+    checkpoint_every: int = 10,
+) -> None:
+    """Train once: rounds.jsonl, summary.json, checkpoints, and adapter/ or model/ in a folder.
 
     Args:
         run: The run.
-        out: Folder for the results; one that holds a run already is refused.
+        baselines: Measure beside it the start, each client alone, and one model on all text.
+        cache: Folder in which the tokens of a checkpoint's tokenizer are kept for later runs.
+        out: Folder for the results; one that holds a run already is refused unless resumed.
+        resume: Go on with the run in the folder, to the same bits as if it had never stopped;
+            start one where there is none.
+        checkpoint_every: Rounds from checkpoint to checkpoint. One is written at SIGTERM and at
+            Ctrl-C too, and the last three are kept.
 
     """
-    built = prepare(run)
-    rounds, summary = out / "rounds.jsonl", out / "summary.json"
-    for path in (rounds, summary):
-        if path.exists():
-            raise ValueError(f"{out}: expected a folder without a run, got one with {path.name}.")
-    _folder(out)
-    with progress(built.config.uplink, rounds=built.config.rounds) as show:
+    built = prepare(run, cache=cache)
+    if baselines and built.client_optimizer is None:
+        raise ValueError(f"baselines: expected a client_optimizer, {run.algorithm} takes none.")
+    with opened(out, built, resume=resume, every=checkpoint_every) as folder:
+        row = folder.done
+        if row is None:
+            with progress(built.config.uplink, rounds=built.config.rounds) as show:
+                for finished in folder.past.rows:
+                    show(finished)
 
-        def each(row: Row) -> None:
-            jsonl.append(rounds, row)
-            show(row)
+                def each(row: Row) -> None:
+                    jsonl.append(folder.rounds, row)
+                    show(row)
 
-        row = execute(built, each)
-    jsonl.write(summary, row)
-    _print(frontier.table([row]), *_failures([row]), f"{summary}  digest {row['digest']}")
+                row, params = execute(built, each, past=folder.past, keep=folder.keep)
+            deliver(built, params, out)
+            if baselines:
+                row["baselines"] = beside(built)
+            jsonl.write(folder.summary, row)
+    shown = (f"{name:12} {_nats(each)}" for name, each in row.get("baselines", {}).items())
+    _print(
+        frontier.table([row]),
+        f"{'federated':12} {_nats(row)}",
+        *shown,
+        *_failures([row]),
+        f"{folder.summary}  digest {row['digest']}",
+    )
 
 
 def sweep_from(common: RunConfig) -> Callable[..., None]:
@@ -66,8 +94,8 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
         """
         codecs = codecs or (frontier.QUICK_CODECS if quick else frontier.CODECS)
         configs = frontier.configurations(run, codecs, seeds or (run.seed,))
-        _folder(out)
-        rows = list(frontier.sweep(configs, out / "results.jsonl"))
+        with locked(_folder(out)):
+            rows = list(frontier.sweep(configs, out / "results.jsonl"))
         frontier.draw(rows, out / "frontier.png")
         files = f"{out / 'results.jsonl'}  {out / 'frontier.png'}"
         _print(frontier.table(rows), *_failures(rows), files)
@@ -144,6 +172,15 @@ def _failures(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row["failed"]
     ]
+
+
+def _nats(row: Row) -> str:
+    """What a row says of held-out text, in words."""
+    return ", ".join(
+        f"{row[key]:.4f} {key.replace('_', ' ')}"
+        for key in ("heldout_nats_per_token", "unseen_nats_per_token")
+        if key in row
+    )
 
 
 def _print(table: object, *lines: str) -> None:

@@ -14,7 +14,7 @@ import optax
 from fedjax_compression import codec, has_receiver_memory
 from fedjax_compression.text import build, parse
 
-from .adapters import full, lora
+from . import adapters
 from .algorithm import FederatedAlgorithm
 from .algorithms import (
     cocktail_sgd,
@@ -53,7 +53,25 @@ ALGORITHMS = {
         streaming_diloco,
     )
 }
-ADAPTERS = {"full": full, "lora": lora}
+ADAPTERS: Mapping[str, Callable] = {
+    factory.__name__: factory
+    for factory in (
+        adapters.bitfit,
+        adapters.bottleneck,
+        adapters.dora,
+        adapters.full,
+        adapters.ia3,
+        adapters.import_adapter,
+        adapters.int8_base,
+        adapters.layers,
+        adapters.lora,
+        adapters.nf4_base,
+        adapters.prefix_tuning,
+        adapters.prompt_tuning,
+        adapters.rslora,
+        adapters.seeds,
+    )
+}
 OPTIMIZERS = {
     factory.__name__: factory
     for factory in (
@@ -98,7 +116,8 @@ class RunConfig:
     """An Optax optimizer that takes minus the mean update for a gradient. Unless given,
     sgd(1.0, momentum=0.5, nesterov=True), and for diloco() and its kin the published one."""
     adapter: str = "full()"
-    """full() or lora(rank=8)."""
+    """full(), lora(rank=8), rslora, dora, ia3, bitfit, bottleneck, prompt_tuning, prefix_tuning,
+    layers or seeds; nf4_base(lora(rank=8)) or int8_base(lora(rank=8))."""
     local_steps: int | None = None
     """Steps of a client in a round; 8 unless local epochs are given."""
     local_epochs: int | None = None
@@ -143,6 +162,7 @@ class Run(NamedTuple):
     workload: Workload
     task: Task
     split: Split
+    client_optimizer: optax.GradientTransformation | None
     algorithm: FederatedAlgorithm
     batching: Batching
     client_axis: ClientAxis
@@ -211,13 +231,13 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"clients: expected 1 to {len(split.train.names)}, the clients there are, "
             f"got {config.clients}."
         )
-    adapter = _named("adapter", _call, config.adapter, ADAPTERS)
+    adapter = _built("adapter", config.adapter, ADAPTERS)
     task = language_model(
         learnt.decoder, key=jr.key(config.seed), adapter=adapter, params=learnt.params
     )
     given = {
         **{
-            name: _named(name, _call, getattr(config, name), OPTIMIZERS)
+            name: _built(name, getattr(config, name), OPTIMIZERS)
             for name in ("client_optimizer", "server_optimizer")
             if getattr(config, name) is not None
         },
@@ -241,9 +261,10 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         learnt,
         task,
         split,
+        given.get("client_optimizer"),
         algorithm=_algorithm(config, task, given, population=float(split.train.targets().sum())),
         batching=batching,
-        client_axis=_named("client_axis", _call, config.client_axis, CLIENT_AXES),
+        client_axis=_built("client_axis", config.client_axis, CLIENT_AXES),
     )
 
 
@@ -273,7 +294,7 @@ def _algorithm(
         )
         for name, factory in ALGORITHMS.items()
     }
-    return _named("algorithm", _call, config.algorithm, named)
+    return _built("algorithm", config.algorithm, named)
 
 
 def _takes(method: str, flag: str) -> bool:
@@ -282,8 +303,9 @@ def _takes(method: str, flag: str) -> bool:
     return factory is None or flag in inspect.signature(factory).parameters
 
 
-def _call(text: str, factories: Mapping[str, Callable]) -> Any:
-    return build(parse(text), factories)
+def _built(name: str, text: str | None, factories: Mapping[str, Callable]) -> Any:
+    """What the text of a field names."""
+    return _named(name, lambda: build(parse(text or ""), factories))
 
 
 def _named(name: str, read: Callable, *args: Any) -> Any:

@@ -21,12 +21,12 @@ class Entry(NamedTuple):
     header_bytes: int
 
 
-def entries(number: int, clients: Sequence[int], downlink: PyTree, uplinks: PyTree) -> list[Entry]:
-    """Make every message of a round with `wire.dumps`, and say how long each is.
+def entries(number: int, clients: Sequence[int], down: int, uplinks: PyTree) -> list[Entry]:
+    """Make every uplink of some clients with `wire.dumps`, and say how long each message is.
 
-    A broadcast to K clients is K messages. `uplinks` leads with the axis of clients.
+    A broadcast to K clients is K messages, of `down` bytes each, header and all. `uplinks` leads
+    with the axis of clients.
     """
-    down = len(wire.dumps(downlink))
     uplinks = jax.device_get(uplinks)
     header = wire.HEADER_BYTES
     rows = []

@@ -27,8 +27,8 @@ def progress(title: str, *, rounds: int) -> Iterator[Callable[[dict[str, Any]], 
     def each(row: dict[str, Any]) -> None:
         nonlocal sent
         sent += row["uplink_bytes"]
-        loss = row["train_nats_per_byte"]
-        bar.update(task, advance=1, seen=f"train {loss:.3f} nats/byte  up {mebibytes(sent)}")
+        loss = row["train_nats_per_token"]
+        bar.update(task, advance=1, seen=f"train {loss:.3f} nats/token  up {mebibytes(sent)}")
 
     with bar:
         yield each

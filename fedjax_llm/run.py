@@ -1,33 +1,52 @@
 """One run: its rounds as rows, and what came of it."""
 
-import hashlib
 import importlib.metadata
 import platform
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from . import models
+from .adapters import export_adapter, merge_adapter
 from .config import Run
-from .data import all_windows, bigram_nats
+from .digest import digest
 from .ledger import total_bytes
-from .simulation import Round, simulate
+from .quality import Row, quality
+from .simulation import Progress, Round, simulate
 
-Row = dict[str, Any]
+
+class Past(NamedTuple):
+    """What of a run was run before, by another process."""
+
+    progress: Progress | None = None
+    rows: Sequence[Row] = ()
+    seconds: float = 0.0
 
 
-def execute(run: Run, each: Callable[[Row], None]) -> Row:
-    """Run all rounds, handing each one's row to `each`, and return the summary.
+def execute(
+    run: Run,
+    each: Callable[[Row], None],
+    *,
+    past: Past = Past(),
+    keep: Callable[[Round, float], None] | None = None,
+) -> tuple[Row, PyTree]:
+    """Run all rounds, or those that are left, handing each one's row to `each` and then itself
+    and the run's seconds so far to `keep`, and return the summary of all and the
+    parameters trained.
 
     All but `seconds`, `versions` and `device` is the same for the same configuration.
     """
-    started = time.perf_counter()
-    rows = []
-    params = run.task.params
+    started = time.perf_counter() - past.seconds
+    rows = list(past.rows)
+    params = past.progress.state.params if past.progress else run.task.params
     for finished in simulate(
         run.algorithm,
         run.task.params,
@@ -38,32 +57,47 @@ def execute(run: Run, each: Callable[[Row], None]) -> Row:
         clients=run.config.clients,
         seed=run.config.seed,
         client_axis=run.client_axis,
+        start=past.progress,
     ):
         params = finished.state.params
         rows.append(_round_row(run, finished))
         each(rows[-1])
-    return {
+        if keep:
+            keep(finished, time.perf_counter() - started)
+    row = {
         "algorithm": run.config.algorithm,
         "codec": run.config.uplink,
         "seed": run.config.seed,
         **_bytes(run, rows),
-        **_quality(run, params),
+        **quality(run, params),
         "failed": sum(row["failed"] for row in rows),
         "digest": digest(params),
         "seconds": round(time.perf_counter() - started, 3),
-        "versions": _versions(),
+        "versions": versions(),
         "device": str(jax.devices()[0].device_kind),
         "config": asdict(run.config),
     }
+    return row, params
 
 
-def digest(params: PyTree) -> str:
-    """SHA-256 over the names, shapes, dtypes and bits of parameters."""
-    state = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        state.update(f"{jax.tree_util.keystr(path)}:{leaf.dtype}:{leaf.shape}\n".encode())
-        state.update(np.ascontiguousarray(leaf).tobytes())
-    return state.hexdigest()
+def deliver(run: Run, params: PyTree, out: Path) -> Path | None:
+    """Write what was trained: `adapter/`, which `peft` opens, or else `model/`, the model with it,
+    which `transformers` opens.
+
+    Gives the folder; None where neither has a place for what was trained.
+    """
+    model, learnt = run.task.model(params, run.task.frozen), run.workload
+    with suppress(ValueError):
+        export_adapter(out / "adapter", model, base_model=run.config.model)
+        return out / "adapter"
+    try:
+        merged = merge_adapter(model)
+    except ValueError:
+        return None
+    if (out / "model").exists():  # of this run, which was stopped after it
+        shutil.rmtree(out / "model")
+    models.save(out / "model", learnt.decoder, merged, tokenizer=learnt.tokenizer)
+    return out / "model"
 
 
 def _round_row(run: Run, finished: Round) -> Row:
@@ -71,7 +105,7 @@ def _round_row(run: Run, finished: Round) -> Row:
     seen = np.isfinite(info.loss) * targets
     return {
         "round": finished.round,
-        "train_nats_per_byte": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
+        "train_nats_per_token": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
         "accepted": int(finished.server_info.accepted),
         "failed": int(finished.server_info.failed),
         "update_norm": float(finished.server_info.update_norm),
@@ -98,21 +132,8 @@ def _bytes(run: Run, rows: list[Row]) -> Row:
     }
 
 
-def _quality(run: Run, params: PyTree) -> Row:
-    """Nats per byte of the model, and of a byte bigram, on the same held-out text."""
-    row: Row = {}
-    for name, corpus in (("heldout", run.split.seen), ("unseen", run.split.unseen)):
-        if corpus.names:
-            batches = all_windows(corpus, seq=run.config.seq, batch=64)
-            nats = float(run.task.evaluate(params, run.task.frozen, batches))
-            row |= {
-                f"{name}_nats_per_byte": nats,
-                f"{name}_bigram_nats_per_byte": bigram_nats(run.split.train, corpus),
-            }
-    return row
-
-
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what a run's bits depend on."""
     packages = ("fedjax-llm", "jax", "jaxlib", "flax", "optax", "numpy")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), **found}

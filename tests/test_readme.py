@@ -10,14 +10,28 @@ README = (ROOT / "README.md").read_text()
 CODECS = (ROOT / "compression/README.md").read_text()
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 def test_the_example_composes_an_algorithm_and_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, _ = EXAMPLES
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own text
     rounds = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rounds] == ["1", "2"]
     assert all(3 < float(row[1]) < 6 for row in rounds)
     first, second = (int(row[2]) for row in rounds)
     assert abs(first - second) < 0.1 * first  # supports are entropy-coded
+
+
+def test_the_example_tunes_a_checkpoint_and_writes_an_adapter(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, code = EXAMPLES
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own text
+    rounds = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rounds] == ["1", "2"]
+    assert all(2 < float(row[1]) < 8 for row in rounds)
+    written = {path.name for path in (tmp_path / "runs/adapter").iterdir()}
+    assert written == {"adapter_config.json", "adapter_model.safetensors"}
 
 
 def test_every_factory_is_in_the_table():

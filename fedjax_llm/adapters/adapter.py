@@ -8,13 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Key, PyTree
 
 
-class Adapter(NamedTuple):
-    """Which parameters of a model are trained, and how they come into it."""
-
-    attach: Callable[[Key[Array, ""], Any], None]
-    """`(key, model) -> None`: put the adapter's parameters into a model."""
-    trainable: Any
-    """The `nnx` filter of the parameters to train; all others are frozen."""
+class Added(nnx.Param):
+    """A parameter that an adapter adds to a model."""
 
 
 class Adapted(NamedTuple):
@@ -28,6 +23,17 @@ class Adapted(NamedTuple):
     """`(params, frozen) -> model`; traces."""
 
 
+class Adapter(NamedTuple):
+    """Which parameters of a model are trained, and how they come into it."""
+
+    attach: Callable[[Key[Array, ""], Any], None]
+    """`(key, model) -> None`: put the adapter's parameters into a model."""
+    trainable: Any
+    """The `nnx` filter of the parameters to train; all others are frozen."""
+    restate: Callable[[Key[Array, ""], Any, Adapted], Adapted] = lambda key, model, as_is: as_is
+    """`(key, model, adapted) -> adapted`: what is trained, in another form."""
+
+
 def adapt(adapter: Adapter, model: nnx.Module, *, key: Key[Array, ""]) -> Adapted:
     """Attach an adapter to a model, which is changed by that, and take the model apart."""
     adapter.attach(key, model)
@@ -39,7 +45,8 @@ def adapt(adapter: Adapter, model: nnx.Module, *, key: Key[Array, ""]) -> Adapte
         rest = jax.tree.unflatten(rest_def, jax.tree.leaves(frozen))
         return nnx.merge(graph, trained, rest)
 
-    return Adapted(nnx.to_pure_dict(trained), nnx.to_pure_dict(rest), merge)
+    adapted = Adapted(nnx.to_pure_dict(trained), nnx.to_pure_dict(rest), merge)
+    return adapter.restate(key, model, adapted)
 
 
 def full() -> Adapter:

@@ -7,6 +7,9 @@ from .cache import open_corpus as open_corpus
 from .cache import save_corpus as save_corpus
 from .chat import INSTRUCTIONS as INSTRUCTIONS
 from .chitchat import chitchat as chitchat
+from .choices import ChoiceBatch as ChoiceBatch
+from .choices import Choices as Choices
+from .choices import tokenize_choices as tokenize_choices
 from .client_data import ClientData as ClientData
 from .client_data import Rows as Rows
 from .corpus import Corpus as Corpus
@@ -19,6 +22,9 @@ from .examples import Reader as Reader
 from .examples import pooled as pooled
 from .hold_out import Split as Split
 from .hold_out import hold_out as hold_out
+from .labelled import Labelled as Labelled
+from .labelled import LabelledBatch as LabelledBatch
+from .labelled import tokenize_labelled as tokenize_labelled
 from .ngram import bigram_nats as bigram_nats
 from .pairs import PairBatch as PairBatch
 from .pairs import Pairs as Pairs

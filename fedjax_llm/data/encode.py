@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from .chat import Piece, pieces
+from .chat import Piece, Render, pieces
 from .examples import Example, Message
 
 
@@ -31,7 +31,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None)
     chats = [
         pieces(
             example.text,
-            _renderer(tokenizer, template, example.source),
+            renderer(tokenizer, template, example.source),
             end=tokenizer.eos_token,
             source=example.source,
         )
@@ -48,7 +48,8 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None)
     return found
 
 
-def _ids(tokenizer: Any, texts: list[str], *, special: bool = False) -> list[list[int]]:
+def ids_of(tokenizer: Any, texts: list[str], *, special: bool = False) -> list[list[int]]:
+    """Tokens of each text, `special` with what the tokenizer puts around it; none is cut."""
     if not texts:
         return []
     return tokenizer(
@@ -65,7 +66,7 @@ def _ids(tokenizer: Any, texts: list[str], *, special: bool = False) -> list[lis
 def _texts(tokenizer: Any, texts: list[str]) -> list[Document]:
     end = tokenizer.eos_token_id
     found = []
-    for ids in _ids(tokenizer, texts, special=True):
+    for ids in ids_of(tokenizer, texts, special=True):
         closed = ids if end is None or ids[-1:] == [end] else [*ids, end]
         found.append(Document(np.array(closed, np.int64), np.ones(len(closed), bool)))
     return found
@@ -73,8 +74,8 @@ def _texts(tokenizer: Any, texts: list[str]) -> list[Document]:
 
 def _chats(tokenizer: Any, chats: list[list[Piece]]) -> list[Document | str]:
     """Documents, or what is wrong with them."""
-    whole = _ids(tokenizer, ["".join(piece.text for piece in chat) for chat in chats])
-    parts = iter(_ids(tokenizer, [piece.text for chat in chats for piece in chat]))
+    whole = ids_of(tokenizer, ["".join(piece.text for piece in chat) for chat in chats])
+    parts = iter(ids_of(tokenizer, [piece.text for chat in chats for piece in chat]))
     return [
         _joined(tokenizer, chat, ids, [next(parts) for _ in chat])
         for chat, ids in zip(chats, whole, strict=True)
@@ -92,7 +93,7 @@ def _joined(
     joined = [token for part in parts for token in part]
     if joined != whole and _text(tokenizer, joined) != _text(tokenizer, whole):
         texts = list(accumulate(piece.text for piece in chat))
-        heads = _ids(tokenizer, texts)
+        heads = ids_of(tokenizer, texts)
         if any(whole[: len(head)] != head for head in heads):
             return (
                 "expected the tokens of a prompt to be those that its chat begins with, got a "
@@ -110,7 +111,10 @@ def _text(tokenizer: Any, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def _renderer(tokenizer: Any, template: str | None, source: str) -> Any:
+def renderer(tokenizer: Any, template: str | None, source: str) -> Render:
+    """What writes a chat by the Jinja `template`; `ValueError` by the source where none is given
+    or it refuses the chat.
+    """
     if template is None:
         raise ValueError(
             f"{source}: expected a template to write a chat by, got none, and none of the "

@@ -1,6 +1,6 @@
 """Documents that belong together: the answers to one prompt, each a document of a corpus."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,62 @@ from jaxtyping import Bool, Int
 from .client_data import Part
 from .corpus import Corpus
 from .encode import Document, encode
-from .examples import Example
-from .tokenize import check_tokens
+from .examples import ANSWERS, Example, Message, Records
+from .tokenize import check_arguments, check_tokens, joined
 from .windows import Batch, Windows, take
+
+
+def with_answers(
+    prompt: tuple[Message, ...], contents: Sequence[str], source: str
+) -> list[Example]:
+    """The prompt with each of the answers."""
+    return [Example((*prompt, Message(ANSWERS, text)), source=source) for text in contents]
+
+
+def tokenize_grouped(
+    who: str,
+    records: Records,
+    chats_of: Callable[[Any], list[Example]],
+    tokenizer: Any,
+    *,
+    seq: int,
+    template: str | None,
+    long: str,
+    vocab_size: int | None,
+) -> tuple[Corpus, list[Any]]:
+    """Documents of each record's chats, and the records that were kept, client after client.
+
+    Raises `ValueError` naming client or source: for a client without records, and for a record one
+    of whose chats has more than `seq + 1` tokens, unless `long` is `"drop"`.
+    """
+    check_arguments(who, records, tokenizer, seq=seq, long=long, ways=("error", "drop"))
+    vocab_size = len(tokenizer) if vocab_size is None else vocab_size
+    template = tokenizer.chat_template if template is None else template
+    names = tuple(sorted(records))
+    by_client: list[list[Document]] = []
+    kept: list[Any] = []
+    for name in names:
+        groups = [chats_of(record) for record in records[name]]
+        chats = [chat for group in groups for chat in group]
+        made = iter(answers(chats, tokenizer, template=template, vocab_size=vocab_size))
+        own: list[Document] = []
+        for record, group in zip(records[name], groups, strict=True):
+            documents = [next(made) for _ in group]
+            longest = max(len(document.tokens) for document in documents)
+            if longest <= seq + 1:
+                own += documents
+                kept.append(record)
+            elif long == "error":
+                raise ValueError(
+                    f"{record.source}: expected at most {seq + 1} tokens, a window of seq={seq} "
+                    f"and its last target, got {longest}; expected a longer seq, or long='drop'."
+                )
+        if not own:
+            raise ValueError(
+                f"{who}: client {name!r}: expected a record within {seq + 1} tokens, got none."
+            )
+        by_client.append(own)
+    return joined(names, by_client, vocab_size=vocab_size, chats=True), kept
 
 
 def answers(

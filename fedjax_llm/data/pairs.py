@@ -8,11 +8,8 @@ from jaxtyping import Bool, Float, Int, Integer
 
 from .client_data import Part, Rows
 from .corpus import Corpus
-from .encode import Document
-from .examples import ANSWERS, Example, Message
-from .grouped import answers, check_fit, one_each, places, whole
+from .grouped import check_fit, one_each, places, tokenize_grouped, whole, with_answers
 from .prompted import Pair
-from .tokenize import check_arguments, joined
 
 
 class PairBatch(NamedTuple):
@@ -100,36 +97,14 @@ def tokenize_pairs(
     is refused, or dropped.
     Raises `ValueError` naming client or source, as `tokenize` does.
     """
-    who = "tokenize_pairs"
-    check_arguments(who, pairs, tokenizer, seq=seq, long=long, ways=("error", "drop"))
-    vocab_size = len(tokenizer) if vocab_size is None else vocab_size
-    template = tokenizer.chat_template if template is None else template
-    names = tuple(sorted(pairs))
-    by_client = []
-    for name in names:
-        chats = [chat for pair in pairs[name] for chat in _chats(pair)]
-        documents = answers(chats, tokenizer, template=template, vocab_size=vocab_size)
-        kept: list[Document] = []
-        for pair, two in zip(
-            pairs[name], zip(documents[::2], documents[1::2], strict=True), strict=True
-        ):
-            longest = max(len(document.tokens) for document in two)
-            if longest <= seq + 1:
-                kept += two
-            elif long == "error":
-                raise ValueError(
-                    f"{pair.source}: expected at most {seq + 1} tokens, a window of seq={seq} and "
-                    f"its last target, got {longest}; expected a longer seq, or long='drop'."
-                )
-        if not kept:
-            raise ValueError(
-                f"{who}: client {name!r}: expected a pair within {seq + 1} tokens, got none."
-            )
-        by_client.append(kept)
-    return Pairs(joined(names, by_client, vocab_size=vocab_size, chats=True))
-
-
-def _chats(pair: Pair) -> list[Example]:
-    """The prompt with each of its answers."""
-    both = (pair.chosen, pair.rejected)
-    return [Example((*pair.prompt, Message(ANSWERS, a)), source=pair.source) for a in both]
+    corpus, _ = tokenize_grouped(
+        "tokenize_pairs",
+        pairs,
+        lambda pair: with_answers(pair.prompt, (pair.chosen, pair.rejected), pair.source),
+        tokenizer,
+        seq=seq,
+        template=template,
+        long=long,
+        vocab_size=vocab_size,
+    )
+    return Pairs(corpus)

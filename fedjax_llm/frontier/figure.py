@@ -39,8 +39,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         )
     front = [(p.uplink_bytes / 2**20, p.nats) for p in shown if p.on_front]
     axes.plot(*zip(*front, strict=True), color="grey", zorder=0, label="Pareto front")
-    bigram = rows[0]["heldout_bigram_nats_per_byte"]
-    axes.axhline(bigram, color="grey", linestyle=":", label="byte bigram")
+    if bigram := rows[0].get("heldout_bigram_nats_per_byte"):
+        axes.axhline(bigram, color="grey", linestyle=":", label="byte bigram")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")

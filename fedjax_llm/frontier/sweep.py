@@ -65,7 +65,7 @@ def sweep(configs: Sequence[RunConfig], results: Path) -> Iterator[Row]:
         if key not in rows:
             title = f"{number}/{len(configs)} {config.uplink}"
             with progress(title, rounds=config.rounds) as each:
-                rows[key] = execute(prepare(config), each)
+                rows[key], _ = execute(prepare(config), each)
             jsonl.append(results, rows[key])
         yield rows[key]
 

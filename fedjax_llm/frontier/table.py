@@ -39,10 +39,11 @@ def table(rows: Sequence[Row]) -> Table:
             f"{p.unseen_nats:.4f}",
             f"{p.seconds:.1f}",
         )
-    seen, unseen = (
-        "" if rows[0].get(name) is None else f"{rows[0][name]:.4f}"
-        for name in ("heldout_bigram_nats_per_byte", "unseen_bigram_nats_per_byte")
-    )
-    out.add_section()
-    out.add_row("", "byte bigram, on the same text", "", "", "", seen, "", unseen)
+    if "heldout_bigram_nats_per_byte" in rows[0]:
+        seen, unseen = (
+            "" if rows[0].get(name) is None else f"{rows[0][name]:.4f}"
+            for name in ("heldout_bigram_nats_per_byte", "unseen_bigram_nats_per_byte")
+        )
+        out.add_section()
+        out.add_row("", "byte bigram, on the same text", "", "", "", seen, "", unseen)
     return out

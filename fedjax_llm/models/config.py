@@ -47,7 +47,7 @@ class DecoderConfig:
     tie_word_embeddings: bool = True
     """Whether the output head is the embedding, transposed."""
     remat: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    """Recompute whole blocks in the backward pass instead of keeping what their products give."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and products. Parameters keep their own; norms, rotations, the softmax and
     logits are float32."""

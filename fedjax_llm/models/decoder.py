@@ -1,7 +1,7 @@
 """One decoder for the families of Llama, Mistral, Qwen, Gemma and GPT-2, in Flax NNX."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,9 @@ from .config import DecoderConfig, check
 from .layers import MLP, Attention, Linear, Past, View, norm
 from .params import filled, shapes
 from .rope import rates, turns
+
+EVERYONE = -1
+"""The segment of a prompt, which all segments see."""
 
 
 class Cache(NamedTuple):
@@ -52,10 +55,18 @@ class Decoder(nnx.Module):
     A token sees itself and what comes before it in its own segment: `segments` numbers the texts
     that are packed into a row, each a run of tokens, and 0 is padding, whose logits are finite
     and mean nothing. `positions` count from 0 in each segment unless given. Logits are float32.
-    Cost: attention keeps batch * heads * seq * seq scores, also where layers slide.
+    Adapters may set `prompt`, vectors that stand before each row and that all segments see, and
+    `before` and `after`, blocks around `blocks` where its stack is cut in three.
+    Cost: attention has batch * heads * seq * seq scores, one layer's at a time, also where layers
+    slide. A gradient keeps the results of products with weights and computes all else again, which
+    takes less time than to keep it.
     Raises `ValueError` for a config whose values do not fit each other, and for a sequence that
     is longer than learned positions go.
     """
+
+    prompt: nnx.Variable | None = None
+    before: Block | None = None
+    after: Block | None = None
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
         check(config)
@@ -78,15 +89,23 @@ class Decoder(nnx.Module):
         positions: Int[Array, "batch seq"] | None = None,
         segments: Int[Array, "batch seq"] | None = None,
     ) -> Float[Array, "batch seq vocab"]:
-        seq, window = tokens.shape[1], self.config.sliding_window
+        seq, window, extra = tokens.shape[1], self.config.sliding_window, self._prompt_slots()
         if positions is None:
             positions = jnp.arange(seq)[None] if segments is None else within(segments)
-        sliding = any(self.config.sliding) and window is not None and window < seq
-        if segments is None and sliding:
+        sliding = any(self.config.sliding) and window is not None and window < seq + extra
+        if segments is None and (sliding or extra):
             segments = jnp.ones((1, seq), jnp.int32)
-        mask = None if segments is None else _mask(segments, segments, jnp.arange(seq))
-        hidden, _ = self._blocks(tokens, positions, mask, 0, None)
-        return self._logits(hidden)
+        positions = positions + self._slots_ahead()
+        x = self._embed(tokens, positions)
+        if segments is not None and extra:
+            segments = jnp.pad(segments, ((0, 0), (extra, 0)), constant_values=EVERYONE)
+            x = jnp.concatenate([self._embed_prompt(len(tokens)), x], axis=1)
+            positions = jnp.concatenate(
+                [jnp.broadcast_to(jnp.arange(extra), (len(positions), extra)), positions], axis=1
+            )
+        mask = None if segments is None else _mask(segments, segments, jnp.arange(seq + extra))
+        hidden, _ = self._blocks(x, positions, mask, 0, None)
+        return self._logits(hidden[:, extra:])
 
     def extend(
         self,
@@ -109,21 +128,24 @@ class Decoder(nnx.Module):
         known = jax.lax.dynamic_update_slice(cache.segments, segments, start)
         if positions is None:
             positions = jax.lax.dynamic_slice(within(known), start, tokens.shape)
+        positions = positions + self._slots_ahead()
         places = cache.used + jnp.arange(tokens.shape[1])
         past = Past(cache.keys, cache.values, jnp.int32(0), cache.used)
         mask = _mask(segments, known, places)
-        hidden, filled = self._blocks(tokens, positions, mask, cache.used, past)
+        x = self._embed(tokens, positions)
+        hidden, filled = self._blocks(x, positions, mask, cache.used, past)
         assert filled is not None  # noqa: S101
         logits = self._logits(hidden[:, -1:] if last else hidden)
         used = cache.used + tokens.shape[1]
         return logits, Cache(filled.keys, filled.values, known, used)
 
     def cache(self, *, batch: int, slots: int) -> Cache:
-        """An empty cache for rows of at most `slots` tokens, padding counted.
+        """A cache for rows of at most `slots` tokens, padding counted: empty but for a prompt.
 
         Raises `ValueError` for more slots than there are learned positions.
         """
-        c = self.config
+        c, extra = self.config, self._prompt_slots()
+        slots = slots + extra
         if c.position_embeddings == "learned" and slots > c.max_position_embeddings:
             raise ValueError(
                 f"Decoder.cache: expected at most {c.max_position_embeddings} slots "
@@ -131,32 +153,56 @@ class Decoder(nnx.Module):
             )
         shape = (c.num_hidden_layers, batch, slots, c.num_key_value_heads, c.head_size)
         empty = jnp.zeros(shape, c.dtype)
-        return Cache(empty, empty, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+        segments = jnp.zeros((batch, slots), jnp.int32)
+        if not extra:
+            return Cache(empty, empty, segments, jnp.int32(0))
+        segments = segments.at[:, :extra].set(EVERYONE)
+        mask = _mask(segments[:, :extra], segments, jnp.arange(extra))
+        past = Past(empty, empty, jnp.int32(0), jnp.int32(0))
+        prompt, places = self._embed_prompt(batch), jnp.arange(extra)[None]
+        _, filled = self._blocks(prompt, places, mask, 0, past)
+        assert filled is not None  # noqa: S101
+        return Cache(filled.keys, filled.values, segments, jnp.int32(extra))
+
+    def _prompt_slots(self) -> int:
+        return 0 if self.prompt is None else self.prompt.shape[0]
+
+    def _slots_ahead(self) -> int:
+        """Positions that prompt and prefix take."""
+        prefix: Any = self.blocks.attention.prefix
+        return self._prompt_slots() + (0 if prefix is None else prefix.keys.shape[-3])
 
     def _blocks(
         self,
-        tokens: Int[Array, "batch seq"],
+        x: Float[Array, "batch seq width"],
         positions: Int[Array, "#batch seq"],
         mask: Bool[Array, "#batch 1 seq keys"] | None,
         first: Int[Array, ""] | int,
         past: Past | None,
     ) -> tuple[Float[Array, "batch seq width"], Past | None]:
-        graph, layers = nnx.split(self.blocks)
         view = self._views(positions, mask, first)
+        products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        keep = None if self.config.remat else products
+        index, slides = jnp.arange(self.config.num_hidden_layers), jnp.array(self.config.sliding)
+        done = 0
+        for blocks in (self.before, self.blocks, self.after):
+            if blocks is None:
+                continue
+            graph, layers = nnx.split(blocks)
 
-        def block(carry: tuple, layer: PyTree) -> tuple:
-            x, past = carry
-            params, index, slides = layer
-            if past is not None:
-                past = past._replace(layer=index)
-            return nnx.merge(graph, params)(x, view(slides), past), None
+            def block(carry: tuple, layer: PyTree, graph: Any = graph) -> tuple:
+                x, past = carry
+                params, index, slides = layer
+                if past is not None:
+                    past = past._replace(layer=index)
+                return nnx.merge(graph, params)(x, view(slides), past), None
 
-        x = self._embed(tokens, positions)
-        index = jnp.arange(self.config.num_hidden_layers)
-        body = jax.checkpoint(block) if self.config.remat else block
-        (x, past), _ = jax.lax.scan(
-            body, (x, past), (layers, index, jnp.array(self.config.sliding, jnp.int32))
-        )
+            body = jax.checkpoint(block, policy=keep, prevent_cse=False)  # needless in a scan
+            rows = slice(done, done + len(jax.tree.leaves(layers)[0]))
+            (x, past), _ = jax.lax.scan(
+                body, (x, past), (layers, index[rows], slides[rows].astype(jnp.int32))
+            )
+            done = rows.stop
         return x, past
 
     def _views(
@@ -183,14 +229,23 @@ class Decoder(nnx.Module):
     def _embed(
         self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"]
     ) -> Float[Array, "batch seq width"]:
-        c = self.config
-        learned = self.position_embedding is not None
-        if learned and tokens.shape[1] > c.max_position_embeddings:
+        longest, most = tokens.shape[1] + self._slots_ahead(), self.config.max_position_embeddings
+        if self.position_embedding is not None and longest > most:
             raise ValueError(
-                f"Decoder: expected at most {c.max_position_embeddings} tokens "
-                f"(max_position_embeddings), got {tokens.shape[1]}."
+                f"Decoder: expected at most {most} tokens (max_position_embeddings), got {longest}."
             )
-        x = self.embedding[...][tokens]
+        return self._placed(self.embedding[...][tokens], positions)
+
+    def _embed_prompt(self, batch: int) -> Float[Array, "batch slots width"]:
+        assert self.prompt is not None  # noqa: S101
+        prompt = jnp.broadcast_to(self.prompt[...], (batch, *self.prompt.shape))
+        return self._placed(prompt, jnp.arange(self._prompt_slots())[None])
+
+    def _placed(
+        self, x: Float[Array, "batch seq width"], positions: Int[Array, "#batch seq"]
+    ) -> Float[Array, "batch seq width"]:
+        """Embeddings with learned positions, if any, as blocks take them."""
+        c = self.config
         if self.position_embedding is not None:
             x = x + self.position_embedding[...][positions]
         x = x.astype(c.dtype)
@@ -228,9 +283,12 @@ def within(segments: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
 def _mask(
     mine: Int[Array, "#batch seq"], theirs: Int[Array, "#batch keys"], places: Int[Array, " seq"]
 ) -> Bool[Array, "#batch 1 seq keys"]:
-    """Tokens of the same segment at no later place. Padding sees padding, so no row is empty."""
+    """Tokens of the same segment, or of everyone's, at no later place. Padding sees padding, so no
+    row is empty.
+    """
     causal = jnp.arange(theirs.shape[1]) <= places[:, None]
-    return ((mine[:, :, None] == theirs[:, None, :]) & causal)[:, None]
+    seen = (mine[:, :, None] == theirs[:, None, :]) | (theirs[:, None, :] == EVERYONE)
+    return (seen & causal)[:, None]
 
 
 def _cut(

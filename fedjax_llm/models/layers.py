@@ -1,6 +1,7 @@
 """What decoders and encoders are built of: products, norms, activations, attention, MLP."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from .config import DecoderConfig
+from .packed import Packed
 from .rope import rotate
 
 ACTIVATIONS = {
@@ -19,21 +21,31 @@ ACTIVATIONS = {
 
 
 class Linear(nnx.Module):
-    """x @ kernel + bias, plus what an adapter adds, if one is attached. In the type of x."""
+    """x @ kernel + bias, or what an adapter makes of that. In the type of x."""
 
-    adapter: nnx.Module | None = None
-    """Set on an instance to attach one."""
+    adapter: Callable[["Linear", Array], Array] | None = None
+    """A module that stands in for the product: `(this, x) -> y`. Set on an instance."""
+    kernel: nnx.Param | Packed
+    bias: nnx.Param | None = None
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
         init = nnx.initializers.normal(inputs**-0.5)
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
-        y = x @ self.kernel[...].astype(x.dtype)
-        if self.bias is not None:
-            y = y + self.bias[...].astype(y.dtype)
-        return y if self.adapter is None else y + self.adapter(x).astype(y.dtype)
+        return self.plain(x) if self.adapter is None else self.adapter(self, x)
+
+    def plain(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
+        """Without an adapter."""
+        y = x @ self.weights(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def weights(self, dtype: Any) -> Float[Array, "*layers in out"]:
+        """The kernel, unpacked if need be; with an axis of layers where they are stacked."""
+        held = self.kernel
+        return (held.unpacked() if isinstance(held, Packed) else held[...]).astype(dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -108,7 +120,7 @@ def attend(
     """Grouped-query attention with the softmax in float32; causal where no mask is given.
 
     A softcap c makes each score c * tanh(score / c) before the mask (arXiv:2408.00118).
-    Cost: batch * heads * seq * keys scores are kept for the backward pass.
+    Cost: batch * heads * seq * keys scores.
     """
     if softcap is None:
         return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
@@ -124,6 +136,10 @@ def attend(
 
 class Attention(nnx.Module):
     """Grouped-query attention of a decoder."""
+
+    prefix: Callable | None = None
+    """A module with keys and values that all tokens see: `(k, v, mask) -> (k, v, mask)`. Set on an
+    instance."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
         width, head = config.hidden_size, config.head_size
@@ -159,7 +175,10 @@ class Attention(nnx.Module):
             q, k = rotate(q, view.turns), rotate(k, view.turns)
         if past is not None:
             k, v, past = past.extend(k, v)
-        mixed = attend(q, k, v, mask=view.mask, scale=self.scale, softcap=self.softcap)
+        mask = view.mask
+        if self.prefix is not None:
+            k, v, mask = self.prefix(k, v, mask)
+        mixed = attend(q, k, v, mask=mask, scale=self.scale, softcap=self.softcap)
         return self.o_proj(mixed.reshape(batch * seq, -1)).reshape(batch, seq, width), past
 
 

@@ -1,23 +1,33 @@
-"""Rounds of a federated algorithm on one device, one jitted program per round."""
+"""Rounds of a federated algorithm: from the data of clients to what the server makes of them."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from fedjax_compression import wire
+from jaxtyping import Int, PyTree
 
 from ..algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState
-from ..data import Batching, ClientData, cohort_batches
+from ..data import Batching, ClientData
 from ..ledger import Entry, entries
-from ..local import Batches, Frozen, Params
+from ..local import Frozen, Params
 from .client_axis import ClientAxis, vmap
-from .store import ClientStore
+from .cohorts import Part, parts
+from .programs import round_program, round_programs, strong
+from .store import ClientStore, StoreRows
 
-_SAMPLING, _SERVER, _DATA = (2**32 - purpose for purpose in (1, 2, 3))
-"""What a round's key is folded with beside the clients' numbers, which lie far below."""
+
+class Progress(NamedTuple):
+    """Where a run stands: all that its next rounds depend on beside what `simulate` is given."""
+
+    round: int
+    """The last that is over."""
+    state: ServerState
+    store: StoreRows
 
 
 class Round(NamedTuple):
@@ -32,6 +42,8 @@ class Round(NamedTuple):
     """Leaves `[cohort]`."""
     server_info: ServerInfo
     messages: list[Entry]
+    progress: Callable[[], Progress]
+    """Where the run stands, copied; before the next round is asked for."""
 
 
 def simulate(
@@ -45,13 +57,19 @@ def simulate(
     clients: int,
     seed: int,
     client_axis: ClientAxis | None = None,
+    start: Progress | None = None,
+    store: ClientStore | None = None,
 ) -> Iterator[Round]:
     """Run round after round, each with a cohort drawn from the corpus without replacement.
 
     Every key is fold_in(fold_in(key(seed), round), client), so that a client's numbers depend
     neither on who else was drawn nor on the client axis. A client weighs as many as it has targets
     (tokens to predict, pairs, texts), whatever part of them a round reaches. The round is traced
-    and compiled once.
+    and compiled once. The next clients' batches are made in a thread meanwhile, which ends with
+    the iterator.
+
+    From `start` on it goes on to the same bits as the run that it was taken from. Client states
+    lie in `store`, in memory unless given; a store that is given is fresh.
     Raises `ValueError` at the first round where the corpus has not that many clients.
     """
     if not 1 <= clients <= len(corpus.names):
@@ -60,61 +78,127 @@ def simulate(
             f"got {clients!r}."
         )
     key = jr.key(seed)
-    program = round_program(algorithm, client_axis or vmap())
-    state = algorithm.init(jr.fold_in(key, 0), params)
-    store = ClientStore(algorithm.client_init(params))
-    weights = corpus.targets().astype(np.float32)
-    for number in range(1, rounds + 1):
-        round_key = jr.fold_in(key, number)
-        cohort, data_keys = draw(round_key, len(corpus.names), clients)
-        batches = cohort_batches(corpus, batching, cohort.tolist(), data_keys)
-        own = store.gather(cohort.tolist())
-        state, own, seen = program(round_key, frozen, state, cohort, weights[cohort], own, batches)
-        store.scatter(cohort.tolist(), own)
-        downlink, uplinks, client_info, server_info = jax.device_get(seen)
-        messages = entries(number, cohort.tolist(), downlink, uplinks)
-        yield Round(number, state, cohort, client_info, server_info, messages)
+    axis = client_axis or vmap()
+    run_round = (_by_part if axis.at_most else _at_once)(algorithm, axis, clients, frozen)
+    store = store or ClientStore(algorithm.client_init(params))
+    if start:
+        store.scatter(*start.store)
+        state = start.state
+    else:
+        state = strong(algorithm.init(jr.fold_in(key, 0), params))
+    numbers = range((start.round if start else 0) + 1, rounds + 1)
+    coming = parts(
+        corpus,
+        batching,
+        store,
+        key,
+        rounds=numbers,
+        clients=clients,
+        at_most=axis.at_most,
+    )
+    with closing(coming):
+        cohort = np.zeros(0, np.int32)
+        for number in numbers:
+            done = run_round(state, _of_one_round(coming, store, cohort), store)
+            state, cohort = done.state, done.clients
+            yield Round(number, *done, partial(_progress, number, state, store))
 
 
-def draw(
-    round_key: Key[Array, ""], population: int, clients: int
-) -> tuple[Int[np.ndarray, " cohort"], np.ndarray]:
-    """A round's cohort, sorted, and the key data of each client's batches."""
-    order = jr.permutation(jr.fold_in(round_key, _SAMPLING), population)
-    cohort = np.sort(np.asarray(order[:clients]))
-    keys = jax.vmap(lambda client: jr.fold_in(jr.fold_in(round_key, client), _DATA))(cohort)
-    return cohort, np.asarray(jr.key_data(keys))
+class _Done(NamedTuple):
+    state: ServerState
+    clients: Int[np.ndarray, " cohort"]
+    client_info: ClientInfo
+    server_info: ServerInfo
+    messages: list[Entry]
 
 
-def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
-    """The jitted program of one round: what is kept, and what is seen."""
+_RunRound = Callable[[ServerState, Iterator[Part], ClientStore], _Done]
 
-    @jax.jit
-    def program(
-        round_key: Key[Array, ""],
-        frozen: Frozen,
-        state: ServerState,
-        cohort: Int[Array, " cohort"],
-        weights: Float[Array, " cohort"],
-        own: PyTree,
-        batches: Batches,
-    ) -> tuple:
-        send_key, step_key = jr.split(jr.fold_in(round_key, _SERVER))
-        downlink, state = algorithm.broadcast(send_key, state)
 
-        def client(inputs: tuple) -> tuple:
-            number, own, batches = inputs
-            client_key = jr.fold_in(round_key, number)
-            return algorithm.client_update(client_key, frozen, downlink, own, batches)
+def _at_once(
+    algorithm: FederatedAlgorithm, client_axis: ClientAxis, clients: int, frozen: Frozen
+) -> _RunRound:
+    """Rounds in one program."""
+    program = round_program(algorithm, client_axis)
 
-        gathered, (uplinks, own, client_info) = client_axis(
-            client,
-            partial(algorithm.gather.add, state),
-            algorithm.gather.empty(state, len(cohort)),
-            (cohort, own, batches),
-            weights,
+    def run(state: ServerState, whole: Iterator[Part], store: ClientStore) -> _Done:
+        (part,) = whole
+        state, own, seen = program(
+            part.round_key, frozen, state, part.clients, part.weights, part.own, part.batches
         )
-        state, server_info = algorithm.server_update(step_key, state, gathered)
-        return state, own, (downlink, uplinks, client_info, server_info)
+        store.scatter(part.clients, own)
+        downlink, uplinks, client_info, server_info = jax.device_get(seen)
+        down = len(wire.dumps(downlink))
+        messages = entries(part.round, part.clients.tolist(), down, uplinks)
+        return _Done(state, part.clients, client_info, server_info, messages)
 
-    return program
+    return run
+
+
+def _by_part(
+    algorithm: FederatedAlgorithm, client_axis: ClientAxis, clients: int, frozen: Frozen
+) -> _RunRound:
+    """Rounds of which the host holds two parts at a time: it reads one while the device computes
+    the next.
+    """
+    programs = round_programs(algorithm, client_axis, clients)
+
+    def run(state: ServerState, whole: Iterator[Part], store: ClientStore) -> _Done:
+        cohort: list[np.ndarray] = []
+        infos: list[ClientInfo] = []
+        messages: list[Entry] = []
+        computing: tuple = ()
+
+        def read(part: Part, own: PyTree, seen: tuple) -> None:
+            ids = part.clients[: part.live]
+            own, (uplinks, info) = jax.tree.map(
+                lambda leaf: np.asarray(leaf)[: part.live], (own, seen)
+            )
+            store.scatter(ids, own)
+            messages.extend(entries(part.round, ids.tolist(), down, uplinks))
+            cohort.append(ids)
+            infos.append(info)
+
+        for part in whole:
+            if part.first:
+                downlink, state, gathered = programs.begin(part.round_key, state)
+                down = len(wire.dumps(downlink))
+            gathered, own, seen = programs.clients(
+                part.round_key,
+                frozen,
+                downlink,
+                state,
+                gathered,
+                part.clients,
+                part.weights,
+                part.own,
+                part.batches,
+            )
+            if computing:
+                read(*computing)
+            computing = part, own, seen
+        read(*computing)
+        state, server_info = programs.finish(part.round_key, state, gathered)
+        info = jax.tree.map(lambda *leaves: np.concatenate(leaves), *infos)
+        return _Done(state, np.concatenate(cohort), info, jax.device_get(server_info), messages)
+
+    return run
+
+
+def _of_one_round(
+    coming: Iterator[Part], store: ClientStore, before: Int[np.ndarray, " cohort"]
+) -> Iterator[Part]:
+    """The next round's parts, with what the round before left of those that took part in it."""
+    for part in coming:
+        again = np.isin(part.clients, before) if part.first else np.zeros(0, bool)
+        if again.any():
+            fresh = store.gather(part.clients[again])
+            for own, state in zip(jax.tree.leaves(part.own), jax.tree.leaves(fresh), strict=True):
+                own[again] = state
+        yield part
+        if part.last:
+            return
+
+
+def _progress(number: int, state: ServerState, store: ClientStore) -> Progress:
+    return Progress(number, state, store.rows())

@@ -1,5 +1,8 @@
 """Model, adapter, data and loss, tied into what a run needs."""
 
+from .classification import classification as classification
+from .classification import head_only as head_only
+from .classification import label_accuracy as label_accuracy
 from .language_model import language_model as language_model
 from .preference import margins as margins
 from .preference import preference as preference

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from fedjax_llm import full, language_model, lora
-from fedjax_llm.adapters.lora import PROJECTIONS
+from fedjax_llm.adapters.targets import PROJECTIONS
 from fedjax_llm.data import Batch, all_windows
 
 from .conftest import TINY
@@ -59,7 +59,7 @@ def test_all_projections_are_targets_unless_named():
 
 
 def test_a_projection_that_the_model_lacks_is_refused():
-    with pytest.raises(ValueError, match=r"among q_proj, .* which this model has, got .*qkv"):
+    with pytest.raises(ValueError, match=r"among q_proj, .* which this model has, .*got .*qkv"):
         language_model(TINY, key=jr.key(0), adapter=lora(rank=1, targets="qkv_proj"))
 
 

@@ -227,9 +227,9 @@ def test_a_file_is_no_folder(capsys, tmp_path, command):
 
 def test_a_folder_with_a_run_is_not_written_over(capsys, trained):
     out, _ = trained
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert "expected a folder without a run" in refused(capsys, "train", *SMALL, "--out", str(out))
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -207,3 +207,12 @@ def test_a_document_is_scored_the_same_alone_and_beside_others(task):
     }
     assert 3 < nats[False] < 8
     np.testing.assert_allclose(nats[True], nats[False], rtol=1e-5)
+
+
+def test_clients_whose_last_share_has_nothing_to_predict_are_not_seen():
+    corpus = corpus_of([[3, 3], [2], [4, 4]], counted=[True] * 10 + [False] * 6)
+    split = hold_out(corpus, seed=0, clients=0.0, examples=0.5)
+    assert split.train.names == corpus.names
+    assert split.seen.names == ("client 00",)
+    stream = Corpus(("a", "b"), np.arange(33, dtype=np.uint8), np.array([0, 30, 33]))
+    assert hold_out(stream, seed=0, clients=0.0, examples=0.34).seen.names == ("a",)

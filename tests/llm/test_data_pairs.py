@@ -168,7 +168,9 @@ def test_a_longer_pair_is_refused_or_dropped(bpe):
     ):
         tokenize_pairs({"a": [long, short]}, bpe, seq=30)
     assert tokenize_pairs({"a": [long, short]}, bpe, seq=30, long="drop").pieces() == [1]
-    with pytest.raises(ValueError, match=r"client 'a': expected a pair within 31 tokens, got none"):
+    with pytest.raises(
+        ValueError, match=r"client 'a': expected a record within 31 tokens, got none"
+    ):
         tokenize_pairs({"a": [long]}, bpe, seq=30, long="drop")
     with pytest.raises(ValueError, match=r"Pairs: client 'a': expected at most 6 tokens"):
         all_of(tokenize_pairs({"a": [short]}, bpe, seq=30), seq=5)

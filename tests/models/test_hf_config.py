@@ -30,6 +30,11 @@ def test_both_layouts_of_rope_say_the_same():
     local = config_from(FAMILIES["gemma3_linear"])
     assert (local.rope_theta, local.rope_local_theta) == (1000.0, 100.0)
     assert local.rope_scaling == LinearScaling(factor=8.0)
+    new = FAMILIES["gemma3_linear"]
+    old = {key: value for key, value in new.items() if key != "rope_parameters"}
+    old |= {"rope_theta": 1000.0, "rope_local_base_freq": 100.0}
+    old["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
+    assert config_from(old) == local
 
 
 def test_what_is_written_has_the_theta_in_both_layouts():

@@ -1,0 +1,214 @@
+"""Adapters that `peft` has written."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Key
+
+from ..checkpoints import LazyTensor
+from ..models import Decoder
+from ..models.layers import Linear
+from .adapter import Adapted, Adapter, Added
+from .ia3 import INNER, Scaled
+from .lora import one, uneven
+from .low_rank import Directed, LowRank, column_norms
+from .peft_files import CONFIG, PREFIX, PROMPT, TENSORS, no_others, read_adapter, value
+from .prefix_tuning import Prefix, check_decoder
+from .ranks import unpadded
+from .targets import by_pattern, products
+
+_UNHEEDED = """
+base_model_name_or_path peft_type task_type inference_mode peft_version revision auto_mapping
+fan_in_fan_out target_modules exclude_modules layers_to_transform layers_pattern lora_dropout
+megatron_core feedforward_modules r lora_alpha rank_pattern alpha_pattern use_rslora use_dora bias
+init_lora_weights init_ia3_weights init_weights qalora_group_size eva_config num_virtual_tokens
+num_layers num_attention_heads token_dim num_transformer_submodules encoder_hidden_size
+prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs
+"""
+"""Fields that are read elsewhere, or that say what tensors say, or how training began."""
+_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights` that leave the base as it was."""
+
+
+def import_adapter(folder: str | os.PathLike[str], *, base_model: str | None = None) -> Adapter:
+    """The LoRA, rsLoRA, DoRA, IA3, prompt or prefix in a folder that `peft` wrote, as an adapter
+    that starts from it and can be trained on. Dropout is not applied.
+
+    Config and shapes are read here, values when the adapter is attached. Files are not believed:
+    see `read_safetensors`; patterns that could take long to match are refused.
+    Raises `ValueError`, naming file, field or tensor, for files that are not what they must be, for
+    a field that asks for what is not done here, for another base than `base_model`, where both are
+    given, and when attached, for a model that lacks a module or has it in another shape.
+    """
+    config, tensors = read_adapter(folder)
+    place = Path(folder)
+    where = place / CONFIG
+    named = config.get("base_model_name_or_path")
+    if base_model is not None and named not in (None, "", base_model):
+        raise _wrong(where, "base_model_name_or_path", base_model, named)
+    for field, given in config.items():
+        if field not in _UNHEEDED.split() and given not in (None, False, [], {}, ""):
+            raise _wrong(where, field, "nothing, as it is not done here", given)
+    if config.get("bias", "none") != "none":
+        raise _wrong(where, "bias", "none", config["bias"])
+    match config.get("peft_type"):
+        case "LORA":
+            return _lora(config, tensors, place)
+        case "IA3":
+            return _ia3(tensors, place / TENSORS)
+        case "PROMPT_TUNING":
+            return _prompt(tensors, place / TENSORS)
+        case "PREFIX_TUNING":
+            return _prefix(tensors, place / TENSORS)
+        case other:
+            raise _wrong(where, "peft_type", "LORA, IA3, PROMPT_TUNING or PREFIX_TUNING", other)
+
+
+def _lora(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], place: Path) -> Adapter:
+    where, path = place / CONFIG, place / TENSORS
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    ranks, alphas = (_patterns(config, f"{what}_pattern", where) for what in ("rank", "alpha"))
+    for each in (rank, *ranks.values()):
+        if type(each) is not int or not 1 <= each < 2**16:
+            raise _wrong(where, "r", "a whole number from 1 to 65535", each)
+    for each in (alpha, *alphas.values()):
+        if type(each) not in (int, float) or not 0 <= each < 1e9:
+            raise _wrong(where, "lora_alpha", "a number from 0 to 1e9", each)
+    if config.get("init_lora_weights", True) not in _STARTS:
+        raise _wrong(
+            where,
+            "init_lora_weights",
+            f"one of {', '.join(map(str, _STARTS))}, which leave the base as it was",
+            config["init_lora_weights"],
+        )
+    stabilised, directed = (bool(config.get(f)) for f in ("use_rslora", "use_dora"))
+    parts = ("A.weight", "B.weight", *(("magnitude_vector",) if directed else ()))
+
+    def attach(key: Key[Array, ""], model: nnx.Module) -> None:
+        known: set[str] = set()
+        for product in products(model):
+            keys = [f"{PREFIX}{name}.lora_" for name in product.names]
+            there = [any(k + part in tensors for part in parts) for k in keys]
+            if not any(there):
+                continue
+            known |= {k + part for k in keys for part in parts}
+            own = [by_pattern(ranks, n, rank) if t else 0 for n, t in _zip(product.names, there)]
+            scales = [
+                by_pattern(alphas, name, alpha) / (r**0.5 if stabilised else r) if r else 0.0
+                for name, r in _zip(product.names, own)
+            ]
+            product.module.adapter = _low_rank(
+                product.module, tensors, keys, own, scales, directed, stabilised, path
+            )
+        why = "the model has no such module, or the config asks for no such part"
+        no_others(tensors, known, where=path, why=why)
+
+    def restate(key: Key[Array, ""], model: nnx.Module, adapted: Adapted) -> Adapted:
+        return unpadded(adapted, uneven(model))
+
+    return Adapter(attach, Added, restate)
+
+
+def _low_rank(
+    product: Linear,
+    tensors: Mapping[str, LazyTensor],
+    keys: list[str],
+    ranks: list[int],
+    scales: list[float],
+    directed: bool,
+    stabilised: bool,
+    path: Path,
+) -> LowRank:
+    kernel = product.weights(jnp.float32)
+    inputs, outputs = kernel.shape[-2:]
+    a = np.zeros((len(keys), inputs, max(ranks)), np.float32)
+    b = np.zeros((len(keys), max(ranks), outputs), np.float32)
+    for layer, (key, rank) in enumerate(_zip(keys, ranks)):
+        if rank:
+            a[layer, :, :rank] = value(tensors, f"{key}A.weight", (rank, inputs), where=path).T
+            b[layer, :rank] = value(tensors, f"{key}B.weight", (outputs, rank), where=path).T
+    rest: dict[str, Any] = {"scale": one(scales), "ranks": tuple(ranks), "stabilised": stabilised}
+    if not directed:
+        return LowRank(jnp.asarray(a), jnp.asarray(b), **rest)
+    magnitude = np.array(column_norms(kernel))
+    for layer, (key, rank) in enumerate(_zip(keys, ranks)):
+        if rank:
+            magnitude[layer] = value(tensors, f"{key}magnitude_vector", (outputs,), where=path)
+    return Directed(jnp.asarray(a), jnp.asarray(b), jnp.asarray(magnitude), **rest)
+
+
+def _ia3(tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:
+    def attach(key: Key[Array, ""], model: nnx.Module) -> None:
+        known: set[str] = set()
+        for product in products(model):
+            names = [f"{PREFIX}{name}.ia3_l" for name in product.names]
+            if not any(name in tensors for name in names):
+                continue
+            known |= set(names)
+            of_inputs = product.name in INNER
+            inputs, outputs = product.module.weights(jnp.float32).shape[-2:]
+            shape = (1, inputs) if of_inputs else (outputs, 1)
+            scales = [value(tensors, name, shape, where=path).reshape(-1) for name in names]
+            product.module.adapter = Scaled(jnp.asarray(np.stack(scales)), of_inputs=of_inputs)
+        no_others(tensors, known, where=path, why="the model has no such module")
+
+    return Adapter(attach, Added)
+
+
+def _prompt(tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:
+    def attach(key: Key[Array, ""], model: Decoder) -> None:
+        check_decoder(model, who="import_adapter")
+        model.prompt = Added(jnp.asarray(_rows(tensors, model.config.hidden_size, path)))
+
+    return Adapter(attach, Added)
+
+
+def _prefix(tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:
+    def attach(key: Key[Array, ""], model: Decoder) -> None:
+        check_decoder(model, who="import_adapter")
+        c = model.config
+        shape = (c.num_hidden_layers, 2, c.num_key_value_heads, c.head_size)
+        rows = _rows(tensors, int(np.prod(shape)), path).reshape(-1, *shape)
+        keys, values = jnp.asarray(rows.transpose(2, 1, 0, 3, 4))
+        model.blocks.attention.prefix = Prefix(keys, values)
+
+    return Adapter(attach, Added)
+
+
+def _rows(tensors: Mapping[str, LazyTensor], width: int, path: Path) -> np.ndarray:
+    no_others(tensors, {PROMPT}, where=path, why="a prompt is one tensor")
+    tokens = next((t.shape[0] for t in tensors.values() if len(t.shape) == 2), 1)
+    return value(tensors, PROMPT, (max(tokens, 1), width), where=path)
+
+
+def _patterns(config: Mapping[str, Any], field: str, where: Path) -> dict[str, Any]:
+    given = config.get(field) or {}
+    if not isinstance(given, dict):
+        raise _wrong(where, field, "an object", given)
+    for pattern in given:
+        few = len(re.findall(r"[*+{?]", pattern)) <= 4 and not re.search(r"\)[*+{?]", pattern)
+        if len(pattern) > 200 or not few or not _compiles(pattern):
+            raise _wrong(where, field, "names, or patterns with at most four repetitions", pattern)
+    return given
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _zip(*columns: Any) -> Any:
+    return zip(*columns, strict=True)
+
+
+def _wrong(where: Path, field: str, expected: str, got: object) -> ValueError:
+    return ValueError(f"{where}: {field}: expected {expected}, got {got!r:.80}.")

@@ -1,0 +1,145 @@
+"""A run's folder: rounds.jsonl, summary.json, run.json and checkpoints; and how to go on in it."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.random as jr
+
+from . import jsonl
+from .config import Run
+from .run import Past, Row, versions
+from .simulation import Round
+from .simulation.checkpoints import Checkpoints
+from .stopping import Stop, locked, stop_signals
+
+
+class RunFolder(NamedTuple):
+    """An open folder."""
+
+    rounds: Path
+    summary: Path
+    past: Past
+    done: Row | None
+    """The summary, where the run is over already."""
+    keep: Callable[[Round, float], None]
+    """For `execute`: writes a checkpoint when it is time to, and ends the process if asked to."""
+
+
+@contextmanager
+def opened(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFolder]:
+    """Hold a folder, made where it is not there, and find where its run stands.
+
+    A checkpoint is written after each `every` rounds, after the last, and after the running one
+    at SIGTERM or SIGINT, which then end the process with 128 and the signal's number. With
+    `resume` a run in the folder goes on from its last whole checkpoint, and rows of later rounds
+    are taken out of rounds.jsonl, to be made again; where there is no run, one begins.
+    Raises `ValueError` for a run that is there without `resume`, for a run of another
+    configuration, by the field, for a folder in use, and for rounds.jsonl without its rows.
+    """
+    if every < 1:
+        raise ValueError(f"checkpoint_every: expected at least 1, got {every}.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: expected a folder to write to, got a file.")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's threads print what is raised too
+    rounds, summary = out / "rounds.jsonl", out / "summary.json"
+    if not resume:
+        _refuse_run(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        held.enter_context(locked(out))
+        if resume:
+            _check_same_run(out, run)
+        else:
+            _refuse_run(out)
+        if not (resume and (out / "run.json").exists()):
+            jsonl.write(out / "run.json", {"config": asdict(run.config), "versions": versions()})
+        done = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+        stop = held.enter_context(stop_signals())
+        checkpoints = held.enter_context(Checkpoints(out / "checkpoints"))
+        past = Past() if done else _past(run, checkpoints, rounds)
+        yield RunFolder(rounds, summary, past, done, _keeper(run, out, checkpoints, stop, every))
+
+
+def _refuse_run(out: Path) -> None:
+    kept = sorted(path for path in (out / "checkpoints").glob("*") if path.name.isdigit())
+    for path in (out / "rounds.jsonl", out / "summary.json", *kept):
+        if path.exists():
+            raise ValueError(
+                f"{out}: expected a folder without a run, got one with {path.relative_to(out)}; "
+                "--resume goes on with it."
+            )
+
+
+def _check_same_run(out: Path, run: Run) -> None:
+    about = out / "run.json"
+    if not about.exists():
+        if (out / "rounds.jsonl").exists():
+            raise ValueError(f"{out}: expected run.json, which says what ran here, got none.")
+        return
+    before = json.loads(about.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(asdict(run.config)))
+    for name, got in _flat(now).items():
+        if (expected := _flat(before["config"]).get(name, got)) != got:
+            raise ValueError(
+                f"{name}: expected {expected!r}, as the run in {out} has it, got {got!r}."
+            )
+    if before["versions"] != versions():
+        warnings.warn(
+            f"{out}: began with {before['versions']}, goes on with {versions()}: its bits may "
+            "differ from those of a run that was not stopped.",
+            stacklevel=2,
+        )
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by their own names, those of nested configurations too."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _past(run: Run, checkpoints: Checkpoints, rounds: Path) -> Past:
+    """What is over, by the last whole checkpoint; rounds.jsonl is cut back to that."""
+    key = jr.fold_in(jr.key(run.config.seed), 0)
+    server = run.algorithm.init(key, run.task.params)
+    restored = checkpoints.restore(server, run.algorithm.client_init(run.task.params))
+    wanted = restored.progress.round if restored else 0
+    if not rounds.exists() and not wanted:
+        return Past()
+    lines = rounds.read_bytes().splitlines(keepends=True) if rounds.exists() else []
+    os.truncate(rounds, sum(map(len, lines[:wanted])))
+    rows = jsonl.read(rounds)
+    if [row.get("round") for row in rows] != list(range(1, wanted + 1)):
+        raise ValueError(
+            f"{rounds}: expected the rows of rounds 1 to {wanted}, as the checkpoint is of round "
+            f"{wanted}, got {len(rows)} rows."
+        )
+    return Past(restored.progress, rows, restored.notes["seconds"]) if restored else Past()
+
+
+def _keeper(
+    run: Run, out: Path, checkpoints: Checkpoints, stop: Stop, every: int
+) -> Callable[[Round, float], None]:
+    def keep(finished: Round, seconds: float) -> None:
+        number, asked = finished.round, stop.by
+        if asked or number % every == 0 or number == run.config.rounds:
+            checkpoints.save(finished.progress(), {"seconds": seconds})
+        if asked:
+            checkpoints.wait()
+            print(
+                f"fedjax-llm: stopped by {asked.name} after round {number} of "
+                f"{run.config.rounds}; --resume --out {out} goes on.",
+                file=sys.stderr,
+            )
+            raise SystemExit(128 + asked)
+
+    return keep

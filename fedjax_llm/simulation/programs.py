@@ -1,0 +1,116 @@
+"""The programs of a round: one for all of it, or three, so that a cohort comes in parts."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.random as jr
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from ..algorithm import Downlink, FederatedAlgorithm, Partial, ServerInfo, ServerState
+from ..local import Batches, Frozen
+from .client_axis import ClientAxis, Fold
+
+SAMPLING, SERVER, DATA = (2**32 - purpose for purpose in (1, 2, 3))
+"""What a round's key is folded with beside the clients' numbers, which lie far below."""
+
+
+class Programs(NamedTuple):
+    """A round in three steps."""
+
+    begin: Callable[[Key[Array, ""], ServerState], tuple[Downlink, ServerState, Partial]]
+    """`(round_key, state) -> (downlink, state, partial)`."""
+    clients: Callable[..., tuple]
+    """`(round_key, frozen, downlink, state, partial, clients, weights, own, batches) -> (partial,
+    own, (uplinks, client_info))` of some of the cohort."""
+    finish: Callable[[Key[Array, ""], ServerState, Partial], tuple[ServerState, ServerInfo]]
+    """`(round_key, state, partial) -> (state, info)`."""
+
+
+def round_programs(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) -> Programs:
+    """The jitted steps of a round of so many clients, which is run in parts.
+
+    The partial is donated: it is the previous call's, and nobody else's.
+    """
+    begin, clients, finish = _steps(algorithm, client_axis, cohort)
+    return Programs(jax.jit(begin), jax.jit(clients, donate_argnums=4), jax.jit(finish))
+
+
+def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
+    """The jitted program of a whole round: what is kept, and what is seen."""
+
+    @jax.jit
+    def program(
+        round_key: Key[Array, ""],
+        frozen: Frozen,
+        state: ServerState,
+        cohort: Int[Array, " cohort"],
+        weights: Float[Array, " cohort"],
+        own: PyTree,
+        batches: Batches,
+    ) -> tuple:
+        begin, clients, finish = _steps(algorithm, client_axis, len(cohort))
+        downlink, state, none = begin(round_key, state)
+        gathered, own, (uplinks, client_info) = clients(
+            round_key, frozen, downlink, state, none, cohort, weights, own, batches
+        )
+        state, server_info = finish(round_key, state, gathered)
+        return state, own, (downlink, uplinks, client_info, server_info)
+
+    return program
+
+
+def _steps(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) -> Programs:
+    def begin(
+        round_key: Key[Array, ""], state: ServerState
+    ) -> tuple[Downlink, ServerState, Partial]:
+        send_key, _ = jr.split(jr.fold_in(round_key, SERVER))
+        downlink, state = algorithm.broadcast(send_key, state)
+        return downlink, state, algorithm.gather.empty(state, cohort)
+
+    def clients(
+        round_key: Key[Array, ""],
+        frozen: Frozen,
+        downlink: Downlink,
+        state: ServerState,
+        gathered: Partial,
+        numbers: Int[Array, " clients"],
+        weights: Float[Array, " clients"],
+        own: PyTree,
+        batches: Batches,
+    ) -> tuple:
+        def client(inputs: tuple) -> tuple:
+            number, own, batches = inputs
+            client_key = jr.fold_in(round_key, number)
+            return algorithm.client_update(client_key, frozen, downlink, own, batches)
+
+        fold = Fold(
+            algorithm.gather.empty(state, cohort),
+            partial(algorithm.gather.add, state),
+            algorithm.gather.merge,
+        )
+        gathered, (uplinks, own, client_info) = client_axis.run(
+            client, fold, gathered, (numbers, own, batches), weights
+        )
+        return gathered, own, (uplinks, client_info)
+
+    def finish(
+        round_key: Key[Array, ""], state: ServerState, gathered: Partial
+    ) -> tuple[ServerState, ServerInfo]:
+        _, step_key = jr.split(jr.fold_in(round_key, SERVER))
+        state, info = algorithm.server_update(step_key, state, gathered)
+        return strong(state), info
+
+    return Programs(begin, clients, finish)
+
+
+def strong(state: PyTree) -> PyTree:
+    """Without JAX's weak types, which a checkpoint cannot hold and which decide what a leaf's
+    product with a bfloat16 one is.
+    """
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, _dtype(leaf)), state)
+
+
+def _dtype(leaf: Any) -> Any:
+    return jax.dtypes.result_type(leaf)

@@ -1,0 +1,109 @@
+"""Runs that start from a checkpoint and learn texts or chats from files."""
+
+import json
+
+import pytest
+
+from fedjax_llm.cli import main
+from fedjax_llm.config import RunConfig, prepare
+
+from .gguf_files import write_gguf
+from .test_cli import refused
+
+USERS = ("ada", "bob", "cyd", "dan")
+FLAGS = [
+    *("--rounds", "2", "--clients", "2", "--local-steps", "2", "--batch", "2", "--seq", "24"),
+    *("--adapter", "lora(rank=2)", "--client-optimizer", "adam(0.02)"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A tiny checkpoint, and chats of four users, some of them longer than a window."""
+    folder = tmp_path_factory.mktemp("files")
+    write_gguf(folder / "tiny.gguf")
+    with (folder / "chats.jsonl").open("w") as file:
+        for number in range(12 * len(USERS)):
+            answer = f"{number} he had a bee. " * (1 + number % 3)
+            messages = [
+                {"role": "user", "content": f"what is {number}?"},
+                {"role": "assistant", "content": answer},
+            ]
+            file.write(json.dumps({"user": USERS[number % 4], "messages": messages}) + "\n")
+    return folder
+
+
+def flags(files, *more):
+    data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
+    return [*FLAGS, "--model", str(files / "tiny.gguf"), "--data", data, *more]
+
+
+def test_a_checkpoint_learns_chats_from_a_file_beside_its_baselines(files, tmp_path, capsys):
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    main(["train", *flags(files), "--baselines", "--cache", str(cache), "--out", str(out)])
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["config"]["client_axis"] == "scan()"
+    assert summary["config"]["model"] == str(files / "tiny.gguf")
+    assert "heldout_bigram_nats_per_byte" not in summary
+    beside = summary["baselines"]
+    assert beside["untrained"]["steps"] == 0
+    assert beside["centralised"]["steps"] == 2 * 2
+    assert beside["local"]["steps"] == 2  # two rounds of two steps, half of the clients in each
+    start = beside["untrained"]["heldout_nats_per_token"]
+    for row in (summary, beside["centralised"], beside["local"]):
+        assert row["heldout_nats_per_token"] < start
+        # most tokens of this tokenizer are one byte, and the ends of answers have none
+        assert 0.8 < row["heldout_nats_per_byte"] / row["heldout_nats_per_token"] < 1.3
+    assert len(list(cache.iterdir())) == 1
+    assert "centralised" in capsys.readouterr().out
+
+
+def test_tokens_come_from_the_cache_the_same(files, tmp_path):
+    config = RunConfig(
+        model=str(files / "tiny.gguf"),
+        data=f"iid(fedit('{fedit_of(tmp_path)}'), clients=3, seed=1)",
+        clients=2,
+        seq=24,
+    )
+    first, again = (prepare(config, cache=tmp_path / "cache") for _ in range(2))
+    assert first.workload.corpus.tokens.tolist() == again.workload.corpus.tokens.tolist()
+    assert first.workload.corpus.names == ("client 0", "client 1", "client 2")
+    assert first.workload.corpus.tokens.max() < first.workload.decoder.vocab_size
+
+
+def fedit_of(folder):
+    records = [{"instruction": f"say {n}", "response": f"he said {n}"} for n in range(9)]
+    (folder / "fedit").mkdir()
+    (folder / "fedit/one.json").write_text(json.dumps(records))
+    return folder / "fedit"
+
+
+def test_a_population_is_drawn_by_the_seed(files):
+    def names(seed):
+        data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
+        config = RunConfig(
+            model=str(files / "tiny.gguf"), data=data, population=2, clients=1, seq=24, seed=seed
+        )
+        return prepare(config).workload.corpus.names
+
+    drawn = [names(seed) for seed in range(6)]
+    assert all(len(two) == 2 and set(two) <= set(USERS) for two in drawn)
+    assert len(set(drawn)) > 1
+    assert names(0) == drawn[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--vocab-size", "300"), "vocab_size: expected none, as the model's is that of its"),
+        (("--model", "nowhere"), "there is no nowhere, and it is neither a model of a package"),
+        (("--long", "error"), "tokens, a window of seq=24 and its last target, got"),
+        (("--adapter", "lora(rank=2, targets='qkv_proj')"), "targets"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    files, tmp_path, capsys, more, message
+):
+    error = refused(capsys, "train", *flags(files), "--out", str(tmp_path / "out"), *more)
+    assert message in error
+    assert not (tmp_path / "out").exists()
