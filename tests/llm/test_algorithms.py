@@ -12,6 +12,7 @@ import pytest
 from fedjax_compression import codec, wire
 
 from fedjax_llm import algorithms
+from fedjax_llm.config import ALGORITHMS
 from fedjax_llm.ledger import entries, total_bytes
 from fedjax_llm.simulation import chunked, scan, vmap
 from fedjax_llm.simulation.simulate import round_program
@@ -148,6 +149,7 @@ def finite(tree):
 def test_every_factory_is_in_the_table():
     public = {name for name, value in vars(algorithms).items() if callable(value)}
     assert public == {name.split(",")[0] for name in TABLE}
+    assert public == set(ALGORITHMS)  # what the command takes
 
 
 @pytest.mark.parametrize("name", TABLE)
