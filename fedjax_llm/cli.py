@@ -57,8 +57,8 @@ def train(
                     jsonl.append(folder.rounds, row)
                     show(row)
 
-                row, params = execute(built, each, past=folder.past, keep=folder.keep)
-            deliver(built, params, out)
+                row, trained = execute(built, each, past=folder.past, keep=folder.keep)
+            deliver(built, trained, out)
             if baselines:
                 row["baselines"] = beside(built)
             jsonl.write(folder.summary, row)

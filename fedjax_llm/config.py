@@ -13,23 +13,40 @@ import jax.random as jr
 import optax
 from fedjax_compression import codec, has_receiver_memory
 from fedjax_compression.text import build, parse
+from flax import nnx
 
 from . import adapters
+from .adapters.low_rank import LowRank
 from .algorithm import FederatedAlgorithm
 from .algorithms import (
     cocktail_sgd,
+    decomfl,
     demo,
     diloco,
     fed_avg,
     fed_dyn,
+    fed_kseed,
+    fed_mezo,
     fed_nova,
     fed_prox,
+    fed_sb,
     fed_sgd,
+    fedex_lora,
+    feed_sign,
+    ffa_lora,
+    flasc,
+    flexlora,
+    flora,
+    fwd_llm,
+    hetlora,
     muloco,
+    rolora,
     scaffold,
     sparse_loco,
+    spry,
     streaming_diloco,
 )
+from .base import base_of
 from .data import Batching, Split, hold_out
 from .models import DecoderConfig
 from .simulation import CLIENT_AXES, ClientAxis
@@ -40,19 +57,36 @@ ALGORITHMS = {
     factory.__name__: factory
     for factory in (
         cocktail_sgd,
+        decomfl,
         demo,
         diloco,
         fed_avg,
         fed_dyn,
+        fed_kseed,
+        fed_mezo,
         fed_nova,
         fed_prox,
+        fed_sb,
         fed_sgd,
+        fedex_lora,
+        ffa_lora,
+        flasc,
+        flexlora,
+        flora,
+        hetlora,
+        feed_sign,
+        fwd_llm,
         muloco,
+        rolora,
         scaffold,
         sparse_loco,
+        spry,
         streaming_diloco,
     )
 }
+"""Every method with one model for all: of `fedsa_lora` each client has its own, and a run's scores
+are of the server's.
+"""
 ADAPTERS: Mapping[str, Callable] = {
     factory.__name__: factory
     for factory in (
@@ -111,10 +145,11 @@ class RunConfig:
     checkpoint."""
     client_optimizer: str | None = None
     """An Optax optimizer of each client. Unless given, adam(0.006) for a fresh decoder and
-    adam(0.0005) for a checkpoint."""
+    adam(0.0005) for a checkpoint; SGD for methods without gradients."""
     server_optimizer: str | None = None
     """An Optax optimizer that takes minus the mean update for a gradient. Unless given,
-    sgd(1.0, momentum=0.5, nesterov=True), and for diloco() and its kin the published one."""
+    sgd(1.0, momentum=0.5, nesterov=True), and for diloco() and its kin, fwd_llm()
+    and spry() their own."""
     adapter: str = "full()"
     """full(), lora(rank=8), rslora, dora, ia3, bitfit, bottleneck, prompt_tuning, prefix_tuning,
     layers or seeds; nf4_base(lora(rank=8)) or int8_base(lora(rank=8))."""
@@ -149,9 +184,15 @@ FLAGS = {
     "prediction": 0.0,
 }
 """What an algorithm may take from a configuration, and what stands for nothing there."""
-OWN_SERVER_STEP = ("diloco", "muloco", "streaming_diloco")
-"""Algorithms whose papers name a server optimizer, which is theirs unless one is given."""
-EVERY_ROUND = ("cocktail_sgd", "streaming_diloco")
+OWN_SERVER_STEP = ("diloco", "fwd_llm", "muloco", "spry", "streaming_diloco")
+"""Algorithms with a server optimizer of their own, which is theirs unless one is given."""
+BY_ESTIMATES = ("decomfl", "fed_kseed", "fed_mezo", "feed_sign")
+"""Algorithms whose clients step along estimates of two evaluations: SGD at a rate that bears them
+unless an optimizer is given."""
+SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
+"""Algorithms whose clients send slopes along seeded directions, and nothing that grows with the
+model."""
+EVERY_ROUND = ("cocktail_sgd", "fedex_lora", "flora", "rolora", "streaming_diloco")
 """Algorithms whose clients must take part in every round."""
 
 
@@ -180,7 +221,8 @@ def canonical(config: RunConfig) -> RunConfig:
     method = _named("algorithm", parse, config.algorithm).name
     if config.client_optimizer is None and _takes(method, "client_optimizer"):
         adam = f"adam({0.006 if fresh else 0.0005})"
-        config = dataclasses.replace(config, client_optimizer=adam)
+        own = f"sgd({0.0001 if fresh else 0.000001})" if method in BY_ESTIMATES else adam
+        config = dataclasses.replace(config, client_optimizer=own)
     stepping = _takes(method, "server_optimizer") and method not in OWN_SERVER_STEP
     if config.server_optimizer is None and stepping:
         nesterov = "sgd(1.0, momentum=0.5, nesterov=True)"
@@ -243,6 +285,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         },
         **{name: _named(name, codec, getattr(config, name)) for name in ("uplink", "downlink")},
         "prediction": config.prediction,
+        "window": config.rounds,
+        **({} if config.local_steps is None else {"steps": config.local_steps}),
     }
     if config.clients < len(split.train.names) and has_receiver_memory(given["downlink"]):
         raise ValueError(
@@ -279,22 +323,51 @@ def _algorithm(
     for flag, nothing in FLAGS.items():
         got = getattr(config, flag)
         if got != nothing and method in ALGORITHMS and not _takes(method, flag):
-            raise ValueError(f"{flag}: {method} takes none, expected {nothing}, got {got}.")
+            why = "; what its clients send are slopes along seeded directions"
+            raise ValueError(
+                f"{flag}: {method} takes none, expected {nothing}, got {got}"
+                f"{why if method in SLOPES else ''}."
+            )
     like = jax.eval_shape(lambda: task.params)
+    known = {**given, "population": population, "clients": config.clients}
+    if method in ALGORITHMS and _takes(method, "scale"):
+        known["scale"] = _scale(task, config)
     named = {
         name: partial(
             factory,
             task.loss,
             like,
-            **{
-                flag: value
-                for flag, value in {**given, "population": population}.items()
-                if _takes(name, flag)
-            },
+            **{flag: value for flag, value in known.items() if _takes(name, flag)},
         )
         for name, factory in ALGORITHMS.items()
     }
-    return _built("algorithm", config.algorithm, named)
+    algorithm = _built("algorithm", config.algorithm, named)
+    _named("algorithm", _check_base, algorithm, task)
+    return algorithm
+
+
+def _check_base(algorithm: FederatedAlgorithm, task: Task) -> None:
+    """Raise `ValueError` where a method cannot add what it adds to the frozen kernels there are."""
+
+    def begun(params: Any, frozen: Any) -> Any:
+        return base_of(algorithm.init(jr.key(0), params), frozen)
+
+    jax.eval_shape(begun, task.params, task.frozen)
+
+
+def _scale(task: Task, config: RunConfig) -> float:
+    """That of the adapter's products, alpha / rank.
+
+    Raises `ValueError` where there is not one for all.
+    """
+    modules = nnx.iter_graph(task.model(task.params, task.frozen))
+    scales = {module.scale for _, module in modules if isinstance(module, LowRank)}
+    if len(scales) != 1 or not isinstance(scale := scales.pop(), float):
+        raise ValueError(
+            f"algorithm: {config.algorithm} needs an adapter of one scale, such as lora(rank=8), "
+            f"got {config.adapter}."
+        )
+    return scale
 
 
 def _takes(method: str, flag: str) -> bool:

@@ -14,7 +14,7 @@ LOGITS = 2**24
 """Entries of logits that an evaluation holds at a time, at most."""
 
 
-def quality(run: Run, params: PyTree) -> Row:
+def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
     """Nats per token and per byte on the held-out text of clients that took part (`heldout`) and on
     that of clients that did not (`unseen`), and for streams of bytes those of a byte bigram.
     """
@@ -24,7 +24,7 @@ def quality(run: Run, params: PyTree) -> Row:
             measured = by_client(
                 run.task.nats,
                 params,
-                run.task.frozen,
+                frozen,
                 corpus,
                 seq=run.config.seq,
                 batch=_batch(run),

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 
 from . import models
 from .adapters import export_adapter, merge_adapter
+from .base import base_of
 from .config import Run
 from .digest import digest
 from .ledger import total_bytes
@@ -31,22 +32,30 @@ class Past(NamedTuple):
     seconds: float = 0.0
 
 
+class Trained(NamedTuple):
+    """What came of a run."""
+
+    params: PyTree
+    frozen: PyTree
+    """The task's, with what the method has added to it."""
+
+
 def execute(
     run: Run,
     each: Callable[[Row], None],
     *,
     past: Past = Past(),
     keep: Callable[[Round, float], None] | None = None,
-) -> tuple[Row, PyTree]:
+) -> tuple[Row, Trained]:
     """Run all rounds, or those that are left, handing each one's row to `each` and then itself
     and the run's seconds so far to `keep`, and return the summary of all and the
-    parameters trained.
+    parameters trained, with the frozen ones that they belong to.
 
     All but `seconds`, `versions` and `device` is the same for the same configuration.
     """
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
-    params = past.progress.state.params if past.progress else run.task.params
+    state = past.progress.state if past.progress else None
     for finished in simulate(
         run.algorithm,
         run.task.params,
@@ -59,37 +68,41 @@ def execute(
         client_axis=run.client_axis,
         start=past.progress,
     ):
-        params = finished.state.params
+        state = finished.state
         rows.append(_round_row(run, finished))
         each(rows[-1])
         if keep:
             keep(finished, time.perf_counter() - started)
+    params = run.task.params if state is None else state.params
+    trained = Trained(params, base_of(state, run.task.frozen))
     row = {
         "algorithm": run.config.algorithm,
         "codec": run.config.uplink,
         "seed": run.config.seed,
         **_bytes(run, rows),
-        **quality(run, params),
+        **quality(run, *trained),
         "failed": sum(row["failed"] for row in rows),
-        "digest": digest(params),
+        "digest": digest(params if trained.frozen is run.task.frozen else trained),
         "seconds": round(time.perf_counter() - started, 3),
         "versions": versions(),
         "device": str(jax.devices()[0].device_kind),
         "config": asdict(run.config),
     }
-    return row, params
+    return row, trained
 
 
-def deliver(run: Run, params: PyTree, out: Path) -> Path | None:
+def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
     """Write what was trained: `adapter/`, which `peft` opens, or else `model/`, the model with it,
     which `transformers` opens.
 
+    The model, too, where the method has changed its base, as an adapter alone would lack that.
     Gives the folder; None where neither has a place for what was trained.
     """
-    model, learnt = run.task.model(params, run.task.frozen), run.workload
-    with suppress(ValueError):
-        export_adapter(out / "adapter", model, base_model=run.config.model)
-        return out / "adapter"
+    model, learnt = run.task.model(*trained), run.workload
+    if trained.frozen is run.task.frozen:
+        with suppress(ValueError):
+            export_adapter(out / "adapter", model, base_model=run.config.model)
+            return out / "adapter"
     try:
         merged = merge_adapter(model)
     except ValueError:

@@ -26,6 +26,7 @@ from .fp8 import fp8 as fp8
 from .natural import natural as natural
 from .power_sgd import power_sgd as power_sgd
 from .predictive import predictive as predictive
+from .prefix import Prefix as Prefix
 from .qsgd import qsgd as qsgd
 from .quantize import stochastic_quantize as stochastic_quantize
 from .random_k import random_k as random_k

@@ -13,6 +13,8 @@ import constriction
 import numpy as np
 from jaxtyping import Array, Int, UInt, UInt32
 
+from .prefix import Prefix
+
 LARGEST_TABLE = 512
 """More symbols than 32-bit integers have."""
 _PART = 2**11
@@ -42,8 +44,8 @@ class TrellisSymbols(NamedTuple):
 
 
 def is_symbols(leaf: Any) -> bool:
-    """Whether a leaf of a payload is coded on the host."""
-    return isinstance(leaf, Symbols | TrellisSymbols)
+    """Whether a leaf of a payload is coded on the host: its bytes depend on what it is."""
+    return isinstance(leaf, Symbols | TrellisSymbols | Prefix)
 
 
 def dump_symbols(symbols: Symbols) -> bytes:

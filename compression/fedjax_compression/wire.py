@@ -1,9 +1,10 @@
 """Payloads to bytes and back: the only way to bytes, for every codec and both runtimes.
 
 A message is a header of 12 bytes and the payload's leaves in the order of `jax.tree.leaves`:
-arrays as they lie in memory, little-endian; `Symbols` range-coded, after their length. The header
-holds the magic `FJ`, the format's version, a zero byte, a fingerprint of the payload's structure
-(names, shapes and dtypes, which never travel), and a CRC-32 over all else.
+arrays as they lie in memory, little-endian; `Symbols` range-coded and a `Prefix` as far as it goes,
+both after their length. The header holds the magic `FJ`, the format's version, a zero byte, a
+fingerprint of the payload's structure (names, shapes and dtypes, which never travel), and a CRC-32
+over all else.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .compressor import Like, Payload
-from .symbols import Symbols, dump_symbols, is_symbols, load_symbols
+from .prefix import Prefix, dump_prefix, load_prefix
+from .symbols import Symbols, TrellisSymbols, dump_symbols, is_symbols, load_symbols
 from .trellis_symbols import dump_trellis, load_trellis
 
 HEADER_BYTES = 12
@@ -27,6 +29,12 @@ _MAGIC = b"FJ"
 _HEADER = struct.Struct("<2sBxI")
 _CHECKSUM = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
+_SECTIONS: dict[type, tuple[Callable, Callable]] = {
+    Symbols: (dump_symbols, load_symbols),
+    TrellisSymbols: (dump_trellis, load_trellis),
+    Prefix: (dump_prefix, load_prefix),
+}
+"""How leaves are written whose bytes depend on what they are, and how they are read."""
 
 
 class WireError(ValueError):
@@ -122,7 +130,7 @@ def _least_bytes(leaf: Any) -> int:
 
 def _dump_leaf(leaf: Any) -> list[bytes]:
     if is_symbols(leaf):
-        section = dump_symbols(leaf) if isinstance(leaf, Symbols) else dump_trellis(leaf)
+        section = _SECTIONS[type(leaf)][0](leaf)
         return [_LENGTH.pack(len(section)), section]
     array = np.asarray(leaf)
     return [array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()]
@@ -137,7 +145,7 @@ def _load_leaf(body: memoryview, like: Any) -> tuple[Any, memoryview]:
         end = _LENGTH.size + length
         if end > len(body):
             raise WireError("wire.loads: expected more bytes, got the end of the message.")
-        load: Callable = load_symbols if isinstance(like, Symbols) else load_trellis
+        load = _SECTIONS[type(like)][1]
         section = body[_LENGTH.size : end]
         try:
             loaded = load(section, like)

@@ -17,6 +17,8 @@ from fedjax_llm.ledger import entries, total_bytes
 from fedjax_llm.simulation import chunked, scan, vmap
 from fedjax_llm.simulation.simulate import round_program
 
+from . import low_rank_task
+
 PARAMS = {
     "blocks": {"kernel": 0.1 * jnp.arange(24.0).reshape(2, 3, 4)},
     "embedding": jnp.linspace(-1.0, 1.0, 15).reshape(5, 3),
@@ -24,6 +26,7 @@ PARAMS = {
 }
 SIZE, CLIENTS, STEPS = 42, 4, 3
 SGD, ADAM = optax.sgd(0.05, momentum=0.5), optax.adam(0.03)
+PLAIN = optax.sgd(0.02)
 LIKE = jax.eval_shape(lambda: PARAMS)
 TABLE = {
     "fed_avg": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=ADAM),
@@ -61,6 +64,17 @@ TABLE = {
         loss, LIKE, client_optimizer=ADAM, subset=0.5, fraction=0.5, bits=8
     ),
     "demo": lambda f, loss: f(loss, LIKE, rate=0.01, fraction=0.2, block=16),
+    "fed_mezo": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=SGD),
+    "fed_kseed": lambda f, loss: f(loss, LIKE, client_optimizer=PLAIN, seeds=20),
+    "decomfl": lambda f, loss: f(
+        loss, LIKE, client_optimizer=PLAIN, steps=STEPS, draws=2, window=3
+    ),
+    "feed_sign": lambda f, loss: f(loss, LIKE, client_optimizer=PLAIN, window=3),
+    "fwd_llm": lambda f, loss: f(loss, LIKE, server_optimizer=SGD, draws=2, candidates=3),
+    "fwd_llm, pooled": lambda f, loss: f(
+        loss, LIKE, server_optimizer=ADAM, candidates=1, variance=1.0
+    ),
+    "spry": lambda f, loss: f(loss, LIKE, server_optimizer=SGD, slices=2, draws=2),
 }
 """By name, or name and variant: how to build it from its factory and a loss."""
 
@@ -148,8 +162,8 @@ def finite(tree):
 
 def test_every_factory_is_in_the_table():
     public = {name for name, value in vars(algorithms).items() if callable(value)}
-    assert public == {name.split(",")[0] for name in TABLE}
-    assert public == set(ALGORITHMS)  # what the command takes
+    assert public == {name.split(",")[0] for name in (*TABLE, *low_rank_task.TABLE)}
+    assert set(ALGORITHMS) <= public  # what the command takes
 
 
 @pytest.mark.parametrize("name", TABLE)

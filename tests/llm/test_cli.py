@@ -83,6 +83,9 @@ def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
         ("sparse_loco(chunk=64)", ()),
         ("demo(rate=0.001)", ()),
         ("fed_nova()", ("--client-optimizer", "sgd(0.5, momentum=0.9)")),
+        ("fed_kseed(seeds=64)", ()),
+        ("decomfl(draws=2)", ()),
+        ("spry()", ()),
     ],
 )
 def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
@@ -97,6 +100,9 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
         "sparse_loco(chunk=64)": (0, own / 20),
         "demo(rate=0.001)": (0, own / 20),
         "fed_nova()": (own + 4, own + 16),
+        "fed_kseed(seeds=64)": (12 + 2 + 8, 12 + 2 + 8),  # two steps: 12 bits, two slopes
+        "decomfl(draws=2)": (12 + 16, 12 + 16),
+        "spry()": (12 + 14, 12 + 14),
     }[algorithm]
     assert least <= sent <= most
 
@@ -179,6 +185,15 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (
             ("--algorithm", "fed_sgd()", "--client-optimizer", "adam(0.1)"),
             "client_optimizer: fed_sgd takes none, expected None, got adam(0.1)",
+        ),
+        (
+            ("--algorithm", "fed_kseed()", "--uplink", "eden(bits=1)"),
+            "uplink: fed_kseed takes none, expected identity(), got eden(bits=1); what its clients "
+            "send are slopes along seeded directions",
+        ),
+        (
+            ("--algorithm", "fed_kseed()", "--client-optimizer", "adam(0.1)"),
+            "algorithm: fed_kseed: expected a client optimizer that is optax.sgd(rate)",
         ),
         (("--algorithm", "fed_nova()"), "algorithm: fed_nova: expected a client optimizer that is"),
         (("--client-axis", "chunked(0)"), "client_axis: chunked: size must be an integer"),

@@ -37,6 +37,12 @@ def test_demos_and_streaming_dilocos_ratios_come_out():
     assert scaled.ours == pytest.approx(400 * 4 / 4.25, abs=0.1)
 
 
+def test_kseeds_18_kilobytes_come_out_below():
+    (row,) = figures.kseed()
+    assert row.ours == 4 * 4096 + 8 + 200 * 4 + 200 * 12 / 8 + 2 * 12
+    assert row.ours < row.published
+
+
 def test_the_public_codes_message_decodes_to_what_it_kept():
     codec = figures.as_public_code_sends(k=2, chunk=8)
     tree = {"a": jr.normal(jr.key(0), (5, 3)), "b": jnp.arange(4.0)}

@@ -1,0 +1,45 @@
+"""Vectors of which a message has the first entries alone, as many as it says."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Int, Num, UInt32
+
+
+class Prefix(NamedTuple):
+    """A leaf of a payload: a vector that is zero from some entry on, which is not sent from there.
+
+    In a program its shape is static; on the wire it has the bytes of its entries, and four that say
+    how many those are. For messages whose length is known only when they are made: a client's own
+    rank, the half of an adapter whose turn it is.
+    """
+
+    values: Num[Array | np.ndarray, " n"]
+    """Zero from `length` on."""
+    length: UInt32[Array | np.ndarray, ""] | Int[Array | np.ndarray, ""]
+    """Of what is sent, from 0 to n."""
+
+
+def dump_prefix(prefix: Prefix) -> bytes:
+    """The entries that are sent, little-endian.
+
+    Raises `ValueError` for a length that is not from 0 to n.
+    """
+    values, length = np.asarray(prefix.values), int(prefix.length)
+    if not 0 <= length <= values.size:
+        raise ValueError(f"Prefix: expected a length from 0 to {values.size}, got {length}.")
+    return values[:length].astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def load_prefix(data: memoryview, like: Any) -> Prefix:
+    """Read what `dump_prefix` wrote for values and a length of these shapes and dtypes.
+
+    Raises `ValueError` for bytes that are no whole number of entries, or of more than there are.
+    """
+    (count,), dtype = like.values.shape, np.dtype(like.values.dtype)
+    length, rest = divmod(len(data), dtype.itemsize)
+    if rest or length > count:
+        raise ValueError(f"{len(data)} bytes for at most {count} entries of {dtype.itemsize}")
+    values = np.zeros(count, dtype)
+    values[:length] = np.frombuffer(data, dtype.newbyteorder("<"), length)
+    return Prefix(values, np.asarray(length, np.dtype(like.length.dtype)))

@@ -1,0 +1,103 @@
+"""A round of clients of different ranks, whatever the server makes of what they send."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from fedjax_compression import Compressor, identity
+from jaxtyping import Array, Int, Key, PyTree
+
+from ..aggregate import Aggregator
+from ..algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ..local import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ._exchange import (
+    End,
+    Folded,
+    check_structure,
+    concluded,
+    fold,
+    has_failed,
+    link,
+    nan_where,
+)
+from ._lora import Pair, pairs, with_pairs
+from ._own_rank import Ranked, from_prefix, own_rank, read_ranks, to_prefix, truncated
+
+
+class RankedState(NamedTuple):
+    """What the server keeps."""
+
+    params: Params
+    """Of the greatest rank."""
+    downlink: End
+
+
+class RankedClient(NamedTuple):
+    """What a client keeps."""
+
+    rank: Int[Array, ""]
+    """Its own; 0 until it takes part for the first time."""
+    downlink: End
+
+
+def ranked(
+    loss: Loss,
+    like: Params,
+    *,
+    who: str,
+    client_optimizer: optax.GradientTransformation,
+    ranks: Sequence[int] | str,
+    downlink: Compressor | None,
+    aggregate: Aggregator,
+    new: Callable[[list[Pair], PyTree], list[Pair]],
+) -> FederatedAlgorithm:
+    """Clients cut what came down to their own rank, train it, and send the factors themselves.
+
+    `new` makes the server's pairs of its old ones and of what `aggregate` came to.
+    """
+    held = pairs(like, who=who)
+    allowed = read_ranks(ranks, held, who=who)
+    down = link(downlink or identity(), like)
+    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    train = local_steps(loss, client_optimizer)
+
+    def init(key: Key[Array, ""], params: Params) -> RankedState:
+        check_structure(params, like, who=who)
+        return RankedState(params, down.sender(params))
+
+    def client_init(params: Params) -> ClientState:
+        return RankedClient(jnp.zeros((), jnp.int32), down.receiver(params))
+
+    def broadcast(key: Key[Array, ""], state: RankedState) -> tuple[Downlink, RankedState]:
+        sent, end = down.send(key, state.params, state.downlink)
+        return sent, state._replace(downlink=end)
+
+    def client_update(
+        key: Key[Array, ""], frozen: Frozen, sent: Downlink, own: ClientState, batches: Batches
+    ) -> tuple[Uplink, ClientState, ClientInfo]:
+        rank = own_rank(jr.fold_in(key, 0), own.rank, allowed)
+        received, end = down.receive(sent, own.downlink)
+        begun = with_pairs(structure, truncated(pairs(received, who=who), rank))
+        trained, info = train(begun, frozen, batches)
+        failed = has_failed(info, trained)
+        mine = truncated(pairs(nan_where(failed, trained), who=who), rank)
+        return to_prefix(mine, rank), RankedClient(rank, end), info
+
+    def decode(state: RankedState, sent: Uplink) -> Ranked:
+        return from_prefix(sent, held)
+
+    def server_update(
+        key: Key[Array, ""], state: RankedState, partial: Folded
+    ) -> tuple[RankedState, ServerInfo]:
+        old = pairs(state.params, who=who)
+        params = with_pairs(structure, new(old, aggregate.finish(partial.aggregate)))
+        update = jax.tree.map(jnp.subtract, params, state.params)
+        return concluded(partial, state._replace(params=params), state, update)
+
+    gather = fold(
+        decode, aggregate, Ranked(held, jax.ShapeDtypeStruct(held[0].a.shape[-1:], jnp.float32))
+    )
+    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)

@@ -1,0 +1,117 @@
+"""HetLoRA (Cho et al. 2024, arXiv:2401.06432), whose clients keep their ranks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from fedjax_compression import Compressor
+from jaxtyping import Array, Float
+
+from ..aggregate import Aggregator
+from ..algorithm import FederatedAlgorithm
+from ..local import Loss, Params
+from ._lora import Pair
+from ._own_rank import Ranked
+from ._ranked import ranked
+
+
+class RankSums(NamedTuple):
+    """What the server holds of the clients so far."""
+
+    total: list[Pair]
+    weight: Float[Array, ""]
+    """Of all clients."""
+    holding: Float[Array, " rank"]
+    """Of those that hold each rank."""
+
+
+def hetlora(
+    loss: Loss,
+    like: Params,
+    *,
+    client_optimizer: optax.GradientTransformation,
+    ranks: Sequence[int] | str,
+    over_contributors: bool = False,
+    by_norm: bool = True,
+    downlink: Compressor | None = None,
+) -> FederatedAlgorithm:
+    """LoRA of different ranks, padded with zeros to the greatest and averaged factor by factor.
+
+    Up: the factors of the client's own rank, as they are: rank * (inputs + outputs) values a
+    product, and four bytes. Down: both factors of the greatest rank, through `downlink`; a client
+    takes the first columns of a and rows of b (a broadcast is one message: no client is sent
+    fewer).
+    A client weighs its weight times the norm of all it would add, |a b| (`by_norm`, the paper's
+    sparsity weights; its weight alone without). The mean is over all clients, as in the paper, the
+    padding being zeros that shrink what few clients hold; with `over_contributors` a column of a,
+    or row of b, is the mean over the clients whose rank reaches it, and stays where there is none.
+    Approximate: a mean of factors is not that of products, and cutting to a lower rank takes the
+    first, not the greatest.
+
+    The adapter's rank is the greatest; each client's is drawn from `ranks`, a
+    sequence or text with commas between, the first time it takes
+    part, and kept: the paper's clients also shrink theirs while they train (self-pruning), which is
+    left out. All have one scale, that of the adapter, as with alpha in proportion to the rank.
+    Failures and downlinks with memories are treated as `fed_avg` treats them; a client that has
+    failed keeps its rank.
+    Raises `ValueError` for ranks that are not from 1 to the adapter's, where the parameters are not
+    LoRA's `a` and `b` alone, or do not have the structure of `like`.
+    """
+
+    def new(old: list[Pair], sums: RankSums) -> list[Pair]:
+        if over_contributors:
+            divisor, there = sums.holding, sums.holding > 0
+        else:
+            divisor = jnp.broadcast_to(sums.weight, sums.holding.shape)
+            there = divisor > 0
+        divisor = jnp.where(there, divisor, 1.0)
+        return [
+            Pair(
+                jnp.where(there, total.a / divisor, pair.a),
+                jnp.where(there[:, None], total.b / divisor[:, None], pair.b),
+            )
+            for total, pair in zip(sums.total, old, strict=True)
+        ]
+
+    return ranked(
+        loss,
+        like,
+        who="hetlora",
+        client_optimizer=client_optimizer,
+        ranks=ranks,
+        downlink=downlink,
+        aggregate=rank_sums(by_norm=by_norm),
+        new=new,
+    )
+
+
+def rank_sums(*, by_norm: bool) -> Aggregator:
+    """Weighted sums of padded factors, and the weights of all and of each rank's holders."""
+
+    def empty(like: Ranked, clients: int) -> RankSums:
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like.pairs)
+        none = jnp.zeros((), jnp.float32)
+        return RankSums(zeros, none, jnp.zeros(like.held.shape, jnp.float32))
+
+    def add(partial: RankSums, updates: Ranked, weights: Float[Array, " clients"]) -> RankSums:
+        if by_norm:
+            weights = weights * jax.vmap(norm)(updates.pairs)
+        total = jax.tree.map(
+            lambda t, u: t + jnp.tensordot(weights, u, 1), partial.total, updates.pairs
+        )
+        return RankSums(
+            total, partial.weight + weights.sum(), partial.holding + weights @ updates.held
+        )
+
+    def merge(one: RankSums, other: RankSums) -> RankSums:
+        return jax.tree.map(jnp.add, one, other)
+
+    return Aggregator(empty, add, merge, lambda partial: partial)
+
+
+def norm(held: list[Pair]) -> Float[Array, ""]:
+    """The Euclidean norm of all products a b, by their rank * rank Gram matrices."""
+    squares = [(jnp.swapaxes(a, -1, -2) @ a * (b @ jnp.swapaxes(b, -1, -2))).sum() for a, b in held]
+    return jnp.sqrt(jnp.maximum(sum(squares), 0.0))
