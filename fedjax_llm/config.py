@@ -19,6 +19,7 @@ from . import adapters
 from .adapters.low_rank import LowRank
 from .algorithm import FederatedAlgorithm
 from .algorithms import (
+    cocktail_sgd,
     decomfl,
     demo,
     diloco,
@@ -55,6 +56,7 @@ from .workload import Workload, workload
 ALGORITHMS = {
     factory.__name__: factory
     for factory in (
+        cocktail_sgd,
         decomfl,
         demo,
         diloco,
@@ -190,7 +192,7 @@ unless an optimizer is given."""
 SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
 """Algorithms whose clients send slopes along seeded directions, and nothing that grows with the
 model."""
-EVERY_ROUND = ("fedex_lora", "flora", "rolora", "streaming_diloco")
+EVERY_ROUND = ("cocktail_sgd", "fedex_lora", "flora", "rolora", "streaming_diloco")
 """Algorithms whose clients must take part in every round."""
 
 

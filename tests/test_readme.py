@@ -5,6 +5,8 @@ from pathlib import Path
 
 from fedjax_compression.codec import FACTORIES
 
+from fedjax_llm.config import ALGORITHMS
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CODECS = (ROOT / "compression/README.md").read_text()
@@ -37,6 +39,12 @@ def test_the_example_tunes_a_checkpoint_and_writes_an_adapter(capsys, tmp_path, 
 def test_every_factory_is_in_the_table():
     for name in FACTORIES:
         assert f"\n| `{name}(" in CODECS, name
+
+
+def test_every_method_says_what_travels():
+    for name in ALGORITHMS:
+        rows = re.findall(rf"\n(\| `{name}[(`][^\n]*\|[^\n]*\|[^\n]*\|[^\n]*\|[^\n]*\|)\n", README)
+        assert any(all(cell.strip() for cell in row.split("|")[1:-1]) for row in rows), name
 
 
 def test_the_example_of_the_compression_package_runs(capsys):

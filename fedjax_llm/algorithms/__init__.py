@@ -1,5 +1,6 @@
 """Ways to train over many owners, each a `FederatedAlgorithm`."""
 
+from .cocktail_sgd import cocktail_sgd as cocktail_sgd
 from .decomfl import decomfl as decomfl
 from .demo import demo as demo
 from .diloco import diloco as diloco

@@ -29,7 +29,8 @@ def demo(
     step itself. The step is `rate` times the sign of the weighted mean of what was sent, in every
     entry; where nothing was sent it is 0.
     Exact but for the blocks of the transform, which are the codec's: `block` entries in a row for
-    the paper's squares of a matrix. With fraction 1 and one client the momentum is sent whole and
+    the paper's squares of a matrix. The mean is over all clients; the authors' code divides each
+    coefficient by how many sent it. With fraction 1 and one client the momentum is sent whole and
     starts anew each round: the step is along the sign of the gradient. Every client keeps a float32
     copy of the parameters, and must take part in every round for its momentum to be one.
     Failures and downlinks with memories are treated as `fed_avg` treats them.

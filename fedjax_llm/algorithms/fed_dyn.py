@@ -21,6 +21,7 @@ from ._exchange import (
     concluded,
     fold,
     has_failed,
+    is_finite,
     link,
     nan_where,
 )
@@ -66,8 +67,9 @@ def fed_dyn(
     one. Approximate in that the minimum is sought by local steps, with a fresh optimizer each
     round; the fixed point is the optimum all the same.
 
-    A client that has failed sends NaNs and keeps its gradient_i. Every client keeps a float32 copy
-    of the parameters. Downlinks with memories are treated as `fed_avg` treats them.
+    A client that has failed sends NaNs; one that the server cannot hear keeps its gradient_i. Every
+    client keeps a float32 copy of the parameters. Downlinks with memories are treated as `fed_avg`
+    treats them.
     Raises `ValueError` for an uplink whose receiver keeps a memory, unless alpha and population
     are above 0, and where the parameters do not have the structure of `like`.
     """
@@ -97,8 +99,9 @@ def fed_dyn(
         update = jax.tree.map(jnp.subtract, trained, start)
         failed = has_failed(info, update)
         payload, coder = uplink.encode(key, nan_where(failed, update), own.uplink)
-        gradient = _moved(own.gradient, uplink.decode(payload, like), alpha)
-        return payload, FedDynClient(choose(failed, own.gradient, gradient), coder, end), info
+        heard = uplink.decode(payload, like)
+        gradient = choose(is_finite(heard), _moved(own.gradient, heard, alpha), own.gradient)
+        return payload, FedDynClient(gradient, coder, end), info
 
     def server_update(
         key: Key[Array, ""], state: FedDynState, partial: Folded

@@ -23,6 +23,7 @@ from ._exchange import (
     concluded,
     fold,
     has_failed,
+    is_finite,
     link,
     nan_where,
     stepped,
@@ -93,8 +94,9 @@ def scaffold(
     with a lossy uplink: a client's c_i moves by what the server decodes. The fixed point is then
     the optimum of the weighted loss. The server takes minus the weighted mean difference for a
     gradient; SGD at the paper's global rate, 1 unless given.
-    A client that has failed sends NaNs and keeps its c_i. Every client keeps a float32 copy of the
-    parameters. Failures and downlinks with memories are treated as `fed_avg` treats them.
+    A client that has failed sends NaNs; one that the server cannot hear keeps its c_i. Every client
+    keeps a float32 copy of the parameters. Failures and downlinks with memories are treated as
+    `fed_avg` treats them.
     Raises `ValueError` for an uplink whose receiver keeps a memory, unless population is above 0,
     and where the parameters do not have the structure of `like`.
     """
@@ -142,8 +144,12 @@ def scaffold(
         keys = jr.split(key)
         update, up_x = uplink.encode(keys[0], nan_where(failed, update), own.uplinks[0])
         moved, up_c = uplink.encode(keys[1], nan_where(failed, change), own.uplinks[1])
-        decoded = uplink.decode(moved, controls)
-        control = choose(failed, own.control, jax.tree.map(jnp.add, own.control, decoded))
+        heard, decoded = uplink.decode(update, like), uplink.decode(moved, controls)
+        control = choose(
+            is_finite((heard, decoded)),  # else the server leaves both out
+            jax.tree.map(jnp.add, own.control, decoded),
+            own.control,
+        )
         kept = ScaffoldClient(control, (up_x, up_c), (first, second))
         return ScaffoldMessage(update, moved), kept, info
 

@@ -11,8 +11,9 @@ import optax
 import pytest
 from fedjax_compression import codec, wire
 
-from fedjax_llm import algorithms, ledger
-from fedjax_llm.ledger import entries, total_bytes
+from fedjax_llm import algorithms
+from fedjax_llm.config import ALGORITHMS
+from fedjax_llm.ledger import entries, lengths, total_bytes
 from fedjax_llm.simulation import chunked, scan, vmap
 from fedjax_llm.simulation.simulate import round_program
 
@@ -59,6 +60,9 @@ TABLE = {
         downlink=codec("ef21(stochastic_quantize(bits=8))"),
     ),
     "muloco": lambda f, loss: f(loss, LIKE, rate=0.05),
+    "cocktail_sgd": lambda f, loss: f(
+        loss, LIKE, client_optimizer=ADAM, subset=0.5, fraction=0.5, bits=8
+    ),
     "demo": lambda f, loss: f(loss, LIKE, rate=0.01, fraction=0.2, block=16),
     "fed_mezo": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=SGD),
     "fed_kseed": lambda f, loss: f(loss, LIKE, client_optimizer=PLAIN, seeds=20),
@@ -122,13 +126,21 @@ def play(program, state, own, rounds, batches=None, weights=WEIGHTS):
 
 @functools.cache
 def program(name, axis="vmap"):
+    """An algorithm, its round, and how often its loss was traced."""
+    traces = []
+
+    def counted(params, frozen, batch):
+        traces.append(axis)
+        return loss(params, frozen, batch)
+
     axes = {"vmap": vmap(), "scan": scan(), "chunked": chunked(3)}
-    return build(name), round_program(build(name), axes[axis])
+    algorithm = build(name, counted)
+    return algorithm, round_program(algorithm, axes[axis]), traces
 
 
 @functools.cache
 def played(name, axis="vmap"):
-    algorithm, one = program(name, axis)
+    algorithm, one, _ = program(name, axis)
     return play(one, *start(algorithm), range(4))
 
 
@@ -151,6 +163,7 @@ def finite(tree):
 def test_every_factory_is_in_the_table():
     public = {name for name, value in vars(algorithms).items() if callable(value)}
     assert public == {name.split(",")[0] for name in (*TABLE, *low_rank_task.TABLE)}
+    assert set(ALGORITHMS) <= public  # what the command takes
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -165,7 +178,7 @@ def test_rounds_move_the_parameters_and_every_client_axis_computes_the_same(name
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_same_inputs_give_the_same_bits_and_other_keys_the_same_structure(name):
-    algorithm, one = program(name)
+    algorithm, one, _ = program(name)
     state, own, _ = play(one, *start(algorithm), range(4))
     assert equal((state, own), played(name)[:2])
     first = start(algorithm)
@@ -176,7 +189,7 @@ def test_the_same_inputs_give_the_same_bits_and_other_keys_the_same_structure(na
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_run_goes_on_from_the_arrays_of_its_state(name):
-    algorithm, one = program(name)
+    algorithm, one, _ = program(name)
     kept = jax.device_get(jax.tree.leaves(play(one, *start(algorithm), range(2))[:2]))
     fresh = jax.tree.structure(start(build(name)))
     state, own = jax.tree.unflatten(fresh, kept)
@@ -185,24 +198,16 @@ def test_a_run_goes_on_from_the_arrays_of_its_state(name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_rounds_trace_once(name):
-    traces = 0
-
-    def counted(params, frozen, batch):
-        nonlocal traces
-        traces += 1
-        return loss(params, frozen, batch)
-
-    algorithm = build(name, counted)
-    one = round_program(algorithm, vmap())
+    algorithm, one, traces = program(name)
     state, own, _ = play(one, *start(algorithm), range(1))
-    once = traces
+    once = len(traces)
     play(one, state, own, range(1, 4))
-    assert traces == once > 0
+    assert len(traces) == once > 0
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_client_that_fails_is_left_out_and_remembers_nothing_of_it(name):
-    algorithm, one = program(name)
+    algorithm, one, _ = program(name)
     state, own, _ = play(one, *start(algorithm), range(2))
     batches = cohort(9)
     broken = batches._replace(y=batches.y.at[1, 0, 0].set(jnp.nan))
@@ -216,7 +221,7 @@ def test_a_client_that_fails_is_left_out_and_remembers_nothing_of_it(name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_where_all_fail_the_server_stays_as_it_was_when_it_sent(name):
-    algorithm, one = program(name)
+    algorithm, one, _ = program(name)
     state, own, _ = play(one, *start(algorithm), range(2))
     broken = cohort(9)._replace(y=jnp.full((CLIENTS, STEPS, 2), jnp.nan))
     got, _, (_, _, _, watched) = play(one, state, own, [5], broken)
@@ -228,7 +233,7 @@ def test_where_all_fail_the_server_stays_as_it_was_when_it_sent(name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_client_of_weight_two_counts_as_two_clients(name):
-    algorithm, one = program(name)
+    algorithm, one, _ = program(name)
     state, own = start(algorithm)
     ways = ([0, 0, 1, 2], [1.0, 1.0, 3.0, 1.5]), ([0, 1, 2, 3], [2.0, 3.0, 1.5, 0.0])
     got = [
@@ -242,7 +247,7 @@ def test_a_client_of_weight_two_counts_as_two_clients(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_the_ledger_counts_the_bytes_that_are_made_and_they_say_what_was_sent(name):
     downlink, uplinks, _, _ = jax.device_get(played(name)[2])
-    listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), ledger.lengths(uplinks))
+    listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), lengths(uplinks))
     sent = [jax.tree.map(lambda leaf, row=row: leaf[row], uplinks) for row in range(CLIENTS)]
     made = [wire.dumps(one) for one in sent]
     assert total_bytes(listed, "up") == sum(map(len, made))

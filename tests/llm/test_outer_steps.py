@@ -9,7 +9,15 @@ import pytest
 from fedjax_compression import codec, wire
 
 from fedjax_llm import fed_avg
-from fedjax_llm.algorithms import demo, diloco, fed_sgd, muloco, sparse_loco, streaming_diloco
+from fedjax_llm.algorithms import (
+    cocktail_sgd,
+    demo,
+    diloco,
+    fed_sgd,
+    muloco,
+    sparse_loco,
+    streaming_diloco,
+)
 from fedjax_llm.algorithms._fragments import fragments
 
 from .quadratics import loss, pulls, rounds
@@ -149,6 +157,67 @@ def test_muloco_sends_two_bits_an_entry():
     assert entries / 4 < wire.nbytes(up) < 1.02 * entries / 4 + 12
 
 
+def test_cocktail_sgd_that_sends_all_is_diloco_with_an_outer_rate_of_one():
+    algorithm = cocktail_sgd(loss, START, client_optimizer=ADAMW, subset=1.0, fraction=1.0, bits=32)
+    same = diloco(loss, START, client_optimizer=ADAMW, server_optimizer=ONE)
+    close(params(algorithm), params(same))
+
+
+def test_cocktail_sgd_remembers_at_both_ends_what_it_did_not_send():
+    """All entries are in the subset, a quarter is sent: against the authors' steps in NumPy."""
+    algorithm = cocktail_sgd(loss, START, client_optimizer=SGD, subset=1.0, fraction=0.25, bits=32)
+    shares, optima = np.asarray(WEIGHTS / WEIGHTS.sum()), np.asarray(OPTIMA)
+    g, error = np.array(START), np.zeros(32)
+    x, news = np.repeat(g[None], 4, axis=0), np.zeros(32)
+
+    def largest(rows):
+        bound = np.sort(np.abs(rows), axis=-1)[..., -8, None]
+        return np.where(np.abs(rows) >= bound, rows, 0.0)
+
+    for number in range(1, 5):
+        x = x + news
+        x = optima + 0.9**5 * (x - optima)
+        sent = largest(x - g)
+        x = x - sent
+        offered = shares @ sent + error
+        news = largest(offered)
+        error = offered - news
+        g = g + news
+        state, own = rounds(algorithm, START, FIVE, WEIGHTS, number=number)
+        close(state.params, g, 1e-4)
+        close(state.error, error, 1e-4)
+        close(own.params, x, 1e-4)
+
+
+def test_cocktail_sgds_rounds_are_about_one_subset_for_all():
+    algorithm = cocktail_sgd(loss, START, client_optimizer=SGD, subset=0.25, fraction=1.0, bits=32)
+    seen = set()
+    for number in range(1, 4):
+        _, own = rounds(algorithm, START, FIVE, WEIGHTS, number=number)
+        sent_whole = jnp.abs(own.params - own.known) < 1e-5
+        assert (sent_whole == sent_whole[0]).all()
+        assert int(sent_whole[0].sum()) == 8
+        seen.add(tuple(np.flatnonzero(sent_whole[0]).tolist()))
+    assert len(seen) == 3
+
+
+def test_cocktail_sgds_messages_are_short_in_both_directions():
+    tree = {"kernel": jr.normal(jr.key(4), (128, 100))}
+    algorithm = cocktail_sgd(
+        lambda p, f, batch: 0.5 * (p["kernel"] ** 2).sum(), tree, client_optimizer=SGD
+    )
+    state = algorithm.init(jr.key(0), tree)
+    sent, _ = algorithm.broadcast(jr.key(0), state)
+    batch = jax.tree.map(lambda leaf: leaf[0], FIVE)
+    up, _, _ = algorithm.client_update(jr.key(0), {}, sent, algorithm.client_init(tree), batch)
+    k = round(0.2 * round(0.1 * 12_800))
+    bits = 4 * k + 16 * k / 128 + k * (2 + np.log2(5))  # values, scales, and Elias and Fano's gaps
+    assert 12 + 4 * k / 8 < len(wire.dumps(up)) < 12 + bits / 8 + 60
+    state, _ = rounds(algorithm, tree, FIVE, WEIGHTS, number=1)
+    sent, _ = algorithm.broadcast(jr.key(0), state)
+    assert 12 + 4 * k / 8 < len(wire.dumps(sent)) < 12 + bits / 8 + 60 + 8
+
+
 def test_one_worker_of_demo_that_sends_all_steps_along_the_sign_of_its_momentum():
     """All is sent, so that nothing is left of it: the momentum of each round is its gradient."""
     algorithm = demo(loss, START, rate=0.05, fraction=1.0, block=16, decay=0.9)
@@ -285,6 +354,14 @@ def test_a_client_that_missed_a_message_of_a_stream_is_counted_as_failed():
         (
             lambda: params(streaming_diloco(loss, START, client_optimizer=SGD, overlap=6)),
             "streaming_diloco: overlap must be at most the steps of a round, 5, got 6",
+        ),
+        (
+            lambda: cocktail_sgd(loss, START, client_optimizer=SGD, bits=3),
+            "cocktail_sgd: bits must be 2, 4, 8 or 32, got 3",
+        ),
+        (
+            lambda: cocktail_sgd(loss, START, client_optimizer=SGD, subset=0.0),
+            "cocktail_sgd: subset must be above 0",
         ),
         (lambda: muloco(loss, START), "muloco: expected stacked matrices among the parameters"),
         (
