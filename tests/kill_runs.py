@@ -58,7 +58,7 @@ def rounds_of(out):
 def wait_for_round(process, out, number):
     """Return when so many rows are there, or the process is over."""
     while process.poll() is None and rounds_of(out) < number:
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def kill_and_resume(out, *, rounds, kills, seed, every, moment=lambda random: random.random() / 5):
