@@ -7,10 +7,10 @@ Clients keep what top-k left out, 107,328 entries each: 43 GB, were all of them 
 64 of them for one step on a window of 16 bytes, so that there is little beside the store to time.
 Populations take turns, round by round, so that whatever else the machine does meets all alike.
 
-Result: flat. On two cores with eight other programs on them a round took 4,961 ms with 1,000 clients
-and 5,666 ms with 100,000, 1.12 of it in the median over rounds side by side, while the first kept
-966 memories and the second 3,153; 2.53 GiB at the peak for both
-populations together. (--populations 1000 100000, jax 0.10.2)
+Result: flat. On two cores with eight other programs on them a round took 4,961 ms with 1,000
+clients and 5,666 ms with 100,000, 1.12 of it in the median over rounds side by side, while the
+first kept 966 memories and the second 3,153; 2.53 GiB at the peak for both populations together.
+(--populations 1000 100000, jax 0.10.2)
 """
 
 import argparse

@@ -10,8 +10,9 @@ from fedjax_compression import codec
 from rich.console import Console
 
 from . import frontier, jsonl
-from .config import RunConfig, prepare
+from .config import RunConfig
 from .frontier.rate_distortion import CODECS as CODECS_MEASURED
+from .prepare import prepare
 from .progress import progress
 from .quality import Row, beside
 from .run import deliver, execute

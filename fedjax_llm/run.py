@@ -18,9 +18,9 @@ from jaxtyping import PyTree
 from . import models
 from .adapters import export_adapter, merge_adapter
 from .base import base_of
-from .config import Run
 from .digest import digest
 from .ledger import total_bytes
+from .prepare import Run
 from .quality import Row, quality
 from .simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
 

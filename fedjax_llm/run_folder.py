@@ -15,7 +15,7 @@ import jax.random as jr
 from fedjax_compression.text import build, parse
 
 from . import jsonl
-from .config import Run
+from .prepare import Run
 from .run import Past, Row, settled, versions
 from .simulation import CLIENT_AXES, Auto, Round
 from .simulation.checkpoints import Checkpoints

@@ -17,9 +17,10 @@ from jaxtyping import PyTree
 from rich import box
 from rich.table import Table
 
-from ..config import RunConfig, prepare
+from ..config import RunConfig
 from ..data import Batching, cohort_batches
 from ..local import local_steps
+from ..prepare import prepare
 from ..run import Row
 from ..simulation import scan, simulate
 

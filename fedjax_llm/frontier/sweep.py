@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import jsonl
-from ..config import RunConfig, canonical, prepare
+from ..config import RunConfig, canonical
+from ..prepare import prepare
 from ..progress import progress
 from ..run import Row, execute
 

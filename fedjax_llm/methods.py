@@ -1,0 +1,92 @@
+"""The algorithms by name, and what is to be known of each to build it from a configuration."""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from .algorithms import (
+    cocktail_sgd,
+    decomfl,
+    demo,
+    diloco,
+    fed_avg,
+    fed_dyn,
+    fed_kseed,
+    fed_mezo,
+    fed_nova,
+    fed_prox,
+    fed_sb,
+    fed_sgd,
+    fedex_lora,
+    feed_sign,
+    ffa_lora,
+    flasc,
+    flexlora,
+    flora,
+    fwd_llm,
+    hetlora,
+    muloco,
+    rolora,
+    scaffold,
+    sparse_loco,
+    spry,
+    streaming_diloco,
+)
+
+ALGORITHMS: Mapping[str, Callable] = {
+    factory.__name__: factory
+    for factory in (
+        cocktail_sgd,
+        decomfl,
+        demo,
+        diloco,
+        fed_avg,
+        fed_dyn,
+        fed_kseed,
+        fed_mezo,
+        fed_nova,
+        fed_prox,
+        fed_sb,
+        fed_sgd,
+        fedex_lora,
+        ffa_lora,
+        flasc,
+        flexlora,
+        flora,
+        hetlora,
+        feed_sign,
+        fwd_llm,
+        muloco,
+        rolora,
+        scaffold,
+        sparse_loco,
+        spry,
+        streaming_diloco,
+    )
+}
+"""Every method with one model for all: of `fedsa_lora` each client has its own, and a run's scores
+are of the server's.
+"""
+FLAGS = {
+    "client_optimizer": None,
+    "server_optimizer": None,
+    "uplink": "identity()",
+    "downlink": "identity()",
+    "prediction": 0.0,
+}
+"""What an algorithm may take from a configuration, and what stands for nothing there."""
+OWN_SERVER_STEP = ("diloco", "fwd_llm", "muloco", "spry", "streaming_diloco")
+"""Algorithms with a server optimizer of their own, which is theirs unless one is given."""
+BY_ESTIMATES = ("decomfl", "fed_kseed", "fed_mezo", "feed_sign")
+"""Algorithms whose clients step along estimates of two evaluations: SGD at a rate that bears them
+unless an optimizer is given."""
+SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
+"""Algorithms whose clients send slopes along seeded directions, and nothing that grows with the
+model."""
+EVERY_ROUND = ("cocktail_sgd", "fedex_lora", "flora", "rolora", "streaming_diloco")
+"""Algorithms whose clients must take part in every round."""
+
+
+def takes(method: str, flag: str) -> bool:
+    """Whether a method takes what a flag names; one that is not there takes anything."""
+    factory = ALGORITHMS.get(method)
+    return factory is None or flag in inspect.signature(factory).parameters
