@@ -25,7 +25,8 @@ from .principal_basis import (
     to_axes,
 )
 from .symbols import Symbols
-from .trellis_path import PATH_BYTES, Path, find_path, histogram, message_bits, walk_path
+from .trellis_bits import histogram, message_bits
+from .trellis_path import PATH_BYTES, Path, find_path, walk_path
 from .union_trellis import check_trellis
 from .wire import HEADER_BYTES
 
@@ -77,7 +78,6 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
     Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
     """
     check_trellis(rate, states, who="adaptive")
-    weight = min(0.4 * rate**1.6, 0.2)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         check_floating(update, who="adaptive")
@@ -122,7 +122,6 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
             runs,
             bits=bits - beside - 8 * fixed,
             states=states,
-            weight=weight,
         )
         scale = jnp.where(jnp.isfinite(largest), largest, jnp.nan)
         return Adaptive(
