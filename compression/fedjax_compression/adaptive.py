@@ -101,12 +101,9 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
         turned = list(map(_turned(to_axes), directions, x))
         variances = [(a * a).mean(axis=2) if a.size else a.sum(axis=2) for a in turned]
         top = jnp.stack([jnp.float32(_TINY), *(v.max(initial=0) for v in variances)]).max()
-        octaves = [
-            jnp.clip(jnp.round(jnp.log2(top / jnp.maximum(v, _TINY))), 0, _CLASSES - 1).astype(
-                jnp.int32
-            )
-            for v in variances
-        ]
+        # rows of one variance, of which top is the largest that was met, are of one class
+        below = [jnp.log2(top / jnp.maximum(v, _TINY)) - 0.25 for v in variances]
+        octaves = [jnp.clip(jnp.round(b), 0, _CLASSES - 1).astype(jnp.int32) for b in below]
         order, classes, runs = _entry_order(groups, octaves)
         direction_order, direction_classes, direction_runs = _direction_order(
             groups, octaves, ranks

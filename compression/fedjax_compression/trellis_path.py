@@ -12,8 +12,8 @@ from .symbols import TrellisSymbols
 from .trellis_bits import histogram, level_bits, message_bits
 from .union_trellis import LANE, codebooks, lanes, points, search
 
-PATH_BYTES = 4 + 1 + 4 + 8 + 4 + 16
-"""Lengths, memory, the coder's last words, step and shifts."""
+PATH_BYTES = 4 + 1 + 4 + 4 + 4 + 16
+"""Its length, memory, the length and the last words of the coder, last bits, step and shifts."""
 _FEW, _MORE = 64, 128
 """Paths that prices are found on, and that the step is then chosen on."""
 _TRIES, _MOST_TRIES = 4, 12
@@ -41,17 +41,22 @@ class _Sampled(NamedTuple):
     prices: Float[Array, "classes 2 levels"]
     weight: Float[Array, ""]
     """What a bit costs in squared steps."""
-    off: Float[Array, ""]
-    """Of the bits, how much more the last try took."""
+    off: Float[Array, "2"]
+    """How much more than the bits the last two tries took, as a share."""
     tries: Int[Array, ""]
 
 
-class _Try(NamedTuple):
-    """A step, and what came of it."""
+class _Best(NamedTuple):
+    """What came of the steps that were tried on the whole."""
 
-    log_step: Float[Array, ""]
-    bits: Float[Array, ""]
+    over: Float[Array, ""]
+    """log2 of the largest step that took too many bits,"""
+    fits: Float[Array, ""]
+    """and of the smallest that did not, whose codes these are."""
     codes: Int[Array, " n"]
+    bits: Float[Array, ""]
+    next: Float[Array, ""]
+    """log2 of the step to try."""
     tries: Int[Array, ""]
 
 
@@ -106,28 +111,30 @@ def _find_path(
     slope = (message_bits(rounded(log_step - 0.1)) - message_bits(rounded(log_step + 0.1))) / 0.2
     slope = jnp.maximum(slope, 1 + 0.1 * jnp.abs(bits))
 
+    slack = 0.008 * jnp.clip(bits, 0, x.size)  # what a pass over the whole may leave unspent
+
     def closer(log_step: Array, spent: Array) -> Array:
         moved = log_step + jnp.clip((spent - bits) / slope, -0.3, 0.3)
         return jnp.clip(moved, _SMALLEST, _LARGEST)
 
     def unsettled(last: _Sampled) -> Bool[Array, ""]:
-        far = (jnp.abs(last.off) > 0.02) & (last.log_step > _SMALLEST)
+        far = (jnp.abs(last.off).max() > 0.02) & (last.log_step > _SMALLEST)
         return (last.tries < _TRIES) | (far & (last.tries < _MOST_TRIES))
 
     def refine(last: _Sampled) -> _Sampled:
         _, counts = attempt(few, few_classes, last.log_step, last.prices)
         spent = message_bits(scale * counts)
-        off = spent / bits - 1
-        log_step = closer(last.log_step, spent)
-        collapsed = (off < -0.08) & (last.off < -0.08)
-        weight = jnp.where(collapsed, last.weight / 2, last.weight)
+        # further than the slope says, as prices follow the step and take back a part
+        log_step = closer(last.log_step, bits + 1.3 * (spent - bits))
+        off = jnp.stack([spent / bits - 1, last.off[0]])
+        weight = jnp.where(off.max() < -0.08, last.weight / 2, last.weight)
         # a little of what rounding gives, or codes that became rare could not come back
         counts = 0.98 * scale * counts + 0.02 * rounded(log_step)
         return _Sampled(log_step, weight * level_bits(counts), weight, off, last.tries + 1)
 
-    weight = jnp.minimum(0.5 * jnp.maximum(bits / x.size, 0.0) ** 1.9, 0.5)
+    weight = jnp.minimum(0.35 * jnp.maximum(bits / x.size, 0.0) ** 1.5, 0.5)
     prices = weight * level_bits(rounded(log_step))
-    start = _Sampled(log_step, prices, weight, jnp.float32(0), jnp.int32(0))
+    start = _Sampled(log_step, prices, weight, jnp.zeros(2), jnp.int32(0))
     log_step, prices, _, _, tries = jax.lax.while_loop(unsettled, refine, start)
     if few.size < x.size:
         more, more_classes = _sample(x, _MORE), _sample(classes, _MORE)
@@ -136,23 +143,38 @@ def _find_path(
         more_counts = _rounded_histogram(more, more_classes, count, log_step)
         whole_bits = message_bits(_rounded_histogram(x, classes, count, log_step))
         spent, more_bits = (message_bits(x.size / more.size * c) for c in (counts, more_counts))
-        log_step = closer(log_step, 1.003 * spent * whole_bits / more_bits)
+        log_step = closer(log_step, spent * whole_bits / more_bits + 0.4 * slack)
 
-    def again(last: _Try) -> Bool[Array, ""]:
-        under = (last.bits < 0.992 * bits) & (last.log_step > _SMALLEST) & (last.tries < 2)
-        wrong = (last.bits > bits) | under
-        return (last.tries == 0) | (wrong & (last.tries < _ATTEMPTS))
+    def again(best: _Best) -> Bool[Array, ""]:
+        enough = (best.bits >= bits - slack) | (best.fits <= _SMALLEST) | (best.tries > 3)
+        none = best.fits >= _LARGEST
+        return (none | ~enough) & (best.tries < _ATTEMPTS)
 
-    def whole(last: _Try) -> _Try:
-        margin = 0.00003 * 4.0 ** last.tries.astype(jnp.float32)  # in the end, all is zero
-        missed = closer(last.log_step, 1.002 * last.bits) + margin
-        log_step = jnp.where(last.tries == 0, last.log_step, missed)
-        codes, counts = attempt(x, classes, log_step, prices)
-        return _Try(log_step, message_bits(counts), codes, last.tries + 1)
+    def whole(best: _Best) -> _Best:
+        codes, counts = attempt(x, classes, best.next, prices)
+        spent = message_bits(counts)
+        fits, tries = spent <= bits, best.tries + 1
+        kept = [
+            jnp.where(fits, new, old)
+            for new, old in ((best.next, best.fits), (codes, best.codes), (spent, best.bits))
+        ]
+        over = jnp.where(fits, best.over, best.next)
+        # larger and larger until one fits: in the end, all is zero
+        margin = jnp.where(fits, 0.0, 0.00003 * 4.0 ** tries.astype(jnp.float32))
+        near = closer(best.next, spent + 0.4 * slack) + margin
+        between = (over < near) & (near < kept[0])
+        return _Best(over, *kept, jnp.where(between, near, (over + kept[0]) / 2), tries)
 
-    first = _Try(log_step, jnp.float32(0), jnp.zeros(x.size, jnp.int32), jnp.int32(0))
+    first = _Best(
+        jnp.float32(_SMALLEST - 1),
+        jnp.float32(_LARGEST),
+        jnp.zeros(x.size, jnp.int32),
+        jnp.float32(0),
+        log_step,
+        jnp.int32(0),
+    )
     found = jax.lax.while_loop(again, whole, first)
-    step = jnp.exp2(found.log_step)
+    step = jnp.exp2(found.fits)
     shifts = _shifts(x / step, found.codes, states)
     scaled = jnp.where(usable, step * largest, jnp.where(jnp.isfinite(largest), 0.0, jnp.nan))
     return Path(_symbols(found.codes, runs, states), scaled, shifts)
