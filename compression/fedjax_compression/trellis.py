@@ -28,7 +28,6 @@ def trellis(*, rate: float | int, states: int = 64) -> Compressor:
     Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
     """
     check_trellis(rate, states, who="trellis")
-    weight = min(0.5 * rate**1.9, 0.5)  # beyond, at low rates, all codes would become zero
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         check_countable(update, who="trellis")
@@ -41,7 +40,6 @@ def trellis(*, rate: float | int, states: int = 64) -> Compressor:
             jnp.array(runs, jnp.int32),
             bits=float(rate) * x.size - 8 * (HEADER_BYTES + PATH_BYTES),
             states=states,
-            weight=weight,
         )
         return path, state
 
