@@ -17,9 +17,10 @@ PATH_BYTES = 4 + 1 + 4 + 4 + 4 + 16
 _FEW, _MORE = 64, 128
 """Paths that prices are found on, and that the step is then chosen on."""
 _TRIES, _MOST_TRIES = 4, 12
-"""Steps tried on the sample, at least and at most."""
+"""Steps tried on the sample, at least and at most; on the whole no more than the former where one
+fits."""
 _ATTEMPTS = 8
-"""Steps tried on the whole, at most."""
+"""Steps tried on the whole until one fits, at most."""
 _SMALLEST, _LARGEST = -24.0, 3.0
 """log2 of the step, in units of the largest magnitude."""
 
@@ -34,6 +35,14 @@ class Path(NamedTuple):
     to them, in steps."""
 
 
+class _Budget(NamedTuple):
+    """Bits, how many more an octave of step takes, and the states of the trellis."""
+
+    bits: Float[Array, ""]
+    slope: Float[Array, ""]
+    states: int
+
+
 class _Sampled(NamedTuple):
     """A step, and prices, for the sample."""
 
@@ -43,6 +52,8 @@ class _Sampled(NamedTuple):
     """What a bit costs in squared steps."""
     off: Float[Array, "2"]
     """How much more than the bits the last two tries took, as a share."""
+    pace: Float[Array, ""]
+    """Of what the slope says, how far to go."""
     tries: Int[Array, ""]
 
 
@@ -71,8 +82,9 @@ def find_path(
     """The path of least squared error, about, whose codes and tables take at most so many bits.
 
     `classes` are sorted, and `runs` says how many entries each has; each has tables of its own.
-    The step is chosen on 64 paths of 1024 entries,
-    and then made larger until the whole fits. NaN where x is not finite, zero where it is zero.
+    The step, and what each code is taken to cost at it, are chosen on 64 paths of 1024 entries, and
+    the step then on the whole, in one or two tries as a rule. NaN where x is not finite, zero where
+    it is zero.
     Under `vmap` one vector is searched after another: no memory for all, and no waiting for the
     one that needs most attempts.
     """
@@ -96,88 +108,132 @@ def _find_path(
     largest = jnp.abs(x).max()
     usable = (largest > 0) & jnp.isfinite(largest)
     x = jnp.where(usable, x / jnp.where(usable, largest, 1.0), 0.0)
-    count = len(runs)
     few, few_classes = _sample(x, _FEW), _sample(classes, _FEW)
     scale = x.size / few.size
 
-    def attempt(x: Array, classes: Array, log_step: Array, prices: Array) -> tuple[Array, Array]:
-        codes = search(x * jnp.exp2(-log_step), classes, prices, states=states)
-        return codes, histogram(codes, codebooks(codes, states=states), classes, count)
-
     def rounded(log_step: Array) -> Array:
-        return scale * _rounded_histogram(few, few_classes, count, log_step)
+        return scale * _rounded_histogram(few, few_classes, len(runs), log_step)
 
     log_step = _first_step(rounded, bits)
     slope = (message_bits(rounded(log_step - 0.1)) - message_bits(rounded(log_step + 0.1))) / 0.2
-    slope = jnp.maximum(slope, 1 + 0.1 * jnp.abs(bits))
+    budget = _Budget(bits, jnp.maximum(slope, 1 + 0.1 * jnp.abs(bits)), states)
+    # what a pass over the whole may leave unspent
+    slack = 0.008 * jnp.clip(bits, 0, x.size)
+    log_step, prices = _priced(few, few_classes, rounded, log_step, budget, scale)
+    if few.size < x.size:
+        more, more_classes = _sample(x, _MORE), _sample(classes, _MORE)
+        _, counts = _attempt(more, more_classes, log_step, prices, states)
+        # as far as rounding tells how the whole differs from the sample
+        more_counts = _rounded_histogram(more, more_classes, len(runs), log_step)
+        whole_bits = message_bits(_rounded_histogram(x, classes, len(runs), log_step))
+        spent, more_bits = (message_bits(x.size / more.size * c) for c in (counts, more_counts))
+        log_step = _closer(log_step, spent * whole_bits / more_bits + 0.4 * slack, budget)
 
-    slack = 0.008 * jnp.clip(bits, 0, x.size)  # what a pass over the whole may leave unspent
+    found = _whole(x, classes, prices, log_step, budget, slack)
+    step = jnp.exp2(found.fits)
+    shifts = _shifts(x / step, found.codes, states)
+    scaled = jnp.where(usable, step * largest, jnp.where(jnp.isfinite(largest), 0.0, jnp.nan))
+    return Path(_symbols(found.codes, runs, states), scaled, shifts)
 
-    def closer(log_step: Array, spent: Array) -> Array:
-        moved = log_step + jnp.clip((spent - bits) / slope, -0.3, 0.3)
-        return jnp.clip(moved, _SMALLEST, _LARGEST)
+
+def _attempt(
+    x: Float[Array, " n"],
+    classes: Int[Array, " n"],
+    log_step: Float[Array, ""],
+    prices: Float[Array, "classes 2 levels"],
+    states: int,
+) -> tuple[Int[Array, " n"], Float[Array, "classes 2 symbols"]]:
+    """The codes at a step, and how many there are of each."""
+    codes = search(x * jnp.exp2(-log_step), classes, prices, states=states)
+    return codes, histogram(codes, codebooks(codes, states=states), classes, len(prices))
+
+
+def _closer(
+    log_step: Float[Array, ""], spent: Float[Array, ""], budget: _Budget
+) -> Float[Array, ""]:
+    """Where the bits would be met if they followed the slope."""
+    moved = log_step + jnp.clip((spent - budget.bits) / budget.slope, -0.3, 0.3)
+    return jnp.clip(moved, _SMALLEST, _LARGEST)
+
+
+def _priced(
+    x: Float[Array, " n"],
+    classes: Int[Array, " n"],
+    rounded: Callable[[Array], Array],
+    log_step: Float[Array, ""],
+    budget: _Budget,
+    scale: float,
+) -> tuple[Float[Array, ""], Float[Array, "classes 2 levels"]]:
+    """The step and the prices at which a sample takes its share of the bits, and which are those
+    of the codes that come of them.
+    """
 
     def unsettled(last: _Sampled) -> Bool[Array, ""]:
         far = (jnp.abs(last.off).max() > 0.02) & (last.log_step > _SMALLEST)
         return (last.tries < _TRIES) | (far & (last.tries < _MOST_TRIES))
 
     def refine(last: _Sampled) -> _Sampled:
-        _, counts = attempt(few, few_classes, last.log_step, last.prices)
-        spent = message_bits(scale * counts)
-        # further than the slope says, as prices follow the step and take back a part
-        log_step = closer(last.log_step, bits + 1.3 * (spent - bits))
-        off = jnp.stack([spent / bits - 1, last.off[0]])
+        _, counts = _attempt(x, classes, last.log_step, last.prices, budget.states)
+        over = message_bits(scale * counts) - budget.bits
+        off = jnp.stack([over / budget.bits, last.off[0]])
+        pace = jnp.where(off[0] * off[1] < 0, last.pace / 2, last.pace)
+        log_step = _closer(last.log_step, budget.bits + pace * over, budget)
         weight = jnp.where(off.max() < -0.08, last.weight / 2, last.weight)
         # a little of what rounding gives, or codes that became rare could not come back
         counts = 0.98 * scale * counts + 0.02 * rounded(log_step)
-        return _Sampled(log_step, weight * level_bits(counts), weight, off, last.tries + 1)
+        return _Sampled(log_step, weight * level_bits(counts), weight, off, pace, last.tries + 1)
 
-    weight = jnp.minimum(0.35 * jnp.maximum(bits / x.size, 0.0) ** 1.5, 0.5)
+    entries = scale * x.size
+    weight = jnp.minimum(0.35 * jnp.maximum(budget.bits / entries, 0.0) ** 1.2, 0.5)
     prices = weight * level_bits(rounded(log_step))
-    start = _Sampled(log_step, prices, weight, jnp.zeros(2), jnp.int32(0))
-    log_step, prices, _, _, tries = jax.lax.while_loop(unsettled, refine, start)
-    if few.size < x.size:
-        more, more_classes = _sample(x, _MORE), _sample(classes, _MORE)
-        _, counts = attempt(more, more_classes, log_step, prices)
-        # as far as rounding tells how the whole differs from the sample
-        more_counts = _rounded_histogram(more, more_classes, count, log_step)
-        whole_bits = message_bits(_rounded_histogram(x, classes, count, log_step))
-        spent, more_bits = (message_bits(x.size / more.size * c) for c in (counts, more_counts))
-        log_step = closer(log_step, spent * whole_bits / more_bits + 0.4 * slack)
+    # further than the slope says at first, as prices follow the step and take back a part
+    start = _Sampled(log_step, prices, weight, jnp.zeros(2), jnp.float32(1.3), jnp.int32(0))
+    settled = jax.lax.while_loop(unsettled, refine, start)
+    return settled.log_step, settled.prices
+
+
+def _whole(
+    x: Float[Array, " n"],
+    classes: Int[Array, " n"],
+    prices: Float[Array, "classes 2 levels"],
+    log_step: Float[Array, ""],
+    budget: _Budget,
+    slack: Float[Array, ""],
+) -> _Best:
+    """The codes of the smallest step that was found to meet the bits, or to leave `slack` at most.
+
+    Where none does, all codes are zero.
+    """
 
     def again(best: _Best) -> Bool[Array, ""]:
-        enough = (best.bits >= bits - slack) | (best.fits <= _SMALLEST) | (best.tries > 3)
+        enough = best.bits >= budget.bits - slack
+        enough |= (best.fits <= _SMALLEST) | (best.tries >= _TRIES)
         none = best.fits >= _LARGEST
         return (none | ~enough) & (best.tries < _ATTEMPTS)
 
-    def whole(best: _Best) -> _Best:
-        codes, counts = attempt(x, classes, best.next, prices)
+    def once(best: _Best) -> _Best:
+        codes, counts = _attempt(x, classes, best.next, prices, budget.states)
         spent = message_bits(counts)
-        fits, tries = spent <= bits, best.tries + 1
-        kept = [
-            jnp.where(fits, new, old)
-            for new, old in ((best.next, best.fits), (codes, best.codes), (spent, best.bits))
-        ]
+        fits, tries = spent <= budget.bits, best.tries + 1
         over = jnp.where(fits, best.over, best.next)
+        smallest = jnp.where(fits, best.next, best.fits)
         # larger and larger until one fits: in the end, all is zero
         margin = jnp.where(fits, 0.0, 0.00003 * 4.0 ** tries.astype(jnp.float32))
-        near = closer(best.next, spent + 0.4 * slack) + margin
-        between = (over < near) & (near < kept[0])
-        return _Best(over, *kept, jnp.where(between, near, (over + kept[0]) / 2), tries)
+        near = _closer(best.next, spent + 0.4 * slack, budget) + margin
+        between = (over < near) & (near < smallest)
+        return _Best(
+            over,
+            smallest,
+            jnp.where(fits, codes, best.codes),
+            jnp.where(fits, spent, best.bits),
+            jnp.where(between, near, (over + smallest) / 2),
+            tries,
+        )
 
-    first = _Best(
-        jnp.float32(_SMALLEST - 1),
-        jnp.float32(_LARGEST),
-        jnp.zeros(x.size, jnp.int32),
-        jnp.float32(0),
-        log_step,
-        jnp.int32(0),
-    )
-    found = jax.lax.while_loop(again, whole, first)
-    step = jnp.exp2(found.fits)
-    shifts = _shifts(x / step, found.codes, states)
-    scaled = jnp.where(usable, step * largest, jnp.where(jnp.isfinite(largest), 0.0, jnp.nan))
-    return Path(_symbols(found.codes, runs, states), scaled, shifts)
+    widest = jnp.float32(_SMALLEST - 1), jnp.float32(_LARGEST)
+    zeros = jnp.zeros(x.size, jnp.int32)
+    start = _Best(*widest, zeros, jnp.float32(0), log_step, jnp.int32(0))
+    return jax.lax.while_loop(again, once, start)
 
 
 def walk_path(path: Path, *, states: int) -> Float[Array, " n"]:

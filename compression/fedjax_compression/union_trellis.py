@@ -105,9 +105,9 @@ def search(
 ) -> Int[Array, " n"]:
     """The codes of least squared error, in steps, plus their prices.
 
-    `prices` are those of a magnitude of code by class and codebook, in squared steps. Of each codebook and parity
-    one point stands for all, or zero. Costs about 4 * states operations an entry, and memory for a
-    few paths at a time.
+    `prices` are those of a magnitude of code by class and codebook, in squared steps. Of each
+    codebook and parity one point stands for all, or zero. Costs about 4 * states operations an
+    entry, and memory for a few paths at a time.
     """
     count, steps = lanes(x.size)
     side_by_side = min(max(2**14 // states, 16), 256, count)  # what a core's cache holds

@@ -44,7 +44,7 @@ def test_a_gaussian_matrix_errs_as_in_the_trellis():
     got, err, _, _ = coded(adaptive(rate=1), x)
     _, plain, _, _ = coded(trellis(rate=1), x)
     assert got <= 1
-    assert err <= 1.03 * plain  # tables and octaves for 65,536 entries are a percent of the message
+    assert err <= 1.04 * plain  # tables and octaves for 65,536 entries are a percent of the message
 
 
 @pytest.mark.parametrize("rate", [1, 2])

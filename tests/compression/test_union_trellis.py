@@ -39,9 +39,7 @@ def checked(codes, states):
 
 
 def searched(x, *, states, prices=FREE):
-    codes = jax.jit(
-        lambda x: search(x, jnp.zeros(x.size, jnp.int32), prices, states=states)
-    )(x)
+    codes = jax.jit(lambda x: search(x, jnp.zeros(x.size, jnp.int32), prices, states=states))(x)
     return codes, points(codes, codebooks(codes, states=states)).astype(jnp.float32)
 
 
