@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from fedjax_compression import adaptive, entropy_coded, trellis, wire
 
+SMALL = adaptive(rate=1, states=4)
+"""One for all tests that only need any, so that it compiles once for each shape."""
+
 
 def low_rank(key, *, matrices=2, rows=64, columns=128, rank=4, noise=0.05):
     left, right, rest, bias = jr.split(key, 4)
@@ -71,7 +74,7 @@ def test_rows_of_small_variance_take_few_bits():
 
 
 def test_the_receiver_needs_nothing_but_the_message():
-    x, c = low_rank(jr.key(5), matrices=1), adaptive(rate=1, states=4)
+    x, c = low_rank(jr.key(5), matrices=1), SMALL
     _, _, payload, out = coded(c, x)
     sent = wire.loads(wire.dumps(payload), jax.eval_shape(lambda: payload))
     again = jax.jit(c.decode)(sent, jax.eval_shape(lambda: x))
@@ -82,14 +85,14 @@ def test_the_receiver_needs_nothing_but_the_message():
 def test_what_is_not_finite_is_seen(bad):
     x = low_rank(jr.key(1), matrices=1, rows=16, columns=32)
     for leaf in x:
-        _, _, _, out = coded(adaptive(rate=1, states=4), x | {leaf: x[leaf].at[..., 3].set(bad)})
+        _, _, _, out = coded(SMALL, x | {leaf: x[leaf].at[..., 3].set(bad)})
         assert all(jnp.isnan(part).any() for part in out.values())
 
 
 def test_zeros_are_exact():
     x = low_rank(jr.key(1), matrices=1, rows=16, columns=32)
     for zeros in ({"w": x["w"], "b": 0 * x["b"]}, jax.tree.map(jnp.zeros_like, x)):
-        _, _, _, out = coded(adaptive(rate=1, states=4), zeros)
+        _, _, _, out = coded(SMALL, zeros)
         np.testing.assert_array_equal(out["b"], zeros["b"])
         assert jnp.isfinite(out["w"]).all()
     np.testing.assert_array_equal(out["w"], zeros["w"])

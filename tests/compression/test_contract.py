@@ -94,14 +94,18 @@ COMBINED = [
 EAGER = [text for text in CODECS if text.count("(") == 1 or text in COMBINED]
 SHAPES = {"matrix": (7, 11), "vector": (13,), "one": (1,), "scalar": (), "odd": (3, 1, 5)}
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+every_codec = pytest.mark.parametrize("text", CODECS, scope="session")
+"""All checks of a codec, in every file, run one after another and share its programs."""
 
 
+@functools.cache
 def update(seed: int = 0, dtype=jnp.float32):
-    keys = jr.split(jr.key(seed), len(SHAPES))
-    return {
-        name: jr.normal(key, shape).astype(dtype)
-        for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
-    }
+    with jax.ensure_compile_time_eval():  # arrays, also where it is asked for in a trace
+        keys = jr.split(jr.key(seed), len(SHAPES))
+        return {
+            name: jr.normal(key, shape).astype(dtype)
+            for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
+        }
 
 
 @functools.cache
@@ -109,6 +113,13 @@ def compiled(text):
     """A codec whose encode and decode compile once for all tests of the same shapes."""
     c = codec(text)
     return Compressor(c.init, jax.jit(c.encode), jax.jit(c.decode))
+
+
+@functools.cache
+def encoded(text):
+    """The payload of `update()` from a fresh state, and the state after it."""
+    c, x = compiled(text), update()
+    return c.encode(jr.key(1), x, c.init(x))
 
 
 def names(call) -> set[str]:
@@ -133,14 +144,14 @@ def test_every_factory_is_in_the_table():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_tree_shapes_and_dtypes_come_back(text, dtype):
-    c, like = codec(text), jax.eval_shape(lambda: update(dtype=dtype))
+    c, like = compiled(text), jax.eval_shape(lambda: update(dtype=dtype))
     decoded = jax.eval_shape(lambda payload: c.decode(payload, like), payload_structure(c, like))
     assert structure(decoded) == structure(like)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_bfloat16_goes_through(text):
     c, x = compiled(text), update(dtype=jnp.bfloat16)
     payload, _ = c.encode(jr.key(1), x, c.init(x))
@@ -149,7 +160,7 @@ def test_bfloat16_goes_through(text):
     assert all(np.isfinite(leaf.astype(jnp.float32)).all() for leaf in jax.tree.leaves(out))
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_state_keeps_its_structure(text):
     c, x = compiled(text), update(dtype=jnp.bfloat16)
     state = c.init(jax.eval_shape(lambda: x))
@@ -157,10 +168,10 @@ def test_state_keeps_its_structure(text):
     assert structure(after) == structure(state)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_the_bytes_counted_are_the_bytes_made_and_read(text):
     c, x = compiled(text), update()
-    payload, _ = c.encode(jr.key(1), x, c.init(x))
+    payload, _ = encoded(text)
     like = payload_structure(c, x)
     data = wire.dumps(payload)
     assert len(data) == wire.nbytes(payload)
@@ -176,16 +187,17 @@ def test_the_bytes_counted_are_the_bytes_made_and_read(text):
 # op by op is slow, and a codec within another is seen by itself already
 @pytest.mark.parametrize("text", EAGER)
 def test_jit_equals_eager(text):
-    c, x = codec(text), update()
-    state = c.init(x)
-    eager = c.decode(c.encode(jr.key(1), x, state)[0], x)
-    c = compiled(text)
-    jitted = c.decode(c.encode(jr.key(1), x, state)[0], x)
+    x = {name: update()[name] for name in ("matrix", "scalar")}
+
+    def sent(c):
+        return c.decode(c.encode(jr.key(1), x, c.init(x))[0], x)
+
+    eager, jitted = sent(codec(text)), sent(compiled(text))
     for a, b in zip(jax.tree.leaves(jitted), jax.tree.leaves(eager), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_vmap_equals_a_loop(text):
     c, clients = compiled(text), [update(seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *clients)
@@ -199,7 +211,7 @@ def test_vmap_equals_a_loop(text):
             np.testing.assert_allclose(a[row], b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_zeros_are_exact(text):
     c = compiled(text)
     zeros = jax.tree.map(jnp.zeros_like, update())
@@ -208,7 +220,7 @@ def test_zeros_are_exact(text):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_constants_stay_finite(text):
     c = compiled(text)
     constant = jax.tree.map(lambda x: jnp.full_like(x, 3.0), update())
@@ -216,7 +228,7 @@ def test_constants_stay_finite(text):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(c.decode(payload, constant)))
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_an_update_of_no_leaves_is_one(text):
     c = compiled(text)
     payload, _ = c.encode(jr.key(1), {}, c.init({}))
@@ -225,17 +237,17 @@ def test_an_update_of_no_leaves_is_one(text):
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
 @pytest.mark.parametrize("where", ["matrix", "scalar", "one"])
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_a_number_that_is_not_finite_is_reported_and_does_not_spread(text, where, value):
     c, x = compiled(text), update()
-    _, state = c.encode(jr.key(1), x, c.init(x))
+    _, state = encoded(text)
     broken = x | {where: x[where].at[(0,) * x[where].ndim].set(value)}
     payload, after = c.encode(jr.key(2), broken, state)
     assert not all(np.isfinite(y).all() for y in jax.tree.leaves(c.decode(payload, x)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_a_repeated_round_traces_once(text):
     c, x = codec(text), update()
     traces = 0
@@ -249,7 +261,7 @@ def test_a_repeated_round_traces_once(text):
 
     state = c.init(x)
     for seed in range(3):
-        _, state = step(jr.key(seed), x, state)
+        _, state = step.eval_shape(jr.key(seed), x, state)  # traces, and does not compile
     assert traces == 1
 
 
@@ -260,14 +272,14 @@ def test_integers_are_refused_by_name(text):
         c.encode(jr.key(0), {"n": jnp.arange(3)}, c.init({"n": jnp.zeros(3)}))
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_empty_leaves_come_back(text):
     c, x = compiled(text), {"empty": jnp.zeros((0, 2)), "full": jnp.ones(3)}
     payload, _ = c.encode(jr.key(0), x, c.init(x))
     assert structure(c.decode(payload, x)) == structure(x)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_a_receivers_memory_keeps_its_structure_and_stays_finite(text):
     c, x = codec(text), update()
     memory = c.receiver(jax.eval_shape(lambda: x))
@@ -279,7 +291,7 @@ def test_a_receivers_memory_keeps_its_structure_and_stays_finite(text):
     assert equal(still, after)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_zeros_are_received_as_what_was_known(text):
     c, zeros = codec(text), jax.tree.map(jnp.zeros_like, update())
     received, memory = c.receive(zeros, c.receiver(zeros))

@@ -10,7 +10,7 @@ from fedjax_compression.codec import FACTORIES
 from fedjax_compression.flat import size
 from fedjax_compression.text import parse
 
-from .test_contract import CODECS, compiled, names, structure, update
+from .test_contract import CODECS, compiled, every_codec, names, structure, update
 
 SHORT = {"trellis", "adaptive"}
 """Whose tables are longer than this update's budget: zeros are all that it pays for."""
@@ -39,7 +39,7 @@ def zeros(tree):
     return not any(np.asarray(x, np.float32).any() for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_denormals_decode_to_finite_numbers_and_huge_ones_do_not_vanish(text):
     c, x = compiled(text), scaled(1e-40)
     payload, state = c.encode(jr.key(1), x, c.init(x))
@@ -53,7 +53,7 @@ def test_denormals_decode_to_finite_numbers_and_huge_ones_do_not_vanish(text):
         assert not finite(decoded) or not zeros(decoded)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_small_entries_do_not_vanish(text):
     c, x = compiled(text), scaled(1e-25)
     decoded = c.decode(c.encode(jr.key(1), x, c.init(x))[0], x)
@@ -62,16 +62,16 @@ def test_small_entries_do_not_vanish(text):
         assert not zeros(decoded)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_a_scalar_and_a_single_entry_are_updates(text):
-    c = codec(text)
+    c = compiled(text)
     for x in (jnp.float32(3.0), jnp.full((1,), 3.0)):
         decoded = c.decode(c.encode(jr.key(1), x, c.init(x))[0], x)
         assert structure(decoded) == structure(x)
         assert finite(decoded)
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_dtypes_may_be_mixed(text):
     dtypes = {"matrix": jnp.float32, "vector": jnp.bfloat16, "scalar": jnp.float16}
     x = {n: jax.ShapeDtypeStruct(update()[n].shape, dtype) for n, dtype in dtypes.items()}
@@ -90,8 +90,8 @@ def test_a_power_of_two_scales_what_is_decoded_and_no_more(text, power):
         np.testing.assert_allclose(b, a * 2.0**power, rtol=1e-5, atol=1e-5 * 2.0**power)
 
 
+@every_codec
 @pytest.mark.parametrize("like", LONG.values(), ids=LONG)
-@pytest.mark.parametrize("text", CODECS)
 def test_updates_of_2_31_entries_are_coded_or_refused_by_name(text, like):
     c, counting = codec(text), names(parse(text)) & COUNTING
     if counting:

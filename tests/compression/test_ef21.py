@@ -19,14 +19,15 @@ def test_three_messages_worked_by_hand():
 def test_the_receiver_holds_the_mean_of_what_the_senders_hold(participation):
     clients, cohort = 8, int(8 * participation)
     c, xs = ef21(top_k(fraction=0.2), participation=participation), jr.normal(jr.key(0), (8, 20))
+    encode, decode = jax.jit(c.encode), jax.jit(c.decode)
     states = [c.init(xs[0]) for _ in range(clients)]
     memory = c.receiver(xs[0])
     for number in range(10):
         drawn = np.random.default_rng(number).permutation(clients)[:cohort]
         sent = []
         for client in drawn:
-            payload, states[client] = c.encode(jr.key(number), xs[client], states[client])
-            sent.append(c.decode(payload, xs[0]))
+            payload, states[client] = encode(jr.key(number), xs[client], states[client])
+            sent.append(decode(payload, xs[0]))
         received, memory = c.receive(jnp.stack(sent).mean(axis=0), memory)
     expected = jnp.stack([state.known for state in states]).mean(axis=0)
     np.testing.assert_allclose(received, expected, atol=1e-5)

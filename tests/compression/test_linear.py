@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import pytest
 
-from .test_contract import CODECS, compiled, update
+from .test_contract import CODECS, compiled, every_codec, update
 
 LINEAR = {
     "identity()": "nothing is coded",
@@ -40,7 +39,7 @@ def means_decode_to_means(text):
     )
 
 
-@pytest.mark.parametrize("text", CODECS)
+@every_codec
 def test_a_codec_is_linear_where_it_is_listed_and_nowhere_else(text):
     assert means_decode_to_means(text) == (text in LINEAR)
 

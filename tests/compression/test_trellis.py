@@ -112,8 +112,8 @@ def test_what_is_not_finite_is_seen(bad):
 def test_small_updates_come_back(shape):
     x = jnp.ones(shape)
     c = trellis(rate=8, states=4)
-    payload, _ = c.encode(jr.key(0), x, ())
-    out = c.decode(payload, x)
+    payload, _ = jax.jit(c.encode)(jr.key(0), x, ())
+    out = jax.jit(c.decode)(payload, x)
     assert out.shape == x.shape
     assert jnp.isfinite(out).all()
 

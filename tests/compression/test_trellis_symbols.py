@@ -127,7 +127,7 @@ def test_random_sections_are_refused_or_read(section, count):
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_changed_messages_are_refused_or_are_messages(data):
-    sent = symbols(gaussian(400, 20.0), 150, 250, memory=3)
+    sent = symbols(gaussian(120, 20.0), 50, 70, memory=3)
     message = bytearray(wire.dumps(sent))
     for _ in range(data.draw(st.integers(1, 3))):
         message[data.draw(st.integers(wire.HEADER_BYTES, len(message) - 1))] ^= data.draw(
