@@ -122,12 +122,16 @@ def _find_path(
     log_step, prices = _priced(few, few_classes, rounded, log_step, budget, scale)
     if few.size < x.size:
         more, more_classes = _sample(x, _MORE), _sample(classes, _MORE)
-        _, counts = _attempt(more, more_classes, log_step, prices, states)
-        # as far as rounding tells how the whole differs from the sample
-        more_counts = _rounded_histogram(more, more_classes, len(runs), log_step)
-        whole_bits = message_bits(_rounded_histogram(x, classes, len(runs), log_step))
-        spent, more_bits = (message_bits(x.size / more.size * c) for c in (counts, more_counts))
-        log_step = _closer(log_step, spent * whole_bits / more_bits + 0.4 * slack, budget)
+
+        def nearer(_: Array, log_step: Array) -> Array:
+            _, counts = _attempt(more, more_classes, log_step, prices, states)
+            # as far as rounding tells how the whole differs from the sample
+            more_counts = _rounded_histogram(more, more_classes, len(runs), log_step)
+            whole_bits = message_bits(_rounded_histogram(x, classes, len(runs), log_step))
+            spent, more_bits = (message_bits(x.size / more.size * c) for c in (counts, more_counts))
+            return _closer(log_step, spent * whole_bits / more_bits + 0.4 * slack, budget)
+
+        log_step = jax.lax.fori_loop(0, 2, nearer, log_step)
 
     found = _whole(x, classes, prices, log_step, budget, slack)
     step = jnp.exp2(found.fits)
