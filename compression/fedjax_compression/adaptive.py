@@ -71,10 +71,10 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
     decodes to NaNs. The receiver's basis is recomputed from the integers sent, so that decoding
     agrees between machines to rounding.
     Message: at most `rate` bits per entry, header, tables and directions and all, unless that is
-    less than the overhead of about 200 bytes. It stays a few percent below where tables are large
-    beside it, and further where most rows are noise just below the step, which is then not sent.
-    Cost: some six searches of `states` states an entry, and for matrices of r by c
-    about r * r * c operations; clients under `vmap` take turns.
+    less than the overhead of about 200 bytes; within 1 % of it as a rule, and a few percent below
+    where tables are large beside it. Cost: one or two searches of `states`
+    states an entry, some five on a sample of it, and for matrices of r by c about r * r * c
+    operations; clients under `vmap` take turns.
     Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
     """
     check_trellis(rate, states, who="adaptive")
