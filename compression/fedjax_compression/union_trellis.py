@@ -32,9 +32,10 @@ POLYNOMIALS = {
 for a Gaussian at one bit."""
 LANE = 1024
 """Entries that one path walks through. Each path starts in state zero."""
-_DIRECT, _PER_OCTAVE = 64, 8
-LEVELS = _DIRECT + _PER_OCTAVE * 18
-"""Levels of magnitude whose lengths are told apart: 0 to 63, and then eight to the octave."""
+_DIRECT, _PER_OCTAVE = 16, 8
+LEVELS = _DIRECT + _PER_OCTAVE * 20
+"""Levels of magnitude that are told apart: 0 to 15, and then eight to the octave, four of either
+parity; `trellis_symbols` has a symbol for each and either sign."""
 _NEVER = 1e9
 
 
@@ -69,15 +70,17 @@ def points(codes: Int[Array, "..."], codebooks: Int[Array, "..."]) -> Int[Array,
 
 def levels(magnitudes: Int[Array, "..."]) -> Int[Array, "..."]:
     """The level of each magnitude below 2**24."""
-    bits = jax.lax.bitcast_convert_type(magnitudes.astype(jnp.float32), jnp.int32)
-    octaves = (bits >> 20) - ((127 + 6) * _PER_OCTAVE - _DIRECT)  # exponent and three bits more
-    return jnp.where(magnitudes < _DIRECT, magnitudes, jnp.minimum(octaves, LEVELS - 1))
+    half = magnitudes >> 1
+    bits = jax.lax.bitcast_convert_type(half.astype(jnp.float32), jnp.int32)
+    octaves = (bits >> 21) - ((127 + 3) * _PER_OCTAVE - _DIRECT) // 2  # exponent and two bits more
+    own = jnp.where(magnitudes < _DIRECT, half, jnp.minimum(octaves, LEVELS // 2 - 1))
+    return 2 * own + (magnitudes & 1)
 
 
 def bits_below_level() -> Float[np.ndarray, " levels"]:
     """How many bits tell the magnitudes of a level apart."""
     above = np.arange(LEVELS) - _DIRECT
-    return np.where(above < 0, 0, above // _PER_OCTAVE + 3).astype(np.float32)
+    return np.where(above < 0, 0, above // _PER_OCTAVE + 1).astype(np.float32)
 
 
 def codebooks(codes: Int[Array, " n"], *, states: int) -> Int[Array, " n"]:
@@ -96,24 +99,22 @@ def codebooks(codes: Int[Array, " n"], *, states: int) -> Int[Array, " n"]:
 def search(
     x: Float[Array, " n"],
     classes: Int[Array, " n"],
-    lengths: Float[Array, "classes 2 levels"],
+    prices: Float[Array, "classes 2 levels"],
     *,
-    weight: float,
     states: int,
 ) -> Int[Array, " n"]:
-    """The codes of least squared error, in steps, plus `weight` times their bits.
+    """The codes of least squared error, in steps, plus their prices.
 
-    `lengths` are the bits of a magnitude of code by class and codebook. Of each codebook and parity
-    one point stands for all, or zero. Costs about 4 * states operations an entry, and memory for a
-    few paths at a time.
+    `prices` are those of a magnitude of code by class and codebook, in squared steps. Of each
+    codebook and parity one point stands for all, or zero. Costs about 4 * states operations an
+    entry, and memory for a few paths at a time.
     """
     count, steps = lanes(x.size)
     side_by_side = min(max(2**14 // states, 16), 256, count)  # what a core's cache holds
     groups = -(-count // side_by_side)
     fill = groups * side_by_side * steps - x.size
-    table = weight * lengths
     # two levels up is dearer by so much that the border between two points lies above the middle
-    dearer = jnp.clip(table[:, :, 3] - table[:, :, 1], 0.0, 3.0).mean()
+    dearer = jnp.clip(prices[:, :, 3] - prices[:, :, 1], 0.0, 3.0).mean()
     border = 0.5 - dearer / 32
 
     def grouped(a: Array) -> Array:
@@ -124,7 +125,7 @@ def search(
         magnitude, own = group
 
         def best(book: Any, odd: Any) -> tuple[Array, Array]:
-            return _best(magnitude, own, table.reshape(-1), border, book, odd)
+            return _best(magnitude, own, prices.reshape(-1), border, book, odd)
 
         branches = [best(book, odd)[1] for odd in (0, 1) for book in (0, 1)]
         branch = _walk(jnp.stack(branches, axis=1), states).astype(jnp.int32)
@@ -138,7 +139,7 @@ def search(
 def _best(
     magnitude: Float[Array, "steps lanes"],
     classes: Int[Array, "steps lanes"],
-    table: Float[Array, " rows"],
+    prices: Float[Array, " rows"],
     border: Float[Array, ""],
     book: Any,
     odd: Any,
@@ -146,17 +147,17 @@ def _best(
     """The code of a codebook and a parity, and its cost: of the nearest point, or of zero."""
     row = (classes * 2 + book) * LEVELS
 
-    def bits(level: Any) -> Array:
-        return table.at[row + level].get(mode="promise_in_bounds")
+    def price(level: Any) -> Array:
+        return prices.at[row + level].get(mode="promise_in_bounds")
 
     shift = jnp.asarray(book - 2 * odd, magnitude.dtype)
     place = jnp.floor((magnitude + shift) * 0.25 + border).astype(jnp.int32)
     code = 2 * jnp.maximum(place, 0) + odd
     point = 2 * code - jnp.where(code > 0, book, 0)
-    cost = (magnitude - point.astype(magnitude.dtype)) ** 2 + bits(levels(code))
+    cost = (magnitude - point.astype(magnitude.dtype)) ** 2 + price(levels(code))
     if isinstance(odd, int) and odd:
         return code, cost
-    zero = magnitude**2 + bits(0)
+    zero = magnitude**2 + price(0)
     better = (zero < cost) & (odd == 0)
     return jnp.where(better, 0, code), jnp.where(better, zero, cost)
 

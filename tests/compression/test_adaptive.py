@@ -47,15 +47,14 @@ def test_a_gaussian_matrix_errs_as_in_the_trellis():
     got, err, _, _ = coded(adaptive(rate=1), x)
     _, plain, _, _ = coded(trellis(rate=1), x)
     assert got <= 1
-    assert err <= 1.06 * plain  # tables and octaves for 65,536 entries are a percent of the message
+    assert err <= 1.04 * plain  # tables and octaves for 65,536 entries are a percent of the message
 
 
 @pytest.mark.parametrize("rate", [1, 2])
 def test_the_rate_is_met(rate):
-    x = low_rank(jr.key(2), noise=0.3)
+    x = low_rank(jr.key(2), noise=0.3)  # which lies just below the step at one bit
     got, _, _, _ = coded(adaptive(rate=rate, states=8), x)
-    # at one bit the noise lies just below the step, and is not sent
-    assert {1: 0.6, 2: 0.9}[rate] * rate <= got <= rate
+    assert 0.97 * rate <= got <= rate
 
 
 def test_a_tall_matrix_costs_what_its_transpose_costs():

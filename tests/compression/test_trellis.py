@@ -40,7 +40,7 @@ def test_the_rate_is_met_by_other_sources(rate):
 
 @pytest.mark.parametrize(
     ("rate", "scalar", "documented"),
-    [(0.5, 0.6173, 0.55), (1, 0.3484, 0.284), (2, 0.0891, 0.0695), (3, 0.0223, 0.0172)],
+    [(0.5, 0.6173, 0.55), (1, 0.3484, 0.284), (2, 0.0891, 0.0695), (3, 0.0223, 0.0171)],
 )
 def test_a_gaussian_errs_less_than_entry_by_entry(rate, scalar, documented):
     x = gaussian(jr.key(1))
@@ -49,7 +49,7 @@ def test_a_gaussian_errs_less_than_entry_by_entry(rate, scalar, documented):
     least = 0.9 if rate >= 1 else 0.95
     assert 2.0 ** (-2 * rate) < error(x, out) < least * scalar
     if rate >= 1:
-        assert error(x, out) == pytest.approx(documented, rel=0.04)
+        assert error(x, out) == pytest.approx(documented, rel=0.03)
 
 
 def test_more_states_err_less():
@@ -67,7 +67,7 @@ def test_tensors_of_small_entries_take_few_bits():
     large, small = np.asarray(payload.symbols.codes).reshape(2, -1)
     assert (large != 0).mean() > 0.5
     assert (small != 0).mean() < 0.01
-    assert error(x, out) == pytest.approx(0.0695, rel=0.08)  # two bits for the half that matters
+    assert error(x, out) == pytest.approx(0.0695, rel=0.05)  # two bits for the half that matters
 
 
 def test_the_mean_over_rotations_is_the_update():

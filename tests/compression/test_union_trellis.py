@@ -17,7 +17,7 @@ from fedjax_compression.union_trellis import (
 )
 
 FREE = jnp.zeros((1, 2, LEVELS))
-"""Code lengths where a bit costs nothing."""
+"""Prices where a bit costs nothing."""
 
 
 def checked(codes, states):
@@ -38,10 +38,8 @@ def checked(codes, states):
     return np.array(out)
 
 
-def searched(x, *, states, lengths=FREE, weight=0.0):
-    codes = jax.jit(
-        lambda x: search(x, jnp.zeros(x.size, jnp.int32), lengths, weight=weight, states=states)
-    )(x)
+def searched(x, *, states, prices=FREE):
+    codes = jax.jit(lambda x: search(x, jnp.zeros(x.size, jnp.int32), prices, states=states))(x)
     return codes, points(codes, codebooks(codes, states=states)).astype(jnp.float32)
 
 
@@ -121,22 +119,22 @@ def test_codes_that_are_dear_are_avoided():
     x = 3 * jr.normal(jr.key(0), (4096,))
     dear = FREE.at[:, :, 1:].set(1.0)  # a bit for all but zero
     zeros = [
-        int((searched(x, states=8, lengths=dear, weight=weight)[0] == 0).sum())
+        int((searched(x, states=8, prices=weight * dear)[0] == 0).sum())
         for weight in (0.0, 2.0, 1e4)
     ]
     assert zeros[0] < zeros[1] < zeros[2] == x.size
 
 
-def test_no_path_is_cheaper_with_weights_by_class():
+def test_no_path_is_cheaper_with_prices_by_class():
     x, classes = 2.5 * jr.normal(jr.key(5), (8,)), jnp.arange(8) // 4
-    lengths = jr.uniform(jr.key(6), (2, 2, LEVELS)) * 3
-    codes = search(x, classes, lengths, weight=0.7, states=4)
+    prices = jr.uniform(jr.key(6), (2, 2, LEVELS)) * 2
+    codes = search(x, classes, prices, states=4)
 
     def cost(codes):
         books = checked(codes, 4)
         named = 2 * codes - np.sign(codes) * books
-        bits = np.asarray(lengths)[np.asarray(classes), books, np.abs(codes)]
-        return ((np.asarray(x) - named) ** 2 + 0.7 * bits).sum()
+        price = np.asarray(prices)[np.asarray(classes), books, np.abs(codes)]
+        return ((np.asarray(x) - named) ** 2 + price).sum()
 
     found = cost(np.asarray(codes))
     random = np.random.default_rng(0)
@@ -145,14 +143,14 @@ def test_no_path_is_cheaper_with_weights_by_class():
         assert found <= cost(moved) + 1e-4
 
 
-def test_levels_are_the_magnitudes_and_then_eight_to_the_octave():
+def test_levels_are_the_magnitudes_and_then_four_of_either_parity_to_the_octave():
     magnitudes = np.arange(2**14)
     got = np.asarray(levels(jnp.asarray(magnitudes)))
-    np.testing.assert_array_equal(got[:64], magnitudes[:64])
-    assert set(np.diff(got).tolist()) == {0, 1}
-    for octave in range(6, 14):
+    np.testing.assert_array_equal(got[:16], magnitudes[:16])
+    np.testing.assert_array_equal(got % 2, magnitudes % 2)
+    for octave in range(4, 14):
         own, sizes = np.unique(got[2**octave : 2 ** (octave + 1)], return_counts=True)
-        np.testing.assert_array_equal(own, 64 + 8 * (octave - 6) + np.arange(8))
+        np.testing.assert_array_equal(own, 16 + 8 * (octave - 4) + np.arange(8))
         np.testing.assert_array_equal(np.log2(sizes), bits_below_level()[own])
 
 

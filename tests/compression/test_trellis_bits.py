@@ -1,0 +1,26 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fedjax_compression.symbols import TrellisSymbols
+from fedjax_compression.trellis_bits import histogram, message_bits
+from fedjax_compression.trellis_path import PATH_BYTES
+from fedjax_compression.trellis_symbols import dump_trellis
+from fedjax_compression.union_trellis import codebooks
+
+
+@pytest.mark.parametrize("deviation", [0.2, 1.5, 40.0, 3000.0])
+@pytest.mark.parametrize("entries", [1, 60, 3000, 100_000])
+def test_the_message_is_known_to_a_few_bytes(entries, deviation):
+    random = np.random.default_rng(0)
+    codes = jnp.asarray(np.rint(random.standard_t(3, entries) * deviation), jnp.int32)
+    lengths = np.array([entries // 3, 0, entries - entries // 3])
+
+    @jax.jit
+    def bits(codes):
+        classes = jnp.repeat(jnp.arange(3), lengths, total_repeat_length=entries)
+        return message_bits(histogram(codes, codebooks(codes, states=8), classes, 3))
+
+    section = dump_trellis(TrellisSymbols(codes, lengths, np.uint8(3)))
+    beside = len(section) - float(bits(codes)) / 8
+    assert 0 < beside <= PATH_BYTES - 4 - 20  # its length, step and shifts are not of the section
