@@ -10,14 +10,14 @@ from fedjax_compression import codec
 from rich.console import Console
 
 from . import frontier, jsonl
-from .config import RunConfig
 from .frontier.rate_distortion import CODECS as CODECS_MEASURED
-from .prepare import prepare
 from .progress import progress
-from .quality import Row, beside
-from .run import deliver, execute
-from .run_folder import opened
-from .stopping import locked
+from .runs.config import RunConfig
+from .runs.execute import deliver, execute
+from .runs.folder import opened
+from .runs.prepare import prepare
+from .runs.quality import Row, beside
+from .runs.stopping import locked
 
 QUICK = RunConfig(rounds=6, clients=16)
 """What `frontier --quick` starts from."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedjax_compression.codec import FACTORIES
 
-from fedjax_llm.methods import ALGORITHMS
+from fedjax_llm.runs.methods import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..run import Row
+from ..runs.execute import Row
 
 
 class Point(NamedTuple):

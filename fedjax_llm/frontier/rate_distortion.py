@@ -17,11 +17,11 @@ from jaxtyping import PyTree
 from rich import box
 from rich.table import Table
 
-from ..config import RunConfig
 from ..data import Batching, cohort_batches
 from ..local import local_steps
-from ..prepare import prepare
-from ..run import Row
+from ..runs.config import RunConfig
+from ..runs.execute import Row
+from ..runs.prepare import prepare
 from ..simulation import scan, simulate
 
 CODECS = (

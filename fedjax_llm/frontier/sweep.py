@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import jsonl
-from ..config import RunConfig, canonical
-from ..prepare import prepare
 from ..progress import progress
-from ..run import Row, execute
+from ..runs.config import RunConfig, canonical
+from ..runs.execute import Row, execute
+from ..runs.prepare import prepare
 
 CODECS = (
     "identity()",

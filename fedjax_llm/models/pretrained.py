@@ -132,11 +132,16 @@ def _described(checkpoint: Checkpoint, read: Callable, **choices: Any) -> Any:
 
 
 def _placed(value: np.ndarray, *, mesh: Mesh | None) -> jax.Array:
-    """A parameter on its devices, of which each gets its own part alone."""
+    """A parameter on its devices, of which each gets its own part alone.
+
+    Waits until it is there: JAX copies in the background and keeps `value` until then, so that a
+    busy machine would hold two or three parameters twice.
+    """
     if mesh is None:
-        return jnp.asarray(value)
+        return jnp.asarray(value).block_until_ready()
     sharding = NamedSharding(mesh, cut(value.shape, mesh))
-    return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+    placed = jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+    return placed.block_until_ready()
 
 
 def cut(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

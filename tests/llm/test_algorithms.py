@@ -13,7 +13,7 @@ from fedjax_compression import codec, wire
 
 from fedjax_llm import algorithms
 from fedjax_llm.ledger import entries, lengths, total_bytes
-from fedjax_llm.methods import ALGORITHMS
+from fedjax_llm.runs.methods import ALGORITHMS
 from fedjax_llm.simulation import chunked, scan, vmap
 from fedjax_llm.simulation.simulate import round_program
 

@@ -10,9 +10,9 @@ import numpy as np
 from fedjax_compression.text import build, parse
 from jaxtyping import PyTree
 
-from . import data, models
-from .data import Corpus, Example, Examples
-from .models import DecoderConfig
+from .. import data, models
+from ..data import Corpus, Example, Examples
+from ..models import DecoderConfig
 
 
 class Workload(NamedTuple):

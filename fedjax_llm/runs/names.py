@@ -6,7 +6,7 @@ from typing import Any
 import optax
 from fedjax_compression.text import build, parse
 
-from . import adapters
+from .. import adapters
 
 ADAPTERS: Mapping[str, Callable] = {
     factory.__name__: factory

@@ -12,15 +12,15 @@ from fedjax_compression import codec, has_receiver_memory
 from fedjax_compression.text import parse
 from flax import nnx
 
-from .adapters.low_rank import LowRank
-from .algorithm import FederatedAlgorithm
-from .base import base_of
+from ..adapters.low_rank import LowRank
+from ..algorithm import FederatedAlgorithm
+from ..base import base_of
+from ..data import Batching, Split, hold_out
+from ..simulation import CLIENT_AXES, Auto, ClientAxis
+from ..tasks import Task, language_model
 from .config import RunConfig, canonical
-from .data import Batching, Split, hold_out
 from .methods import ALGORITHMS, EVERY_ROUND, FLAGS, SLOPES, takes
 from .names import ADAPTERS, OPTIMIZERS, built, named
-from .simulation import CLIENT_AXES, Auto, ClientAxis
-from .tasks import Task, language_model
 from .workload import Workload, workload
 
 

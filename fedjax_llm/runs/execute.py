@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from . import models
-from .adapters import export_adapter, merge_adapter
-from .base import base_of
-from .digest import digest
-from .ledger import total_bytes
+from .. import models
+from ..adapters import export_adapter, merge_adapter
+from ..base import base_of
+from ..digest import digest
+from ..ledger import total_bytes
+from ..simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
 from .prepare import Run
 from .quality import Row, quality
-from .simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
 
 
 class Past(NamedTuple):

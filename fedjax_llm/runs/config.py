@@ -6,8 +6,8 @@ from typing import Literal
 
 from fedjax_compression.text import parse
 
+from ..models import DecoderConfig
 from .methods import BY_ESTIMATES, OWN_SERVER_STEP, takes
-from .models import DecoderConfig
 from .names import named
 
 

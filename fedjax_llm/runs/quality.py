@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from .data import Corpus, bigram_nats
-from .evaluation import ByClient, baselines, by_client, distribution, token_bytes
+from ..data import Corpus, bigram_nats
+from ..evaluation import ByClient, baselines, by_client, distribution, token_bytes
 from .prepare import Run
 
 Row = dict[str, Any]

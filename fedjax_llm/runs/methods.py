@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 
-from .algorithms import (
+from ..algorithms import (
     cocktail_sgd,
     decomfl,
     demo,

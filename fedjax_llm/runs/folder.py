@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax.random as jr
 from fedjax_compression.text import build, parse
 
-from . import jsonl
+from .. import jsonl
+from ..simulation import CLIENT_AXES, Auto, Round
+from ..simulation.checkpoints import Checkpoints
+from .execute import Past, Row, settled, versions
 from .prepare import Run
-from .run import Past, Row, settled, versions
-from .simulation import CLIENT_AXES, Auto, Round
-from .simulation.checkpoints import Checkpoints
 from .stopping import Stop, locked, stop_signals
 
 
