@@ -19,7 +19,6 @@ What was tried to be faster is in LOG.md.
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ import jax.random as jr
 import numpy as np
 import optax
 
-from fedjax_llm import language_model, lora
+from fedjax_llm import jsonl, language_model, lora
 from fedjax_llm.checkpoints import open_checkpoint, smollm2
 from fedjax_llm.data import Batch
 from fedjax_llm.models import DecoderConfig, config_from, config_to, hf_tensors, load_tensors
@@ -65,8 +64,7 @@ def main() -> None:
     row |= {"targets": targets, "first_seconds": {n: s for n, (_, s) in first.items()}}
     row["versions"] = {p: importlib.metadata.version(p) for p in ("jax", "flax")}
     RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    jsonl.append(RESULTS, row)
 
 
 def compiled(step: Step) -> tuple[float, float]:

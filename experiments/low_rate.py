@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedjax_llm import frontier
-from fedjax_llm.runs.config import RunConfig
+from fedjax_llm.runs import RunConfig
 
 CODECS = (
     "identity()",

@@ -28,8 +28,7 @@ from fedjax_compression import codec, predictive
 from rich.console import Console
 
 from fedjax_llm import frontier
-from fedjax_llm.runs.config import RunConfig
-from fedjax_llm.runs.prepare import prepare
+from fedjax_llm.runs import RunConfig, prepare
 from fedjax_llm.simulation import simulate
 
 UPLINKS = ("entropy_coded(rate=1)", "entropy_coded(rate=0.25)")

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as everybody)
 from jax.sharding import AxisType
 
-from fedjax_llm import DecoderConfig, fed_avg, language_model, lora
+from fedjax_llm import DecoderConfig, fed_avg, jsonl, language_model, lora
 from fedjax_llm.data import Batching, Corpus
 from fedjax_llm.simulation import candidates, fastest, scan, sharded, simulate
 
@@ -60,19 +60,14 @@ MIDDLE = DecoderConfig(
     num_attention_heads=8,
     num_key_value_heads=8,
 )
+LORA = Work(MIDDLE, clients=8, steps=4, batch=4, seq=128, adapted=True)
 SMALL = DecoderConfig(num_attention_heads=4, num_key_value_heads=4)
 WORKS = {
-    "lora": Work(MIDDLE, clients=8, steps=4, batch=4, seq=128, adapted=True),
-    "full": Work(MIDDLE, clients=8, steps=4, batch=4, seq=128),
+    "lora": LORA,
+    "full": replace(LORA, adapted=False),
     "small": Work(SMALL, clients=64, steps=20, batch=4, seq=64),
-    "lora_bfloat16": Work(
-        replace(MIDDLE, dtype="bfloat16"),
-        clients=8,
-        steps=4,
-        batch=4,
-        seq=128,
-        adapted=True,
-        torch_dtypes=("float32", "bfloat16"),
+    "lora_bfloat16": replace(
+        LORA, config=replace(MIDDLE, dtype="bfloat16"), torch_dtypes=("float32", "bfloat16")
     ),
 }
 
@@ -94,8 +89,7 @@ def main() -> None:
         row["versions"] = {p: importlib.metadata.version(p) for p in ("jax", "torch")}
         print(json.dumps(row), flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        jsonl.append(RESULTS, row)
 
 
 def compared(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Any]:

@@ -12,12 +12,7 @@ from rich.console import Console
 from . import frontier, jsonl
 from .frontier.rate_distortion import CODECS as CODECS_MEASURED
 from .progress import progress
-from .runs.config import RunConfig
-from .runs.execute import deliver, execute
-from .runs.folder import opened
-from .runs.prepare import prepare
-from .runs.quality import Row, beside
-from .runs.stopping import locked
+from .runs import Row, RunConfig, beside, deliver, execute, locked, opened, prepare
 
 QUICK = RunConfig(rounds=6, clients=16)
 """What `frontier --quick` starts from."""

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ..runs.execute import Row
+from ..runs import Row
 from .pareto import points
 from .table import UNCOMPRESSED
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..runs.execute import Row
+from ..runs import Row
 
 
 class Point(NamedTuple):

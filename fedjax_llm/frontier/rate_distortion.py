@@ -19,9 +19,7 @@ from rich.table import Table
 
 from ..data import Batching, cohort_batches
 from ..local import local_steps
-from ..runs.config import RunConfig
-from ..runs.execute import Row
-from ..runs.prepare import prepare
+from ..runs import Row, RunConfig, prepare
 from ..simulation import scan, simulate
 
 CODECS = (

@@ -9,7 +9,7 @@ from fedjax_compression.text import Call, parse
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ..runs.execute import Row
+from ..runs import Row
 from .figure import MARKERS
 
 LARGEST = 4.0

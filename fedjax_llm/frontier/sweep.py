@@ -7,9 +7,7 @@ from pathlib import Path
 
 from .. import jsonl
 from ..progress import progress
-from ..runs.config import RunConfig, canonical
-from ..runs.execute import Row, execute
-from ..runs.prepare import prepare
+from ..runs import Row, RunConfig, canonical, execute, prepare
 
 CODECS = (
     "identity()",

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from ..progress import mebibytes
-from ..runs.execute import Row
+from ..runs import Row
 from .pareto import points
 
 UNCOMPRESSED = "identity()"

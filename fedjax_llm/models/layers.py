@@ -127,11 +127,11 @@ def attend(
     if mask is None:
         mask = jnp.tril(jnp.ones((1, 1, seq, keys), bool))
     # heads before tokens, and a group's queries below each other: few products of whole matrices
-    q = jnp.moveaxis((q * scale).reshape(batch, seq, shared, -1, size), 1, 3)
+    q = jnp.moveaxis(q.reshape(batch, seq, shared, -1, size), 1, 3)
     k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     rows = q.reshape(batch, shared, -1, size)
     scores = jnp.matmul(rows, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32)
-    scores = scores.reshape(*q.shape[:4], keys)
+    scores = scores.reshape(*q.shape[:4], keys) * scale  # in float32, whatever q is
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)

@@ -138,9 +138,10 @@ def _placed(value: np.ndarray, *, mesh: Mesh | None) -> jax.Array:
     busy machine would hold two or three parameters twice.
     """
     if mesh is None:
-        return jnp.asarray(value).block_until_ready()
-    sharding = NamedSharding(mesh, cut(value.shape, mesh))
-    placed = jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+        placed = jnp.asarray(value)
+    else:
+        sharding = NamedSharding(mesh, cut(value.shape, mesh))
+        placed = jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
     return placed.block_until_ready()
 
 

@@ -2,7 +2,10 @@
 
 from .config import RunConfig as RunConfig
 from .config import canonical as canonical
+from .execute import deliver as deliver
 from .execute import execute as execute
-from .prepare import Run as Run
+from .folder import opened as opened
 from .prepare import prepare as prepare
 from .quality import Row as Row
+from .quality import beside as beside
+from .stopping import locked as locked

@@ -17,8 +17,9 @@ from fedjax_compression.text import build, parse
 from .. import jsonl
 from ..simulation import CLIENT_AXES, Auto, Round
 from ..simulation.checkpoints import Checkpoints
-from .execute import Past, Row, settled, versions
+from .execute import Past, settled, versions
 from .prepare import Run
+from .quality import Row
 from .stopping import Stop, locked, stop_signals
 
 

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from fedjax_llm.cli import main
-from fedjax_llm.runs.config import RunConfig
-from fedjax_llm.runs.prepare import prepare
+from fedjax_llm.runs import RunConfig, prepare
 
 from .gguf_files import write_gguf
 from .test_cli import refused
