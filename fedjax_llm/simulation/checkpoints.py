@@ -1,5 +1,7 @@
 """Where a run stands, kept on disk while it goes on, and read again after whatever stopped it."""
 
+import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -98,7 +100,7 @@ class Checkpoints:
             except Exception as error:  # of whatever type Orbax lets through
                 warnings.warn(
                     f"{self._folder / str(step)}: expected a whole checkpoint, got one that "
-                    f"cannot be read ({_first_line(error)}); going back to the one before.",
+                    f"cannot be read ({_reason(error)}); going back to the one before.",
                     stacklevel=2,
                 )
                 self._put_aside(step)
@@ -172,7 +174,7 @@ class Checkpoints:
         last = f"the last good one is of round {rounds[-1]}" if rounds else "there is none before"
         return OSError(
             f"{self._folder}: the checkpoint of round {self._writing} could not be written "
-            f"({_first_line(error)}); {last}."
+            f"({_reason(error)}); {last}."
         )
 
 
@@ -209,7 +211,11 @@ def _as(like: Any, found: np.ndarray) -> Any:
     return jr.wrap_key_data(jnp.asarray(found), impl=jr.key_impl(like)) if _is_key(like) else found
 
 
-def _first_line(error: Exception) -> str:
-    """The end of what an error says first, where the reason is."""
+def _reason(error: Exception) -> str:
+    """The end of what an error says first; in words, where that is a number of the system's."""
     line = (str(error) or type(error).__name__).splitlines()[0]
-    return line if len(line) <= 200 else f"…{line[-200:]}"
+    said = line if len(line) <= 200 else f"…{line[-200:]}"
+    code = re.search(r"os_error_code='(\d+)'", said)  # its words may be far before it
+    if code and os.strerror(int(code[1])) not in said:
+        return f"{os.strerror(int(code[1]))}: {said}"
+    return said
