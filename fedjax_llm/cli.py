@@ -179,7 +179,11 @@ def _nats(row: Row) -> str:
     """What a row says of held-out text, in words."""
     return ", ".join(
         f"{row[key]:.4f} {key.replace('_', ' ')}"
-        for key in ("heldout_nats_per_token", "unseen_nats_per_token")
+        for key in (
+            "heldout_nats_per_token",
+            "personal_nats_per_token",
+            "unseen_nats_per_token",
+        )
         if key in row
     )
 

@@ -22,7 +22,7 @@ from ..digest import digest
 from ..ledger import total_bytes
 from ..simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
 from .prepare import Run
-from .quality import Row, quality
+from .quality import Row, personal_quality, quality
 
 
 class Past(NamedTuple):
@@ -57,13 +57,14 @@ def execute(
     axis = run.client_axis if isinstance(run.client_axis, ClientAxis) else settled(run).axis
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
-    state = past.progress.state if past.progress else None
+    last: Round | None = None
     for finished in _rounds(run, axis, past.progress):
-        state = finished.state
+        last = finished
         rows.append(_round_row(run, finished))
         each(rows[-1])
         if keep:
             keep(finished, time.perf_counter() - started)
+    state = last.state if last else past.progress and past.progress.state
     params = run.task.params if state is None else state.params
     trained = Trained(params, base_of(state, run.task.frozen))
     row = {
@@ -72,6 +73,7 @@ def execute(
         "seed": run.config.seed,
         **_bytes(run, rows),
         **quality(run, *trained),
+        **(_of_own_models(run, trained, past, last) if run.algorithm.personal else {}),
         "failed": sum(row["failed"] for row in rows),
         "digest": digest(params if trained.frozen is run.task.frozen else trained),
         "seconds": round(time.perf_counter() - started, 3),
@@ -80,6 +82,11 @@ def execute(
         "config": asdict(run.config),
     }
     return row, trained
+
+
+def _of_own_models(run: Run, trained: Trained, past: Past, last: Round | None) -> Row:
+    progress = last.progress() if last else past.progress
+    return personal_quality(run, *trained, progress.store) if progress else {}
 
 
 def deliver(run: Run, trained: Trained, out: Path) -> Path | None:

@@ -17,6 +17,7 @@ from ..algorithms import (
     fed_sb,
     fed_sgd,
     fedex_lora,
+    fedsa_lora,
     feed_sign,
     ffa_lora,
     flasc,
@@ -48,6 +49,7 @@ ALGORITHMS: Mapping[str, Callable] = {
         fed_sb,
         fed_sgd,
         fedex_lora,
+        fedsa_lora,
         ffa_lora,
         flasc,
         flexlora,
@@ -63,9 +65,7 @@ ALGORITHMS: Mapping[str, Callable] = {
         streaming_diloco,
     )
 }
-"""Every method with one model for all: of `fedsa_lora` each client has its own, and a run's scores
-are of the server's.
-"""
+"""Every method."""
 FLAGS = {
     "client_optimizer": None,
     "server_optimizer": None,

@@ -2,16 +2,27 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from ..data import Corpus, bigram_nats
-from ..evaluation import ByClient, baselines, by_client, distribution, token_bytes
+from ..evaluation import (
+    ByClient,
+    baselines,
+    by_client,
+    by_own_model,
+    distribution,
+    token_bytes,
+)
+from ..simulation import StoreRows
 from .prepare import Run
 
 Row = dict[str, Any]
 LOGITS = 2**24
 """Entries of logits that an evaluation holds at a time, at most."""
+OWN_ROWS = 16
+"""Rows that an evaluation of a client's own model runs at a time, at most."""
 
 
 def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
@@ -33,6 +44,28 @@ def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
             if run.workload.tokenizer is None:
                 row[f"{name}_bigram_nats_per_byte"] = bigram_nats(run.split.train, corpus)
     return row
+
+
+def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) -> Row:
+    """The same of clients that took part, each by its own model, where the method has them keep
+    one; a client that was in no round has the server's. `personal_models` counts the others.
+    """
+    if run.algorithm.personal is None or not run.split.seen.names:
+        return {}
+    personal = jax.jit(run.algorithm.personal)
+    place = {run.split.train.names[client]: row for row, client in enumerate(kept.clients)}
+
+    def params_of(name: str) -> PyTree:
+        if name not in place:
+            return params
+        own = jax.tree.map(lambda leaf: leaf[place[name]], kept.states)
+        return personal(params, own)
+
+    seen = run.split.seen
+    batch = min(OWN_ROWS, _batch(run))
+    measured = by_own_model(run.task.nats, params_of, frozen, seen, seq=run.config.seq, batch=batch)
+    row = {"personal_models": sum(name in place for name in seen.names)}
+    return row | _named("personal", measured, seen, _sizes(run))
 
 
 def beside(run: Run) -> Row:

@@ -1,5 +1,7 @@
 """Methods over LoRA's factors, as the command runs them."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -43,6 +45,22 @@ def test_methods_over_lora_run_and_send_what_they_say(tmp_path, algorithm, up, d
     changed = algorithm in ("flora()", "fedex_lora()")
     assert (tmp_path / "run/model").exists() == changed
     assert (tmp_path / "run/adapter").exists() != changed
+
+
+def test_a_run_whose_clients_keep_their_own_model_scores_these_beside_the_servers(tmp_path):
+    """The server's `b` is as it was, zero, so that its model is the base whatever it learns."""
+    own = ("--algorithm", "fedsa_lora()", "--seq", "64")
+    one = train(tmp_path / "one", *LORA, *own, "--rounds", "1", "--clients", "3")
+    more = train(tmp_path / "more", *LORA, *own, "--rounds", "6", "--clients", "3")
+    assert more["heldout_nats_per_token"] == one["heldout_nats_per_token"]
+    assert more["personal_nats_per_token"] < one["personal_nats_per_token"]
+    assert one["personal_nats_per_token"] < one["heldout_nats_per_token"]
+    assert (one["personal_models"], more["personal_models"]) == (3, 4)
+    assert one[UP] == one[DOWN] == [3 * (12 + 4 * A)]
+    (tmp_path / "one/summary.json").unlink()
+    shutil.rmtree(tmp_path / "one/adapter")
+    again = train(tmp_path / "one", *LORA, *own, "--rounds", "1", "--clients", "3", "--resume")
+    assert {**again, "seconds": 0} == {**one, "seconds": 0}  # by what the checkpoint kept
 
 
 def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
