@@ -4,6 +4,7 @@ from .cocktail_sgd import cocktail_sgd as cocktail_sgd
 from .decomfl import decomfl as decomfl
 from .demo import demo as demo
 from .diloco import diloco as diloco
+from .ditto import ditto as ditto
 from .fed_avg import fed_avg as fed_avg
 from .fed_dyn import fed_dyn as fed_dyn
 from .fed_kseed import fed_kseed as fed_kseed

@@ -46,6 +46,7 @@ TABLE = {
     ),
     "fed_nova": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, mu=0.1),
     "fed_dyn": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, population=10.0),
+    "ditto": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, mu=0.5),
     "diloco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM),
     "sparse_loco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, fraction=0.2, chunk=16),
     "streaming_diloco": lambda f, loss: f(

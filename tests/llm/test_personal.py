@@ -1,0 +1,84 @@
+"""Methods whose clients keep a model of their own: what of it is shared, and what is not."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+from fedjax_llm.algorithms import ditto, fed_avg
+from fedjax_llm.local import local_steps
+
+from .quadratics import loss, pulls, rounds
+
+RATE, STEPS = 0.1, 3
+START = jnp.linspace(-1.0, 1.0, 6)
+OPTIMA = 5 * jr.normal(jr.key(0), (4, 6)) + jnp.arange(6.0)
+STRENGTH = jnp.array([0.3, 1.0, 2.0, 4.0])[:, None] * jnp.ones((4, 6))
+WEIGHTS = jnp.array([4.0, 3.0, 2.0, 1.0])
+SGD = optax.sgd(RATE)
+SKEWED = pulls(OPTIMA, steps=STEPS, strength=STRENGTH)
+
+
+@functools.cache
+def after(mu, number, rate=RATE):
+    """The server's state, and the clients', after so many rounds of Ditto."""
+    algorithm = ditto(loss, START, client_optimizer=optax.sgd(rate), mu=mu)
+    return rounds(algorithm, START, SKEWED, WEIGHTS, number=number)
+
+
+def alone(number):
+    """What each client has after so many rounds' steps of its own."""
+    whole = pulls(OPTIMA, steps=number * STEPS, strength=STRENGTH)
+    return jax.vmap(lambda batches: local_steps(loss, SGD)(START, {}, batches)[0])(whole)
+
+
+@pytest.mark.parametrize("mu", [0.0, 2.0])
+def test_dittos_server_is_that_of_fed_avg_bit_for_bit(mu):
+    plain, _ = rounds(fed_avg(loss, START, client_optimizer=SGD), START, SKEWED, WEIGHTS, number=3)
+    np.testing.assert_array_equal(after(mu, 3)[0].params, plain.params)
+
+
+def test_dittos_clients_train_alone_where_nothing_pulls():
+    np.testing.assert_allclose(after(0.0, 3)[1].work, alone(3), rtol=1e-6)
+
+
+def test_dittos_clients_stay_at_the_servers_model_where_all_pulls():
+    """By a rate of 1 / mu a step goes to what was received, but for the gradient over mu."""
+    _, own = after(1e5, 3, rate=1e-5)
+    received = after(1e5, 2, rate=1e-5)[0].params
+    assert float(jnp.abs(own.work - received).max()) < 1e-3
+    assert float(jnp.abs(OPTIMA - received).max()) > 1
+
+
+def test_dittos_clients_end_between_their_own_optimum_and_the_servers_model():
+    """Where strength * (v - optimum) + mu * (v - w) is zero."""
+    state, own = after(2.0, 400)
+    expected = (STRENGTH * OPTIMA + 2 * state.params) / (STRENGTH + 2)
+    np.testing.assert_allclose(own.work, expected, atol=1e-3)
+
+
+def test_dittos_client_whose_own_training_fails_keeps_its_model():
+    algorithm = ditto(loss, START, client_optimizer=SGD, mu=0.5)
+    own = algorithm.client_init(START)._replace(work=jnp.full(6, 3e38))
+    sent, _ = algorithm.broadcast(jr.key(0), algorithm.init(jr.key(0), START))
+    steep = jax.tree.map(lambda leaf: leaf[0], pulls(OPTIMA, steps=STEPS, strength=30 * STRENGTH))
+    uplink, after, _ = algorithm.client_update(jr.key(0), {}, sent, own, steep)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(uplink))
+    np.testing.assert_array_equal(after.work, own.work)
+
+
+def test_a_personal_model_is_the_clients_and_the_servers_is_not_in_it():
+    state, own = after(2.0, 3)
+    algorithm = ditto(loss, START, client_optimizer=SGD)
+    first = jax.tree.map(lambda leaf: leaf[0], own)
+    np.testing.assert_array_equal(algorithm.personal(state.params, first), own.work[0])
+
+
+@pytest.mark.parametrize("mu", [-0.1, float("nan"), float("inf"), True])
+def test_dittos_pull_is_at_least_zero(mu):
+    with pytest.raises(ValueError, match="ditto: mu must be at least 0 and finite, got"):
+        ditto(loss, START, client_optimizer=SGD, mu=mu)
