@@ -11,6 +11,7 @@ from .fed_kseed import fed_kseed as fed_kseed
 from .fed_mezo import fed_mezo as fed_mezo
 from .fed_nova import fed_nova as fed_nova
 from .fed_prox import fed_prox as fed_prox
+from .fed_rep import fed_rep as fed_rep
 from .fed_sb import fed_sb as fed_sb
 from .fed_sgd import fed_sgd as fed_sgd
 from .fedex_lora import fedex_lora as fedex_lora

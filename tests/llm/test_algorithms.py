@@ -47,6 +47,7 @@ TABLE = {
     "fed_nova": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, mu=0.1),
     "fed_dyn": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, population=10.0),
     "ditto": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, mu=0.5),
+    "fed_rep": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, personal="^scale$", passes=2),
     "diloco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM),
     "sparse_loco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, fraction=0.2, chunk=16),
     "streaming_diloco": lambda f, loss: f(
@@ -256,6 +257,17 @@ def test_the_ledger_counts_the_bytes_that_are_made_and_they_say_what_was_sent(na
     for one, data in zip([downlink, *sent], [wire.dumps(downlink), *made], strict=True):
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), one)
         assert wire.dumps(wire.loads(data, like)) == data
+
+
+@pytest.mark.parametrize("name", ["ditto", "fed_rep"])
+def test_a_clients_own_model_is_like_the_servers_and_not_the_same(name):
+    state, own, _ = played(name)
+    first, second = (jax.tree.map(lambda leaf, row=row: leaf[row], own) for row in range(2))
+    algorithm, _, _ = program(name)
+    models = [algorithm.personal(state.params, one) for one in (first, second)]
+    assert jax.tree.map(jnp.shape, models[0]) == jax.tree.map(jnp.shape, PARAMS)
+    assert not equal(*models)
+    assert not equal(models[0], state.params)
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -86,6 +86,8 @@ def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
         ("fed_kseed(seeds=64)", ()),
         ("decomfl(draws=2)", ()),
         ("spry()", ()),
+        ("ditto(mu=0.5)", ()),
+        ("fed_rep(personal='^norm')", ()),
     ],
 )
 def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
@@ -93,6 +95,8 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
     assert summary["algorithm"] == algorithm
     assert summary["failed"] == 0
     assert 3 < summary["heldout_nats_per_byte"] < 6
+    personal = algorithm.startswith(("ditto", "fed_rep"))
+    assert ("personal_nats_per_token" in summary) == personal
     own = 4 * summary["trainable"]  # bytes of one copy
     sent = summary["uplink_bytes"] / 4  # rounds of clients
     least, most = {
@@ -103,6 +107,8 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
         "fed_kseed(seeds=64)": (12 + 2 + 8, 12 + 2 + 8),  # two steps: 12 bits, two slopes
         "decomfl(draws=2)": (12 + 16, 12 + 16),
         "spry()": (12 + 14, 12 + 14),
+        "ditto(mu=0.5)": (own + 12, own + 12),
+        "fed_rep(personal='^norm')": (own - 4 * 16 + 12, own - 4 * 16 + 12),
     }[algorithm]
     assert least <= sent <= most
 

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_llm.algorithms import ditto, fed_avg
+from fedjax_llm.algorithms import ditto, fed_avg, fed_rep
+from fedjax_llm.ledger import lengths
 from fedjax_llm.local import local_steps
 
+from . import test_algorithms as rows
 from .quadratics import loss, pulls, rounds
 
 RATE, STEPS = 0.1, 3
@@ -82,3 +84,66 @@ def test_a_personal_model_is_the_clients_and_the_servers_is_not_in_it():
 def test_dittos_pull_is_at_least_zero(mu):
     with pytest.raises(ValueError, match="ditto: mu must be at least 0 and finite, got"):
         ditto(loss, START, client_optimizer=SGD, mu=mu)
+
+
+# FedRep. Its model is the linear one of the contract table, whose leaf `scale` is the head.
+
+
+def test_fed_reps_client_trains_its_head_and_then_the_body_under_it():
+    algorithm, one, _ = rows.program("fed_rep")
+    state, own, _ = rows.play(one, *rows.start(algorithm), range(1))
+
+    def trained(batches):
+        twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batches)
+        over = lambda head, f, batch: rows.loss({**rows.PARAMS, "scale": head}, f, batch)  # noqa: E731
+        return local_steps(over, rows.SGD)(rows.PARAMS["scale"], {}, twice)[0]
+
+    np.testing.assert_allclose(own.work[0], jax.vmap(trained)(rows.cohort(0)), rtol=1e-5)
+    np.testing.assert_array_equal(state.params["scale"], rows.PARAMS["scale"])
+
+
+def test_fed_reps_body_is_the_mean_of_those_trained_under_each_head():
+    algorithm, one, _ = rows.program("fed_rep")
+    state, own, _ = rows.play(one, *rows.start(algorithm), range(1))
+    body = {name: rows.PARAMS[name] for name in ("blocks", "embedding")}
+
+    def trained(head, batches):
+        under = lambda b, f, batch: rows.loss({**b, "scale": head}, f, batch)  # noqa: E731
+        return local_steps(under, rows.SGD)(body, {}, batches)[0]
+
+    each = jax.vmap(trained)(own.work[0], rows.cohort(0))
+    shares = rows.WEIGHTS / rows.WEIGHTS.sum()
+    mean = jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, 1), each)
+    rows.close({name: state.params[name] for name in body}, mean, 1e-6)
+
+
+def test_fed_reps_messages_have_no_head():
+    downlink, uplinks, _, _ = rows.played("fed_rep")[2]
+    assert lengths(jax.device_get(uplinks)).tolist() == [12 + 4 * (rows.SIZE - 3)] * rows.CLIENTS
+    assert [leaf.shape[1:] for leaf in jax.tree.leaves(uplinks)] == [(2, 3, 4), (5, 3)]
+    assert [leaf.shape for leaf in jax.tree.leaves(downlink)] == [(2, 3, 4), (5, 3)]
+
+
+def test_fed_rep_is_fed_avg_where_the_head_does_nothing():
+    """A leaf that the loss does not see: what is left is FedAvg, bit for bit."""
+    params = {"idle": jnp.ones(2), "w": START}
+    seen = lambda params, frozen, batch: loss(params["w"], frozen, batch)  # noqa: E731
+    algorithm = fed_rep(seen, params, client_optimizer=SGD, personal="idle")
+    state, own = rounds(algorithm, params, SKEWED, WEIGHTS, number=3)
+    plain, _ = rounds(fed_avg(loss, START, client_optimizer=SGD), START, SKEWED, WEIGHTS, number=3)
+    np.testing.assert_array_equal(state.params["w"], plain.params)
+    np.testing.assert_array_equal(own.work[0], jnp.ones((4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"personal": "hea_d"}, "got 'hea_d', found in none of blocks/kernel, embedding, scale"),
+        ({"personal": "e"}, "got 'e', found in all parameters of blocks/kernel"),
+        ({"personal": "("}, r"personal must be a regular expression, got '\(': missing"),
+        ({"personal": "scale", "passes": 0}, "passes must be an integer above 0, got 0"),
+    ],
+)
+def test_what_fed_rep_cannot_take_apart_is_refused(flags, message):
+    with pytest.raises(ValueError, match=f"fed_rep: .*{message}"):
+        fed_rep(rows.loss, rows.LIKE, client_optimizer=SGD, **flags)
