@@ -142,7 +142,9 @@ def _round_row(run: Run, finished: Round) -> Row:
     seen = np.isfinite(info.loss) * targets
     return {
         "round": finished.round,
-        "train_nats_per_token": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
+        f"train_nats_per_{run.learning.unit}": float(
+            np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)
+        ),
         "accepted": int(finished.server_info.accepted),
         "failed": int(finished.server_info.failed),
         "update_norm": float(finished.server_info.update_norm),

@@ -17,17 +17,19 @@ from ..algorithm import FederatedAlgorithm
 from ..base import base_of
 from ..data import Batching, Split, hold_out
 from ..simulation import CLIENT_AXES, Auto, ClientAxis
-from ..tasks import Task, language_model
+from ..tasks import Task
 from .config import RunConfig, canonical
+from .learning import TASKS, Learning
 from .methods import ALGORITHMS, EVERY_ROUND, FLAGS, SLOPES, takes
 from .names import ADAPTERS, OPTIMIZERS, built, named
 from .workload import Workload, workload
 
 
 class Run(NamedTuple):
-    """A configuration, built and checked: nothing has run yet, nothing was written."""
+    """A configuration, built and checked: no round has run yet, nothing was written."""
 
     config: RunConfig
+    learning: Learning
     workload: Workload
     task: Task
     split: Split
@@ -38,7 +40,8 @@ class Run(NamedTuple):
 
 
 def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
-    """Build everything that a configuration names. Tokens of a checkpoint's are kept in `cache`.
+    """Build everything that a configuration names. Tokens of texts are kept in `cache`, where a
+    checkpoint reads them. What pairs are measured against is computed here, last of all.
 
     Raises `ValueError` naming the field, what was expected and what was got.
     """
@@ -50,7 +53,10 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     batching = Batching(
         seq=config.seq, batch=config.batch, steps=config.local_steps, epochs=config.local_epochs
     )
+    learning: Learning = built("task", config.task, TASKS)
+    assert config.long is not None  # noqa: S101 - as it is canonical
     learnt = workload(
+        learning,
         text=config.data,
         population=config.population,
         seed=config.seed,
@@ -67,7 +73,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"got {config.clients}."
         )
     adapter = built("adapter", config.adapter, ADAPTERS)
-    task = language_model(
+    task = learning.build(
         learnt.decoder, key=jr.key(config.seed), adapter=adapter, params=learnt.params
     )
     given = {
@@ -93,15 +99,21 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"algorithm: {method} needs every client in every round, expected clients to be "
             f"{len(split.train.names)}, all there are, got {config.clients}."
         )
+    algorithm = _algorithm(config, task, given, population=float(split.train.targets().sum()))
+    client_axis = built("client_axis", config.client_axis, CLIENT_AXES)
+    ready = learning.ready(task, learnt.corpus, config.seq)
+    if ready is not learnt.corpus:
+        split = hold_out(ready, seed=config.seed)
     return Run(
         config,
+        learning,
         learnt,
         task,
         split,
         given.get("client_optimizer"),
-        algorithm=_algorithm(config, task, given, population=float(split.train.targets().sum())),
-        batching=batching,
-        client_axis=built("client_axis", config.client_axis, CLIENT_AXES),
+        algorithm,
+        batching,
+        client_axis,
     )
 
 
