@@ -8,6 +8,7 @@ from .ditto import ditto as ditto
 from .fed_avg import fed_avg as fed_avg
 from .fed_dyn import fed_dyn as fed_dyn
 from .fed_kseed import fed_kseed as fed_kseed
+from .fed_md import fed_md as fed_md
 from .fed_mezo import fed_mezo as fed_mezo
 from .fed_nova import fed_nova as fed_nova
 from .fed_prox import fed_prox as fed_prox

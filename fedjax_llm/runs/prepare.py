@@ -22,6 +22,7 @@ from .config import RunConfig, canonical
 from .learning import TASKS, Learning
 from .methods import ALGORITHMS, EVERY_ROUND, FLAGS, SLOPES, takes
 from .names import ADAPTERS, OPTIMIZERS, built, named
+from .public import public_text
 from .workload import Workload, workload
 
 
@@ -94,6 +95,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"{len(split.train.names)}, all there are, got {config.clients}."
         )
     method = parse(config.algorithm).name
+    if method in ALGORITHMS and takes(method, "public"):
+        given |= public_text(config, learnt, task, split)
     if config.clients < len(split.train.names) and method in EVERY_ROUND:
         raise ValueError(
             f"algorithm: {method} needs every client in every round, expected clients to be "

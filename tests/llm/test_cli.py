@@ -113,6 +113,16 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
     assert least <= sent <= most
 
 
+def test_clients_that_tell_each_other_what_they_expect_send_no_parameter(tmp_path):
+    data = ("--data", "shakespeare(at_least=30000)")  # eleven roles, one of them set aside
+    summary = train(tmp_path / "run", "--algorithm", "fed_md(top=4)", *data)
+    each = 12 + 2 * 32 * 4 * (1 + 4)  # at 2 x 32 places four bytes of text and their probabilities
+    assert summary["uplink_bytes_by_round"] == [2 * each] * 2
+    assert summary["downlink_bytes_by_round"] == [2 * (each + 8)] * 2
+    assert 2 <= summary["personal_models"] <= 4
+    assert summary["personal_nats_per_token"] < summary["heldout_nats_per_token"]
+
+
 def test_epochs_are_refused_where_all_clients_must_take_as_many_steps(tmp_path, capsys):
     steps = SMALL.index("--local-steps")
     small = [*SMALL[:steps], "--local-epochs", "1", *SMALL[steps + 2 :]]
@@ -209,6 +219,11 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
             "algorithm: fed_kseed: expected a client optimizer that is optax.sgd(rate)",
         ),
         (("--algorithm", "fed_nova()"), "algorithm: fed_nova: expected a client optimizer that is"),
+        (
+            ("--algorithm", "fed_md()"),
+            "algorithm: fed_md() asks clients about the text of those set aside, one of ten; "
+            "expected batch=2 windows of seq=32 tokens there, got 0",
+        ),
         (("--client-axis", "chunked(0)"), "client_axis: chunked: size must be an integer"),
         (("--client-optimizer", "adamm(0.1)"), "client_optimizer: expected one of adagrad"),
         (("--server-optimizer", "sgd()"), "server_optimizer: expected sgd(learning_rate"),
