@@ -28,5 +28,6 @@ from .muloco import muloco as muloco
 from .rolora import rolora as rolora
 from .scaffold import scaffold as scaffold
 from .sparse_loco import sparse_loco as sparse_loco
+from .split_lora import split_lora as split_lora
 from .spry import spry as spry
 from .streaming_diloco import streaming_diloco as streaming_diloco

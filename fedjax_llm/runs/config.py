@@ -7,7 +7,7 @@ from fedjax_compression.text import parse
 
 from ..models import DecoderConfig
 from .learning import TASKS, Long
-from .methods import BY_ESTIMATES, OWN_SERVER_STEP, takes
+from .methods import ALL_AT_ONCE, BY_ESTIMATES, OWN_SERVER_STEP, takes
 from .names import built, named
 
 
@@ -73,13 +73,14 @@ def canonical(config: RunConfig) -> RunConfig:
     """The same configuration with each text in its one spelling, and all defaults in place."""
     given = config.local_steps is not None or config.local_epochs is not None
     fresh = config.model is None
+    method = named("algorithm", parse, config.algorithm).name
     config = dataclasses.replace(
         config,
         local_steps=config.local_steps if given else 8,
         long=config.long or built("task", config.task, TASKS).long[0],
-        client_axis=config.client_axis or ("vmap()" if fresh else "scan()"),
+        client_axis=config.client_axis
+        or ("vmap()" if fresh or method in ALL_AT_ONCE else "scan()"),
     )
-    method = named("algorithm", parse, config.algorithm).name
     if config.client_optimizer is None and takes(method, "client_optimizer"):
         adam = f"adam({0.006 if fresh else 0.0005})"
         own = f"sgd({0.0001 if fresh else 0.000001})" if method in BY_ESTIMATES else adam

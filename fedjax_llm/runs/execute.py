@@ -20,7 +20,17 @@ from ..adapters import export_adapter, merge_adapter
 from ..base import base_of
 from ..digest import digest
 from ..ledger import total_bytes
-from ..simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
+from ..simulation import (
+    ClientAxis,
+    Progress,
+    Round,
+    Timed,
+    candidates,
+    fastest,
+    simulate,
+    simulate_split,
+)
+from ..split import SplitMethod
 from .prepare import Run
 from .quality import Row, personal_quality, quality
 
@@ -58,7 +68,7 @@ def execute(
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
     last: Round | None = None
-    for finished in _rounds(run, axis, past.progress):
+    for finished in rounds(run, axis, past.progress):
         last = finished
         rows.append(_round_row(run, finished))
         each(rows[-1])
@@ -113,7 +123,7 @@ def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
 
 def settled(run: Run) -> Timed:
     """The client axis that `auto()` stands for on this machine; says so on standard error."""
-    best, found = fastest(lambda axis: _rounds(run, axis), candidates(run.config.clients))
+    best, found = fastest(lambda axis: rounds(run, axis), candidates(run.config.clients))
     times = ", ".join(
         f"{each.name} {f'{each.seconds:.3g} s' if each.seconds else 'does not fit'}"
         for each in found
@@ -122,16 +132,21 @@ def settled(run: Run) -> Timed:
     return best
 
 
-def _rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+def rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+    """The rounds of a run, those after `start` where it is given."""
+    config, method = run.config, run.algorithm
+    federation = run.task.params, run.task.frozen, run.split.train, run.batching
+    count, clients, seed = config.rounds, config.clients, config.seed
+    if isinstance(method, SplitMethod):
+        return simulate_split(
+            method, *federation, rounds=count, clients=clients, seed=seed, start=start
+        )
     return simulate(
-        run.algorithm,
-        run.task.params,
-        run.task.frozen,
-        run.split.train,
-        run.batching,
-        rounds=run.config.rounds,
-        clients=run.config.clients,
-        seed=run.config.seed,
+        method,
+        *federation,
+        rounds=count,
+        clients=clients,
+        seed=seed,
         client_axis=axis,
         start=start,
     )

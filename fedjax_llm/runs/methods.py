@@ -32,6 +32,7 @@ from ..algorithms import (
     rolora,
     scaffold,
     sparse_loco,
+    split_lora,
     spry,
     streaming_diloco,
 )
@@ -67,6 +68,7 @@ ALGORITHMS: Mapping[str, Callable] = {
         rolora,
         scaffold,
         sparse_loco,
+        split_lora,
         spry,
         streaming_diloco,
     )
@@ -90,6 +92,9 @@ SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
 model."""
 EVERY_ROUND = ("cocktail_sgd", "fedex_lora", "flora", "rolora", "streaming_diloco")
 """Algorithms whose clients must take part in every round."""
+
+ALL_AT_ONCE = ("split_lora",)
+"""Algorithms whose clients and server meet in every step, so that a round's clients run at once."""
 
 
 def takes(method: str, flag: str) -> bool:

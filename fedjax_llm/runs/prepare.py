@@ -17,12 +17,13 @@ from ..algorithm import FederatedAlgorithm
 from ..base import base_of
 from ..data import Batching, Split, hold_out
 from ..simulation import CLIENT_AXES, Auto, ClientAxis
+from ..split import SplitMethod
 from ..tasks import Task
 from .config import RunConfig, canonical
 from .learning import TASKS, Learning
-from .methods import ALGORITHMS, EVERY_ROUND, FLAGS, SLOPES, takes
+from .methods import ALGORITHMS, FLAGS, SLOPES, takes
 from .names import ADAPTERS, OPTIMIZERS, built, named
-from .public import public_text
+from .taken import check_clients, taken
 from .workload import Workload, workload
 
 
@@ -35,7 +36,7 @@ class Run(NamedTuple):
     task: Task
     split: Split
     client_optimizer: optax.GradientTransformation | None
-    algorithm: FederatedAlgorithm
+    algorithm: FederatedAlgorithm | SplitMethod
     batching: Batching
     client_axis: ClientAxis | Auto
 
@@ -94,14 +95,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"misses a message cannot read the next; expected clients to be "
             f"{len(split.train.names)}, all there are, got {config.clients}."
         )
-    method = parse(config.algorithm).name
-    if method in ALGORITHMS and takes(method, "public"):
-        given |= public_text(config, learnt, task, split)
-    if config.clients < len(split.train.names) and method in EVERY_ROUND:
-        raise ValueError(
-            f"algorithm: {method} needs every client in every round, expected clients to be "
-            f"{len(split.train.names)}, all there are, got {config.clients}."
-        )
+    check_clients(config, len(split.train.names))
+    given |= taken(config, learnt, task, split)
     algorithm = _algorithm(config, task, given, population=float(split.train.targets().sum()))
     client_axis = built("client_axis", config.client_axis, CLIENT_AXES)
     ready = learning.ready(task, learnt.corpus, config.seq)
@@ -122,7 +117,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
 
 def _algorithm(
     config: RunConfig, task: Task, given: Mapping[str, Any], *, population: float
-) -> FederatedAlgorithm:
+) -> FederatedAlgorithm | SplitMethod:
     """The method that a configuration names, with what it takes of the flags.
 
     Raises `ValueError` for a flag that it does not take.
@@ -148,7 +143,7 @@ def _algorithm(
     factories = {
         name: partial(
             factory,
-            task.loss,
+            *(() if takes(name, "halves") else (task.loss,)),
             like,
             **{flag: value for flag, value in known.items() if takes(name, flag)},
         )
@@ -159,7 +154,7 @@ def _algorithm(
     return algorithm
 
 
-def _check_base(algorithm: FederatedAlgorithm, task: Task) -> None:
+def _check_base(algorithm: FederatedAlgorithm | SplitMethod, task: Task) -> None:
     """Raise `ValueError` where a method cannot add what it adds to the frozen kernels there are."""
 
     def begun(params: Any, frozen: Any) -> Any:
