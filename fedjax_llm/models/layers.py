@@ -122,16 +122,22 @@ def attend(
     A softcap c makes each score c * tanh(score / c) before the mask (arXiv:2408.00118).
     Cost: batch * heads * seq * keys scores.
     """
-    if softcap is None:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
+    batch, seq, _, size = q.shape
+    keys, shared = k.shape[1:3]
     if mask is None:
-        mask = jnp.tril(jnp.ones((1, 1, q.shape[1], k.shape[1]), bool))
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    scores = softcap * jnp.tanh(scores * (scale / softcap))
+        mask = jnp.tril(jnp.ones((1, 1, seq, keys), bool))
+    # heads before tokens, and a group's queries below each other: few products of whole matrices
+    q = jnp.moveaxis((q * scale).reshape(batch, seq, shared, -1, size), 1, 3)
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    rows = q.reshape(batch, shared, -1, size)
+    scores = jnp.matmul(rows, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32)
+    scores = scores.reshape(*q.shape[:4], keys)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+    mixed = (weights.reshape(batch, shared, -1, keys) @ v).reshape(q.shape)
+    return jnp.moveaxis(mixed, 3, 1).reshape(batch, seq, -1, size)
 
 
 class Attention(nnx.Module):
