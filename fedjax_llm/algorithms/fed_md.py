@@ -7,13 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fedjax_compression import Compressor, has_receiver_memory, identity
+from fedjax_compression import Compressor, identity
 from jaxtyping import Array, Bool, Float, Int, Integer, Key, UInt32
 
 from ..aggregate import WeightedSum, leave_out_failed, weighted_mean
 from ..algorithm import ClientState, Downlink, FederatedAlgorithm, Gather, ServerInfo, Uplink
 from ..local import Batches, ClientInfo, Frozen, Loss, Params, local_steps
-from ._exchange import Folded, check_structure, choose, concluded, has_failed, nan_where
+from ._exchange import (
+    Folded,
+    check_keeps_nothing,
+    check_structure,
+    choose,
+    concluded,
+    has_failed,
+    nan_where,
+)
 from ._likeliest import Coded, Likeliest, channel, cross_entropy, likeliest, spread
 
 Logits: TypeAlias = Callable[
@@ -92,7 +100,7 @@ def fed_md(
     _check(top, vocab, public)
     shape = (*public.shape[1:], top)
     for name, codec in (("uplink", uplink), ("downlink", downlink)):
-        _check_no_memory(name, codec, jax.ShapeDtypeStruct(shape, jnp.float32))
+        check_keeps_nothing(codec, name=name, who="fed_md")
     up, down = (channel(codec, shape, vocab=vocab) for codec in (uplink, downlink))
     text, mean = jnp.asarray(public, jnp.int32), weighted_mean()
     table = jax.ShapeDtypeStruct((*public.shape[1:], vocab), jnp.float32)
@@ -186,13 +194,4 @@ def _check(top: Any, vocab: int, public: Integer[np.ndarray, "..."]) -> None:
         raise ValueError(
             f"fed_md: expected public tokens from 0 to {vocab - 1}, got {public.min()} to "
             f"{public.max()}."
-        )
-
-
-def _check_no_memory(name: str, codec: Compressor, like: jax.ShapeDtypeStruct) -> None:
-    kept = jax.tree.leaves(jax.eval_shape(lambda: codec.init(like)))
-    if kept or has_receiver_memory(codec):
-        raise ValueError(
-            f"fed_md: expected a codec without a memory on the {name}, as each message is of other "
-            "text than the one before, got one with: error_feedback, ef21, diana or the like."
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from fedjax_compression import Compressor, has_receiver_memory, identity
+from fedjax_compression import Compressor, identity
 from fedjax_compression.bits import pack, unpack
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
@@ -17,7 +17,7 @@ from ..data import Batch
 from ..local import ClientInfo, Frozen, Params
 from ..split import SplitMessages, SplitMethod
 from ..tasks import Asked, Halves
-from ._exchange import check_structure, choose
+from ._exchange import check_keeps_nothing, check_structure, choose
 
 
 class SplitState(NamedTuple):
@@ -78,7 +78,7 @@ def split_lora(
     """
     who, up, down = "split_lora", uplink or identity(), downlink or identity()
     for name, codec in (("uplink", up), ("downlink", down)):
-        _check_no_memory(name, codec)
+        check_keeps_nothing(codec, name=name, who=who)
     try:
         part, join, lower, upper = halves(cut)
     except ValueError as error:
@@ -194,13 +194,3 @@ def _mean(
         lambda leaf: jnp.tensordot(share, leaf.astype(jnp.float32), 1).astype(leaf.dtype), kept
     )
     return mean, total
-
-
-def _check_no_memory(name: str, codec: Compressor) -> None:
-    probe = jax.ShapeDtypeStruct((64, 64), jnp.float32)
-    kept = jax.tree.leaves(jax.eval_shape(lambda: codec.init(probe)))
-    if kept or has_receiver_memory(codec):
-        raise ValueError(
-            f"split_lora: expected a codec without a memory on the {name}, as each message is of "
-            "other text than the one before, got one with: error_feedback, ef21 or the like."
-        )

@@ -57,6 +57,7 @@ TABLE = {
     "fed_dyn": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, population=10.0),
     "ditto": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, mu=0.5),
     "fed_rep": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, personal="^scale$", passes=2),
+    "fed_rep, last layer": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, last=1),
     "diloco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM),
     "sparse_loco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, fraction=0.2, chunk=16),
     "streaming_diloco": lambda f, loss: f(

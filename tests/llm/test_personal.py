@@ -124,6 +124,20 @@ def test_fed_reps_messages_have_no_head():
     assert [leaf.shape for leaf in jax.tree.leaves(downlink)] == [(2, 3, 4), (5, 3)]
 
 
+def test_fed_reps_last_layers_stay_as_a_leaf_does():
+    """Two layers of twelve values, of which one travels; what stays is the client's own."""
+    algorithm, one, _ = rows.program("fed_rep, last layer")
+    state, own, (_, uplinks, _, _) = rows.play(one, *rows.start(algorithm), range(1))
+    assert lengths(jax.device_get(uplinks)).tolist() == [12 + 4 * (rows.SIZE - 12)] * rows.CLIENTS
+    first = jax.tree.map(lambda leaf: leaf[0], own)
+    model = algorithm.personal(state.params, first)
+    kernel, given = model["blocks"]["kernel"], rows.PARAMS["blocks"]["kernel"]
+    np.testing.assert_array_equal(kernel[1], first.work[0][0])
+    np.testing.assert_array_equal(kernel[0], state.params["blocks"]["kernel"][0])
+    np.testing.assert_array_equal(state.params["blocks"]["kernel"][1], given[1])
+    assert float(jnp.abs(kernel[1] - given[1]).max()) > 1e-3
+
+
 def test_fed_rep_is_fed_avg_where_the_head_does_nothing():
     """A leaf that the loss does not see: what is left is FedAvg, bit for bit."""
     params = {"idle": jnp.ones(2), "w": START}
@@ -138,8 +152,10 @@ def test_fed_rep_is_fed_avg_where_the_head_does_nothing():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"personal": "hea_d"}, "got 'hea_d', found in none of blocks/kernel, embedding, scale"),
-        ({"personal": "e"}, "got 'e', found in all parameters of blocks/kernel"),
+        ({"personal": "hea_d"}, "got 'hea_d', and the paths blocks/kernel, embedding, scale"),
+        ({"personal": "e"}, "got personal='e' and last=0, and nothing for the body, of blocks/k"),
+        ({}, "got personal=None and last=0, and nothing for the head, of blocks/kernel, embed"),
+        ({"last": 3}, "last must be from 0 to 2, the layers there are, got 3"),
         ({"personal": "("}, r"personal must be a regular expression, got '\(': missing"),
         ({"personal": "scale", "passes": 0}, "passes must be an integer above 0, got 0"),
     ],

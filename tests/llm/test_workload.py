@@ -97,6 +97,7 @@ def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
         (("--task", "preference(beta=0)"), "task: preference: beta must be above 0 and finite"),
         (("--task", "language_model()"), "data: expected records of the type Example, as fields("),
         (("--data", "shakespeare()"), "data: expected records of the type Pair, as pair_fields("),
+        (("--algorithm", "fed_md()"), "task: fed_md is for language models, expected language_m"),
         (("--long", "split"), "long: expected error or drop, got split"),
         (("--seq", "9"), "pairs.jsonl: line 1: expected at most 10 tokens, a window of seq=9"),
     ],
