@@ -60,7 +60,7 @@ def duration(
 
     Until the last of these has answered, where they are all that were drawn, or as many as are
     wanted, or where the deadline has no seconds: who is gone is then known to be. Else its
-    seconds. Without anybody's answer and without seconds, until the last would have answered.
+    seconds. Without anybody's answer and without seconds, until the last has done what it does.
     """
     enough = counted.all() or counted.sum() == ends.first
     if ends.seconds is not None and not enough:

@@ -121,7 +121,7 @@ def _number(value: Any, where: str, name: str) -> float:
         raise ValueError(f"{where}: {name}: expected a number, got {value!r}.") from None
 
 
-def _checked(given: Mapping[str, float], where: str) -> tuple[float, ...]:
+def _checked(given: Mapping[str, float | int], where: str) -> tuple[float, ...]:
     """The values in order."""
     for name in ("uplink", "downlink"):
         if isinstance(given[name], bool) or not given[name] > 0:
