@@ -66,6 +66,18 @@ class RunConfig:
     model: str | None = None
     """A checkpoint to start from: a folder, a .gguf file, smollm2, or owner/name on the hub; a
     fresh decoder of the sizes below, which reads bytes, unless given."""
+    faults: str | None = None
+    """What goes wrong, by probabilities of each client in each round, such as
+    faults(dropout=0.1, silence=0.01, failure=0.01, partial=0.2); nothing unless given."""
+    link: str | None = None
+    """Bits per second, seconds of latency and of a step, from which rounds get simulated seconds:
+    link(uplink=10e6, downlink=50e6, latency=0.05, step=0.1) for all clients, or
+    links('links.csv') for each; no time unless given."""
+    deadline: str | None = None
+    """Who answers in time: deadline(first=24), deadline(seconds=60), or both; all unless given."""
+    availability: str | None = None
+    """Who can be drawn when: trace('trace.csv'), or diurnal(share=0.3); all at all times unless
+    given."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
@@ -101,6 +113,10 @@ def canonical(config: RunConfig) -> RunConfig:
             "adapter",
             "task",
             "data",
+            "faults",
+            "link",
+            "deadline",
+            "availability",
         )
         if getattr(config, name) is not None
     }

@@ -92,23 +92,21 @@ def diurnal(*, share: float | int, period: float | int = 86_400.0, seed: int = 0
 
 def there(windows: Windows, now: float, population: int) -> Bool[np.ndarray, " population"]:
     """Who is there at a time."""
-    within = now % windows.period
-    found = np.zeros(population, bool)
-    found[windows.client[(windows.start <= within) & (within < windows.end)]] = True
-    return found
+    return _there(windows, now % windows.period, population)
 
 
-def wait_for(windows: Windows, now: float, clients: int) -> float:
-    """The first time from `now` on at which so many are there at once.
+def wait_for(
+    windows: Windows, now: float, clients: int, population: int
+) -> tuple[float, Bool[np.ndarray, " population"]]:
+    """The first time from `now` on at which so many are there at once, and who they are.
 
     Raises `ValueError` where they never are again.
     """
-    period = windows.period
-    cycle, within = (now // period * period, now % period) if period < np.inf else (0.0, now)
+    period, within = windows.period, now % windows.period
     starts, ends = np.sort(windows.start), np.sort(windows.end)
     later = starts[starts > within]
     again = starts[starts <= within] if period < np.inf else starts[:0]
-    moments = np.concatenate([[within], later, again])
+    moments = np.concatenate([[within], later, again])  # within a period
     count = np.searchsorted(starts, moments, side="right")
     count -= np.searchsorted(ends, moments, side="right")
     enough = np.flatnonzero(count >= clients)
@@ -117,10 +115,15 @@ def wait_for(windows: Windows, now: float, clients: int) -> float:
             f"availability: expected {clients} clients to be there at once at some time from "
             f"{now:g} s on, got {count.max()} at most."
         )
-    first = int(enough[0])
-    if first == 0:
-        return now
-    return float(cycle + moments[first] + (period if first > len(later) else 0.0))
+    first, moment = int(enough[0]), float(moments[enough[0]])
+    waits = moment - within + (period if first > len(later) else 0.0)
+    return now + waits, _there(windows, moment, population)
+
+
+def _there(windows: Windows, within: float, population: int) -> Bool[np.ndarray, " population"]:
+    found = np.zeros(population, bool)
+    found[windows.client[(windows.start <= within) & (within < windows.end)]] = True
+    return found
 
 
 def _table(path: Path) -> list[dict[str, str]]:

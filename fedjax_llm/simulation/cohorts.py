@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ..data import Batching, ClientData, cohort_batches, step_counts
-from .availability import there, wait_for
+from .availability import wait_for
 from .client_axis import ClientAxis
 from .conditions import Plan, Settled
 from .faults import Struck
@@ -114,8 +114,7 @@ def parts(
     def drawn(number: int) -> tuple:
         round_key, begins, free = jr.fold_in(key, number), None, None
         if windows:
-            begins = wait_for(windows, now(), clients)
-            free = there(windows, begins, len(corpus.names))
+            begins, free = wait_for(windows, now(), clients, len(corpus.names))
         cohort, keys = draw(round_key, len(corpus.names), clients, free)
         plan = None
         if settled and settled.plan:

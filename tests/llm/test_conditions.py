@@ -190,20 +190,22 @@ def test_a_trace_says_who_is_there_and_when_enough_are(tmp_path):
     assert there(windows, 5.0, 3).tolist() == [True, True, False]
     assert there(windows, 8.0, 3).tolist() == [True, False, False]
     assert there(windows, 11.0, 3).tolist() == [False, False, False]
-    assert [wait_for(windows, now, 1) for now in (0.0, 9.5, 10.0, 13.0)] == [0.0, 9.5, 12.0, 13.0]
-    assert wait_for(windows, 1.0, 2) == 5.0
+    begins = [wait_for(windows, now, 1, 3)[0] for now in (0.0, 9.5, 10.0, 13.0)]
+    assert begins == [0.0, 9.5, 12.0, 13.0]
+    assert wait_for(windows, 1.0, 2, 3)[0] == 5.0
+    assert wait_for(windows, 1.0, 2, 3)[1].tolist() == [True, True, False]
     with pytest.raises(ValueError, match=r"2 clients to be there at once .* from 8 s on, got 1"):
-        wait_for(windows, 8.0, 2)
+        wait_for(windows, 8.0, 2, 3)
 
 
 def test_a_periodic_trace_comes_again(tmp_path):
     path = table(tmp_path / "t.csv", "client,start,end", "a,0,10", "b,5,8")
     windows = trace(path, period=100).windows(["a", "b"])
     assert there(windows, 306.0, 2).tolist() == [True, True]
-    assert wait_for(windows, 308.0, 2) == 405.0
-    assert wait_for(windows, 350.0, 1) == 400.0
+    assert wait_for(windows, 308.0, 2, 2)[0] == 405.0
+    assert wait_for(windows, 350.0, 1, 2)[0] == 400.0
     with pytest.raises(ValueError, match=r"expected 3 clients .* got 2 at most"):
-        wait_for(windows, 0.0, 3)
+        wait_for(windows, 0.0, 3, 2)
 
 
 def test_by_day_each_client_is_there_for_its_share():
@@ -213,6 +215,16 @@ def test_by_day_each_client_is_there_for_its_share():
     np.testing.assert_allclose(seen, 0.3, atol=2e-3)
     some = diurnal(share=0.3, period=100.0).windows(names[:9])
     np.testing.assert_array_equal(there(windows, 42.0, 50)[:9], there(some, 42.0, 9))
+
+
+def test_who_is_waited_for_is_there_however_far_the_clock_has_run():
+    windows = diurnal(share=0.3, period=0.7).windows([str(i) for i in range(9)])
+    now = 0.1
+    for _ in range(200):
+        begins, free = wait_for(windows, now, 4, 9)
+        assert free.sum() >= 4
+        assert begins >= now
+        now = begins + 1.3
 
 
 def test_a_round_draws_from_those_that_are_there_and_waits_for_them(tmp_path, run, corpus):
