@@ -78,6 +78,10 @@ class RunConfig:
     availability: str | None = None
     """Who can be drawn when: trace('trace.csv'), or diurnal(share=0.3); all at all times unless
     given."""
+    buffer: int | None = None
+    """Answers after which the server steps while others are still at work, as FedBuff does;
+    `clients` are then those at work at a time, and `rounds` the server's steps. Needs a link.
+    Nothing of such a run is kept for --resume, which begins it again."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
@@ -91,7 +95,7 @@ def canonical(config: RunConfig) -> RunConfig:
         local_steps=config.local_steps if given else 8,
         long=config.long or built("task", config.task, TASKS).long[0],
         client_axis=config.client_axis
-        or ("vmap()" if fresh or method in ALL_AT_ONCE else "scan()"),
+        or ("vmap()" if (fresh and not config.buffer) or method in ALL_AT_ONCE else "scan()"),
     )
     if config.client_optimizer is None and takes(method, "client_optimizer"):
         adam = f"adam({0.006 if fresh else 0.0005})"

@@ -28,6 +28,7 @@ from ..simulation import (
     candidates,
     fastest,
     simulate,
+    simulate_buffered,
     simulate_split,
 )
 from ..split import SplitMethod
@@ -141,6 +142,16 @@ def rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterato
         return simulate_split(
             method, *federation, rounds=count, clients=clients, seed=seed, start=start
         )
+    if config.buffer is not None:
+        return simulate_buffered(
+            method,
+            *federation,
+            rounds=count,
+            clients=clients,
+            buffer=config.buffer,
+            seed=seed,
+            conditions=run.conditions,
+        )
     return simulate(
         method,
         *federation,
@@ -179,11 +190,14 @@ def _of_plan(run: Run, finished: Round) -> Row:
         row["simulated_seconds"] = finished.seconds
     if plan := finished.plan:
         row["answers"] = int(plan.answers.sum())
+        row["sent"] = sum(entry.direction == "down" for entry in finished.messages)
         row["steps"] = plan.steps.tolist()
         row |= {
             name: _names(run, finished.clients[getattr(plan, name)])
             for name in ("dropped", "silent", "late")
         }
+    if finished.staleness is not None:
+        row["staleness"] = finished.staleness.tolist()
     return row
 
 
@@ -195,8 +209,9 @@ def _bytes(run: Run, rows: list[Row]) -> Row:
     uplink = [row["uplink_bytes"] for row in rows]
     downlink = [row["downlink_bytes"] for row in rows]
     trainable = sum(leaf.size for leaf in jax.tree.leaves(run.task.params))
-    sent = run.config.clients * run.config.rounds
-    answers = sum(row.get("answers", run.config.clients) for row in rows)
+    sent, answers = (
+        sum(row.get(name, run.config.clients) for row in rows) for name in ("sent", "answers")
+    )
     seconds = [row["simulated_seconds"] for row in rows if "simulated_seconds" in row]
     return {
         "trainable": trainable,

@@ -10,6 +10,7 @@ from .availability import Availability as Availability
 from .availability import Windows as Windows
 from .availability import diurnal as diurnal
 from .availability import trace as trace
+from .buffered import simulate_buffered as simulate_buffered
 from .client_axis import ClientAxis as ClientAxis
 from .client_axis import chunked as chunked
 from .client_axis import scan as scan

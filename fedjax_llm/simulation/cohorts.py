@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 from ..data import Batching, ClientData, cohort_batches, step_counts
 from .availability import wait_for
@@ -70,9 +70,21 @@ def draw(
     """A round's cohort, sorted, and the key data of each client's batches. Where only those `free`
     can be drawn, they come in the order that they have among all.
     """
-    order = np.asarray(_order(round_key, population))
-    cohort = np.sort((order if free is None else order[free[order]])[:clients])
-    return cohort, np.asarray(_data_keys(round_key, cohort))
+    drawn = order(round_key, population)
+    cohort = np.sort((drawn if free is None else drawn[free[drawn]])[:clients])
+    return cohort, data_keys(round_key, cohort)
+
+
+def order(round_key: Key[Array, ""], population: int) -> Int[np.ndarray, " population"]:
+    """All clients, in the order in which a round draws them."""
+    return np.asarray(_order(round_key, population))
+
+
+def data_keys(
+    round_key: Key[Array, ""], cohort: Int[np.ndarray, " cohort"]
+) -> UInt32[np.ndarray, "cohort words"]:
+    """The key data of each client's batches."""
+    return np.asarray(_data_keys(round_key, cohort))
 
 
 @partial(jax.jit, static_argnums=1)

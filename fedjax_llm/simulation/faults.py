@@ -79,7 +79,8 @@ class Struck(NamedTuple):
     """A client's batches, and whether it fails."""
 
     batches: Batches
-    failed: Bool[Array, "*clients"]
+    failed: Any
+    """A boolean for each."""
 
     @property
     def mask(self) -> PyTree:

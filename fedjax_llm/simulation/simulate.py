@@ -53,6 +53,8 @@ class Round(NamedTuple):
     """What became of the cohort; None where nothing could."""
     seconds: float = 0.0
     """Simulated, from the run's beginning to the round's end; 0 without a network."""
+    staleness: Int[np.ndarray, " cohort"] | None = None
+    """Steps of the server while each was at work; None where it waits for its cohort."""
 
 
 def simulate(

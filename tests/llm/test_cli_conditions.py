@@ -53,6 +53,26 @@ def test_a_frontier_on_a_link_is_drawn_against_its_seconds(tmp_path, capsys):
     assert frontier.cost_of([*rows, {}]) is frontier.BYTES
 
 
+def test_a_server_that_waits_for_no_one_runs_and_begins_again(tmp_path, capsys):
+    flags = ("--buffer", "1", *LINK, "--faults", "faults(partial=1.0)", "--rounds", "3")
+    first = train(tmp_path / "first", *flags)
+    out = tmp_path / "first/rounds.jsonl"
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["round"] for row in rows] == [1, 2, 3]
+    assert sum(row["sent"] for row in rows) == 3 + 1  # two at work, each of two replaced
+    assert sum(max(row["staleness"]) for row in rows) > 0
+    assert first["uplink_bits_per_parameter"] == first["downlink_bits_per_parameter"] > 32
+    assert not list((tmp_path / "first/checkpoints").iterdir())
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("run.json", "rounds.jsonl"):
+        lines = (tmp_path / "first" / name).read_text().splitlines(keepends=True)
+        (again / name).write_text("".join(lines[:2] if name == "rounds.jsonl" else lines))
+    second = train(again, *flags, "--resume")
+    assert second["digest"] == first["digest"]
+    assert (again / "rounds.jsonl").read_bytes() == out.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -69,7 +89,17 @@ def test_a_frontier_on_a_link_is_drawn_against_its_seconds(tmp_path, capsys):
         ),
         (
             ("--clients", "4", "--downlink", "ef21(eden(bits=2))", "--faults", "faults()"),
-            "faults: ef21(eden(bits=2)) on the downlink needs every client in every round",
+            "downlink: ef21(eden(bits=2)) needs every client in every round",
+        ),
+        (("--buffer", "0", *LINK), "buffer: expected at least 1, got 0"),
+        (("--buffer", "1"), "buffer: expected a link, such as link("),
+        (
+            ("--buffer", "1", "--algorithm", "decomfl()", *LINK),
+            "buffer: decomfl's server cannot add answers to a model that it has left behind",
+        ),
+        (
+            ("--buffer", "1", "--client-axis", "vmap()", *LINK),
+            "client_axis: with a buffer clients run one by one and no round waits for them, ex",
         ),
     ],
 )
