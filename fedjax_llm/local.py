@@ -38,8 +38,8 @@ def local_steps(
     """A function that takes one optimizer step per batch, starting from a fresh optimizer state.
 
     A step whose mask is empty changes nothing, and is not computed but where clients run together
-    (`vmap`). A client without any target keeps its parameters
-    and reports a loss of zero over zero targets.
+    (`vmap`). A client without any target keeps its parameters and reports a loss of zero over zero
+    targets.
     """
     steps = lasting_steps(loss, optimizer)
 
