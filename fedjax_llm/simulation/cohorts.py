@@ -119,7 +119,6 @@ def parts(
     size = min(client_axis.at_most or whole, whole)
     here = rows_here(client_axis, size)
     weights = corpus.targets().astype(np.float32)
-
     windows = settled and settled.windows
 
     @lru_cache(maxsize=1)

@@ -19,6 +19,8 @@ def deadline(*, first: int | None = None, seconds: float | int | None = None) ->
     """More clients are drawn than are wanted, and the first so many to answer are folded in, or
     those who do within some seconds, or both (Bonawitz et al. 2019, arXiv:1902.01046, section 2).
 
+    Who is late is settled before the round, by the length that a message is known to have; one that
+    is entropy-coded is taken to be as long as the parameters are, and is late before its time.
     The late are thrown away. Their messages were sent and are counted, and their lasting states
     are those of clients that have answered. A round with fewer answers than are wanted is folded,
     where the paper's may be abandoned.

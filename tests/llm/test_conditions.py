@@ -141,6 +141,17 @@ def test_the_first_to_answer_are_taken_and_the_others_thrown_away(tmp_path, run,
     assert parts.server_info.accepted == 3
 
 
+@pytest.mark.parametrize("text", ["identity()", "entropy_coded(rate=2)"])
+def test_who_is_late_is_settled_by_the_length_that_is_known_before_the_round(run, size, text):
+    """That of the parameters, where a message is entropy-coded and will be far shorter."""
+    takes = 1.0 + 8 * size / 1e5 + 8 * size / 1e4 + 3 * 2.0
+    for seconds, none in ((takes * 0.999, True), (takes * 1.001, False)):
+        ends = deadline(seconds=seconds)
+        ((r, _),) = run(text=text, network=SLOW, deadline=ends, rounds=1)
+        assert r.plan.late.tolist() == [none] * 4
+        assert r.server_info.accepted == (0 if none else 4)
+
+
 def test_a_late_client_has_kept_what_its_work_left(tmp_path, run, corpus):
     text = "error_feedback(top_k(fraction=0.1))"
     given = {"network": speeds(tmp_path, corpus), "rounds": 1, "clients": 7, "text": text}
