@@ -1,3 +1,6 @@
+import functools
+import importlib
+
 import jax.random as jr
 import pytest
 
@@ -19,3 +22,18 @@ def corpus():
 @pytest.fixture(scope="session")
 def task():
     return language_model(TINY, key=jr.key(0))
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Runs of one algorithm share their programs, whatever conditions they are under."""
+    names = {
+        "simulate": ("failing", "round_program", "round_programs"),
+        "buffered": ("failing", "round_programs", "_one", "_added"),
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        for module, parts in names.items():
+            found = importlib.import_module(f"fedjax_llm.simulation.{module}")
+            for part in parts:
+                patched.setattr(found, part, functools.cache(getattr(found, part)))
+        yield

@@ -34,7 +34,7 @@ ALIKE = link(uplink=1e6, downlink=1e6, latency=0.1, step=1.0)
 
 
 @pytest.fixture(scope="module")
-def federation(task, corpus):
+def federation(task, corpus, compiled_once):
     algorithm = fed_avg(
         task.loss,
         task.params,

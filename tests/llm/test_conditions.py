@@ -1,5 +1,7 @@
 """Simulated time: links, deadlines and availability, by numbers worked by hand."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -18,25 +20,28 @@ from fedjax_llm.simulation import (
     links,
     simulate,
     trace,
+    vmap,
 )
 from fedjax_llm.simulation.availability import there, wait_for
 from fedjax_llm.simulation.deadline import Deadline, duration, late
 from fedjax_llm.simulation.network import arrivals
 
 BATCHING = Batching(seq=16, batch=2, steps=3)
+ALL, PARTS = vmap(), chunked(2)
 SLOW = link(uplink=1e4, downlink=1e5, latency=0.5, step=2.0)
 
 
 @pytest.fixture(scope="module")
-def run(task, corpus):
-    def rounds(*, text="identity()", rounds=2, clients=4, axis=None, start=None, **conditions):
-        algorithm = fed_avg(
-            task.loss, task.params, client_optimizer=optax.sgd(0.5), uplink=codec(text)
-        )
+def run(task, corpus, compiled_once):
+    @functools.cache
+    def algorithm(text):
+        return fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5), uplink=codec(text))
+
+    def rounds(*, text="identity()", rounds=2, clients=4, axis=ALL, start=None, **conditions):
         return [
             (r, r.progress())
             for r in simulate(
-                *(algorithm, task.params, task.frozen, corpus, BATCHING),
+                *(algorithm(text), task.params, task.frozen, corpus, BATCHING),
                 **{"rounds": rounds, "clients": clients, "seed": 0, "client_axis": axis},
                 start=start,
                 conditions=Conditions(**conditions),
@@ -134,7 +139,7 @@ def test_the_first_to_answer_are_taken_and_the_others_thrown_away(tmp_path, run,
     ((some, _),) = run(deadline=deadline(seconds=7), **given)
     assert some.plan.late.tolist() == [False] * 2 + [True] * 5
     assert some.seconds == 7
-    ((parts, _),) = run(deadline=deadline(first=3), axis=chunked(2), **given)
+    ((parts, _),) = run(deadline=deadline(first=3), axis=PARTS, **given)
     assert parts.plan.late.tolist() == three.plan.late.tolist()
     for one, other in zip(*map(jax.tree.leaves, (three.state, parts.state)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -262,7 +267,7 @@ def test_a_round_draws_from_those_that_are_there_and_waits_for_them(tmp_path, ru
         assert one.seconds == other.seconds
         for a, b in zip(*map(jax.tree.leaves, (one.state, other.state)), strict=True):
             np.testing.assert_array_equal(a, b)
-    alone = run(**{**given, "axis": chunked(1)})
+    alone = run(**given, axis=PARTS)
     assert [r.clients.tolist() for r, _ in alone] == [r.clients.tolist() for r, _ in found]
 
 

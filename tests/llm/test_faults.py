@@ -14,6 +14,7 @@ from fedjax_llm.ledger import total_bytes
 from fedjax_llm.simulation import Conditions, Fate, Faults, chunked, faults, scan, simulate, vmap
 
 BATCHING = Batching(seq=16, batch=2, steps=3)
+ALL = vmap()
 FINE = Fate(jnp.array(False), jnp.array(False), jnp.array(False), jnp.array(1.0))
 
 
@@ -31,7 +32,7 @@ def falling(**clients):
 
 
 @pytest.fixture(scope="module")
-def run(task, corpus):
+def run(task, corpus, compiled_once):
     """Runs of all seven clients, of one algorithm."""
     algorithm = fed_avg(
         task.loss,
@@ -41,7 +42,7 @@ def run(task, corpus):
         uplink=codec("error_feedback(top_k(fraction=0.1))"),
     )
 
-    def rounds(conditions=Conditions(), *, rounds=2, axis=None, clients=7, **more):
+    def rounds(conditions=Conditions(), *, rounds=2, axis=ALL, clients=7, **more):
         federation = (algorithm, task.params, task.frozen, corpus, BATCHING)
         options = {"rounds": rounds, "clients": clients, "seed": 0, "client_axis": axis}
         found = simulate(*federation, **options, conditions=conditions, **more)
@@ -159,7 +160,7 @@ MANY = Conditions(faults(dropout=0.2, silence=0.1, failure=0.1, partial=0.3))
 
 @pytest.mark.parametrize("axis", [scan(), chunked(2), chunked(5)])
 def test_every_client_axis_computes_the_same_round_under_faults(run, axis):
-    (_, _), (expected, stands) = run(MANY, axis=vmap())
+    (_, _), (expected, stands) = run(MANY)
     (_, _), (got, stand) = run(MANY, axis=axis)
     assert got.messages == expected.messages
     assert jax.tree.all(jax.tree.map(np.array_equal, got.plan, expected.plan))
