@@ -1,6 +1,6 @@
 """Rounds of a federated algorithm: from the data of clients to what the server makes of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
 from typing import NamedTuple
@@ -60,7 +60,7 @@ def simulate(
     client_axis: ClientAxis | None = None,
     start: Progress | None = None,
     store: ClientStore | None = None,
-) -> Iterator[Round]:
+) -> Generator[Round, None, None]:
     """Run round after round, each with a cohort drawn from the corpus without replacement.
 
     Every key is fold_in(fold_in(key(seed), round), client), so that a client's numbers depend
