@@ -10,7 +10,6 @@ from contextlib import closing
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PyTree
 from rich import box
