@@ -85,7 +85,8 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
         compilation_cache: Path | None = None,
         out: Path = Path("runs/frontier"),
     ) -> None:
-        """Compare uplink codecs: results.jsonl and frontier.png in a folder.
+        """Compare uplink codecs: results.jsonl and frontier.png in a folder, and with a link
+        seconds.png.
 
         Args:
             run: What the runs have in common.
@@ -101,8 +102,12 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
         configs = frontier.configurations(run, codecs, seeds or (run.seed,))
         with locked(_folder(out)):
             rows = list(frontier.sweep(configs, out / "results.jsonl"))
-        frontier.draw(rows, out / "frontier.png")
-        files = f"{out / 'results.jsonl'}  {out / 'frontier.png'}"
+        pictures = [out / "frontier.png"]
+        frontier.draw(rows, pictures[0])
+        if frontier.cost_of(rows) is frontier.SECONDS:
+            pictures.append(out / "seconds.png")
+            frontier.draw(rows, pictures[1], frontier.SECONDS)
+        files = "  ".join(map(str, [out / "results.jsonl", *pictures]))
         _print(frontier.table(rows), *_failures(rows), files)
 
     return sweep

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from .. import models
 from ..adapters import export_adapter, merge_adapter
@@ -28,6 +28,7 @@ from ..simulation import (
     candidates,
     fastest,
     simulate,
+    simulate_buffered,
     simulate_split,
 )
 from ..split import SplitMethod
@@ -143,6 +144,16 @@ def rounds(
         return simulate_split(
             method, *federation, rounds=count, clients=clients, seed=seed, start=start
         )
+    if config.buffer is not None:
+        return simulate_buffered(
+            method,
+            *federation,
+            rounds=count,
+            clients=clients,
+            buffer=config.buffer,
+            seed=seed,
+            conditions=run.conditions,
+        )
     return simulate(
         method,
         *federation,
@@ -151,6 +162,7 @@ def rounds(
         seed=seed,
         client_axis=axis,
         start=start,
+        conditions=run.conditions,
     )
 
 
@@ -168,23 +180,54 @@ def _round_row(run: Run, finished: Round) -> Row:
         "uplink_bytes": total_bytes(finished.messages, "up"),
         "downlink_bytes": total_bytes(finished.messages, "down"),
         "header_bytes": sum(entry.header_bytes for entry in finished.messages),
-        "clients": [run.split.train.names[client] for client in finished.clients],
+        "clients": _names(run, finished.clients),
+        **_of_plan(run, finished),
     }
+
+
+def _of_plan(run: Run, finished: Round) -> Row:
+    """Who did not do as asked, and the run's simulated seconds so far, where there are such."""
+    row: Row = {}
+    if run.conditions.network:
+        row["simulated_seconds"] = finished.seconds
+    if plan := finished.plan:
+        row["answers"] = int(plan.answers.sum())
+        row["sent"] = sum(entry.direction == "down" for entry in finished.messages)
+        row["steps"] = plan.steps.tolist()
+        row |= {
+            name: _names(run, finished.clients[getattr(plan, name)])
+            for name in ("dropped", "silent", "late")
+        }
+    if finished.staleness is not None:
+        row["staleness"] = finished.staleness.tolist()
+    return row
+
+
+def _names(run: Run, clients: Int[np.ndarray, " clients"]) -> list[str]:
+    return [run.split.train.names[client] for client in clients]
 
 
 def _bytes(run: Run, rows: list[Row]) -> Row:
     uplink = [row["uplink_bytes"] for row in rows]
     downlink = [row["downlink_bytes"] for row in rows]
     trainable = sum(leaf.size for leaf in jax.tree.leaves(run.task.params))
-    messages = run.config.clients * run.config.rounds
+    sent, answers = (
+        sum(row.get(name, run.config.clients) for row in rows) for name in ("sent", "answers")
+    )
+    seconds = [row["simulated_seconds"] for row in rows if "simulated_seconds" in row]
     return {
         "trainable": trainable,
         "uplink_bytes": sum(uplink),
         "downlink_bytes": sum(downlink),
-        "uplink_bits_per_parameter": 8 * sum(uplink) / (messages * trainable),
-        "downlink_bits_per_parameter": 8 * sum(downlink) / (messages * trainable),
+        "uplink_bits_per_parameter": 8 * sum(uplink) / max(answers * trainable, 1),
+        "downlink_bits_per_parameter": 8 * sum(downlink) / (sent * trainable),
         "uplink_bytes_by_round": uplink,
         "downlink_bytes_by_round": downlink,
+        **(
+            {"simulated_seconds": seconds[-1], "simulated_seconds_by_round": seconds}
+            if seconds
+            else {}
+        ),
     }
 
 
