@@ -174,8 +174,9 @@ def _nats(row: Row) -> str:
     """What a row says of held-out text, in words."""
     return ", ".join(
         f"{row[key]:.4f} {key.replace('_', ' ')}"
-        for key in ("heldout_nats_per_token", "unseen_nats_per_token")
-        if key in row
+        for which in ("heldout", "personal", "unseen")
+        for what in ("nats_per_token", "nats_per_pair", "preferred")
+        if (key := f"{which}_{what}") in row
     )
 
 

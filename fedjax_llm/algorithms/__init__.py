@@ -4,12 +4,15 @@ from .cocktail_sgd import cocktail_sgd as cocktail_sgd
 from .decomfl import decomfl as decomfl
 from .demo import demo as demo
 from .diloco import diloco as diloco
+from .ditto import ditto as ditto
 from .fed_avg import fed_avg as fed_avg
 from .fed_dyn import fed_dyn as fed_dyn
 from .fed_kseed import fed_kseed as fed_kseed
+from .fed_md import fed_md as fed_md
 from .fed_mezo import fed_mezo as fed_mezo
 from .fed_nova import fed_nova as fed_nova
 from .fed_prox import fed_prox as fed_prox
+from .fed_rep import fed_rep as fed_rep
 from .fed_sb import fed_sb as fed_sb
 from .fed_sgd import fed_sgd as fed_sgd
 from .fedex_lora import fedex_lora as fedex_lora
@@ -25,5 +28,6 @@ from .muloco import muloco as muloco
 from .rolora import rolora as rolora
 from .scaffold import scaffold as scaffold
 from .sparse_loco import sparse_loco as sparse_loco
+from .split_lora import split_lora as split_lora
 from .spry import spry as spry
 from .streaming_diloco import streaming_diloco as streaming_diloco

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ..runs import Row
-from .pareto import points
+from .pareto import points, unit
 from .table import UNCOMPRESSED
 
 MARKERS = "osv^<>PXphd*"
@@ -46,7 +46,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("sent by all clients over the run (MiB)")
-    axes.set_ylabel("held-out nats per byte")
+    axes.set_ylabel(f"held-out nats per {unit(rows)}")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -15,13 +15,18 @@ class Point(NamedTuple):
     uplink_bytes: float
     bits_per_parameter: float
     nats: float
-    """Per byte of what was held out of the training clients' text."""
+    """Per byte of what was held out of the training clients' text, or per pair of that."""
     lowest: float
     highest: float
     unseen_nats: float
-    """Per byte of clients that took no part; infinite where none were set aside."""
+    """The same of clients that took no part; infinite where none were set aside."""
     seconds: float
     on_front: bool
+
+
+def unit(rows: Sequence[Row]) -> str:
+    """What the nats of rows of one task are counted by: byte, or pair."""
+    return "pair" if rows and "heldout_nats_per_pair" in rows[0] else "byte"
 
 
 def points(rows: Sequence[Row]) -> list[Point]:
@@ -49,7 +54,8 @@ def _mean(codec: str, rows: Sequence[Row]) -> Point:
         values = [row.get(name) for row in rows]
         return np.array([np.inf if value is None else value for value in values], float)
 
-    nats = over_seeds("heldout_nats_per_byte")
+    per = f"nats_per_{unit(rows)}"
+    nats = over_seeds(f"heldout_{per}")
     return Point(
         codec,
         over_seeds("uplink_bytes").mean(),
@@ -57,7 +63,7 @@ def _mean(codec: str, rows: Sequence[Row]) -> Point:
         nats.mean(),
         nats.min(),
         nats.max(),
-        over_seeds("unseen_nats_per_byte").mean(),
+        over_seeds(f"unseen_{per}").mean(),
         over_seeds("seconds").mean(),
         on_front=False,
     )

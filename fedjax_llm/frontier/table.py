@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ..progress import mebibytes
 from ..runs import Row
-from .pareto import points
+from .pareto import points, unit
 
 UNCOMPRESSED = "identity()"
 """The codec that others are compared with."""
@@ -17,12 +17,13 @@ def table(rows: Sequence[Row]) -> Table:
     """One line per codec, most bytes first; * marks the Pareto front.
 
     Columns: bytes sent by clients, how many times fewer than uncompressed, bits per trainable
-    parameter and message, nats per byte held out of the training clients, how much more than
-    uncompressed, nats per byte of clients that took no part, seconds.
+    parameter and message, nats per byte (or pair) held out of the training clients, how much more
+    than uncompressed, nats per byte (or pair) of clients that took no part, seconds.
     """
     shown = sorted(points(rows), key=lambda p: -p.uplink_bytes)
     reference = next((p for p in shown if p.codec == UNCOMPRESSED), None)
-    out = Table(title="Held-out nats per byte against bytes sent by clients", box=box.SIMPLE_HEAD)
+    title = f"Held-out nats per {unit(rows)} against bytes sent by clients"
+    out = Table(title=title, box=box.SIMPLE_HEAD)
     out.add_column("")
     out.add_column("codec", min_width=20, overflow="fold")
     for name in ("uplink", "fewer", "bits", "seen", "more", "unseen", "s"):

@@ -4,6 +4,7 @@ from .config import RunConfig as RunConfig
 from .config import canonical as canonical
 from .execute import deliver as deliver
 from .execute import execute as execute
+from .execute import rounds as rounds
 from .folder import opened as opened
 from .prepare import prepare as prepare
 from .quality import Row as Row

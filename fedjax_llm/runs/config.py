@@ -2,13 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
 
 from fedjax_compression.text import parse
 
 from ..models import DecoderConfig
-from .methods import BY_ESTIMATES, OWN_SERVER_STEP, takes
-from .names import named
+from .learning import TASKS, Long
+from .methods import ALL_AT_ONCE, BY_ESTIMATES, OWN_SERVER_STEP, takes
+from .names import built, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +50,19 @@ class RunConfig:
     """Windows in a step."""
     seq: int = 64
     """Tokens in a window; a fresh decoder's are bytes."""
+    task: str = "language_model()"
+    """language_model(), or preference(beta=0.1) for DPO on pairs of answers."""
     data: str = "shakespeare()"
     """shakespeare(), chitchat(), fedit('folder'), or jsonl or parquet, such as
-    jsonl('chats.jsonl', fields(messages='messages', client='user')); or any of them dealt out
+    jsonl('chats.jsonl', fields(messages='messages', client='user')), with pair_fields for pairs,
+    such as jsonl('pairs.jsonl', pair_fields(client='user')); or any of them dealt out
     anew by iid, dirichlet, label_shards, log_normal or power_law, such as
     iid(chitchat(), clients=100, seed=0)."""
     population: int | None = None
     """Clients to keep of those there are, drawn by the seed; a tenth of them is held out."""
-    long: Literal["error", "truncate", "split"] = "split"
-    """What becomes of an example longer than a window, where a checkpoint reads it."""
+    long: Long | None = None
+    """What becomes of an example longer than a window, where a checkpoint reads it: error, truncate
+    or split, which it is unless given; of a pair error, which it is unless given, or drop."""
     model: str | None = None
     """A checkpoint to start from: a folder, a .gguf file, smollm2, or owner/name on the hub; a
     fresh decoder of the sizes below, which reads bytes, unless given."""
@@ -69,12 +73,14 @@ def canonical(config: RunConfig) -> RunConfig:
     """The same configuration with each text in its one spelling, and all defaults in place."""
     given = config.local_steps is not None or config.local_epochs is not None
     fresh = config.model is None
+    method = named("algorithm", parse, config.algorithm).name
     config = dataclasses.replace(
         config,
         local_steps=config.local_steps if given else 8,
-        client_axis=config.client_axis or ("vmap()" if fresh else "scan()"),
+        long=config.long or built("task", config.task, TASKS).long[0],
+        client_axis=config.client_axis
+        or ("vmap()" if fresh or method in ALL_AT_ONCE else "scan()"),
     )
-    method = named("algorithm", parse, config.algorithm).name
     if config.client_optimizer is None and takes(method, "client_optimizer"):
         adam = f"adam({0.006 if fresh else 0.0005})"
         own = f"sgd({0.0001 if fresh else 0.000001})" if method in BY_ESTIMATES else adam
@@ -93,6 +99,7 @@ def canonical(config: RunConfig) -> RunConfig:
             "client_optimizer",
             "server_optimizer",
             "adapter",
+            "task",
             "data",
         )
         if getattr(config, name) is not None

@@ -20,9 +20,19 @@ from ..adapters import export_adapter, merge_adapter
 from ..base import base_of
 from ..digest import digest
 from ..ledger import total_bytes
-from ..simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
+from ..simulation import (
+    ClientAxis,
+    Progress,
+    Round,
+    Timed,
+    candidates,
+    fastest,
+    simulate,
+    simulate_split,
+)
+from ..split import SplitMethod
 from .prepare import Run
-from .quality import Row, quality
+from .quality import Row, personal_quality, quality
 
 
 class Past(NamedTuple):
@@ -57,13 +67,14 @@ def execute(
     axis = run.client_axis if isinstance(run.client_axis, ClientAxis) else settled(run).axis
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
-    state = past.progress.state if past.progress else None
-    for finished in _rounds(run, axis, past.progress):
-        state = finished.state
+    last: Round | None = None
+    for finished in rounds(run, axis, past.progress):
+        last = finished
         rows.append(_round_row(run, finished))
         each(rows[-1])
         if keep:
             keep(finished, time.perf_counter() - started)
+    state = last.state if last else past.progress and past.progress.state
     params = run.task.params if state is None else state.params
     trained = Trained(params, base_of(state, run.task.frozen))
     row = {
@@ -72,6 +83,7 @@ def execute(
         "seed": run.config.seed,
         **_bytes(run, rows),
         **quality(run, *trained),
+        **(_of_own_models(run, trained, past, last) if run.algorithm.personal else {}),
         "failed": sum(row["failed"] for row in rows),
         "digest": digest(params if trained.frozen is run.task.frozen else trained),
         "seconds": round(time.perf_counter() - started, 3),
@@ -80,6 +92,11 @@ def execute(
         "config": asdict(run.config),
     }
     return row, trained
+
+
+def _of_own_models(run: Run, trained: Trained, past: Past, last: Round | None) -> Row:
+    progress = last.progress() if last else past.progress
+    return personal_quality(run, *trained, progress.store) if progress else {}
 
 
 def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
@@ -106,7 +123,7 @@ def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
 
 def settled(run: Run) -> Timed:
     """The client axis that `auto()` stands for on this machine; says so on standard error."""
-    best, found = fastest(lambda axis: _rounds(run, axis), candidates(run.config.clients))
+    best, found = fastest(lambda axis: rounds(run, axis), candidates(run.config.clients))
     times = ", ".join(
         f"{each.name} {f'{each.seconds:.3g} s' if each.seconds else 'does not fit'}"
         for each in found
@@ -115,16 +132,21 @@ def settled(run: Run) -> Timed:
     return best
 
 
-def _rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+def rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+    """The rounds of a run, those after `start` where it is given."""
+    config, method = run.config, run.algorithm
+    federation = run.task.params, run.task.frozen, run.split.train, run.batching
+    count, clients, seed = config.rounds, config.clients, config.seed
+    if isinstance(method, SplitMethod):
+        return simulate_split(
+            method, *federation, rounds=count, clients=clients, seed=seed, start=start
+        )
     return simulate(
-        run.algorithm,
-        run.task.params,
-        run.task.frozen,
-        run.split.train,
-        run.batching,
-        rounds=run.config.rounds,
-        clients=run.config.clients,
-        seed=run.config.seed,
+        method,
+        *federation,
+        rounds=count,
+        clients=clients,
+        seed=seed,
         client_axis=axis,
         start=start,
     )
@@ -135,7 +157,9 @@ def _round_row(run: Run, finished: Round) -> Row:
     seen = np.isfinite(info.loss) * targets
     return {
         "round": finished.round,
-        "train_nats_per_token": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
+        f"train_nats_per_{run.learning.unit}": float(
+            np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)
+        ),
         "accepted": int(finished.server_info.accepted),
         "failed": int(finished.server_info.failed),
         "update_norm": float(finished.server_info.update_norm),

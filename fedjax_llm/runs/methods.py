@@ -12,33 +12,36 @@ ALGORITHMS: Mapping[str, Callable] = {
         algorithms.decomfl,
         algorithms.demo,
         algorithms.diloco,
+        algorithms.ditto,
         algorithms.fed_avg,
         algorithms.fed_dyn,
         algorithms.fed_kseed,
+        algorithms.fed_md,
         algorithms.fed_mezo,
         algorithms.fed_nova,
         algorithms.fed_prox,
+        algorithms.fed_rep,
         algorithms.fed_sb,
         algorithms.fed_sgd,
         algorithms.fedex_lora,
+        algorithms.fedsa_lora,
+        algorithms.feed_sign,
         algorithms.ffa_lora,
         algorithms.flasc,
         algorithms.flexlora,
         algorithms.flora,
-        algorithms.hetlora,
-        algorithms.feed_sign,
         algorithms.fwd_llm,
+        algorithms.hetlora,
         algorithms.muloco,
         algorithms.rolora,
         algorithms.scaffold,
         algorithms.sparse_loco,
+        algorithms.split_lora,
         algorithms.spry,
         algorithms.streaming_diloco,
     )
 }
-"""Every method with one model for all: of `fedsa_lora` each client has its own, and a run's scores
-are of the server's.
-"""
+"""Every method."""
 FLAGS = {
     "client_optimizer": None,
     "server_optimizer": None,
@@ -57,6 +60,9 @@ SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
 model."""
 EVERY_ROUND = ("cocktail_sgd", "fedex_lora", "flora", "rolora", "streaming_diloco")
 """Algorithms whose clients must take part in every round."""
+
+ALL_AT_ONCE = ("split_lora",)
+"""Algorithms whose clients and server meet in every step, so that a round's clients run at once."""
 
 
 def takes(method: str, flag: str) -> bool:

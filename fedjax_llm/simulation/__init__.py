@@ -15,5 +15,7 @@ from .sharded import sharded as sharded
 from .simulate import Progress as Progress
 from .simulate import Round as Round
 from .simulate import simulate as simulate
+from .split_rounds import simulate_split as simulate_split
+from .split_rounds import split_entries as split_entries
 from .store import ClientStore as ClientStore
 from .store import StoreRows as StoreRows

@@ -28,6 +28,15 @@ SIZE, CLIENTS, STEPS = 42, 4, 3
 SGD, ADAM = optax.sgd(0.05, momentum=0.5), optax.adam(0.03)
 PLAIN = optax.sgd(0.02)
 LIKE = jax.eval_shape(lambda: PARAMS)
+PUBLIC = np.arange(2 * 3 * 2 * 4).reshape(2, 3, 2, 4) % 5
+
+
+def logits(params, frozen, tokens):
+    """Of a vocabulary of five."""
+    return params["embedding"][tokens] * params["scale"] @ params["embedding"].T
+
+
+ASKED = {"logits": logits, "vocab": 5, "public": PUBLIC}
 TABLE = {
     "fed_avg": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=ADAM),
     "fed_avg, coded given the last update": lambda f, loss: f(
@@ -46,6 +55,9 @@ TABLE = {
     ),
     "fed_nova": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, mu=0.1),
     "fed_dyn": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, population=10.0),
+    "ditto": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, mu=0.5),
+    "fed_rep": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, personal="^scale$", passes=2),
+    "fed_rep, last layer": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, last=1),
     "diloco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM),
     "sparse_loco": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, fraction=0.2, chunk=16),
     "streaming_diloco": lambda f, loss: f(
@@ -64,6 +76,16 @@ TABLE = {
         loss, LIKE, client_optimizer=ADAM, subset=0.5, fraction=0.5, bits=8
     ),
     "demo": lambda f, loss: f(loss, LIKE, rate=0.01, fraction=0.2, block=16),
+    "fed_md": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, top=2, **ASKED),
+    "fed_md, coded": lambda f, loss: f(
+        loss,
+        LIKE,
+        client_optimizer=ADAM,
+        top=5,
+        uplink=codec("stochastic_quantize(bits=8)"),
+        downlink=codec("stochastic_quantize(bits=8)"),
+        **ASKED,
+    ),
     "fed_mezo": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=SGD),
     "fed_kseed": lambda f, loss: f(loss, LIKE, client_optimizer=PLAIN, seeds=20),
     "decomfl": lambda f, loss: f(
@@ -162,7 +184,8 @@ def finite(tree):
 
 def test_every_factory_is_in_the_table():
     public = {name for name, value in vars(algorithms).items() if callable(value)}
-    assert public == {name.split(",")[0] for name in (*TABLE, *low_rank_task.TABLE)}
+    tables = {name.split(",")[0] for name in (*TABLE, *low_rank_task.TABLE)}
+    assert public == {*tables, "split_lora"}  # which meets its server in every step
     assert set(ALGORITHMS) <= public  # what the command takes
 
 
@@ -170,7 +193,10 @@ def test_every_factory_is_in_the_table():
 def test_rounds_move_the_parameters_and_every_client_axis_computes_the_same(name):
     state, own, _ = played(name)
     assert finite((state, own))
-    assert not equal(state.params, PARAMS)
+    if name.startswith("fed_md"):  # whose server has no model
+        assert not equal(own, start(build(name))[1])
+    else:
+        assert not equal(state.params, PARAMS)
     for axis in ("scan", "chunked"):
         close(played(name, axis)[0].params, state.params)
         close(played(name, axis)[1], own, 2e-4)
@@ -241,7 +267,7 @@ def test_a_client_of_weight_two_counts_as_two_clients(name):
         for rows, weights in ways
         for here in [jax.tree.map(lambda leaf, rows=rows: leaf[jnp.array(rows)], cohort())]
     ]
-    close(got[0].params, got[1].params)
+    close(got[0], got[1])
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -255,6 +281,17 @@ def test_the_ledger_counts_the_bytes_that_are_made_and_they_say_what_was_sent(na
     for one, data in zip([downlink, *sent], [wire.dumps(downlink), *made], strict=True):
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), one)
         assert wire.dumps(wire.loads(data, like)) == data
+
+
+@pytest.mark.parametrize("name", ["ditto", "fed_rep", "fed_md"])
+def test_a_clients_own_model_is_like_the_servers_and_not_the_same(name):
+    state, own, _ = played(name)
+    first, second = (jax.tree.map(lambda leaf, row=row: leaf[row], own) for row in range(2))
+    algorithm, _, _ = program(name)
+    models = [algorithm.personal(state.params, one) for one in (first, second)]
+    assert jax.tree.map(jnp.shape, models[0]) == jax.tree.map(jnp.shape, PARAMS)
+    assert not equal(*models)
+    assert not equal(models[0], state.params)
 
 
 @pytest.mark.parametrize("name", TABLE)

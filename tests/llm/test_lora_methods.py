@@ -23,7 +23,6 @@ from fedjax_llm.algorithms import (
     rolora,
 )
 from fedjax_llm.algorithms.fed_sb import bases
-from fedjax_llm.algorithms.fedsa_lora import personal
 from fedjax_llm.base import base_of
 from fedjax_llm.ledger import entries, lengths, total_bytes
 from fedjax_llm.local import local_steps
@@ -295,7 +294,7 @@ def test_fedsas_client_goes_on_with_its_own_b():
     _, later, _ = play(one, state, own, [1])
     second = jax.tree.map(lambda leaf: leaf[1], own)
     batches = jax.tree.map(lambda leaf: leaf[1], cohort(1))
-    expected, _ = local_steps(loss, SGD)(personal(state.params, second), FROZEN, batches)
+    expected, _ = local_steps(loss, SGD)(algorithm.personal(state.params, second), FROZEN, batches)
     for index, name in enumerate(sorted(PARAMS)):
         close(later.work[index][1], expected[name]["adapter"]["b"], 1e-6)
 
