@@ -6,6 +6,7 @@ from .demo import demo as demo
 from .diloco import diloco as diloco
 from .ditto import ditto as ditto
 from .fed_avg import fed_avg as fed_avg
+from .fed_bpt import fed_bpt as fed_bpt
 from .fed_dyn import fed_dyn as fed_dyn
 from .fed_kseed import fed_kseed as fed_kseed
 from .fed_md import fed_md as fed_md

@@ -14,6 +14,7 @@ ALGORITHMS: Mapping[str, Callable] = {
         algorithms.diloco,
         algorithms.ditto,
         algorithms.fed_avg,
+        algorithms.fed_bpt,
         algorithms.fed_dyn,
         algorithms.fed_kseed,
         algorithms.fed_md,

@@ -86,6 +86,7 @@ TABLE = {
         downlink=codec("stochastic_quantize(bits=8)"),
         **ASKED,
     ),
+    "fed_bpt": lambda f, loss: f(loss, LIKE, dimension=4, generations=2, points=4),
     "fed_mezo": lambda f, loss: f(loss, LIKE, client_optimizer=ADAM, server_optimizer=SGD),
     "fed_kseed": lambda f, loss: f(loss, LIKE, client_optimizer=PLAIN, seeds=20),
     "decomfl": lambda f, loss: f(
@@ -99,6 +100,8 @@ TABLE = {
     "spry": lambda f, loss: f(loss, LIKE, server_optimizer=SGD, slices=2, draws=2),
 }
 """By name, or name and variant: how to build it from its factory and a loss."""
+ALIKE = ("fed_bpt",)
+"""Whose clients count alike, whatever their weights."""
 
 
 class Rows(NamedTuple):
@@ -257,7 +260,7 @@ def test_where_all_fail_the_server_stays_as_it_was_when_it_sent(name):
     assert (int(watched.accepted), int(watched.failed)) == (0, CLIENTS)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [name for name in TABLE if name not in ALIKE])
 def test_a_client_of_weight_two_counts_as_two_clients(name):
     algorithm, one, _ = program(name)
     state, own = start(algorithm)
@@ -268,6 +271,17 @@ def test_a_client_of_weight_two_counts_as_two_clients(name):
         for here in [jax.tree.map(lambda leaf, rows=rows: leaf[jnp.array(rows)], cohort())]
     ]
     close(got[0], got[1])
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_clients_count_alike_unless_they_are_not_there(name):
+    _, one, _ = program(name)
+    first = start(program(name)[0])
+    got, _, _ = play(one, *first, range(2), weights=jnp.array([1.0, 1.0, 1.0, 0.0]))
+    again, _, _ = play(one, *first, range(2), weights=jnp.array([5.0, 0.5, 2.0, 0.0]))
+    all_four, _, _ = play(one, *first, range(2))
+    assert equal(got, again)
+    assert not equal(got.params, all_four.params)
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -8,7 +8,13 @@ TOKENS, WIDTH = 3, 16
 PROMPT = 4 * TOKENS * WIDTH
 
 
-@pytest.mark.parametrize(("algorithm", "up", "down"), [("fed_avg()", PROMPT, PROMPT)])
+@pytest.mark.parametrize(
+    ("algorithm", "up", "down"),
+    [
+        ("fed_avg()", PROMPT, PROMPT),
+        ("fed_bpt(dimension=5, generations=2)", 4 * 7, 8 + 4 * 6 + 4 * 15),
+    ],
+)
 def test_methods_over_prompts_run_and_send_what_they_say(tmp_path, algorithm, up, down):
     flags = ("--algorithm", algorithm, "--adapter", f"prompt_tuning(tokens={TOKENS})")
     summary = train(tmp_path / "run", *flags)
