@@ -59,6 +59,10 @@ unless an optimizer is given."""
 SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
 """Algorithms whose clients send slopes along seeded directions, and nothing that grows with the
 model."""
+FORWARDS = ("fwd_llm", "spry")
+"""Algorithms whose clients differentiate forwards (`jax.jvp`)."""
+FROM_A_SPREAD = ("fed_bpt",)
+"""Algorithms that move parameters in proportion to how these differ from each other at first."""
 EVERY_ROUND = ("cocktail_sgd", "fedex_lora", "flora", "rolora", "streaming_diloco")
 """Algorithms whose clients must take part in every round."""
 
