@@ -72,6 +72,9 @@ TABLE = {
     "flora": lambda loss: flora(loss, LIKE, client_optimizer=SGD, **COHORT),
     "flexlora": lambda loss: flexlora(loss, LIKE, client_optimizer=SGD, ranks=(1, 2)),
     "hetlora": lambda loss: hetlora(loss, LIKE, client_optimizer=SGD, ranks=(1, 2)),
+    "hetlora, pruning": lambda loss: hetlora(
+        loss, LIKE, client_optimizer=SGD, ranks=(1, 2), keep=0.5, penalty=1.0
+    ),
 }
 """By name, or name and variant: how to build it from a loss."""
 
