@@ -99,8 +99,8 @@ def ranked(
         trained, info = local_steps(loss, optimizer(rank))(begun, frozen, batches)
         failed = has_failed(info, trained)
         if shrinking is not None:
-            ends = (pairs(tree, who=who) for tree in (begun, trained))
-            rank = jnp.where(failed, rank, shrinking.after(*ends, rank))
+            first, last = pairs(begun, who=who), pairs(trained, who=who)
+            rank = jnp.where(failed, rank, shrinking.after(first, last, rank))
         mine = truncated(pairs(nan_where(failed, trained), who=who), rank)
         return to_prefix(mine, rank), RankedClient(rank, end), info
 

@@ -63,6 +63,11 @@ def check_adapter(config: RunConfig, params: PyTree) -> None:
             f"{config.adapter} only backwards, expected another adapter, or fed_mezo(), which "
             "differentiates nothing."
         )
+    if ("seed", None) in parse(config.algorithm).kwargs and _starts_at_zero(params):
+        raise ValueError(
+            f"algorithm: {config.algorithm} trains within the factors of the start, expected none "
+            f"of zeros, such as those of import_adapter or a seed, got {config.adapter}."
+        )
     if method in FROM_A_SPREAD and _all_equal(params):
         raise ValueError(
             f"algorithm: {method} moves parameters in proportion to how they differ at first, "
@@ -74,6 +79,10 @@ def check_adapter(config: RunConfig, params: PyTree) -> None:
 def _all_equal(params: PyTree) -> bool:
     ends = (end for leaf in jax.tree.leaves(params) for end in (leaf.min(), leaf.max()))
     return len({float(end) for end in ends}) == 1
+
+
+def _starts_at_zero(params: PyTree) -> bool:
+    return not all(bool(leaf.any()) for leaf in jax.tree.leaves(params))
 
 
 def _names(call: Any) -> set[str]:

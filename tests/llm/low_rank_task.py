@@ -66,6 +66,7 @@ TABLE = {
     ),
     "fedsa_lora": lambda loss: fedsa_lora(loss, LIKE, client_optimizer=SGD),
     "fed_sb": lambda loss: fed_sb(loss, LIKE, client_optimizer=SGD),
+    "fed_sb, from its start": lambda loss: fed_sb(loss, LIKE, client_optimizer=SGD, seed=None),
     "flasc": lambda loss: flasc(loss, LIKE, client_optimizer=SGD, server_optimizer=ADAM),
     "rolora": lambda loss: rolora(loss, LIKE, client_optimizer=ADAM),
     "fedex_lora": lambda loss: fedex_lora(loss, LIKE, client_optimizer=SGD, **COHORT),

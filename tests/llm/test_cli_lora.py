@@ -135,6 +135,10 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
             "algorithm: flexlora: expected LoRA of one rank, got [1, 2]",
         ),
         (
+            ("--algorithm", "fed_sb(seed=None)", "--adapter", "lora(rank=2)"),
+            "trains within the factors of the start, expected none of zeros",
+        ),
+        (
             ("--algorithm", "spry()", "--adapter", "seeds(count=4)"),
             "algorithm: spry differentiates forwards, and the sum of directions of seeds(count=4)",
         ),

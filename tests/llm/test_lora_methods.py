@@ -22,7 +22,7 @@ from fedjax_llm.algorithms import (
     hetlora,
     rolora,
 )
-from fedjax_llm.algorithms.fed_sb import bases
+from fedjax_llm.algorithms.fed_sb import bases, directions, first_step
 from fedjax_llm.base import base_of
 from fedjax_llm.ledger import entries, lengths, total_bytes
 from fedjax_llm.local import local_steps
@@ -346,8 +346,56 @@ def test_fed_sb_refuses_a_rank_that_has_no_orthonormal_factors():
     like = {"adapter": {"a": jnp.zeros((3, 4)), "b": jnp.zeros((4, 9))}}
     with pytest.raises(ValueError, match=r"fed_sb: expected ranks of at most .* got 4 for 3 to 9"):
         fed_sb(loss, like, client_optimizer=SGD)
-    with pytest.raises(ValueError, match="fed_sb: seed must be an integer"):
+    with pytest.raises(ValueError, match="fed_sb: seed must be None or an integer"):
         fed_sb(loss, LIKE, client_optimizer=SGD, seed=-1)
+
+
+def kernel_gradient(batches):
+    """Of the base alone, over all targets of one client's batches."""
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    share = batches.mask.sum(axis=1) / batches.mask.sum()
+    return jax.grad(
+        lambda frozen: sum(
+            share[step] * loss(zero, frozen, jax.tree.map(lambda leaf, s=step: leaf[s], batches))
+            for step in range(STEPS)
+        )
+    )(FROZEN)
+
+
+def test_a_first_step_is_adams_as_near_as_its_rank_allows():
+    batches = jax.tree.map(lambda leaf: leaf[-1], cohort(0))  # whose last step is masked out
+    batches = batches._replace(y=batches.y.at[-1].set(jnp.nan))
+    got = first_step(loss, PARAMS, FROZEN, batches, rate=0.1, scale=0.5)
+    whole = kernel_gradient(jax.tree.map(lambda leaf: leaf[-1], cohort(0)))
+    for name, found in products(got).items():
+        step = -0.1 * np.sign(np.asarray(whole[name]["kernel"], np.float64))
+        u, s, v = np.linalg.svd(step, full_matrices=False)
+        nearest = u[..., :RANK] * s[..., None, :RANK] @ v[..., :RANK, :]
+        np.testing.assert_allclose(0.5 * found, nearest, atol=1e-5)
+        assert (s[..., RANK] > 1e-2).all()
+
+
+def test_fed_sb_without_a_seed_goes_on_from_the_starts_product_within_its_factors():
+    algorithm = fed_sb(loss, LIKE, client_optimizer=SGD, seed=None)
+    held = directions(PARAMS)
+    state, own = start(algorithm)
+    assert error(products(state.params), products(PARAMS)) < 1e-6
+    program = round_program(algorithm, vmap())
+    for number in range(2):
+        before = products(state.params)
+        state, own, (_, uplinks, _, _) = play(program, state, own, [number])
+        shares = WEIGHTS / WEIGHTS.sum()
+        for name, (a, b), r in zip(sorted(PARAMS), held, uplinks, strict=True):
+            mean = sum(share * a @ r[k] @ b for k, share in enumerate(shares))
+            np.testing.assert_allclose(products(state.params)[name], before[name] + mean, atol=1e-5)
+            assert float(jnp.abs(mean).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["rate", "scale"])
+def test_a_first_step_of_no_length_is_refused(name):
+    given = {"rate": 0.1, "scale": 1.0, name: 0.0}
+    with pytest.raises(ValueError, match=f"first_step: {name} must be above 0"):
+        first_step(loss, PARAMS, FROZEN, cohort(0), **given)
 
 
 # FLASC.
