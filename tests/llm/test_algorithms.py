@@ -76,6 +76,9 @@ TABLE = {
         loss, LIKE, client_optimizer=ADAM, subset=0.5, fraction=0.5, bits=8
     ),
     "demo": lambda f, loss: f(loss, LIKE, rate=0.01, fraction=0.2, block=16),
+    "demo, over senders": lambda f, loss: f(
+        loss, LIKE, rate=0.01, fraction=0.2, block=16, over_senders=True
+    ),
     "fed_md": lambda f, loss: f(loss, LIKE, client_optimizer=SGD, top=2, **ASKED),
     "fed_md, coded": lambda f, loss: f(
         loss,
