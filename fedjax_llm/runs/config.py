@@ -30,8 +30,9 @@ class RunConfig:
     """Share of the last round's update that clients and server subtract before coding an uplink;
     above 0 the downlink carries that update too."""
     client_axis: str | None = None
-    """vmap(), scan(), chunked(size), or auto() for the fastest of these. Unless given, vmap() for
-    a fresh decoder and scan() for a checkpoint."""
+    """vmap(), scan(), chunked(size), sharded(inner=scan()) for such an axis on each device, or
+    auto() for the fastest of these. Unless given, vmap() for a fresh decoder and scan() for a
+    checkpoint."""
     client_optimizer: str | None = None
     """An Optax optimizer of each client. Unless given, adam(0.006) for a fresh decoder and
     adam(0.0005) for a checkpoint; SGD for methods without gradients."""
