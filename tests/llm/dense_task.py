@@ -49,6 +49,16 @@ TABLE = {
     ),
     "fed_nova": lambda loss: algorithms.fed_nova(loss, LIKE, client_optimizer=SGD, mu=0.1),
     "fed_dyn": lambda loss: algorithms.fed_dyn(loss, LIKE, client_optimizer=SGD, population=10.0),
+    "fed_exp": lambda loss: algorithms.fed_exp(loss, LIKE, client_optimizer=SGD),
+    "q_fed_avg": lambda loss: algorithms.q_fed_avg(loss, LIKE, client_optimizer=SGD, q=0.5),
+    "q_fed_avg, coded": lambda loss: algorithms.q_fed_avg(
+        loss,
+        LIKE,
+        client_optimizer=SGD,
+        q=2,
+        uplink=codec("error_feedback(top_k(fraction=0.5))"),
+        downlink=codec("ef21(stochastic_quantize(bits=8))"),
+    ),
     "ditto": lambda loss: algorithms.ditto(loss, LIKE, client_optimizer=SGD, mu=0.5),
     "fed_rep": lambda loss: algorithms.fed_rep(
         loss, LIKE, client_optimizer=SGD, personal="^scale$", passes=2
