@@ -26,6 +26,7 @@ from .flexlora import flexlora as flexlora
 from .flora import flora as flora
 from .fwd_llm import fwd_llm as fwd_llm
 from .hetlora import hetlora as hetlora
+from .mime_lite import mime_lite as mime_lite
 from .muloco import muloco as muloco
 from .q_fed_avg import q_fed_avg as q_fed_avg
 from .rolora import rolora as rolora

@@ -34,6 +34,7 @@ ALGORITHMS: Mapping[str, Callable] = {
         algorithms.flora,
         algorithms.fwd_llm,
         algorithms.hetlora,
+        algorithms.mime_lite,
         algorithms.muloco,
         algorithms.q_fed_avg,
         algorithms.rolora,

@@ -59,6 +59,14 @@ TABLE = {
         uplink=codec("error_feedback(top_k(fraction=0.5))"),
         downlink=codec("ef21(stochastic_quantize(bits=8))"),
     ),
+    "mime_lite": lambda loss: algorithms.mime_lite(loss, LIKE, rate=0.05),
+    "mime_lite, coded": lambda loss: algorithms.mime_lite(
+        loss,
+        LIKE,
+        rate=0.02,
+        uplink=codec("error_feedback(stochastic_quantize(bits=8))"),
+        downlink=codec("ef21(stochastic_quantize(bits=8))"),
+    ),
     "ditto": lambda loss: algorithms.ditto(loss, LIKE, client_optimizer=SGD, mu=0.5),
     "fed_rep": lambda loss: algorithms.fed_rep(
         loss, LIKE, client_optimizer=SGD, personal="^scale$", passes=2

@@ -1,4 +1,4 @@
-"""FedExP and q-FedAvg: servers that go further, or hear clients of a high loss more."""
+"""Servers that go further (FedExP), hear some more (q-FedAvg), or lend their momentum (MimeLite)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,7 @@ import optax
 import pytest
 from fedjax_compression import codec
 
-from fedjax_llm.algorithms import fed_avg, fed_exp, q_fed_avg
+from fedjax_llm.algorithms import fed_avg, fed_exp, mime_lite, q_fed_avg
 
 from .quadratics import loss, pulls, rounds
 
@@ -89,6 +89,35 @@ def test_a_larger_q_evens_out_losses():
     assert spread[0] > 1.5 * spread[1] > 1.5 * spread[2]
 
 
+def test_mime_lite_with_one_step_is_sgd_with_momentum_on_the_cohorts_loss():
+    w, m = np.asarray(START, np.float64), np.zeros(3)
+    p = np.asarray(WEIGHTS, np.float64) / 8
+    for _ in range(6):
+        m = 0.9 * m + 0.1 * (w - p @ np.asarray(OPTIMA))
+        w = w - RATE * m
+    got = after(mime_lite(loss, START, rate=RATE), number=6)
+    np.testing.assert_allclose(got, w, rtol=1e-4, atol=1e-5)
+
+
+def test_mime_lites_momentum_stays_during_local_steps():
+    """Two rounds of three steps, entry by entry; the momentum is of gradients at the start."""
+    w, m = np.asarray(START, np.float64), np.zeros(3)
+    p = np.asarray(WEIGHTS, np.float64) / 8
+    for _ in range(2):
+        each = np.repeat(w[None], 3, axis=0)
+        for _ in range(3):
+            each = each - RATE * (0.5 * (each - np.asarray(OPTIMA)) + 0.5 * m)
+        m = 0.5 * m + 0.5 * (w - p @ np.asarray(OPTIMA))
+        w = p @ each
+    got = after(mime_lite(loss, START, rate=RATE, decay=0.5), steps=3, number=2)
+    np.testing.assert_allclose(got, w, rtol=1e-4, atol=1e-5)
+
+
+def test_mime_lite_without_momentum_is_fed_avg():
+    got = after(mime_lite(loss, START, rate=RATE, decay=0), steps=3, number=3)
+    np.testing.assert_allclose(got, plain(steps=3, number=3), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -97,6 +126,12 @@ def test_a_larger_q_evens_out_losses():
         (
             lambda: q_fed_avg(loss, START, client_optimizer=SGD, lipschitz=0),
             "q_fed_avg: lipschitz must be above 0",
+        ),
+        (lambda: mime_lite(loss, START, rate=0.0), "mime_lite: rate must be above 0"),
+        (lambda: mime_lite(loss, START, rate=0.1, decay=1.0), "mime_lite: decay must be from 0"),
+        (
+            lambda: mime_lite(loss, START, rate=0.1, uplink=codec("ef21(top_k(fraction=0.5))")),
+            "mime_lite: expected an uplink whose receiver keeps no memory",
         ),
         *(
             (
