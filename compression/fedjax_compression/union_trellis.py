@@ -109,7 +109,7 @@ def search(
     entry, and memory for a few paths at a time.
     """
     count, steps = lanes(x.size)
-    side_by_side = min(max(2**14 // states, 16), 256, count)  # what a core's cache holds
+    side_by_side = min(max(2**13 // states, 32), 128, count)  # what a core's cache holds
     groups = -(-count // side_by_side)
     fill = groups * side_by_side * steps - x.size
     # two levels up is dearer by so much that the border between two points lies above the middle
