@@ -1,4 +1,4 @@
-"""What a client computes: local steps of a first-order optimizer, or one gradient."""
+"""What a client computes: local steps of a first-order optimizer, one gradient, or one loss."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -108,3 +108,21 @@ def whole_gradient(
         return mean, ClientInfo((values * targets).sum() / seen, targets.sum())
 
     return gradient
+
+
+def whole_loss(loss: Loss) -> Callable[[Params, Frozen, Batches], ClientInfo]:
+    """A function that takes the mean loss over all targets of all batches.
+
+    Zero where there is no target.
+    """
+
+    def measure(params: Params, frozen: Frozen, batches: Batches) -> ClientInfo:
+        def one(batch: Any) -> tuple:
+            targets = batch.mask.sum(dtype=jnp.int32)
+            return jnp.where(targets > 0, loss(params, frozen, batch), 0.0), targets
+
+        values, targets = jax.lax.map(one, batches)
+        seen = jnp.maximum(targets.sum(), 1)
+        return ClientInfo((values * targets).sum() / seen, targets.sum())
+
+    return measure

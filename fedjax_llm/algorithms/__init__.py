@@ -6,7 +6,9 @@ from .demo import demo as demo
 from .diloco import diloco as diloco
 from .ditto import ditto as ditto
 from .fed_avg import fed_avg as fed_avg
+from .fed_bpt import fed_bpt as fed_bpt
 from .fed_dyn import fed_dyn as fed_dyn
+from .fed_exp import fed_exp as fed_exp
 from .fed_kseed import fed_kseed as fed_kseed
 from .fed_md import fed_md as fed_md
 from .fed_mezo import fed_mezo as fed_mezo
@@ -24,7 +26,9 @@ from .flexlora import flexlora as flexlora
 from .flora import flora as flora
 from .fwd_llm import fwd_llm as fwd_llm
 from .hetlora import hetlora as hetlora
+from .mime_lite import mime_lite as mime_lite
 from .muloco import muloco as muloco
+from .q_fed_avg import q_fed_avg as q_fed_avg
 from .rolora import rolora as rolora
 from .scaffold import scaffold as scaffold
 from .sparse_loco import sparse_loco as sparse_loco

@@ -95,7 +95,7 @@ def fed_rep(
         like,
         who="fed_rep",
         take=body_of,
-        put=lambda params, body: whole(body, head_of(params)),
+        put=lambda head, body: whole(body, head),
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,

@@ -53,7 +53,7 @@ def fedsa_lora(
         like,
         who="fedsa_lora",
         take=_firsts,
-        put=lambda params, a: given(a, _seconds(params)),
+        put=lambda b, a: given(a, b),
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,

@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -133,7 +133,9 @@ def settled(run: Run) -> Timed:
     return best
 
 
-def rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+def rounds(
+    run: Run, axis: ClientAxis, start: Progress | None = None
+) -> Generator[Round, None, None]:
     """The rounds of a run, those after `start` where it is given."""
     config, method = run.config, run.algorithm
     federation = run.task.params, run.task.frozen, run.split.train, run.batching

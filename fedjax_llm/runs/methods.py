@@ -14,7 +14,9 @@ ALGORITHMS: Mapping[str, Callable] = {
         algorithms.diloco,
         algorithms.ditto,
         algorithms.fed_avg,
+        algorithms.fed_bpt,
         algorithms.fed_dyn,
+        algorithms.fed_exp,
         algorithms.fed_kseed,
         algorithms.fed_md,
         algorithms.fed_mezo,
@@ -32,7 +34,9 @@ ALGORITHMS: Mapping[str, Callable] = {
         algorithms.flora,
         algorithms.fwd_llm,
         algorithms.hetlora,
+        algorithms.mime_lite,
         algorithms.muloco,
+        algorithms.q_fed_avg,
         algorithms.rolora,
         algorithms.scaffold,
         algorithms.sparse_loco,
@@ -58,6 +62,10 @@ unless an optimizer is given."""
 SLOPES = ("decomfl", "fed_kseed", "feed_sign", "fwd_llm", "spry")
 """Algorithms whose clients send slopes along seeded directions, and nothing that grows with the
 model."""
+FORWARDS = ("fwd_llm", "spry")
+"""Algorithms whose clients differentiate forwards (`jax.jvp`)."""
+FROM_A_SPREAD = ("fed_bpt",)
+"""Algorithms that move parameters in proportion to how these differ from each other at first."""
 EVERY_ROUND = ("cocktail_sgd", "fedex_lora", "flora", "rolora", "streaming_diloco")
 """Algorithms whose clients must take part in every round."""
 

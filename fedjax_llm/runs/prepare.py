@@ -24,7 +24,7 @@ from .config import RunConfig, canonical
 from .learning import TASKS, Learning
 from .methods import ALGORITHMS, FLAGS, SLOPES, takes
 from .names import ADAPTERS, OPTIMIZERS, built, named
-from .taken import check_clients, taken
+from .taken import check_adapter, check_clients, taken
 from .workload import Workload, workload
 
 
@@ -99,6 +99,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         )
     check_clients(config, len(split.train.names))
     under = conditions(config, given["downlink"])
+    check_adapter(config, task.params)
     given |= taken(config, learnt, task, split)
     algorithm = _algorithm(config, task, given, population=float(split.train.targets().sum()))
     client_axis = built("client_axis", config.client_axis, CLIENT_AXES)

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
-from fedjax_compression.text import parse
-from jaxtyping import Integer
+from fedjax_compression.text import Call, parse
+from jaxtyping import Integer, PyTree
 
 from ..data import Corpus, Split
 from ..tasks import Task, halves
 from .config import RunConfig
-from .methods import ALGORITHMS, ALL_AT_ONCE, EVERY_ROUND, takes
+from .methods import ALGORITHMS, ALL_AT_ONCE, EVERY_ROUND, FORWARDS, FROM_A_SPREAD, takes
 from .workload import Workload
 
 
@@ -51,6 +52,45 @@ def check_clients(config: RunConfig, population: int) -> None:
             f"client_axis: {method} runs a round's clients at once, as they meet the server in "
             f"every step, expected vmap(), got {config.client_axis}."
         )
+
+
+def check_adapter(config: RunConfig, params: PyTree) -> None:
+    """Raise `ValueError` where the method can do nothing with what the adapter trains."""
+    method = parse(config.algorithm).name
+    if method in FORWARDS and "seeds" in _names(parse(config.adapter)):
+        raise ValueError(
+            f"algorithm: {method} differentiates forwards, and the sum of directions of "
+            f"{config.adapter} only backwards, expected another adapter, or fed_mezo(), which "
+            "differentiates nothing."
+        )
+    if ("seed", None) in parse(config.algorithm).kwargs and _starts_at_zero(params):
+        raise ValueError(
+            f"algorithm: {config.algorithm} trains within the factors of the start, expected none "
+            f"of zeros, such as those of import_adapter or a seed, got {config.adapter}."
+        )
+    if method in FROM_A_SPREAD and _all_equal(params):
+        raise ValueError(
+            f"algorithm: {method} moves parameters in proportion to how they differ at first, "
+            f"expected an adapter such as prompt_tuning(tokens=20), got {config.adapter}, of which "
+            "all are equal."
+        )
+
+
+def _all_equal(params: PyTree) -> bool:
+    ends = (end for leaf in jax.tree.leaves(params) for end in (leaf.min(), leaf.max()))
+    return len({float(end) for end in ends}) == 1
+
+
+def _starts_at_zero(params: PyTree) -> bool:
+    return not all(bool(leaf.any()) for leaf in jax.tree.leaves(params))
+
+
+def _names(call: Any) -> set[str]:
+    """Of a call and of all that it is given."""
+    if not isinstance(call, Call):
+        return set()
+    given = (*call.args, *(value for _, value in call.kwargs))
+    return {call.name}.union(*map(_names, given))
 
 
 def _public(config: RunConfig, unseen: Corpus) -> Integer[np.ndarray, "lots 1 batch seq"]:

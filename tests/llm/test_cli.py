@@ -80,6 +80,7 @@ def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
     ("algorithm", "flags"),
     [
         ("scaffold()", ()),
+        ("q_fed_avg(q=1)", ()),
         ("sparse_loco(chunk=64)", ()),
         ("demo(rate=0.001)", ()),
         ("fed_nova()", ("--client-optimizer", "sgd(0.5, momentum=0.9)")),
@@ -101,6 +102,7 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
     sent = summary["uplink_bytes"] / 4  # rounds of clients
     least, most = {
         "scaffold()": (2 * own, 2 * own + 12),
+        "q_fed_avg(q=1)": (own + 16, own + 16),
         "sparse_loco(chunk=64)": (0, own / 20),
         "demo(rate=0.001)": (0, own / 20),
         "fed_nova()": (own + 4, own + 16),

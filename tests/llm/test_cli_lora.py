@@ -123,6 +123,33 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
             ),
             "algorithm: expected a frozen kernel of shape",
         ),
+        (
+            ("--algorithm", "hetlora(ranks='1,2')", "--adapter", "prompt_tuning(tokens=2)"),
+            "algorithm: hetlora: expected LoRA's a and b alone",
+        ),
+        (
+            (
+                *("--algorithm", "flexlora(ranks='1')"),
+                *("--adapter", "lora(rank=2, rank_pattern='q_proj=1')"),
+            ),
+            "algorithm: flexlora: expected LoRA of one rank, got [1, 2]",
+        ),
+        (
+            ("--algorithm", "fed_sb(seed=None)", "--adapter", "lora(rank=2)"),
+            "trains within the factors of the start, expected none of zeros",
+        ),
+        (
+            ("--algorithm", "spry()", "--adapter", "seeds(count=4)"),
+            "algorithm: spry differentiates forwards, and the sum of directions of seeds(count=4)",
+        ),
+        (
+            ("--algorithm", "fwd_llm()", "--adapter", "seeds(count=4)"),
+            "algorithm: fwd_llm differentiates forwards",
+        ),
+        (
+            ("--algorithm", "fed_bpt()", "--adapter", "seeds(count=4)"),
+            "expected an adapter such as prompt_tuning(tokens=20), got seeds(count=4)",
+        ),
     ],
 )
 def test_what_breaks_a_guarantee_is_refused_before_anything_runs(tmp_path, capsys, args, message):

@@ -14,7 +14,8 @@ from fedjax_llm.local import local_steps
 from fedjax_llm.simulation import vmap
 from fedjax_llm.simulation.simulate import round_program
 
-from . import test_algorithms as table
+from . import contract
+from . import dense_task as table
 
 PLACES = 3 * 2 * 4  # steps, batch and seq of a lot
 SHARES = np.asarray(table.WEIGHTS / table.WEIGHTS.sum())
@@ -29,9 +30,9 @@ def whole_rounds():
     """After no, one and two rounds where all tokens are told of."""
     algorithm = whole()
     one = round_program(algorithm, vmap())
-    found = [table.start(algorithm)]
+    found = [contract.start(table, algorithm)]
     for number in range(2):
-        found.append(table.play(one, *found[-1], [number])[:2])
+        found.append(contract.play(table, one, *found[-1], [number])[:2])
     return found
 
 
@@ -50,8 +51,11 @@ def test_where_all_tokens_are_told_of_the_consensus_is_the_mean_of_the_distribut
 
 
 def test_what_is_not_told_counts_as_zero_and_the_likeliest_of_the_mean_are_the_consensus():
-    state, own, _ = table.play(
-        table.program("fed_md")[1], *table.start(table.program("fed_md")[0]), range(1)
+    state, own, _ = contract.play(
+        table,
+        contract.program("fed_md")[1],
+        *contract.start(table, contract.program("fed_md")[0]),
+        range(1),
     )
     each = np.asarray(told(own, table.PUBLIC[0]))
     kept = np.where(each >= np.sort(each, axis=-1)[..., -2:-1], each, 0)
@@ -67,7 +71,7 @@ def test_a_client_first_learns_what_all_expect_and_then_its_own(whole_rounds):
     train = local_steps(table.loss, table.SGD)
     start = whole_rounds[0][1]
     _, own = whole_rounds[1]
-    table.close(own, jax.vmap(lambda p, b: train(p, {}, b)[0])(start, table.cohort(0)), 1e-6)
+    contract.close(own, jax.vmap(lambda p, b: train(p, {}, b)[0])(start, table.cohort(0)), 1e-6)
 
     state, own = whole_rounds[1]
     mask = np.ones(table.PUBLIC.shape[1:], bool)
@@ -81,7 +85,7 @@ def test_a_client_first_learns_what_all_expect_and_then_its_own(whole_rounds):
         digested, _ = local_steps(off, table.SGD)(params, {}, lessons)
         return train(digested, {}, batches)[0]
 
-    table.close(whole_rounds[2][1], jax.vmap(both)(own, table.cohort(1)), 1e-5)
+    contract.close(whole_rounds[2][1], jax.vmap(both)(own, table.cohort(1)), 1e-5)
 
 
 @pytest.mark.parametrize("top", [1, 2, 4, 5])
@@ -109,11 +113,11 @@ def test_a_cross_entropy_by_hand():
 
 def test_messages_by_hand():
     """Of five tokens each is 3 bits; two of them at 24 places are 18 bytes."""
-    downlink, uplinks, _, _ = jax.device_get(table.played("fed_md")[2])
+    downlink, uplinks, _, _ = jax.device_get(contract.played("fed_md")[2])
     first = jax.tree.map(lambda leaf: leaf[0], uplinks)
     assert len(wire.dumps(first)) == 12 + 18 + 4 * 2 * PLACES
     assert len(wire.dumps(downlink)) == 12 + 8 + 18 + 4 * 2 * PLACES
-    downlink, uplinks, _, _ = jax.device_get(table.played("fed_md, coded")[2])
+    downlink, uplinks, _, _ = jax.device_get(contract.played("fed_md, coded")[2])
     first = jax.tree.map(lambda leaf: leaf[0], uplinks)
     assert len(wire.dumps(first)) == 12 + 5 * PLACES + 8  # a byte each, lowest and step
 

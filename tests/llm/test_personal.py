@@ -13,7 +13,8 @@ from fedjax_llm.algorithms import ditto, fed_avg, fed_rep
 from fedjax_llm.ledger import lengths
 from fedjax_llm.local import local_steps
 
-from . import test_algorithms as rows
+from . import contract
+from . import dense_task as rows
 from .quadratics import loss, pulls, rounds
 
 RATE, STEPS = 0.1, 3
@@ -90,8 +91,8 @@ def test_dittos_pull_is_at_least_zero(mu):
 
 
 def test_fed_reps_client_trains_its_head_and_then_the_body_under_it():
-    algorithm, one, _ = rows.program("fed_rep")
-    state, own, _ = rows.play(one, *rows.start(algorithm), range(1))
+    algorithm, one, _ = contract.program("fed_rep")
+    state, own, _ = contract.play(rows, one, *contract.start(rows, algorithm), range(1))
 
     def trained(batches):
         twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batches)
@@ -103,8 +104,8 @@ def test_fed_reps_client_trains_its_head_and_then_the_body_under_it():
 
 
 def test_fed_reps_body_is_the_mean_of_those_trained_under_each_head():
-    algorithm, one, _ = rows.program("fed_rep")
-    state, own, _ = rows.play(one, *rows.start(algorithm), range(1))
+    algorithm, one, _ = contract.program("fed_rep")
+    state, own, _ = contract.play(rows, one, *contract.start(rows, algorithm), range(1))
     body = {name: rows.PARAMS[name] for name in ("blocks", "embedding")}
 
     def trained(head, batches):
@@ -114,11 +115,11 @@ def test_fed_reps_body_is_the_mean_of_those_trained_under_each_head():
     each = jax.vmap(trained)(own.work[0], rows.cohort(0))
     shares = rows.WEIGHTS / rows.WEIGHTS.sum()
     mean = jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, 1), each)
-    rows.close({name: state.params[name] for name in body}, mean, 1e-6)
+    contract.close({name: state.params[name] for name in body}, mean, 1e-6)
 
 
 def test_fed_reps_messages_have_no_head():
-    downlink, uplinks, _, _ = rows.played("fed_rep")[2]
+    downlink, uplinks, _, _ = contract.played("fed_rep")[2]
     assert lengths(jax.device_get(uplinks)).tolist() == [12 + 4 * (rows.SIZE - 3)] * rows.CLIENTS
     assert [leaf.shape[1:] for leaf in jax.tree.leaves(uplinks)] == [(2, 3, 4), (5, 3)]
     assert [leaf.shape for leaf in jax.tree.leaves(downlink)] == [(2, 3, 4), (5, 3)]
@@ -126,8 +127,10 @@ def test_fed_reps_messages_have_no_head():
 
 def test_fed_reps_last_layers_stay_as_a_leaf_does():
     """Two layers of twelve values, of which one travels; what stays is the client's own."""
-    algorithm, one, _ = rows.program("fed_rep, last layer")
-    state, own, (_, uplinks, _, _) = rows.play(one, *rows.start(algorithm), range(1))
+    algorithm, one, _ = contract.program("fed_rep, last layer")
+    state, own, (_, uplinks, _, _) = contract.play(
+        rows, one, *contract.start(rows, algorithm), range(1)
+    )
     assert lengths(jax.device_get(uplinks)).tolist() == [12 + 4 * (rows.SIZE - 12)] * rows.CLIENTS
     first = jax.tree.map(lambda leaf: leaf[0], own)
     model = algorithm.personal(state.params, first)
