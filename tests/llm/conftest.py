@@ -28,7 +28,7 @@ def task():
 def compiled_once():
     """Runs of one algorithm share their programs, whatever conditions they are under."""
     names = {
-        "simulate": ("failing", "round_program", "round_programs"),
+        "simulate": ("failing", "whole_round", "round_programs"),
         "buffered": ("failing", "round_programs", "_one", "_added"),
     }
     with pytest.MonkeyPatch.context() as patched:
