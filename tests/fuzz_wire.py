@@ -2,13 +2,13 @@
 
     python tests/fuzz_wire.py --mutations 1000000
 
-For every codec of the contract table, honest messages of random payloads are changed: bits flipped,
-bytes overwritten, moved, cut off or added, headers exchanged, other codecs' and other versions'
-messages, most of them also with a checksum that fits. `wire.loads` must raise `WireError` or return
-a payload whose message is the very same bytes; where the checksum was not made to fit, these must
-be an honest message. No call may take more than a second of processor time, nor, where that is
-measured, more memory than `MEMORY` times the longer of the message and its payload's arrays, and
-512 KiB.
+For every payload of the contract table, and for vectors of which a prefix is sent, honest messages
+are changed: bits flipped, bytes overwritten, moved, cut off or added, headers exchanged, other
+codecs' and other versions' messages, most of them also with a checksum that fits. `wire.loads` must
+raise `WireError` or return a payload whose message is the very same bytes; where the checksum was
+not made to fit, these must be the honest message, or the one that it was exchanged for. No call may
+take more than a second of processor time, nor, where that is measured, more memory than `MEMORY`
+times the longer of the message and its payload's arrays, and `FLOOR`.
 
 Memory is what NumPy and Python report to `tracemalloc`. The range coder's own is not in it: it
 decodes at most as many codes as the payload's structure has, 4 bytes each, from a model of at most
@@ -30,64 +30,85 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fedjax_compression import WireError, codec, payload_structure, wire
+from fedjax_compression import Prefix, WireError, codec, payload_structure, wire
+from fedjax_compression.compressor import Payload
 from fedjax_compression.symbols import Symbols, TrellisSymbols, is_symbols
 
 SECONDS = 1.0
 MEMORY = 4
-FLOOR = 2**19
-SMALL = {"matrix": (7, 11), "vector": (13,), "scalar": (), "odd": (3, 1, 5)}
-LARGE = {"first": (400, 500), "second": (60_000,)}
+FLOOR = 2**18
+LARGE = {"first": (300, 300), "second": (40_000,)}
 """So large that memory in proportion to the message stands out from the floor."""
 HEADER = wire.HEADER_BYTES
 
 
-def fuzz(codecs: Sequence[str], *, mutations: int, seed: int = 0) -> Counter:
+def forms(codecs: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> dict[str, Payload]:
+    """The structures of codecs' payloads of an update, each of them once, and of its prefixes."""
+    update = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    likes = {text: payload_structure(codec(text), update) for text in codecs}
+    return distinct(likes) | {"Prefix": prefixes(update)}
+
+
+def distinct(likes: dict[str, Payload]) -> dict[str, Payload]:
+    """Each structure once, as messages know of no more than that."""
+    names: dict[int, str] = {}
+    for name, like in likes.items():
+        names.setdefault(wire.fingerprint(like), name)
+    return {name: likes[name] for name in names.values()}
+
+
+def prefixes(update: Payload) -> Payload:
+    """Structures of what algorithms send whose messages differ in length, in two dtypes each."""
+
+    def of(leaf, *dtypes):
+        values, length = (math.prod(leaf.shape),), ()
+        return Prefix(*map(jax.ShapeDtypeStruct, (values, length), dtypes))
+
+    return jax.tree.map(
+        lambda leaf: [of(leaf, jnp.float32, jnp.uint32), of(leaf, jnp.bfloat16, jnp.int8)], update
+    )
+
+
+def fuzz(likes: dict[str, Payload], *, mutations: int, seed: int = 0) -> Counter:
     """Refused and unchanged messages, and others that `dumps` could have made, of `mutations`."""
     random = np.random.default_rng(seed)
-    likes = {text: payload_structure(codec(text), _update(SMALL)) for text in codecs}
-    honest = {text: _honest(text, like, random) for text, like in likes.items()}
-    known = {data for messages in honest.values() for data in messages}
-    pool, counts = sorted(known), Counter()
-    for _, text in zip(range(mutations), itertools.cycle(codecs), strict=False):
-        first = honest[text][random.integers(len(honest[text]))]
-        data, fits = mutated(first, pool[random.integers(len(pool))], random)
-        outcome, seconds = _outcome(text, data, likes[text])
-        assert seconds < SECONDS, f"{text}: {seconds:.1f} s for {data.hex()}"
+    honest = {name: _honest(name, like, random) for name, like in likes.items()}
+    pool = sorted(data for messages in honest.values() for data in messages)
+    counts: Counter = Counter()
+    for _, name in zip(range(mutations), itertools.cycle(likes), strict=False):
+        first = honest[name][random.integers(len(honest[name]))]
+        other = pool[random.integers(len(pool))]
+        data, fits = mutated(first, other, random)
+        outcome, seconds = _outcome(name, data, likes[name])
+        assert seconds < SECONDS, f"{name}: {seconds:.1f} s for {data.hex()}"
         if outcome == "read":
-            assert fits or data in known, f"{text}: a changed message was taken: {data.hex()}"
+            assert fits or data in (first, other), f"{name}: a change was taken: {data.hex()}"
             outcome = "unchanged" if data == first else "another message"
         counts[outcome] += 1
     return counts
 
 
-def fuzz_memory(codecs: Sequence[str], *, each: int, seed: int = 0) -> float:
-    """The most memory that reading a long message or one of its mutations took, as a multiple.
-    Codecs of the same payload are read alike, so that one of them is measured.
-    """
+def fuzz_memory(likes: dict[str, Payload], *, each: int, seed: int = 0) -> float:
+    """The most memory that reading a long message or one of its mutations took, as a multiple."""
     random = np.random.default_rng(seed)
-    worst, measured = 0.0, set()
-    for text in codecs:
-        like = payload_structure(codec(text), _update(LARGE))
-        if str(like) in measured:
-            continue
-        measured.add(str(like))
-        honest = _honest(text, like, random, spreads=(0.6, 1e9))
+    worst = 0.0
+    for name, like in likes.items():
+        honest = _honest(name, like, random, spreads=(0.6, 1e9))
         arrays = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
         for first in honest:
             for change in range(each):
                 data = mutated(first, first, random)[0] if change else first
                 tracemalloc.start()
-                _outcome(text, data, like)
+                _outcome(name, data, like)
                 _, peak = tracemalloc.get_traced_memory()
                 tracemalloc.stop()
                 multiple = (peak - FLOOR) / max(len(first), len(data), arrays)
-                assert multiple <= MEMORY, f"{text}: {peak} bytes for a message of {len(data)}"
+                assert multiple <= MEMORY, f"{name}: {peak} bytes for a message of {len(data)}"
                 worst = max(worst, multiple)
     return worst
 
 
-def _outcome(text: str, data: bytes, like) -> tuple[str, float]:
+def _outcome(name: str, data: bytes, like: Payload) -> tuple[str, float]:
     """`read` or `refused`, and seconds of processor time."""
     start = time.thread_time()
     try:
@@ -95,19 +116,15 @@ def _outcome(text: str, data: bytes, like) -> tuple[str, float]:
     except WireError:
         return "refused", time.thread_time() - start
     except BaseException as error:
-        raise AssertionError(f"{text}: {error!r} for {data.hex()}") from error
+        raise AssertionError(f"{name}: {error!r} for {data.hex()}") from error
     seconds = time.thread_time() - start
-    assert wire.dumps(payload) == data, f"{text}: {data.hex()} is not what dumps writes"
+    assert wire.dumps(payload) == data, f"{name}: {data.hex()} is not what dumps writes"
     return "read", seconds
 
 
-def _update(shapes):
-    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-
-
-def _honest(text, like, random, *, spreads=(0.0, 0.6, 20.0, 1e9)):
-    """Messages of payloads of many kinds, all of which are honest: the wire knows of numbers and
-    `Symbols` alone.
+def _honest(name, like, random, *, spreads=(0.0, 0.6, 20.0, 1e9)):
+    """Messages of payloads of many kinds, all of which are honest: the wire knows of numbers,
+    `Symbols` and prefixes alone.
     """
     payloads = (
         jax.tree.map(lambda x, s=spread: _filled(x, s, random), like, is_leaf=is_symbols)
@@ -115,11 +132,17 @@ def _honest(text, like, random, *, spreads=(0.0, 0.6, 20.0, 1e9)):
     )
     honest = list(map(wire.dumps, payloads))
     for data in honest:
-        assert wire.dumps(wire.loads(data, like)) == data, text  # and caches are warm
+        assert wire.dumps(wire.loads(data, like)) == data, name  # and caches are warm
     return honest
 
 
 def _filled(leaf, spread, random):
+    if isinstance(leaf, Prefix):
+        (count,), most = leaf.values.shape, np.iinfo(leaf.length.dtype).max
+        length = random.integers(min(count, most) + 1)
+        values = _filled(leaf.values, spread, random).copy()
+        values[length:] = 0
+        return Prefix(values, length.astype(leaf.length.dtype))
     if is_symbols(leaf):
         (count,), (runs,) = leaf.codes.shape, leaf.runs.shape
         ends = np.sort(random.integers(0, count + 1, max(runs - 1, 0)))
@@ -191,13 +214,14 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    contract = Path(__file__).parent / "compression/test_contract.py"
-    codecs = runpy.run_path(str(contract))["CODECS"]
+    path = Path(__file__).parent / "compression/test_contract.py"
+    contract = runpy.run_path(str(path))
     start = time.perf_counter()
-    worst = fuzz_memory(codecs, each=10, seed=args.seed)
-    counts = fuzz(codecs, mutations=args.mutations, seed=args.seed)
+    worst = fuzz_memory(forms(contract["CODECS"], LARGE), each=10, seed=args.seed)
+    likes = forms(contract["CODECS"], contract["SHAPES"])
+    counts = fuzz(likes, mutations=args.mutations, seed=args.seed)
     print(
-        f"{args.mutations} mutations of messages of {len(codecs)} codecs: "
+        f"{args.mutations} mutations of messages of {len(likes)} structures: "
         f"{counts['refused']} refused, {counts['unchanged']} unchanged, "
         f"{counts['another message']} another message; memory {worst:.2f} times; "
         f"{time.perf_counter() - start:.0f} s"

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import flatten, unflatten
+from .group_means import group_means
 from .symbols import Symbols
 from .wire import HEADER_BYTES
 
@@ -68,7 +68,8 @@ def entropy_coded(*, rate: float | int) -> Compressor:
         step = choose_step(x, runs, bits=_CODER * rate * x.size - overhead)
         position = jnp.where(step > 0, jnp.abs(x) / jnp.where(step > 0, step, 1.0), 0.0)
         levels = jnp.floor(position + 0.5)
-        shifts = _shifts(position, levels)
+        group = jnp.minimum(levels, _CENTROIDS).astype(jnp.int32) - 1
+        shifts = group_means(position - levels, group, count=_CENTROIDS)
         codes = jnp.sign(x).astype(jnp.int32) * levels.astype(jnp.int32)
         return EntropyCoded(Symbols(codes, jnp.array(runs, jnp.int32)), step, shifts), state
 
@@ -167,26 +168,3 @@ def _message_bits(counts: Float[Array, "runs bins"], step: Float[Array, ""]) -> 
 def _log2(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Zero where it would not be finite: for shares of nothing."""
     return jnp.log2(jnp.where((x > 0) & jnp.isfinite(x), x, 1.0))
-
-
-@custom_vmap
-def _shifts(position: Float[Array, " n"], levels: Float[Array, " n"]) -> Float[Array, " 4"]:
-    """From levels 1, 2, 3 and all others to the mean of what was rounded to them, in steps."""
-    group = jnp.minimum(levels, _CENTROIDS)
-    return jnp.stack([_mean(position - levels, group == g) for g in range(1, _CENTROIDS + 1)])
-
-
-@_shifts.def_vmap
-def _shifts_of_clients(
-    clients: int, batched: list[bool], *arguments: Array
-) -> tuple[Float[Array, "clients 4"], bool]:
-    """One client after another: on a CPU, XLA sums the long rows of a batch 20 times as slowly."""
-    every = [
-        a if has else jnp.broadcast_to(a, (clients, *a.shape))
-        for a, has in zip(arguments, batched, strict=True)
-    ]
-    return jax.lax.map(lambda pair: _shifts(*pair), tuple(every)), True
-
-
-def _mean(x: Float[Array, " n"], chosen: Bool[Array, " n"]) -> Float[Array, ""]:
-    return jnp.where(chosen, x, 0.0).sum() / jnp.maximum(chosen.sum(dtype=jnp.float32), 1.0)

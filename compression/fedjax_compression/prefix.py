@@ -34,12 +34,14 @@ def dump_prefix(prefix: Prefix) -> bytes:
 def load_prefix(data: memoryview, like: Any) -> Prefix:
     """Read what `dump_prefix` wrote for values and a length of these shapes and dtypes.
 
-    Raises `ValueError` for bytes that are no whole number of entries, or of more than there are.
+    Raises `ValueError` for bytes that are no whole number of entries, or of more than there are or
+    the length's dtype can say.
     """
     (count,), dtype = like.values.shape, np.dtype(like.values.dtype)
     length, rest = divmod(len(data), dtype.itemsize)
-    if rest or length > count:
-        raise ValueError(f"{len(data)} bytes for at most {count} entries of {dtype.itemsize}")
+    most = min(count, np.iinfo(like.length.dtype).max)
+    if rest or length > most:
+        raise ValueError(f"{len(data)} bytes for at most {most} entries of {dtype.itemsize}")
     values = np.zeros(count, dtype)
     values[:length] = np.frombuffer(data, dtype.newbyteorder("<"), length)
     return Prefix(values, np.asarray(length, np.dtype(like.length.dtype)))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .group_means import group_means
 from .symbols import TrellisSymbols
 from .trellis_bits import histogram, level_bits, message_bits
 from .union_trellis import LANE, codebooks, lanes, points, search
@@ -264,9 +265,7 @@ def _shifts(x: Float[Array, " n"], codes: Int[Array, " n"], states: int) -> Floa
     magnitude = jnp.abs(codes)
     off = jnp.sign(codes).astype(x.dtype) * x - points(magnitude, books).astype(x.dtype)
     group = jnp.where(magnitude > 0, 2 * books + jnp.clip(magnitude - 1, 0, 1), 4)
-    total = jnp.zeros(5).at[group].add(off)
-    number = jnp.zeros(5).at[group].add(1.0)
-    return (total / jnp.maximum(number, 1.0))[:4].reshape(2, 2)
+    return group_means(off, group, count=4).reshape(2, 2)
 
 
 def _sample(x: Array, count: int) -> Array:

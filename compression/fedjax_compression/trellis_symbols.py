@@ -40,13 +40,16 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
     half >>= 1
     wide, raw = split_codes(half, _MANTISSA)
     del half  # as long as the codes themselves, as the next are
-    wide <<= 2
-    wide += codes & 1
-    wide += codes & 1
-    wide += codes < 0
-    wide -= 1
-    symbol = np.maximum(wide, 0).astype(np.int16)
+    symbol = wide.astype(np.int16)
     del wide
+    odd = np.bitwise_and(codes, 1, dtype=np.int8, casting="unsafe")
+    symbol <<= 2
+    symbol += odd
+    symbol += odd
+    symbol += codes < 0
+    symbol -= 1
+    np.maximum(symbol, 0, out=symbol)
+    del odd
     ordered: list[np.ndarray] = []
     numbers, sizes = array("i"), array("i")
 

@@ -9,13 +9,12 @@ code, says which codebook is next: a code thus costs what it would cost with twi
 path that is chosen among all errs like one with a finer step.
 """
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 POLYNOMIALS = {
     4: (0o5, 0o2),
@@ -110,7 +109,7 @@ def search(
     entry, and memory for a few paths at a time.
     """
     count, steps = lanes(x.size)
-    side_by_side = min(max(2**14 // states, 16), 256, count)  # what a core's cache holds
+    side_by_side = min(max(2**13 // states, 32), 128, count)  # what a core's cache holds
     groups = -(-count // side_by_side)
     fill = groups * side_by_side * steps - x.size
     # two levels up is dearer by so much that the border between two points lies above the middle
@@ -165,41 +164,41 @@ def _best(
 def _walk(costs: Float[Array, "steps 4 lanes"], states: int) -> Int[Array, "steps lanes"]:
     """Viterbi's algorithm, the lanes last as vectors want them.
 
-    The costs are those of the codebooks and parities 00, 10, 01, 11, and so are the results.
+    The costs are those of the codebooks and parities 00, 10, 01, 11, and so are the results. States
+    are numbered by the newest bits of a shift register, so that no row moves between two steps.
     """
     half, width = states // 2, costs.shape[2]
-    first, second = (h >> 1 for h in POLYNOMIALS[states])
-    first &= half - 1  # its highest bit is where the codebook goes
+    branches = _branches(states)
 
-    def forward(best: tuple[Array, Array], cost: Array) -> tuple[tuple[Array, Array], Array]:
-        # a state ends in its codebook; after it, the codebook leads and the rest is permuted
-        straight = best[0], _flipped(best[1], first)
-        crossed = tuple(_flipped(part, second) for part in straight)
-        even = [part + cost[book] for book, part in enumerate(straight)]
-        odd = [part + cost[2 + book] for book, part in enumerate(crossed)]
-        new = jnp.concatenate([jnp.minimum(e, o) for e, o in zip(even, odd, strict=True)])
-        chosen = jnp.concatenate([o < e for e, o in zip(even, odd, strict=True)])
-        pairs = new.reshape(half, 2, width)
-        return (pairs[:, 0], pairs[:, 1]), chosen
+    def forward(
+        best: Float[Array, "states lanes"], cost: Float[Array, "4 lanes"]
+    ) -> tuple[Float[Array, "states lanes"], Bool[Array, "states lanes"]]:
+        own = cost.at[branches].get(mode="promise_in_bounds").reshape(2, half, 2, width)
+        total = (best.reshape(2, half, 1, width) + own).reshape(2, states, width)
+        return jnp.minimum(total[0], total[1]), total[1] < total[0]
 
-    def backward(state: Array, chosen: Array) -> tuple[Array, Array]:
-        odd = jnp.take_along_axis(chosen, state[None], axis=0)[0].astype(state.dtype)
-        book = state // half
-        before = (state % half) ^ (book * first) ^ (odd * second)
-        return 2 * before + book, (2 * odd + book).astype(jnp.int8)
+    def backward(
+        state: Int[Array, " lanes"], chosen: Bool[Array, "states lanes"]
+    ) -> tuple[Int[Array, " lanes"], Int[Array, " lanes"]]:
+        oldest = jnp.take_along_axis(chosen, state[None], axis=0)[0].astype(state.dtype)
+        branch = branches.at[oldest * states + state].get(mode="promise_in_bounds")
+        return oldest * half + (state >> 1), branch
 
-    never = jnp.full((half, width), _NEVER, costs.dtype)
-    last, chosen = jax.lax.scan(forward, (never.at[0].set(0.0), never), costs)
-    ends = jnp.stack(last, axis=1).reshape(states, width)
-    end = ends.argmin(axis=0).astype(jnp.int32)
+    never = jnp.full((states, width), _NEVER, costs.dtype)
+    last, chosen = jax.lax.scan(forward, never.at[0].set(0.0), costs)
+    end = last.argmin(axis=0).astype(jnp.int32)
     _, branch = jax.lax.scan(backward, end, chosen, reverse=True)
     return branch
 
 
-def _flipped(rows: Float[Array, "rows lanes"], mask: int) -> Float[Array, "rows lanes"]:
-    """Row i ^ mask at place i: a reversal for each bit of the mask."""
-    for bit in range(int(math.log2(len(rows)))):
-        if mask >> bit & 1:
-            pairs = rows.reshape(-1, 2, 1 << bit, rows.shape[1])
-            rows = pairs[:, ::-1].reshape(rows.shape)
-    return rows
+def _branches(states: int) -> Int[Array, " registers"]:
+    """Twice the parity of the code, plus its codebook, for each content of a shift register.
+
+    Parities are sums of the bits in it by the first polynomial and codebooks by the second, which
+    are all the sequences that the check allows, each of them once.
+    """
+    first, second = POLYNOMIALS[states]
+    registers = range(2 * states)
+    odd = [(register & first).bit_count() % 2 for register in registers]
+    book = [(register & second).bit_count() % 2 for register in registers]
+    return jnp.array([2 * o + b for o, b in zip(odd, book, strict=True)], jnp.int8)

@@ -5,7 +5,10 @@ from .config import canonical as canonical
 from .execute import deliver as deliver
 from .execute import execute as execute
 from .execute import rounds as rounds
+from .execute import settled as settled
+from .execute import versions as versions
 from .folder import opened as opened
+from .prepare import Run as Run
 from .prepare import prepare as prepare
 from .quality import Row as Row
 from .quality import beside as beside

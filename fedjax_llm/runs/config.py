@@ -67,6 +67,22 @@ class RunConfig:
     model: str | None = None
     """A checkpoint to start from: a folder, a .gguf file, smollm2, or owner/name on the hub; a
     fresh decoder of the sizes below, which reads bytes, unless given."""
+    faults: str | None = None
+    """What goes wrong, by probabilities of each client in each round, such as
+    faults(dropout=0.1, silence=0.01, failure=0.01, partial=0.2); nothing unless given."""
+    link: str | None = None
+    """Bits per second, seconds of latency and of a step, from which rounds get simulated seconds:
+    link(uplink=10e6, downlink=50e6, latency=0.05, step=0.1) for all clients, or
+    links('links.csv') for each; no time unless given."""
+    deadline: str | None = None
+    """Who answers in time: deadline(first=24), deadline(seconds=60), or both; all unless given."""
+    availability: str | None = None
+    """Who can be drawn when: trace('trace.csv'), or diurnal(share=0.3); all at all times unless
+    given."""
+    buffer: int | None = None
+    """Answers after which the server steps while others are still at work, as FedBuff does;
+    `clients` are then those at work at a time, and `rounds` the server's steps. Needs a link.
+    Nothing of such a run is kept for --resume, which begins it again."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
@@ -80,7 +96,7 @@ def canonical(config: RunConfig) -> RunConfig:
         local_steps=config.local_steps if given else 8,
         long=config.long or built("task", config.task, TASKS).long[0],
         client_axis=config.client_axis
-        or ("vmap()" if fresh or method in ALL_AT_ONCE else "scan()"),
+        or ("vmap()" if (fresh and not config.buffer) or method in ALL_AT_ONCE else "scan()"),
     )
     if config.client_optimizer is None and takes(method, "client_optimizer"):
         adam = f"adam({0.006 if fresh else 0.0005})"
@@ -102,6 +118,10 @@ def canonical(config: RunConfig) -> RunConfig:
             "adapter",
             "task",
             "data",
+            "faults",
+            "link",
+            "deadline",
+            "availability",
         )
         if getattr(config, name) is not None
     }

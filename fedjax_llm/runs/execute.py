@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from .. import models
 from ..adapters import export_adapter, merge_adapter
@@ -28,6 +28,7 @@ from ..simulation import (
     candidates,
     fastest,
     simulate,
+    simulate_buffered,
     simulate_split,
 )
 from ..split import SplitMethod
@@ -132,7 +133,9 @@ def settled(run: Run) -> Timed:
     return best
 
 
-def rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+def rounds(
+    run: Run, axis: ClientAxis, start: Progress | None = None
+) -> Generator[Round, None, None]:
     """The rounds of a run, those after `start` where it is given."""
     config, method = run.config, run.algorithm
     federation = run.task.params, run.task.frozen, run.split.train, run.batching
@@ -140,6 +143,16 @@ def rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterato
     if isinstance(method, SplitMethod):
         return simulate_split(
             method, *federation, rounds=count, clients=clients, seed=seed, start=start
+        )
+    if config.buffer is not None:
+        return simulate_buffered(
+            method,
+            *federation,
+            rounds=count,
+            clients=clients,
+            buffer=config.buffer,
+            seed=seed,
+            conditions=run.conditions,
         )
     return simulate(
         method,
@@ -149,6 +162,7 @@ def rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterato
         seed=seed,
         client_axis=axis,
         start=start,
+        conditions=run.conditions,
     )
 
 
@@ -166,23 +180,54 @@ def _round_row(run: Run, finished: Round) -> Row:
         "uplink_bytes": total_bytes(finished.messages, "up"),
         "downlink_bytes": total_bytes(finished.messages, "down"),
         "header_bytes": sum(entry.header_bytes for entry in finished.messages),
-        "clients": [run.split.train.names[client] for client in finished.clients],
+        "clients": _names(run, finished.clients),
+        **_of_plan(run, finished),
     }
+
+
+def _of_plan(run: Run, finished: Round) -> Row:
+    """Who did not do as asked, and the run's simulated seconds so far, where there are such."""
+    row: Row = {}
+    if run.conditions.network:
+        row["simulated_seconds"] = finished.seconds
+    if plan := finished.plan:
+        row["answers"] = int(plan.answers.sum())
+        row["sent"] = sum(entry.direction == "down" for entry in finished.messages)
+        row["steps"] = plan.steps.tolist()
+        row |= {
+            name: _names(run, finished.clients[getattr(plan, name)])
+            for name in ("dropped", "silent", "late")
+        }
+    if finished.staleness is not None:
+        row["staleness"] = finished.staleness.tolist()
+    return row
+
+
+def _names(run: Run, clients: Int[np.ndarray, " clients"]) -> list[str]:
+    return [run.split.train.names[client] for client in clients]
 
 
 def _bytes(run: Run, rows: list[Row]) -> Row:
     uplink = [row["uplink_bytes"] for row in rows]
     downlink = [row["downlink_bytes"] for row in rows]
     trainable = sum(leaf.size for leaf in jax.tree.leaves(run.task.params))
-    messages = run.config.clients * run.config.rounds
+    sent, answers = (
+        sum(row.get(name, run.config.clients) for row in rows) for name in ("sent", "answers")
+    )
+    seconds = [row["simulated_seconds"] for row in rows if "simulated_seconds" in row]
     return {
         "trainable": trainable,
         "uplink_bytes": sum(uplink),
         "downlink_bytes": sum(downlink),
-        "uplink_bits_per_parameter": 8 * sum(uplink) / (messages * trainable),
-        "downlink_bits_per_parameter": 8 * sum(downlink) / (messages * trainable),
+        "uplink_bits_per_parameter": 8 * sum(uplink) / max(answers * trainable, 1),
+        "downlink_bits_per_parameter": 8 * sum(downlink) / (sent * trainable),
         "uplink_bytes_by_round": uplink,
         "downlink_bytes_by_round": downlink,
+        **(
+            {"simulated_seconds": seconds[-1], "simulated_seconds_by_round": seconds}
+            if seconds
+            else {}
+        ),
     }
 
 

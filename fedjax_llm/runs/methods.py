@@ -71,6 +71,20 @@ EVERY_ROUND = ("cocktail_sgd", "fedex_lora", "flora", "rolora", "streaming_diloc
 
 ALL_AT_ONCE = ("split_lora",)
 """Algorithms whose clients and server meet in every step, so that a round's clients run at once."""
+BUFFERED = (
+    "diloco",
+    "ditto",
+    "fed_avg",
+    "fed_mezo",
+    "fed_nova",
+    "fed_prox",
+    "fed_rep",
+    "fed_sgd",
+    "muloco",
+    "sparse_loco",
+)
+"""Algorithms whose clients send a difference or a gradient, which a server that has gone on can
+still add."""
 
 
 def takes(method: str, flag: str) -> bool:

@@ -16,9 +16,10 @@ from ..adapters.low_rank import LowRank
 from ..algorithm import FederatedAlgorithm
 from ..base import base_of
 from ..data import Batching, Split, hold_out
-from ..simulation import CLIENT_AXES, Auto, ClientAxis
+from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
 from ..split import SplitMethod
 from ..tasks import Task
+from .conditions import conditions
 from .config import RunConfig, canonical
 from .learning import TASKS, Learning
 from .methods import ALGORITHMS, FLAGS, SLOPES, takes
@@ -39,6 +40,7 @@ class Run(NamedTuple):
     algorithm: FederatedAlgorithm | SplitMethod
     batching: Batching
     client_axis: ClientAxis | Auto
+    conditions: Conditions
 
 
 def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
@@ -96,6 +98,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"{len(split.train.names)}, all there are, got {config.clients}."
         )
     check_clients(config, len(split.train.names))
+    under = conditions(config, given["downlink"])
     check_adapter(config, task.params)
     given |= taken(config, learnt, task, split)
     algorithm = _algorithm(config, task, given, population=float(split.train.targets().sum()))
@@ -113,6 +116,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         algorithm,
         batching,
         client_axis,
+        under,
     )
 
 

@@ -11,7 +11,7 @@ from ..algorithm import Downlink, FederatedAlgorithm, Partial, ServerInfo, Serve
 from ..local import Batches, Frozen
 from .client_axis import ClientAxis, Fold
 
-SAMPLING, SERVER, DATA = (2**32 - purpose for purpose in (1, 2, 3))
+SAMPLING, SERVER, DATA, FAULTS = (2**32 - purpose for purpose in (1, 2, 3, 4))
 """What a round's key is folded with beside the clients' numbers, which lie far below."""
 
 

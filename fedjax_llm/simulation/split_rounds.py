@@ -1,6 +1,6 @@
 """Rounds of a split method, whose clients and server meet in every step."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from typing import Literal
@@ -32,7 +32,7 @@ def simulate_split(
     clients: int,
     seed: int,
     start: Progress | None = None,
-) -> Iterator[Round]:
+) -> Generator[Round, None, None]:
     """`simulate` for a split method: the same cohorts, batches, keys and weights, all clients of a
     round at once, and every message of every step made and counted.
 

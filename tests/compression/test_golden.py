@@ -13,16 +13,22 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from fedjax_compression import codec, payload_structure, wire
+from fedjax_compression import Prefix, wire
 from fedjax_compression.symbols import Symbols, TrellisSymbols, is_symbols
 
-from .test_contract import CODECS, update
+from ..fuzz_wire import prefixes
+from .test_contract import CODECS, payload_like, update
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
 def pattern(leaf):
     """Numbers that every dtype holds exactly; of either sign where it has one."""
+    if isinstance(leaf, Prefix):
+        (count,) = leaf.values.shape
+        values = small(count, leaf.values.dtype)
+        values[count // 2 :] = 0
+        return Prefix(values, np.array(count // 2, leaf.length.dtype))
     if is_symbols(leaf):
         (count,), (runs,) = leaf.codes.shape, leaf.runs.shape
         lengths = np.diff(np.arange(runs + 1) * count // max(runs, 1))
@@ -40,9 +46,8 @@ def small(count, dtype):
     return (numbers > 3 if dtype.kind == "b" else numbers).astype(dtype)
 
 
-def golden(text):
+def golden(like):
     """A message's hex; of one above 64 bytes its length and SHA-256."""
-    like = payload_structure(codec(text), jax.eval_shape(update))
     data = wire.dumps(jax.tree.map(pattern, like, is_leaf=is_symbols))
     assert wire.dumps(wire.loads(data, like)) == data
     if len(data) <= 64:
@@ -50,11 +55,17 @@ def golden(text):
     return f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}"
 
 
+def goldens():
+    """Of every codec's message, and of prefixes."""
+    likes = {text: payload_like(text) for text in CODECS} | {"Prefix": prefixes(update())}
+    return {name: golden(like) for name, like in likes.items()}
+
+
 def test_no_message_changes_its_form():
-    pinned, found = json.loads(GOLDEN.read_text()), {text: golden(text) for text in CODECS}
+    pinned, found = json.loads(GOLDEN.read_text()), goldens()
     assert set(pinned) == set(found), "write golden.json again, as this file's first lines say"
     assert {text: form for text, form in found.items() if form != pinned[text]} == {}
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({text: golden(text) for text in CODECS}, indent=2) + "\n")
+    GOLDEN.write_text(json.dumps(goldens(), indent=2) + "\n")

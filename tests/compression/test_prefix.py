@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from fedjax_compression import Prefix, WireError, wire
 
+from ..fuzz_wire import resigned
+
 LIKE = Prefix(jax.ShapeDtypeStruct((5,), jnp.float32), jax.ShapeDtypeStruct((), jnp.uint32))
 
 
@@ -33,6 +35,19 @@ def test_a_prefix_that_is_longer_than_its_vector_is_refused():
     forged[4:8] = short[4:8]  # the fingerprint of five entries
     with pytest.raises(WireError, match="checksum"):
         wire.loads(bytes(forged), LIKE)
+
+
+def test_a_length_that_its_dtype_cannot_say_is_refused():
+    values = jax.ShapeDtypeStruct((300,), jnp.float16)
+    small, wide = (
+        Prefix(values, jax.ShapeDtypeStruct((), dtype)) for dtype in (jnp.int8, jnp.uint32)
+    )
+    data = bytearray(wire.dumps(Prefix(np.ones(300, np.float16), np.uint32(128))))
+    data[4:8] = wire.fingerprint(small).to_bytes(4, "little")
+    with pytest.raises(WireError, match="256 bytes for at most 127 entries of 2"):
+        wire.loads(resigned(bytes(data)), small)
+    data[4:8] = wire.fingerprint(wide).to_bytes(4, "little")
+    assert int(wire.loads(resigned(bytes(data)), wide).length) == 128
 
 
 @pytest.mark.parametrize("body", [b"\0" * 3, b"\0" * 24])

@@ -1,4 +1,4 @@
-"""Servers that go further (FedExP), hear some more (q-FedAvg), lend their momentum (MimeLite)."""
+"""Servers that go further (FedExP), hear some more (q-FedAvg) or lend momentum (MimeLite)."""
 
 import jax.numpy as jnp
 import numpy as np

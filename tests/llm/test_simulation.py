@@ -177,11 +177,11 @@ def test_what_is_made_ahead_changes_no_bit(task, corpus, monkeypatch, axis):
 def test_an_error_in_a_later_rounds_data_comes_up_in_that_round(task, corpus, monkeypatch):
     batches, calls = cohorts.cohort_batches, []
 
-    def failing(*args):
+    def failing(*args, **given):
         calls.append(args)
         if len(calls) == 3:
             raise OSError("the disk is gone")
-        return batches(*args)
+        return batches(*args, **given)
 
     monkeypatch.setattr(cohorts, "cohort_batches", failing)
     done = []
