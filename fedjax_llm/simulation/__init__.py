@@ -35,3 +35,5 @@ from .split_rounds import simulate_split as simulate_split
 from .split_rounds import split_entries as split_entries
 from .store import ClientStore as ClientStore
 from .store import StoreRows as StoreRows
+from .together import Member as Member
+from .together import simulate_together as simulate_together

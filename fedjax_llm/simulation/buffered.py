@@ -1,7 +1,7 @@
 """FedBuff: a server that waits for no one (Nguyen et al. 2022, arXiv:2106.06639, algorithm 1)."""
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ def simulate_buffered(
     buffer: int,
     seed: int,
     conditions: Conditions,
-) -> Iterator[Round]:
+) -> Generator[Round, None, None]:
     """So many clients are at work at a time, each from the model that it was sent; the server
     folds answers in as they come, and steps once `buffer` of them are there: that is a round.
 

@@ -38,8 +38,14 @@ def round_programs(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohor
 
 def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
     """The jitted program of a whole round: what is kept, and what is seen."""
+    return jax.jit(whole_round(algorithm, client_axis))
 
-    @jax.jit
+
+def whole_round(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
+    """`(round_key, frozen, state, clients, weights, own, batches) -> (state, own, (downlink,
+    uplinks, client_info, server_info))`, traced.
+    """
+
     def program(
         round_key: Key[Array, ""],
         frozen: Frozen,

@@ -9,18 +9,19 @@ import jax
 import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
-from jaxtyping import Bool, Int, PyTree
+from jaxtyping import Int, PyTree
 
 from ..algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState
 from ..data import Batching, ClientData, cohort_batches
-from ..ledger import Entry, entries, lengths
+from ..ledger import Entry
 from ..local import Frozen, Params
 from .client_axis import ClientAxis, vmap
 from .cohorts import Part, parts
 from .conditions import Conditions, Plan, Settled, known_sizes, settle
 from .faults import failing
-from .placing import get_all, get_here, put_clients, put_shared, summed
+from .placing import get_all, put_clients, put_shared
 from .programs import round_program, round_programs, strong
+from .seen import Seen, of_one_round, read
 from .store import ClientStore, StoreRows
 
 
@@ -129,7 +130,7 @@ def simulate(
     with closing(coming):
         cohort = np.zeros(0, np.int32)
         for number in numbers:
-            done = run_round(state, _of_one_round(coming, store, cohort), store)
+            done = run_round(state, of_one_round(coming, store, cohort), store)
             state, cohort = done.state, done.clients
             if conditions.network:
                 begins = seconds if done.begins is None else done.begins
@@ -164,7 +165,7 @@ def _at_once(
         state, own, (downlink, uplinks, info, server_info) = program(
             part.round_key, frozen, state, part.clients, part.weights, own, part.batches
         )
-        seen = _read(part, own, (uplinks, info), len(wire.dumps(get_all(downlink))), store)
+        seen = read(part, own, (uplinks, info), len(wire.dumps(get_all(downlink))), store)
         return _Done(state, *seen[:2], get_all(server_info), seen.messages, part.plan, part.begins)
 
     return run
@@ -179,8 +180,8 @@ def _by_part(
     programs = round_programs(algorithm, client_axis, clients)
 
     def run(state: ServerState, whole: Iterator[Part], store: ClientStore) -> _Done:
-        seen: list[_Seen] = []
-        computing: Callable[[], _Seen] | None = None
+        seen: list[Seen] = []
+        computing: Callable[[], Seen] | None = None
         for part in whole:
             if part.first:
                 downlink, state, gathered = programs.begin(part.round_key, state)
@@ -198,7 +199,7 @@ def _by_part(
             )
             if computing:
                 seen.append(computing())
-            computing = partial(_read, part._replace(own=None, batches=None), own, out, down, store)
+            computing = partial(read, part._replace(own=None, batches=None), own, out, down, store)
         if computing:
             seen.append(computing())
         state, server_info = programs.finish(part.round_key, state, gathered)
@@ -208,49 +209,6 @@ def _by_part(
         return _Done(state, cohort, info, get_all(server_info), messages, part.plan, part.begins)
 
     return run
-
-
-class _Seen(NamedTuple):
-    """What a part left on the host."""
-
-    clients: Int[np.ndarray, " clients"]
-    client_info: ClientInfo
-    messages: list[Entry]
-
-
-def _read(part: Part, own: PyTree, seen: tuple, down: int, store: ClientStore) -> _Seen:
-    """Keep what clients keep, measure what they sent, and drop rows that only fill up."""
-    uplinks, info = seen
-    clients = part.clients[: part.live]
-    own, info = jax.tree.map(lambda leaf: leaf[: part.live], get_all((own, info)))
-    kept, sent = _rows(part.keeps[: part.live]), _rows(part.sends[part.here])
-    store.scatter(clients[kept], jax.tree.map(lambda leaf: leaf[kept], own))
-    ups = np.zeros(len(part.clients), np.int64)
-    ups[part.here[sent]] = lengths(jax.tree.map(lambda leaf: leaf[sent], get_here(uplinks)))
-    messages = entries(part.round, clients.tolist(), down, summed(ups)[: part.live])
-    return _Seen(clients, info, messages)
-
-
-def _rows(chosen: Bool[np.ndarray, " rows"]) -> slice | Bool[np.ndarray, " rows"]:
-    """An index of the chosen rows: where they come first, a slice, which copies nothing."""
-    first = slice(chosen.sum())
-    return first if chosen[first].all() else chosen
-
-
-def _of_one_round(
-    coming: Iterator[Part], store: ClientStore, before: Int[np.ndarray, " cohort"]
-) -> Iterator[Part]:
-    """The next round's parts, with what the round before left of those that took part in it."""
-    for part in coming:
-        own = part.clients[part.here]
-        again = np.isin(own, before) if part.first else np.zeros(0, bool)
-        if again.any():
-            fresh = store.gather(own[again])
-            for rows, new in zip(jax.tree.leaves(part.own), jax.tree.leaves(fresh), strict=True):
-                rows[again] = new
-        yield part
-        if part.last:
-            return
 
 
 def _took(settled: Settled, done: _Done) -> float:
