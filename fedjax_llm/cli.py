@@ -82,6 +82,7 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
         codecs: tuple[str, ...] = (),
         seeds: tuple[int, ...] = (),
         quick: bool = False,
+        together: bool = False,
         compilation_cache: Path | None = None,
         out: Path = Path("runs/frontier"),
     ) -> None:
@@ -93,6 +94,8 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
             codecs: Uplink codecs to compare; a default set unless given.
             seeds: Seeds to repeat each codec with; --seed unless given.
             quick: Six codecs for six rounds of sixteen clients, unless other flags say otherwise.
+            together: Run the seeds of a codec as one program: the same to rounding, and faster
+                where one run does not fill the device, for the memory of all.
             compilation_cache: Folder in which compiled programs are kept for later commands.
             out: Folder for the results; runs whose row is there already are not run again.
 
@@ -101,7 +104,7 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
         codecs = codecs or (frontier.QUICK_CODECS if quick else frontier.CODECS)
         configs = frontier.configurations(run, codecs, seeds or (run.seed,))
         with locked(_folder(out)):
-            rows = list(frontier.sweep(configs, out / "results.jsonl"))
+            rows = list(frontier.sweep(configs, out / "results.jsonl", together=together))
         pictures = [out / "frontier.png"]
         frontier.draw(rows, pictures[0])
         if frontier.cost_of(rows) is frontier.SECONDS:

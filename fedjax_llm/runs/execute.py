@@ -1,27 +1,19 @@
 """One run: its rounds as rows, and what came of it."""
 
-import importlib.metadata
-import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import numpy as np
-from jaxtyping import Int, PyTree
-
 from .. import models
 from ..adapters import export_adapter, merge_adapter
-from ..base import base_of
-from ..digest import digest
-from ..ledger import total_bytes
 from ..simulation import (
+    Auto,
     ClientAxis,
+    Member,
     Progress,
     Round,
     Timed,
@@ -30,10 +22,12 @@ from ..simulation import (
     simulate,
     simulate_buffered,
     simulate_split,
+    simulate_together,
 )
 from ..split import SplitMethod
 from .prepare import Run
-from .quality import Row, personal_quality, quality
+from .quality import Row
+from .rows import Trained, round_row, summary
 
 
 class Past(NamedTuple):
@@ -42,14 +36,6 @@ class Past(NamedTuple):
     progress: Progress | None = None
     rows: Sequence[Row] = ()
     seconds: float = 0.0
-
-
-class Trained(NamedTuple):
-    """What came of a run."""
-
-    params: PyTree
-    frozen: PyTree
-    """The task's, with what the method has added to it."""
 
 
 def execute(
@@ -71,33 +57,51 @@ def execute(
     last: Round | None = None
     for finished in rounds(run, axis, past.progress):
         last = finished
-        rows.append(_round_row(run, finished))
+        rows.append(round_row(run, finished))
         each(rows[-1])
         if keep:
             keep(finished, time.perf_counter() - started)
     state = last.state if last else past.progress and past.progress.state
-    params = run.task.params if state is None else state.params
-    trained = Trained(params, base_of(state, run.task.frozen))
-    row = {
-        "algorithm": run.config.algorithm,
-        "codec": run.config.uplink,
-        "seed": run.config.seed,
-        **_bytes(run, rows),
-        **quality(run, *trained),
-        **(_of_own_models(run, trained, past, last) if run.algorithm.personal else {}),
-        "failed": sum(row["failed"] for row in rows),
-        "digest": digest(params if trained.frozen is run.task.frozen else trained),
-        "seconds": round(time.perf_counter() - started, 3),
-        "versions": versions(),
-        "device": str(jax.devices()[0].device_kind),
-        "config": asdict(run.config),
-    }
-    return row, trained
+    progress = last.progress if last else lambda: past.progress
+    return summary(run, rows, state, progress, time.perf_counter() - started)
 
 
-def _of_own_models(run: Run, trained: Trained, past: Past, last: Round | None) -> Row:
-    progress = last.progress() if last else past.progress
-    return personal_quality(run, *trained, progress.store) if progress else {}
+def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[Row]:
+    """The summaries of runs that differ in seed alone, run as one program; `each` takes the rounds
+    of the first. Their `seconds` are those of all.
+
+    Raises `ValueError` for a client axis, a method or conditions that cannot run so.
+    """
+    (config, method), conditions = (runs[0].config, runs[0].algorithm), runs[0].conditions
+    axis = runs[0].client_axis
+    if isinstance(axis, Auto):
+        raise ValueError("client_axis: expected vmap() or scan() for runs together, got auto().")
+    if isinstance(method, SplitMethod) or config.buffer is not None or any(conditions):
+        raise ValueError(
+            "together: expected a method of whole rounds, without faults, network or buffer, got "
+            f"{config.algorithm} with one of these."
+        )
+    started = time.perf_counter()
+    members = [
+        Member(run.task.params, run.task.frozen, run.split.train, run.config.seed) for run in runs
+    ]
+    rows: list[list[Row]] = [[] for _ in runs]
+    for finished in simulate_together(
+        lambda _: method,
+        members,
+        runs[0].batching,
+        rounds=config.rounds,
+        clients=config.clients,
+        client_axis=axis,
+    ):
+        for run, mine, one in zip(runs, rows, finished, strict=True):
+            mine.append(round_row(run, one))
+        each(rows[0][-1])
+    seconds = time.perf_counter() - started
+    return [
+        {**summary(run, mine, one.state, one.progress, seconds)[0], "together": len(runs)}
+        for run, mine, one in zip(runs, rows, finished, strict=True)
+    ]
 
 
 def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
@@ -164,75 +168,3 @@ def rounds(
         start=start,
         conditions=run.conditions,
     )
-
-
-def _round_row(run: Run, finished: Round) -> Row:
-    info, targets = finished.client_info, finished.client_info.targets
-    seen = np.isfinite(info.loss) * targets
-    return {
-        "round": finished.round,
-        f"train_nats_per_{run.learning.unit}": float(
-            np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)
-        ),
-        "accepted": int(finished.server_info.accepted),
-        "failed": int(finished.server_info.failed),
-        "update_norm": float(finished.server_info.update_norm),
-        "uplink_bytes": total_bytes(finished.messages, "up"),
-        "downlink_bytes": total_bytes(finished.messages, "down"),
-        "header_bytes": sum(entry.header_bytes for entry in finished.messages),
-        "clients": _names(run, finished.clients),
-        **_of_plan(run, finished),
-    }
-
-
-def _of_plan(run: Run, finished: Round) -> Row:
-    """Who did not do as asked, and the run's simulated seconds so far, where there are such."""
-    row: Row = {}
-    if run.conditions.network:
-        row["simulated_seconds"] = finished.seconds
-    if plan := finished.plan:
-        row["answers"] = int(plan.answers.sum())
-        row["sent"] = sum(entry.direction == "down" for entry in finished.messages)
-        row["steps"] = plan.steps.tolist()
-        row |= {
-            name: _names(run, finished.clients[getattr(plan, name)])
-            for name in ("dropped", "silent", "late")
-        }
-    if finished.staleness is not None:
-        row["staleness"] = finished.staleness.tolist()
-    return row
-
-
-def _names(run: Run, clients: Int[np.ndarray, " clients"]) -> list[str]:
-    return [run.split.train.names[client] for client in clients]
-
-
-def _bytes(run: Run, rows: list[Row]) -> Row:
-    uplink = [row["uplink_bytes"] for row in rows]
-    downlink = [row["downlink_bytes"] for row in rows]
-    trainable = sum(leaf.size for leaf in jax.tree.leaves(run.task.params))
-    sent, answers = (
-        sum(row.get(name, run.config.clients) for row in rows) for name in ("sent", "answers")
-    )
-    seconds = [row["simulated_seconds"] for row in rows if "simulated_seconds" in row]
-    return {
-        "trainable": trainable,
-        "uplink_bytes": sum(uplink),
-        "downlink_bytes": sum(downlink),
-        "uplink_bits_per_parameter": 8 * sum(uplink) / max(answers * trainable, 1),
-        "downlink_bits_per_parameter": 8 * sum(downlink) / (sent * trainable),
-        "uplink_bytes_by_round": uplink,
-        "downlink_bytes_by_round": downlink,
-        **(
-            {"simulated_seconds": seconds[-1], "simulated_seconds_by_round": seconds}
-            if seconds
-            else {}
-        ),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what a run's bits depend on."""
-    packages = ("fedjax-llm", "jax", "jaxlib", "flax", "optax", "numpy")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}

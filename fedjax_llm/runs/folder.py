@@ -17,9 +17,10 @@ from fedjax_compression.text import build, parse
 from .. import jsonl
 from ..simulation import CLIENT_AXES, Auto, Round
 from ..simulation.checkpoints import Checkpoints
-from .execute import Past, settled, versions
+from .execute import Past, settled
 from .prepare import Run
 from .quality import Row
+from .rows import versions
 from .stopping import Stop, locked, stop_signals
 
 

@@ -30,14 +30,15 @@ class Programs(NamedTuple):
 def round_programs(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) -> Programs:
     """The jitted steps of a round of so many clients, which is run in parts.
 
-    The partial is donated: it is the previous call's, and nobody else's.
+    The partial and the clients' states are donated: they are the previous call's and the host's,
+    and nobody else's.
     """
     begin, clients, finish = _steps(algorithm, client_axis, cohort)
-    return Programs(jax.jit(begin), jax.jit(clients, donate_argnums=4), jax.jit(finish))
+    return Programs(jax.jit(begin), jax.jit(clients, donate_argnums=(4, 7)), jax.jit(finish))
 
 
 def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
-    """The jitted program of a whole round: what is kept, and what is seen."""
+    """`whole_round`, jitted, for rounds by hand: `simulate` donates the clients' states to it."""
     return jax.jit(whole_round(algorithm, client_axis))
 
 

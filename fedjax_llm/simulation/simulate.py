@@ -20,7 +20,7 @@ from .cohorts import Part, parts
 from .conditions import Conditions, Plan, Settled, known_sizes, settle
 from .faults import failing
 from .placing import get_all, put_clients, put_shared
-from .programs import round_program, round_programs, strong
+from .programs import round_programs, strong, whole_round
 from .seen import Seen, of_one_round, read
 from .store import ClientStore, StoreRows
 
@@ -155,8 +155,10 @@ _RunRound = Callable[[ServerState, Iterator[Part], ClientStore], _Done]
 def _at_once(
     algorithm: FederatedAlgorithm, client_axis: ClientAxis, clients: int, frozen: Frozen
 ) -> _RunRound:
-    """Rounds in one program."""
-    program = round_program(algorithm, client_axis)
+    """Rounds in one program. The clients' states are donated; the server's is not, as who watches
+    rounds may keep it.
+    """
+    program = jax.jit(whole_round(algorithm, client_axis), donate_argnums=5)
 
     def run(state: ServerState, whole: Iterator[Part], store: ClientStore) -> _Done:
         (part,) = whole

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from fedjax_llm.simulation import chunked, scan, vmap
-from fedjax_llm.simulation.simulate import round_program
+from fedjax_llm.simulation import chunked, round_program, scan, vmap
 
 from . import dense_task, low_rank_task
 

@@ -5,8 +5,7 @@ from fedjax_compression import wire
 
 from fedjax_llm.ledger import entries, lengths, total_bytes
 from fedjax_llm.local import local_steps
-from fedjax_llm.simulation import vmap
-from fedjax_llm.simulation.simulate import round_program
+from fedjax_llm.simulation import round_program, vmap
 
 from . import contract, low_rank_task
 from .low_rank_task import CLIENTS, FROZEN, PARAMS, SGD, WEIGHTS, cohort, loss

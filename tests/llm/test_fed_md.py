@@ -11,8 +11,7 @@ from fedjax_llm.algorithms import fed_md
 from fedjax_llm.algorithms._likeliest import Likeliest, channel, cross_entropy, likeliest, spread
 from fedjax_llm.algorithms.fed_md import Lesson
 from fedjax_llm.local import local_steps
-from fedjax_llm.simulation import vmap
-from fedjax_llm.simulation.simulate import round_program
+from fedjax_llm.simulation import round_program, vmap
 
 from . import contract
 from . import dense_task as table

@@ -8,8 +8,7 @@ import pytest
 
 from fedjax_llm.algorithms import fed_sb
 from fedjax_llm.algorithms.fed_sb import bases, directions, first_step
-from fedjax_llm.simulation import vmap
-from fedjax_llm.simulation.simulate import round_program
+from fedjax_llm.simulation import round_program, vmap
 
 from .lora_rounds import after, first_round, play, sizes, start
 from .low_rank_task import (

@@ -10,8 +10,7 @@ from fedjax_compression import wire
 from fedjax_llm.algorithms import fed_avg, ffa_lora, flasc, rolora
 from fedjax_llm.ledger import entries, lengths, total_bytes
 from fedjax_llm.local import local_steps
-from fedjax_llm.simulation import vmap
-from fedjax_llm.simulation.simulate import round_program
+from fedjax_llm.simulation import round_program, vmap
 
 from .contract import close, equal, played
 from .lora_rounds import after, first_round, play, program_of, sizes, start, trained_alone

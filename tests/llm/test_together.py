@@ -1,5 +1,7 @@
 """Several runs as one program, against each alone."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -8,7 +10,12 @@ from fedjax_compression import codec
 
 from fedjax_llm import fed_avg
 from fedjax_llm.data import Batching
+from fedjax_llm.frontier import configurations, sweep
+from fedjax_llm.jsonl import read
+from fedjax_llm.runs import RunConfig, canonical
 from fedjax_llm.simulation import Member, chunked, scan, simulate, simulate_together, vmap
+
+from .conftest import TINY
 
 BATCHING = Batching(seq=16, batch=2, steps=2)
 RATES = (0.5, 0.1)
@@ -85,3 +92,43 @@ def test_members_of_other_shapes_are_refused(task, corpus):
     members = [Member(p, task.frozen, corpus, 0, 0.1) for p in (task.params, wider)]
     with pytest.raises(ValueError, match="of one structure, shape and type"):
         next(simulate_together(made(task), members, BATCHING, rounds=1, clients=2))
+
+
+SMALL = RunConfig(
+    rounds=2,
+    clients=2,
+    local_steps=1,
+    population=30,
+    batch=1,
+    seq=8,
+    decoder=TINY,
+)
+
+
+def test_a_sweep_runs_the_seeds_of_a_codec_together(tmp_path):
+    """To the rows that it makes one after another, of which it runs none again."""
+    alone = next(sweep([canonical(SMALL)], tmp_path / "alone.jsonl"))
+    configs = configurations(SMALL, ["identity()", "top_k(fraction=0.1)"], seeds=[0, 1])
+    rows = list(sweep(configs, tmp_path / "rows.jsonl", together=True))
+    assert [(row["codec"], row["seed"], row["together"]) for row in rows] == [
+        (config.uplink, config.seed, 2) for config in configs
+    ]
+    same = next(row for row in rows if row["config"] == alone["config"])
+    assert same["uplink_bytes_by_round"] == alone["uplink_bytes_by_round"]
+    assert same["heldout_nats_per_token"] == pytest.approx(alone["heldout_nats_per_token"])
+    again = sweep(configs, tmp_path / "rows.jsonl", together=True)
+    assert [row["seconds"] for row in again] == [row["seconds"] for row in rows]
+    assert len(read(tmp_path / "rows.jsonl")) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"client_axis": "auto()"}, "client_axis: expected vmap"),
+        ({"faults": "faults(dropout=0.5)"}, "together: expected a method of whole rounds"),
+    ],
+)
+def test_a_sweep_says_what_cannot_run_together(change, said, tmp_path):
+    configs = configurations(dataclasses.replace(SMALL, **change), ["identity()"], seeds=[0, 1])
+    with pytest.raises(ValueError, match=said):
+        next(sweep(configs, tmp_path / "rows.jsonl", together=True))
