@@ -116,8 +116,7 @@ def first_step(
     The step is Adam's first, -rate * sign(gradient) of each adapted kernel, the gradient that of
     the mean loss over all targets of the batches, with nothing added yet. What is added is its
     nearest product of the rank, scale * a b, its error the Eckart-Young tail; `scale` is that of
-    the adapter's products, alpha / rank. Whose batches these are is the caller's to say, as it is
-    the paper's server's.
+    the adapter's products, alpha / rank. Whose batches these are is the caller's to say.
     Cost: one backward pass, and a dense matrix and its singular values for each product.
     Raises `ValueError` unless rate and scale are above 0, where the parameters are not LoRA's `a`
     and `b` alone, and where a kernel is not an array beside its adapter.

@@ -52,12 +52,7 @@ TABLE = {
     "fed_exp": lambda loss: algorithms.fed_exp(loss, LIKE, client_optimizer=SGD),
     "q_fed_avg": lambda loss: algorithms.q_fed_avg(loss, LIKE, client_optimizer=SGD, q=0.5),
     "q_fed_avg, coded": lambda loss: algorithms.q_fed_avg(
-        loss,
-        LIKE,
-        client_optimizer=SGD,
-        q=2,
-        uplink=codec("error_feedback(top_k(fraction=0.5))"),
-        downlink=codec("ef21(stochastic_quantize(bits=8))"),
+        loss, LIKE, client_optimizer=SGD, q=2, uplink=codec("error_feedback(sign())")
     ),
     "mime_lite": lambda loss: algorithms.mime_lite(loss, LIKE, rate=0.05),
     "mime_lite, coded": lambda loss: algorithms.mime_lite(

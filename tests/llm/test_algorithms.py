@@ -33,7 +33,7 @@ def test_rounds_move_the_parameters_and_every_client_axis_computes_the_same(name
     assert not equal((state.params, own), (first[0].params, first[1]))
     if not name.startswith(("fed_md", "flora")):  # whose servers have no model, or none of LoRA's
         assert not equal(state.params, first[0].params)
-    for axis in ("scan", "chunked"):
+    for axis in ("scan",) if name.endswith(", coded") else ("scan", "chunked"):
         close(played(name, axis)[0].params, state.params)
         close(played(name, axis)[1], own, 2e-4)
 
