@@ -70,19 +70,23 @@ def test_devices_compute_the_round_of_one(one_device, tmp_path, axis):
     assert about["traces"] == [about["traces"][0]] * 4  # nothing is traced after the first round
 
 
-def test_two_processes_compute_the_round_of_one_and_count_every_message(one_device, tmp_path):
-    """With memories of clients, who come to another process in another round. Rounding may take an
-    entry to the next of its 255 levels, so the distance is a mean.
+@pytest.mark.parametrize("uplink", ["identity()", ROUNDED])
+def test_two_processes_compute_the_round_of_one_and_count_every_message(
+    one_device, tmp_path, uplink
+):
+    """With memories of clients, too, who come to another process in another round. Rounding may
+    take an entry to the next of its 255 levels, of which the distance is a small part in the mean.
     """
     out = tmp_path / "out.npz"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pair = [start(out, "sharded", ROUNDED, 11, port, process) for process in range(2)]
+    pair = [start(out, "sharded", uplink, 11, port, process) for process in range(2)]
     leaves, about = result(out, *pair)
-    expected, there = one_device[ROUNDED]
+    expected, there = one_device[uplink]
     pairs = [np.abs(a - b).ravel() for a, b in zip(expected, leaves, strict=True)]
-    assert np.concatenate(pairs).mean() < 1e-5
+    distances = np.concatenate(pairs)
+    assert (distances.max() < 1e-5) if uplink == "identity()" else (distances.mean() < 5e-5)
     assert about["rounds"] == there["rounds"]
 
 
