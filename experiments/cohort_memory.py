@@ -7,7 +7,8 @@ Two rounds of 64 clients and of 1,024, sixteen at a time, each in a process of i
 Prints what each process held at most; beside it the same cohorts in one program, whose messages are
 held all at once.
 
-Result: PENDING
+Result (jax 0.10.2): sixteen at a time .702 GiB at 64 clients and .731 at 1,024, 1.04 times; in one
+program .697 and 1.072, 1.54 times.
 """
 
 import argparse

@@ -33,11 +33,10 @@ import numpy as np
 import optax
 import torch
 import torch.nn.functional as F  # noqa: N812 (as everybody)
-from jax.sharding import AxisType
 
 from fedjax_llm import DecoderConfig, fed_avg, jsonl, language_model, lora
 from fedjax_llm.data import Batching, Corpus
-from fedjax_llm.simulation import candidates, fastest, scan, sharded, simulate
+from fedjax_llm.simulation import candidates, fastest, simulate
 
 RESULTS = Path(__file__).parent / "results" / "torch_rounds.jsonl"
 RATE, RANK = 1e-3, 8
@@ -147,9 +146,7 @@ def ours(work: Work) -> tuple[str, Iterator]:
             client_axis=axis,
         )
 
-    halves = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
-    axes = candidates(work.clients) | {"sharded(2, scan())": sharded(halves, inner=scan())}
-    best, _ = fastest(rounds, axes)
+    best, _ = fastest(rounds, candidates(work.clients))
     return best.name, rounds(best.axis)
 
 

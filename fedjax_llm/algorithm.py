@@ -61,3 +61,6 @@ class FederatedAlgorithm(NamedTuple):
     gather: Gather
     server_update: Callable[[Key[Array, ""], ServerState, Partial], tuple[ServerState, ServerInfo]]
     """`(key, server_state, partial) -> (server_state, info)`."""
+    personal: Callable[[Params, ClientState], Params] | None = None
+    """`(server_params, client_state) -> params`: the model of a client that has taken part, where
+    each keeps one of its own; None where the server's is everyone's."""

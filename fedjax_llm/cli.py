@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 from fedjax_compression import codec
 from rich.console import Console
 
 from . import frontier, jsonl
+from .bench import LADDER, bench_table
+from .bench import bench as measured
 from .frontier.rate_distortion import CODECS as CODECS_MEASURED
 from .progress import progress
 from .runs import Row, RunConfig, beside, deliver, execute, locked, opened, prepare
@@ -25,6 +28,7 @@ def train(
     out: Path = Path("runs/train"),
     resume: bool = False,
     checkpoint_every: int = 10,
+    compilation_cache: Path | None = None,
 ) -> None:
     """Train once: rounds.jsonl, summary.json, checkpoints, and adapter/ or model/ in a folder.
 
@@ -37,8 +41,10 @@ def train(
             start one where there is none.
         checkpoint_every: Rounds from checkpoint to checkpoint. One is written at SIGTERM and at
             Ctrl-C too, and the last three are kept.
+        compilation_cache: Folder in which compiled programs are kept for later commands.
 
     """
+    keep_programs(compilation_cache)
     built = prepare(run, cache=cache)
     if baselines and built.client_optimizer is None:
         raise ValueError(f"baselines: expected a client_optimizer, {run.algorithm} takes none.")
@@ -76,24 +82,35 @@ def sweep_from(common: RunConfig) -> Callable[..., None]:
         codecs: tuple[str, ...] = (),
         seeds: tuple[int, ...] = (),
         quick: bool = False,
+        together: bool = False,
+        compilation_cache: Path | None = None,
         out: Path = Path("runs/frontier"),
     ) -> None:
-        """Compare uplink codecs: results.jsonl and frontier.png in a folder.
+        """Compare uplink codecs: results.jsonl and frontier.png in a folder, and with a link
+        seconds.png.
 
         Args:
             run: What the runs have in common.
             codecs: Uplink codecs to compare; a default set unless given.
             seeds: Seeds to repeat each codec with; --seed unless given.
             quick: Six codecs for six rounds of sixteen clients, unless other flags say otherwise.
+            together: Run the seeds of a codec as one program: the same to rounding, and faster
+                where one run does not fill the device, for the memory of all.
+            compilation_cache: Folder in which compiled programs are kept for later commands.
             out: Folder for the results; runs whose row is there already are not run again.
 
         """
+        keep_programs(compilation_cache)
         codecs = codecs or (frontier.QUICK_CODECS if quick else frontier.CODECS)
         configs = frontier.configurations(run, codecs, seeds or (run.seed,))
         with locked(_folder(out)):
-            rows = list(frontier.sweep(configs, out / "results.jsonl"))
-        frontier.draw(rows, out / "frontier.png")
-        files = f"{out / 'results.jsonl'}  {out / 'frontier.png'}"
+            rows = list(frontier.sweep(configs, out / "results.jsonl", together=together))
+        pictures = [out / "frontier.png"]
+        frontier.draw(rows, pictures[0])
+        if frontier.cost_of(rows) is frontier.SECONDS:
+            pictures.append(out / "seconds.png")
+            frontier.draw(rows, pictures[1], frontier.SECONDS)
+        files = "  ".join(map(str, [out / "results.jsonl", *pictures]))
         _print(frontier.table(rows), *_failures(rows), files)
 
     return sweep
@@ -133,12 +150,42 @@ def codecs(
     _print(frontier.rate_distortion_table(rows), f"{results}  {picture}")
 
 
+def bench(
+    rungs: tuple[str, ...] = (),
+    repeats: int = 5,
+    compilation_cache: Path | None = None,
+    out: Path = Path("runs/bench"),
+) -> None:
+    """Measure how fast rounds are here, for a ladder of sizes: bench.json in a folder.
+
+    Args:
+        rungs: Those to measure: tiny, middle, middle_lora, large_lora; all unless given.
+        repeats: Rounds of which the median counts.
+        compilation_cache: Folder in which compiled programs are kept for later commands.
+        out: Folder for the results; one that holds such results already is refused.
+
+    """
+    unknown = [name for name in rungs if name not in LADDER]
+    if unknown:
+        raise ValueError(f"rungs: expected some of {', '.join(LADDER)}, got {unknown[0]}.")
+    if repeats < 1:
+        raise ValueError(f"repeats: expected at least 1, got {repeats}.")
+    results = _folder(out) / "bench.json"
+    if results.exists():
+        raise ValueError(f"{out}: expected a folder without results, got {results.name} in it.")
+    keep_programs(compilation_cache)
+    rows = list(measured({name: LADDER[name] for name in rungs or LADDER}, repeats=repeats))
+    jsonl.write(results, {"rungs": rows})
+    _print(bench_table(rows), str(results))
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command; bad input ends it with one line on standard error and status 2."""
     args = sys.argv[1:] if args is None else list(args)
     commands: dict[str, Callable[..., Any]] = {
         "train": train,
         "codecs": codecs,
+        "bench": bench,
         "frontier": sweep_from(QUICK if "--quick" in args else RunConfig()),
     }
     try:
@@ -161,6 +208,12 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def keep_programs(folder: Path | None) -> None:
+    """Compiled programs of this process are kept there, and taken from there."""
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(_folder(folder).absolute()))
+
+
 def _failures(rows: Sequence[Row]) -> list[str]:
     """A line for each run in which updates were left out."""
     return [
@@ -174,8 +227,9 @@ def _nats(row: Row) -> str:
     """What a row says of held-out text, in words."""
     return ", ".join(
         f"{row[key]:.4f} {key.replace('_', ' ')}"
-        for key in ("heldout_nats_per_token", "unseen_nats_per_token")
-        if key in row
+        for which in ("heldout", "personal", "unseen")
+        for what in ("nats_per_token", "nats_per_pair", "preferred")
+        if (key := f"{which}_{what}") in row
     )
 
 

@@ -42,13 +42,15 @@ def entries(
 ) -> list[Entry]:
     """The messages of a round to and from some clients, by their lengths.
 
-    A broadcast to K clients is K messages, of `down` bytes each.
+    A broadcast to K clients is K messages, of `down` bytes each. A client whose length is 0 has
+    sent nothing.
     """
     header = wire.HEADER_BYTES
     rows = []
     for client, up in zip(clients, ups.tolist(), strict=True):
         rows.append(Entry(number, client, "down", down - header, header))
-        rows.append(Entry(number, client, "up", up - header, header))
+        if up:
+            rows.append(Entry(number, client, "up", up - header, header))
     return rows
 
 

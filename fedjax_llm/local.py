@@ -1,4 +1,4 @@
-"""What a client computes: local steps of a first-order optimizer, or one gradient."""
+"""What a client computes: local steps of a first-order optimizer, one gradient, or one loss."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 Params: TypeAlias = PyTree
 Frozen: TypeAlias = PyTree
@@ -37,8 +37,9 @@ def local_steps(
 ) -> Callable[[Params, Frozen, Batches], tuple[Params, ClientInfo]]:
     """A function that takes one optimizer step per batch, starting from a fresh optimizer state.
 
-    A step whose mask is empty changes nothing. A client without any target keeps its parameters
-    and reports a loss of zero over zero targets.
+    A step whose mask is empty changes nothing, and is not computed but where clients run together
+    (`vmap`). A client without any target keeps its parameters and reports a loss of zero over zero
+    targets.
     """
     steps = lasting_steps(loss, optimizer)
 
@@ -60,13 +61,18 @@ def lasting_steps(
     def train(
         params: Params, memory: optax.OptState, frozen: Frozen, batches: Batches
     ) -> tuple[Params, optax.OptState, ClientInfo]:
-        def step(carry: tuple, batch: Any) -> tuple:
+        def take(carry: tuple, batch: Any) -> tuple:
             params, memory = carry
             value, gradient = jax.value_and_grad(loss)(params, frozen, batch)
-            updates, stepped = optimizer.update(gradient, memory, params)
+            updates, memory = optimizer.update(gradient, memory, params)
+            return (optax.apply_updates(params, updates), memory), value.astype(jnp.float32)
+
+        def step(carry: tuple, batch: Any) -> tuple:
             targets = batch.mask.sum(dtype=jnp.int32)
-            new = optax.apply_updates(params, updates), stepped
-            return _where(targets > 0, new, carry), (jnp.where(targets > 0, value, 0.0), targets)
+            carry, value = jax.lax.cond(
+                targets > 0, take, lambda carry, _: (carry, jnp.float32(0)), carry, batch
+            )
+            return carry, (value, targets)
 
         (params, memory), (values, targets) = jax.lax.scan(step, (params, memory), batches)  # type: ignore[var-annotated]
         mean = (values * targets).sum() / jnp.maximum(targets.sum(), 1)
@@ -104,5 +110,19 @@ def whole_gradient(
     return gradient
 
 
-def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+def whole_loss(loss: Loss) -> Callable[[Params, Frozen, Batches], ClientInfo]:
+    """A function that takes the mean loss over all targets of all batches.
+
+    Zero where there is no target.
+    """
+
+    def measure(params: Params, frozen: Frozen, batches: Batches) -> ClientInfo:
+        def one(batch: Any) -> tuple:
+            targets = batch.mask.sum(dtype=jnp.int32)
+            return jnp.where(targets > 0, loss(params, frozen, batch), 0.0), targets
+
+        values, targets = jax.lax.map(one, batches)
+        seen = jnp.maximum(targets.sum(), 1)
+        return ClientInfo((values * targets).sum() / seen, targets.sum())
+
+    return measure

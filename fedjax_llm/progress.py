@@ -7,6 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+TRAIN = "train_nats_per_"
+"""What a row's training loss is called, before what it is counted by."""
+
 
 @contextmanager
 def progress(title: str, *, rounds: int) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -27,8 +30,9 @@ def progress(title: str, *, rounds: int) -> Iterator[Callable[[dict[str, Any]], 
     def each(row: dict[str, Any]) -> None:
         nonlocal sent
         sent += row["uplink_bytes"]
-        loss = row["train_nats_per_token"]
-        bar.update(task, advance=1, seen=f"train {loss:.3f} nats/token  up {mebibytes(sent)}")
+        name = next(key for key in row if key.startswith(TRAIN))
+        loss = f"train {row[name]:.3f} nats/{name.removeprefix(TRAIN)}"
+        bar.update(task, advance=1, seen=f"{loss}  up {mebibytes(sent)}")
 
     with bar:
         yield each

@@ -1,7 +1,7 @@
 """Slopes along random directions, and steps along them: no backward pass.
 
 Two evaluations give a slope up to a third-order term (SPSA, Spall 1992; MeZO, Malladi et al. 2023,
-arXiv:2305.17333, algorithm 1), one forward-mode derivative gives it exactly (Baydin et al. 2022,
+arXiv:2305.17333), one forward-mode derivative gives it exactly (Baydin et al. 2022,
 arXiv:2202.08587). For z of independent standard Gaussians, g the gradient in d dimensions and
 s = g . z, the estimate s z is unbiased and E ||s z||^2 = (d + 2) ||g||^2.
 

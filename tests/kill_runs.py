@@ -25,6 +25,10 @@ RUN = [
     *("--num-attention-heads", "2", "--num-key-value-heads", "1"),
     *("--data", f"shakespeare(roles='{ROLES}')", "--server-optimizer", "adam(0.01)"),
     *("--uplink", "error_feedback(chain(top_k(fraction=0.1), eden(bits=2)))"),
+    *("--faults", "faults(dropout=0.2, silence=0.1, failure=0.1, partial=0.3)"),
+    *("--link", "link(uplink=1e5, downlink=1e6, latency=0.05, step=0.1)"),
+    *("--deadline", "deadline(first=2, seconds=60)"),
+    *("--availability", "diurnal(share=0.7, period=5)"),
 ]
 
 

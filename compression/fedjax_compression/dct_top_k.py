@@ -1,5 +1,7 @@
 """The fast components of local momentum, as in DeMo (Peng et al. 2024, arXiv:2411.19870)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,15 @@ from .support import encode_support
 from .top_k import Sparse, densify
 
 LARGEST_BLOCK = 1024
+
+
+class Coefficients(NamedTuple):
+    """What a message says of the cosine transform."""
+
+    values: Float[Array, " entries"]
+    """Zero where none was sent."""
+    sent: Float[Array, " entries"]
+    """1 where one was sent, 0 elsewhere."""
 
 
 def dct_top_k(*, fraction: float, decay: float, block: int = 64) -> Compressor:
@@ -62,6 +73,18 @@ def dct_top_k(*, fraction: float, decay: float, block: int = 64) -> Compressor:
         return unflatten(reconstruct(payload, size(like)), like)
 
     return Compressor(init, encode, decode)
+
+
+def coefficients_of(payload: Sparse, like: Like) -> Coefficients:
+    """The coefficients of a message of `dct_top_k`, before they are transformed back."""
+    ones = payload._replace(values=jnp.ones_like(payload.values))
+    there = densify(ones, size(like)).astype(jnp.float32)
+    return Coefficients(densify(payload, size(like)).astype(jnp.float32), there)
+
+
+def from_coefficients(values: Float[Array, " entries"], like: Like, *, block: int) -> Update:
+    """What coefficients transform back to, by the blocks of `dct_top_k(block=block)`."""
+    return unflatten(_transform(values, block, inverse=True), like)
 
 
 def _transform(

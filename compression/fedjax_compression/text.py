@@ -60,8 +60,10 @@ def build(call: Call, factories: Mapping[str, Callable]) -> Any:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         expected = ", ".join(
-            str(p.replace(annotation=p.empty)) for p in signature.parameters.values()
-        )
+            str(p.replace(annotation=p.empty))
+            for p in signature.parameters.values()
+            if p.default is p.empty or isinstance(p.default, int | float | str | None)
+        )  # another default is what the caller has put there, which no text can say
         raise ValueError(f"expected {call.name}({expected}), got {call}: {error}.") from None
     return factory(*args, **kwargs)
 

@@ -179,6 +179,17 @@ def check_no_memory(uplink: Compressor, *, who: str, why: str) -> None:
         )
 
 
+def check_keeps_nothing(codec: Compressor, *, name: str, who: str) -> None:
+    """Raise `ValueError` for a codec with a memory at either end."""
+    probe = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    kept = jax.tree.leaves(jax.eval_shape(lambda: codec.init(probe)))
+    if kept or has_receiver_memory(codec):
+        raise ValueError(
+            f"{who}: expected a codec without a memory on the {name}, as each message is of other "
+            "text than the one before, got one with: error_feedback, ef21, diana or the like."
+        )
+
+
 def check_positive(value: Any, *, name: str, who: str) -> None:
     """Raise `ValueError` unless a number is above 0 and finite."""
     if isinstance(value, bool) or not 0 < value < float("inf"):

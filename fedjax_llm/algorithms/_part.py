@@ -28,6 +28,8 @@ class PartState(NamedTuple):
     params: Params
     """All of them; the part that travels is the server's, the rest as it was at first."""
     part: AveragingState
+    kept: PyTree
+    """What clients keep of the rest, as it was at first."""
 
 
 def averaging_part(
@@ -36,7 +38,7 @@ def averaging_part(
     *,
     who: str,
     take: Callable[[Params], PyTree],
-    put: Callable[[Params, PyTree], Params],
+    put: Callable[[PyTree, PyTree], Params],
     server_optimizer: optax.GradientTransformation | None,
     uplink: Compressor | None,
     downlink: Compressor | None,
@@ -44,7 +46,7 @@ def averaging_part(
     """`averaging` of `take(params)` alone: it is what travels, and what the server steps.
 
     `work.init` is given all parameters, and keeps what of the rest a client needs; `put` makes all
-    parameters of the first ones and a part.
+    parameters of that and a part.
     """
     inner = averaging(
         Work(lambda part: (), work.update),
@@ -57,8 +59,8 @@ def averaging_part(
 
     def init(key: Key[Array, ""], params: Params) -> PartState:
         check_structure(params, like, who=who)
-        part = inner.init(key, take(params))
-        return PartState(put(params, part.params), part)
+        part, kept = inner.init(key, take(params)), work.init(params)
+        return PartState(put(kept, part.params), part, kept)
 
     def client_init(params: Params) -> ClientState:
         return inner.client_init(take(params))._replace(work=work.init(params))
@@ -79,7 +81,7 @@ def averaging_part(
         key: Key[Array, ""], state: PartState, partial: Partial
     ) -> tuple[PartState, ServerInfo]:
         part, info = inner.server_update(key, state.part, partial)
-        return PartState(put(state.params, part.params), part), info
+        return PartState(put(state.kept, part.params), part, state.kept), info
 
     return FederatedAlgorithm(
         init,

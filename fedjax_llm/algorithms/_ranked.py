@@ -43,6 +43,15 @@ class RankedClient(NamedTuple):
     downlink: End
 
 
+class Shrinking(NamedTuple):
+    """How clients come to lower ranks."""
+
+    pull: Callable[[Params, Int[Array, ""]], Params]
+    """`(params, rank) -> gradient`: what each step's gradient is added to."""
+    after: Callable[[list[Pair], list[Pair], Int[Array, ""]], Int[Array, ""]]
+    """`(begun, trained, rank) -> rank`: what the client has from now on."""
+
+
 def ranked(
     loss: Loss,
     like: Params,
@@ -53,16 +62,22 @@ def ranked(
     downlink: Compressor | None,
     aggregate: Aggregator,
     new: Callable[[list[Pair], PyTree], list[Pair]],
+    shrinking: Shrinking | None = None,
 ) -> FederatedAlgorithm:
     """Clients cut what came down to their own rank, train it, and send the factors themselves.
 
-    `new` makes the server's pairs of its old ones and of what `aggregate` came to.
+    `new` makes the server's pairs of its old ones and of what `aggregate` came to. Ranks last
+    unless there is a `shrinking`.
     """
     held = pairs(like, who=who)
     allowed = read_ranks(ranks, held, who=who)
     down = link(downlink or identity(), like)
     structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-    train = local_steps(loss, client_optimizer)
+
+    def optimizer(rank: Int[Array, ""]) -> optax.GradientTransformation:
+        if shrinking is None:
+            return client_optimizer
+        return optax.chain(_pulled(shrinking.pull, rank), client_optimizer)
 
     def init(key: Key[Array, ""], params: Params) -> RankedState:
         check_structure(params, like, who=who)
@@ -81,8 +96,11 @@ def ranked(
         rank = own_rank(jr.fold_in(key, 0), own.rank, allowed)
         received, end = down.receive(sent, own.downlink)
         begun = with_pairs(structure, truncated(pairs(received, who=who), rank))
-        trained, info = train(begun, frozen, batches)
+        trained, info = local_steps(loss, optimizer(rank))(begun, frozen, batches)
         failed = has_failed(info, trained)
+        if shrinking is not None:
+            first, last = pairs(begun, who=who), pairs(trained, who=who)
+            rank = jnp.where(failed, rank, shrinking.after(first, last, rank))
         mine = truncated(pairs(nan_where(failed, trained), who=who), rank)
         return to_prefix(mine, rank), RankedClient(rank, end), info
 
@@ -99,3 +117,16 @@ def ranked(
 
     gather = fold(decode, aggregate, Ranked(held, jnp.zeros(held[0].a.shape[-1])))
     return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+
+
+def _pulled(
+    pull: Callable[[Params, Int[Array, ""]], Params], rank: Int[Array, ""]
+) -> optax.GradientTransformation:
+    """Gradients with those of a pull added."""
+
+    def update(
+        gradient: PyTree, state: optax.OptState, params: Params | None = None
+    ) -> tuple[PyTree, optax.OptState]:
+        return jax.tree.map(jnp.add, gradient, pull(params, rank)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,4 +1,4 @@
-"""DeComFL (Li et al. 2024, arXiv:2405.15861, algorithms 1 and 2)."""
+"""DeComFL (Li et al. 2024, arXiv:2405.15861)."""
 
 import jax
 import jax.numpy as jnp

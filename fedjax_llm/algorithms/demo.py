@@ -1,8 +1,13 @@
 """DeMo (Peng et al. 2024, arXiv:2411.19870, algorithm 1)."""
 
+import jax
+import jax.numpy as jnp
 import optax
 from fedjax_compression import Compressor, dct_top_k
+from fedjax_compression.dct_top_k import Coefficients, coefficients_of, from_coefficients
+from jaxtyping import Array, Float, PyTree
 
+from ..aggregate import Aggregator
 from ..algorithm import FederatedAlgorithm
 from ..local import Loss, Params
 from ._averaging import averaging
@@ -18,6 +23,7 @@ def demo(
     decay: float | int = 0.999,
     fraction: float = 1 / 128,
     block: int = 64,
+    over_senders: bool = False,
     downlink: Compressor | None = None,
 ) -> FederatedAlgorithm:
     """Clients accumulate gradients into a momentum of their own, send its largest cosine
@@ -29,20 +35,48 @@ def demo(
     step itself. The step is `rate` times the sign of the weighted mean of what was sent, in every
     entry; where nothing was sent it is 0.
     Exact but for the blocks of the transform, which are the codec's: `block` entries in a row for
-    the paper's squares of a matrix. The mean is over all clients; the authors' code divides each
-    coefficient by how many sent it. With fraction 1 and one client the momentum is sent whole and
-    starts anew each round: the step is along the sign of the gradient. Every client keeps a float32
-    copy of the parameters, and must take part in every round for its momentum to be one.
+    the paper's squares of a matrix. The mean is over all clients; with `over_senders` it
+    is, for each coefficient, over those that sent it, as in the authors' code. With fraction 1 and
+    one client the momentum is sent whole and starts anew each round: the step is along the sign
+    of the gradient. Every client keeps a float32 copy of the parameters, and must take part in
+    every round for its momentum to be one.
     Failures and downlinks with memories are treated as `fed_avg` treats them.
     Raises `ValueError` unless rate is above 0, as the codec does for decay, fraction and block, and
     where the parameters do not have the structure of `like`.
     """
     check_positive(rate, name="rate", who="demo")
+    uplink = dct_top_k(fraction=fraction, decay=decay, block=block)
     return averaging(
         descent(loss),
         like,
         who="demo",
         server_optimizer=optax.sign_sgd(rate),
-        uplink=dct_top_k(fraction=fraction, decay=decay, block=block),
+        uplink=uplink._replace(decode=coefficients_of) if over_senders else uplink,
         downlink=downlink,
+        aggregate=mean_over_senders(like, block=block) if over_senders else None,
     )
+
+
+def mean_over_senders(like: Params, *, block: int) -> Aggregator:
+    """Of each coefficient the mean over the weights of those that sent it, transformed back; zero
+    where nobody did.
+    """
+
+    def empty(_: PyTree, clients: int) -> Coefficients:
+        entries = sum(leaf.size for leaf in jax.tree.leaves(like))
+        return Coefficients(jnp.zeros(entries), jnp.zeros(entries))
+
+    def add(
+        partial: Coefficients, updates: Coefficients, weights: Float[Array, " clients"]
+    ) -> Coefficients:
+        return jax.tree.map(lambda t, u: t + jnp.tensordot(weights, u, 1), partial, updates)
+
+    def merge(one: Coefficients, other: Coefficients) -> Coefficients:
+        return jax.tree.map(jnp.add, one, other)
+
+    def finish(partial: Coefficients) -> PyTree:
+        mean = partial.values / jnp.where(partial.sent > 0, partial.sent, 1.0)
+        wide = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), like)
+        return from_coefficients(mean, wide, block=block)
+
+    return Aggregator(empty, add, merge, finish)

@@ -1,4 +1,4 @@
-"""FedKSeed (Qin et al. 2023, arXiv:2312.06353, algorithm 1)."""
+"""FedKSeed (Qin et al. 2023, arXiv:2312.06353)."""
 
 from typing import NamedTuple
 

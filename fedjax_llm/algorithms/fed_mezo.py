@@ -1,4 +1,4 @@
-"""FedMeZO (Ling et al. 2024, arXiv:2402.05926, algorithm 1)."""
+"""FedMeZO (Ling et al. 2024, arXiv:2402.05926)."""
 
 from typing import Any, NamedTuple
 

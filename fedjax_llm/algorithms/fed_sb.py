@@ -8,9 +8,11 @@ from fedjax_compression import Compressor
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..algorithm import FederatedAlgorithm
-from ..local import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ..base import changed, kernel_tree
+from ..local import Batches, ClientInfo, Frozen, Loss, Params, local_steps, whole_gradient
 from ._averaging import Work
-from ._lora import Pair, pairs, with_pairs
+from ._exchange import check_positive
+from ._lora import Pair, cut, named_pairs, pairs, with_pairs
 from ._part import averaging_part
 
 
@@ -22,27 +24,32 @@ def fed_sb(
     server_optimizer: optax.GradientTransformation | None = None,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> FederatedAlgorithm:
     """A square R between two fixed factors: what is added is scale * a R b, and R alone is trained
     and sent.
 
     Up: the difference of R, through `uplink`: rank^2 values a product, whatever its size. Down: R,
-    through `downlink`. `a` and `b` have orthonormal columns and rows, and are drawn from `seed`,
-    which all sides know, so that they never travel; R is zero at first, so that nothing changes.
+    through `downlink`. With a `seed` the factors are random, with orthonormal columns and rows, and
+    drawn from it, so that they never travel; R is zero at first, so that nothing changes, and the
+    values of the parameters that the run starts from are not looked at. With none the factors are
+    the start's own, with the columns of `a` and the rows of `b` at length one, and R holds the
+    lengths: the paper's are those of `first_step`. They come with the model, before the first
+    round, and a client keeps what it was first given, as of `ffa_lora`.
     The server's parameters hold a R in the place of `a`: they are LoRA of the same rank, to score
-    and to merge. The values of the parameters that the run starts from are not looked at.
-    Exact: the mean of the clients' products is a, the mean R, b.
-    Departure: the paper takes the singular vectors of a first full gradient, and its values for R,
-    where the factors here are random.
+    and to merge.
+    Exact: the mean of the clients' products is a, the mean R, b. A column or row of zeros stays
+    what it is: LoRA as it is usually drawn, whose `b` is zero, does not start without a seed.
     Failures, codecs with memories and the server's optimizer are treated as `fed_avg` treats them.
     Raises `ValueError` for a seed that is not from 0 to 2^32 - 1, where the parameters are not
     LoRA's `a` and `b` alone (with the magnitudes of DoRA what is added is not linear in R), where a
     rank is above a product's inputs or outputs, and for parameters that do not have the structure
     of `like`.
     """
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ValueError(f"fed_sb: seed must be an integer from 0 to 4294967295, got {seed!r}.")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
+        raise ValueError(
+            f"fed_sb: seed must be None or an integer from 0 to 4294967295, got {seed!r}."
+        )
     for a, b in pairs(like, who="fed_sb"):
         if a.shape[-1] > min(a.shape[-2], b.shape[-1]):
             raise ValueError(
@@ -52,36 +59,95 @@ def fed_sb(
     structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
 
     def squares(params: Params) -> list[Array]:
-        return [
-            jnp.zeros((*a.shape[:-2], a.shape[-1], a.shape[-1]), a.dtype)
-            for a, _ in pairs(params, who="fed_sb")
-        ]
+        held = pairs(params, who="fed_sb")
+        if seed is None:
+            return [
+                (_long(a, -2) * jnp.eye(a.shape[-1]) * _long(b, -1)).astype(a.dtype)
+                for a, b in held
+            ]
+        return [jnp.zeros((*a.shape[:-2], a.shape[-1], a.shape[-1]), a.dtype) for a, _ in held]
 
-    def given(rs: list[Array]) -> Params:
-        fixed = bases(structure, seed=seed)
+    def kept(params: Params) -> list[Pair]:
+        """The start's own factors; none where all draw them."""
+        return [] if seed is not None else directions(params)
+
+    def given(own: list[Pair], rs: list[Array]) -> Params:
+        fixed = own if seed is None else bases(structure, seed=seed)
         return with_pairs(structure, [Pair(a @ r, b) for (a, b), r in zip(fixed, rs, strict=True)])
 
-    def loss_of_r(rs: list[Array], frozen: Frozen, batch: Batches) -> Float[Array, ""]:
-        return loss(given(rs), frozen, batch)
+    def loss_of_r(
+        rs: list[Array], held: tuple[list[Pair], Frozen], batch: Batches
+    ) -> Float[Array, ""]:
+        own, frozen = held
+        return loss(given(own, rs), frozen, batch)
 
     train = local_steps(loss_of_r, client_optimizer)
 
     def update(
-        received: PyTree, memory: PyTree, frozen: Frozen, batches: Batches
+        received: PyTree, own: PyTree, frozen: Frozen, batches: Batches
     ) -> tuple[PyTree, PyTree, ClientInfo]:
-        trained, info = train(received, frozen, batches)
-        return jax.tree.map(jnp.subtract, trained, received), memory, info
+        trained, info = train(received, (own, frozen), batches)
+        return jax.tree.map(jnp.subtract, trained, received), own, info
 
     return averaging_part(
-        Work(lambda params: (), update),
+        Work(kept, update),
         like,
         who="fed_sb",
         take=squares,
-        put=lambda params, rs: given(rs),
+        put=given,
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,
     )
+
+
+def first_step(
+    loss: Loss,
+    params: Params,
+    frozen: Frozen,
+    batches: Batches,
+    *,
+    rate: float,
+    scale: float,
+) -> Params:
+    """LoRA's parameters at the first step of full fine-tuning, for `fed_sb` without a seed
+    (LoRA-SB, Ponkshe et al. 2024, arXiv:2411.19557).
+
+    The step is Adam's first, -rate * sign(gradient) of each adapted kernel, the gradient that of
+    the mean loss over all targets of the batches, with nothing added yet. What is added is its
+    nearest product of the rank, scale * a b, its error the Eckart-Young tail; `scale` is that of
+    the adapter's products, alpha / rank. Whose batches these are is the caller's to say, as it is
+    the paper's server's.
+    Cost: one backward pass, and a dense matrix and its singular values for each product.
+    Raises `ValueError` unless rate and scale are above 0, where the parameters are not LoRA's `a`
+    and `b` alone, and where a kernel is not an array beside its adapter.
+    """
+    check_positive(rate, name="rate", who="first_step")
+    check_positive(scale, name="scale", who="first_step")
+    named = named_pairs(params, who="first_step")
+    still = with_pairs(params, [Pair(a, jnp.zeros_like(b)) for _, (a, b) in named])
+    zeros = [jnp.zeros((*a.shape[:-1], b.shape[-1]), jnp.float32) for _, (a, b) in named]
+
+    def loss_of_change(change: list[Array], frozen: Frozen, batch: Batches) -> Float[Array, ""]:
+        tree = kernel_tree((path, each) for (path, _), each in zip(named, change, strict=True))
+        return loss(still, changed(frozen, tree), batch)
+
+    gradient, _ = whole_gradient(loss_of_change)(zeros, frozen, batches)
+    steps = [
+        cut(-rate / scale * jnp.sign(g), a.shape[-1])
+        for g, (_, (a, _)) in zip(gradient, named, strict=True)
+    ]
+    return with_pairs(params, steps)
+
+
+def directions(params: Params) -> list[Pair]:
+    """The pairs with the columns of `a` and the rows of `b` at length one, or zero."""
+
+    def unit(leaf: Array, axis: int) -> Float[Array, "..."]:
+        long = _long(leaf, axis)
+        return leaf / jnp.where(long > 0, long, 1.0)
+
+    return [Pair(unit(a, -2), unit(b, -1)) for a, b in pairs(params, who="fed_sb")]
 
 
 def bases(like: Params, *, seed: int) -> list[Pair]:
@@ -100,6 +166,11 @@ def bases(like: Params, *, seed: int) -> list[Pair]:
         )
         for index, (a, b) in enumerate(pairs(like, who="fed_sb"))
     ]
+
+
+def _long(leaf: Array, axis: int) -> Float[Array, "..."]:
+    """Lengths along an axis, which stays."""
+    return jnp.linalg.norm(leaf.astype(jnp.float32), axis=axis, keepdims=True)
 
 
 def _orthonormal(

@@ -29,8 +29,8 @@ def fedsa_lora(
     failed keeps the one it had.
     Exact in what is shared: the server holds the mean of the clients' `a`. There is no global
     model: the server's parameters have the first `b`, zero for `lora`, and thus do what the base
-    does. A client's own model is `personal(params, own)`, and a score of it is a personal one, not
-    to be put beside those of global models.
+    does. A client's own model is `personal` of the algorithm, the server's `a` with its own `b`,
+    and a score of it is a personal one, not to be put beside those of global models.
     Failures, codecs with memories and the server's optimizer are treated as `fed_avg` treats them.
     Raises `ValueError` where the parameters are not LoRA's `a` and `b` alone, or do not have the
     structure of `like`.
@@ -53,14 +53,14 @@ def fedsa_lora(
         like,
         who="fedsa_lora",
         take=_firsts,
-        put=lambda params, a: given(a, _seconds(params)),
+        put=lambda b, a: given(a, b),
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,
-    )
+    )._replace(personal=_personal)
 
 
-def personal(params: Params, own: AveragingClient) -> Params:
+def _personal(params: Params, own: AveragingClient) -> Params:
     """A client's model: the server's `a` with the client's own `b`."""
     halves = zip(_firsts(params), own.work, strict=True)
     return with_pairs(params, [Pair(a, b) for a, b in halves])

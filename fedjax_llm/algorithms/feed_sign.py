@@ -1,4 +1,4 @@
-"""FeedSign (Cai et al. 2025, arXiv:2501.17610, algorithm 1)."""
+"""FeedSign (Cai et al. 2025, arXiv:2501.17610)."""
 
 import jax
 import jax.numpy as jnp

@@ -63,7 +63,7 @@ def ffa_lora(
         like,
         who="ffa_lora",
         take=seconds,
-        put=lambda params, b: given(firsts(params), b),
+        put=given,
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,

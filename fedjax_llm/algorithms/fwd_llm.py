@@ -1,4 +1,4 @@
-"""FwdLLM (Xu et al. 2023, arXiv:2308.13894, section 3)."""
+"""FwdLLM (Xu et al. 2023, arXiv:2308.13894)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""HetLoRA (Cho et al. 2024, arXiv:2401.06432), whose clients keep their ranks."""
+"""HetLoRA (Cho et al. 2024, arXiv:2401.06432)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from fedjax_compression import Compressor
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..aggregate import Aggregator
 from ..algorithm import FederatedAlgorithm
 from ..local import Loss, Params
-from ._lora import Pair
+from ._lora import Pair, pairs
 from ._own_rank import Ranked
-from ._ranked import ranked
+from ._ranked import Shrinking, ranked
 
 
 class RankSums(NamedTuple):
@@ -35,6 +35,8 @@ def hetlora(
     ranks: Sequence[int] | str,
     over_contributors: bool = False,
     by_norm: bool = True,
+    keep: float | int = 1.0,
+    penalty: float | int = 0.0,
     downlink: Compressor | None = None,
 ) -> FederatedAlgorithm:
     """LoRA of different ranks, padded with zeros to the greatest and averaged factor by factor.
@@ -51,14 +53,30 @@ def hetlora(
     first, not the greatest.
 
     The adapter's rank is the greatest; each client's is drawn from `ranks`, a sequence or text with
-    commas between, the first time it takes part, and kept: the paper's clients also shrink theirs
-    while they train (self-pruning), which is left out. All have one scale, that of the adapter, as
-    with alpha in proportion to the rank.
+    commas between, the first time it takes part. A client prunes itself: of its rank r, at least 1
+    and `keep` * r, rounded down, are its head and the others its tail. Local steps also descend
+    `penalty` times the sum over products of |a's tail| |b's tail|, and where that sum is lower
+    after them than before, the client sends its head alone and has the head's rank from then on.
+    With `keep` 1, the default, there is no tail, and ranks are kept; the paper's is .99. All have
+    one scale, that of the adapter, as with alpha in proportion to the rank. The loss reported is
+    without the penalty.
+    Departure: the rule is the paper's as public code has it; a client has one rank for all
+    products, and looks at their sum.
     Failures and downlinks with memories are treated as `fed_avg` treats them; a client that has
     failed keeps its rank.
-    Raises `ValueError` for ranks that are not from 1 to the adapter's, where the parameters are not
-    LoRA's `a` and `b` alone, or do not have the structure of `like`.
+    Raises `ValueError` for ranks that are not from 1 to the adapter's, unless 0 < keep <= 1 and
+    penalty is at least 0, for a penalty without a tail, where the parameters are not LoRA's `a` and
+    `b` alone, or do not have the structure of `like`.
     """
+    if isinstance(keep, bool) or not 0 < keep <= 1:
+        raise ValueError(f"hetlora: keep must be above 0 and at most 1, got {keep!r}.")
+    if isinstance(penalty, bool) or not 0 <= penalty < float("inf"):
+        raise ValueError(f"hetlora: penalty must be at least 0 and finite, got {penalty!r}.")
+    if penalty and keep == 1:
+        raise ValueError(
+            f"hetlora: expected keep below 1 with a penalty, which is on what is not kept, got "
+            f"keep={keep!r} and penalty={penalty!r}."
+        )
 
     def new(old: list[Pair], sums: RankSums) -> list[Pair]:
         if over_contributors:
@@ -84,7 +102,43 @@ def hetlora(
         downlink=downlink,
         aggregate=rank_sums(by_norm=by_norm),
         new=new,
+        shrinking=None if keep == 1 else self_pruning(keep=keep, penalty=penalty),
     )
+
+
+def self_pruning(*, keep: float | int, penalty: float | int) -> Shrinking:
+    """Ranks that go down where what lies beyond a share of them has become smaller."""
+
+    def head(pair: Pair, rank: Int[Array, ""]) -> Int[Array, ""]:
+        ranks = range(pair.a.shape[-1] + 1)
+        return jnp.array([max(1, int(keep * r + 1e-9)) for r in ranks], jnp.int32)[rank]
+
+    def tails(held: list[Pair], rank: Int[Array, ""]) -> Float[Array, ""]:
+        return sum((_tail(pair, head(pair, rank), rank) for pair in held), jnp.zeros(()))
+
+    def pull(params: Params, rank: Int[Array, ""]) -> Params:
+        return jax.grad(lambda p: penalty * tails(pairs(p, who="hetlora"), rank))(params)
+
+    def after(begun: list[Pair], trained: list[Pair], rank: Int[Array, ""]) -> Int[Array, ""]:
+        smaller = tails(trained, rank) < tails(begun, rank)
+        return jnp.where(smaller, head(begun[0], rank), rank)
+
+    return Shrinking(pull, after)
+
+
+def _tail(pair: Pair, first: Int[Array, ""], rank: Int[Array, ""]) -> Float[Array, ""]:
+    """|a| |b| of the ranks from `first` on, summed over layers."""
+    index = jnp.arange(pair.a.shape[-1])
+    there = (index >= first) & (index < rank)
+    a = jnp.where(there, pair.a.astype(jnp.float32), 0.0)
+    b = jnp.where(there[:, None], pair.b.astype(jnp.float32), 0.0)
+    return (_norm_of(a) * _norm_of(b)).sum()
+
+
+def _norm_of(matrix: Float[Array, "*layers rows columns"]) -> Float[Array, "*layers"]:
+    """The Euclidean norm, with a gradient of zero at zero."""
+    square = (matrix**2).sum(axis=(-2, -1))
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
 def rank_sums(*, by_norm: bool) -> Aggregator:

@@ -1,4 +1,4 @@
-"""SPRY (Panchal et al. 2024, arXiv:2405.15551, algorithm 1, communicating each iteration)."""
+"""SPRY (Panchal et al. 2024, arXiv:2405.15551), communicating each iteration."""
 
 from typing import NamedTuple
 

@@ -3,6 +3,7 @@
 from .batches import Batching as Batching
 from .batches import all_windows as all_windows
 from .batches import cohort_batches as cohort_batches
+from .batches import step_counts as step_counts
 from .cache import open_corpus as open_corpus
 from .cache import save_corpus as save_corpus
 from .chat import INSTRUCTIONS as INSTRUCTIONS

@@ -35,25 +35,43 @@ class Batching:
                 raise ValueError(f"Batching: {name} must be at least 1, got {value!r}.")
 
 
+def step_counts(
+    data: ClientData, batching: Batching, clients: Sequence[int]
+) -> Int[np.ndarray, " clients"]:
+    """How many steps of a round each client has rows for; 0 where it has none at all."""
+    counts = data.rows(clients, seq=batching.seq, pack=batching.pack).counts
+    if batching.epochs is not None:
+        return -(-counts * batching.epochs // batching.batch)
+    return np.where(counts > 0, batching.steps or 0, 0)
+
+
 def cohort_batches(
     data: ClientData,
     batching: Batching,
     clients: Sequence[int],
     keys: UInt32[np.ndarray, "clients words"],
+    *,
+    steps: Int[np.ndarray, " clients"] | None = None,
 ) -> Any:
     """One round's batches of some clients: leaves `[clients, steps, batch, ...]`.
 
     Client i's rows come in an order drawn from `keys[i]` alone, none twice before all came once.
-    The shape does not depend on which clients are asked for.
+    The shape does not depend on which clients are asked for. A client's steps after the first
+    `steps[i]`, where given, are masked out; so are all of one that has no rows.
     """
     rows = data.rows(clients, seq=batching.seq, pack=batching.pack)
+    if not rows.counts.any():  # rows of others, for their shape
+        rows = data.rows(range(len(data.names)), seq=batching.seq, pack=batching.pack)
+        rows = rows._replace(counts=np.zeros(len(clients), np.int64))
     if batching.epochs is not None:
         most = data.most_rows(seq=batching.seq, pack=batching.pack)
         size = -(-most * batching.epochs // batching.batch) * batching.batch
         live = rows.counts * batching.epochs
     else:
         size = (batching.steps or 0) * batching.batch
-        live = np.full(len(clients), size)
+        live = np.where(rows.counts > 0, size, 0)
+    if steps is not None:
+        live = np.minimum(live, steps * batching.batch)
     order = np.zeros((len(clients), size), np.int64)
     first = np.cumsum(rows.counts) - rows.counts
     for row, key in enumerate(keys):
@@ -69,7 +87,7 @@ def drawn_order(
 ) -> Int[np.ndarray, " wanted"]:
     """So many numbers below `count` by a key, none twice before all came once."""
     random = np.random.Generator(np.random.Philox(key=_seed(key)))
-    passes = [random.permutation(count) for _ in range(-(-wanted // count))]
+    passes = [random.permutation(count) for _ in range(-(-wanted // max(count, 1)))]
     return np.concatenate([np.zeros(0, np.int64), *passes])[:wanted]
 
 

@@ -6,6 +6,7 @@ from .baselines import baselines as baselines
 from .by_client import ByClient as ByClient
 from .by_client import Distribution as Distribution
 from .by_client import by_client as by_client
+from .by_client import by_own_model as by_own_model
 from .by_client import distribution as distribution
 from .generations import Answered as Answered
 from .generations import answer as answer

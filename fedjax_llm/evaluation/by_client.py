@@ -1,6 +1,6 @@
 """A measure of a model, client by client, through one program for all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -58,6 +58,28 @@ def by_client(
         np.add.at(totals, owner[number], scores.totals * wanted)
         np.add.at(counts, owner[number], scores.counts * wanted)
     return ByClient(tuple(data.names[client] for client in clients), totals, counts)
+
+
+def by_own_model(
+    measure: Measure,
+    params_of: Callable[[str], Params],
+    frozen: Frozen,
+    data: ClientData,
+    *,
+    seq: int,
+    batch: int = 16,
+) -> ByClient:
+    """`by_client` where each client has parameters of its own, by its name.
+
+    One client's parameters are held at a time. The last batch of each is filled up with rows that
+    do not count.
+    """
+    each = [
+        by_client(measure, params_of(name), frozen, data, seq=seq, batch=batch, clients=[client])
+        for client, name in enumerate(data.names)
+    ]
+    totals, counts = ([getattr(one, name)[0] for one in each] for name in ("totals", "counts"))
+    return ByClient(tuple(data.names), np.array(totals), np.array(counts))
 
 
 @partial(jax.jit, static_argnames="measure")

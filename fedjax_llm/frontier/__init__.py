@@ -1,7 +1,11 @@
 """Sweeps over codecs, and what they show."""
 
 from .figure import draw as draw
+from .pareto import BYTES as BYTES
+from .pareto import SECONDS as SECONDS
+from .pareto import Cost as Cost
 from .pareto import Point as Point
+from .pareto import cost_of as cost_of
 from .pareto import pareto_front as pareto_front
 from .pareto import points as points
 from .rate_distortion import measure as measure

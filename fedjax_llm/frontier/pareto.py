@@ -1,4 +1,4 @@
-"""Which runs nothing beats in both bytes and loss."""
+"""Which runs nothing beats in both cost and loss."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,34 +8,65 @@ import numpy as np
 from ..runs import Row
 
 
+class Cost(NamedTuple):
+    """What loss is held against."""
+
+    field: str
+    """Of a row."""
+    words: str
+    label: str
+    """Of an axis."""
+    unit: float
+    """In which the axis is."""
+
+
+BYTES = Cost(
+    "uplink_bytes", "bytes sent by clients", "sent by all clients over the run (MiB)", 2.0**20
+)
+SECONDS = Cost(
+    "simulated_seconds", "simulated seconds", "simulated seconds of the run on its link", 1.0
+)
+
+
 class Point(NamedTuple):
     """One codec, over its seeds: means, but for the extremes."""
 
     codec: str
+    cost: float
     uplink_bytes: float
     bits_per_parameter: float
     nats: float
-    """Per byte of what was held out of the training clients' text."""
+    """Per byte of what was held out of the training clients' text, or per pair of that."""
     lowest: float
     highest: float
     unseen_nats: float
-    """Per byte of clients that took no part; infinite where none were set aside."""
+    """The same of clients that took no part; infinite where none were set aside."""
     seconds: float
     on_front: bool
 
 
-def points(rows: Sequence[Row]) -> list[Point]:
+def unit(rows: Sequence[Row]) -> str:
+    """What the nats of rows of one task are counted by: byte, or pair."""
+    return "pair" if rows and "heldout_nats_per_pair" in rows[0] else "byte"
+
+
+def cost_of(rows: Sequence[Row]) -> Cost:
+    """Seconds where all rows have a link's, else bytes."""
+    return SECONDS if all(SECONDS.field in row for row in rows) else BYTES
+
+
+def points(rows: Sequence[Row], cost: Cost = BYTES) -> list[Point]:
     """One point per codec, in the order of the rows; runs that diverged have infinite nats."""
     by_codec: dict[str, list[Row]] = {}
     for row in rows:
         by_codec.setdefault(row["codec"], []).append(row)
-    means = [_mean(codec, group) for codec, group in by_codec.items()]
-    front = pareto_front([(p.uplink_bytes, p.nats) for p in means])
+    means = [_mean(codec, group, cost) for codec, group in by_codec.items()]
+    front = pareto_front([(p.cost, p.nats) for p in means])
     return [p._replace(on_front=on) for p, on in zip(means, front, strict=True)]
 
 
 def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each (bytes, loss): whether no other is at most as large in both and smaller in one."""
+    """For each (cost, loss): whether no other is at most as large in both and smaller in one."""
     array = np.asarray(costs, float).reshape(-1, 2)
     return [
         bool(np.isfinite(cost).all())
@@ -44,20 +75,22 @@ def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def _mean(codec: str, rows: Sequence[Row]) -> Point:
+def _mean(codec: str, rows: Sequence[Row], cost: Cost) -> Point:
     def over_seeds(name: str) -> np.ndarray:
         values = [row.get(name) for row in rows]
         return np.array([np.inf if value is None else value for value in values], float)
 
-    nats = over_seeds("heldout_nats_per_byte")
+    per = f"nats_per_{unit(rows)}"
+    nats = over_seeds(f"heldout_{per}")
     return Point(
         codec,
+        over_seeds(cost.field).mean(),
         over_seeds("uplink_bytes").mean(),
         over_seeds("uplink_bits_per_parameter").mean(),
         nats.mean(),
         nats.min(),
         nats.max(),
-        over_seeds("unseen_nats_per_byte").mean(),
+        over_seeds(f"unseen_{per}").mean(),
         over_seeds("seconds").mean(),
         on_front=False,
     )

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from ..data import Batching, cohort_batches
 from ..local import local_steps
-from ..runs import Row, RunConfig, prepare
-from ..simulation import scan, simulate
+from ..runs import Row, RunConfig, prepare, rounds
+from ..simulation import scan
 
 CODECS = (
     "identity()",
@@ -203,17 +203,7 @@ def _once(work: Callable[[], Any]) -> float:
 
 def _pseudo_gradient(seed: int) -> PyTree:
     run = prepare(RunConfig(rounds=3, clients=8, seed=seed))
-    *_, last = simulate(
-        run.algorithm,
-        run.task.params,
-        run.task.frozen,
-        run.split.train,
-        run.batching,
-        rounds=3,
-        clients=8,
-        seed=seed,
-        client_axis=scan(),
-    )
+    *_, last = rounds(run, scan())
     params = last.state.params
     batching = Batching(seq=64, batch=8, steps=30)
     batches = cohort_batches(run.split.train, batching, [0], np.array([[0, seed]], np.uint32))

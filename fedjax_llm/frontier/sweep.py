@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .. import jsonl
 from ..progress import progress
-from ..runs import Row, RunConfig, canonical, execute, prepare
+from ..runs import Row, RunConfig, canonical, execute, execute_together, prepare
 
 CODECS = (
     "identity()",
@@ -52,21 +52,42 @@ def configurations(base: RunConfig, codecs: Sequence[str], seeds: Sequence[int])
     return list(dict.fromkeys(prepare(config).config for config in wanted))
 
 
-def sweep(configs: Sequence[RunConfig], results: Path) -> Iterator[Row]:
-    """The summary of each configuration, run and appended to `results` where it is not there."""
+def sweep(configs: Sequence[RunConfig], results: Path, *, together: bool = False) -> Iterator[Row]:
+    """The summary of each configuration, run and appended to `results` where it is not there;
+    `together`, those that differ in seed alone as one program, as `execute_together` does.
+    """
     rows = {}
     for number, row in enumerate(jsonl.read(results), start=1):
         if not isinstance(row.get("config"), dict):
             raise ValueError(f"{results}: line {number}: expected a row with config, got {row}.")
         rows[_key(row["config"])] = row
     for number, config in enumerate(configs, start=1):
-        key = _key(dataclasses.asdict(config))
-        if key not in rows:
+        if _of(config) not in rows:
+            missing = [
+                each
+                for each in configs
+                if each == config
+                or (together and _of(each) not in rows and _but_seed(each) == _but_seed(config))
+            ]
             title = f"{number}/{len(configs)} {config.uplink}"
-            with progress(title, rounds=config.rounds) as each:
-                rows[key], _ = execute(prepare(config), each)
-            jsonl.append(results, rows[key])
-        yield rows[key]
+            with progress(title, rounds=config.rounds) as show:
+                for new in _executed(missing, show):
+                    rows[_key(new["config"])] = new
+                    jsonl.append(results, new)
+        yield rows[_of(config)]
+
+
+def _executed(configs: Sequence[RunConfig], show: Callable[[Row], None]) -> list[Row]:
+    runs = [prepare(config) for config in configs]
+    return [execute(runs[0], show)[0]] if len(runs) == 1 else execute_together(runs, show)
+
+
+def _but_seed(config: RunConfig) -> RunConfig:
+    return dataclasses.replace(config, seed=0)
+
+
+def _of(config: RunConfig) -> str:
+    return _key(dataclasses.asdict(config))
 
 
 def _key(config: dict) -> str:

@@ -7,25 +7,30 @@ from rich.table import Table
 
 from ..progress import mebibytes
 from ..runs import Row
-from .pareto import points
+from .pareto import SECONDS, cost_of, points, unit
 
 UNCOMPRESSED = "identity()"
 """The codec that others are compared with."""
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """One line per codec, most bytes first; * marks the Pareto front.
+    """One line per codec, most bytes first; * marks the Pareto front, against simulated seconds
+    where all rows have a link's, else against bytes.
 
     Columns: bytes sent by clients, how many times fewer than uncompressed, bits per trainable
-    parameter and message, nats per byte held out of the training clients, how much more than
-    uncompressed, nats per byte of clients that took no part, seconds.
+    parameter and message, nats per byte (or pair) held out of the training clients, how much more
+    than uncompressed, nats per byte (or pair) of clients that took no part, seconds
+    that it took, and on the link.
     """
-    shown = sorted(points(rows), key=lambda p: -p.uplink_bytes)
+    cost = cost_of(rows)
+    timed = cost is SECONDS
+    shown = sorted(points(rows, cost), key=lambda p: -p.uplink_bytes)
     reference = next((p for p in shown if p.codec == UNCOMPRESSED), None)
-    out = Table(title="Held-out nats per byte against bytes sent by clients", box=box.SIMPLE_HEAD)
+    title = f"Held-out nats per {unit(rows)} against {cost.words}"
+    out = Table(title=title, box=box.SIMPLE_HEAD)
     out.add_column("")
     out.add_column("codec", min_width=20, overflow="fold")
-    for name in ("uplink", "fewer", "bits", "seen", "more", "unseen", "s"):
+    for name in ("uplink", "fewer", "bits", "seen", "more", "unseen", "s", *(["link s"] * timed)):
         out.add_column(name, justify="right", no_wrap=True)
     for p in shown:
         out.add_row(
@@ -38,6 +43,7 @@ def table(rows: Sequence[Row]) -> Table:
             f"{p.nats - reference.nats:+.4f}" if reference else "",
             f"{p.unseen_nats:.4f}",
             f"{p.seconds:.1f}",
+            *([f"{p.cost:.4g}"] * timed),
         )
     if "heldout_bigram_nats_per_byte" in rows[0]:
         seen, unseen = (

@@ -9,12 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .config import DecoderConfig, check
-from .layers import MLP, Attention, Linear, Past, View, norm
+from .layers import Block, Linear, Past, View, norm
+from .masks import EVERYONE, cut_to_window, mask_of, own_mask, within
 from .params import filled, shapes
 from .rope import rates, turns
-
-EVERYONE = -1
-"""The segment of a prompt, which all segments see."""
 
 
 class Cache(NamedTuple):
@@ -26,27 +24,6 @@ class Cache(NamedTuple):
     """The segment of each slot's token."""
     used: Int[Array, ""]
     """Slots filled, the same for each row."""
-
-
-class Block(nnx.Module):
-    """Attention and MLP, each after a norm and around a residual."""
-
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
-        width, after = config.hidden_size, config.norm_placement == "pre_and_post"
-        self.input_norm = norm(config, width)
-        self.attention = Attention(config, rngs=rngs)
-        self.attention_out_norm = norm(config, width) if after else None
-        self.post_attention_norm = norm(config, width)  # before the MLP, as Llama names it
-        self.mlp = MLP(config, rngs=rngs)
-        self.mlp_out_norm = norm(config, width) if after else None
-
-    def __call__(
-        self, x: Float[Array, "batch seq width"], view: View, past: Past | None
-    ) -> tuple[Float[Array, "batch seq width"], Past | None]:
-        y, past = self.attention(self.input_norm(x), view, past)
-        x = x + (y if self.attention_out_norm is None else self.attention_out_norm(y))
-        y = self.mlp(self.post_attention_norm(x))
-        return x + (y if self.mlp_out_norm is None else self.mlp_out_norm(y)), past
 
 
 class Decoder(nnx.Module):
@@ -89,13 +66,8 @@ class Decoder(nnx.Module):
         positions: Int[Array, "batch seq"] | None = None,
         segments: Int[Array, "batch seq"] | None = None,
     ) -> Float[Array, "batch seq vocab"]:
-        seq, window, extra = tokens.shape[1], self.config.sliding_window, self._prompt_slots()
-        if positions is None:
-            positions = jnp.arange(seq)[None] if segments is None else within(segments)
-        sliding = any(self.config.sliding) and window is not None and window < seq + extra
-        if segments is None and (sliding or extra):
-            segments = jnp.ones((1, seq), jnp.int32)
-        positions = positions + self._slots_ahead()
+        seq, extra = tokens.shape[1], self._prompt_slots()
+        positions, segments = self._places(seq, positions, segments)
         x = self._embed(tokens, positions)
         if segments is not None and extra:
             segments = jnp.pad(segments, ((0, 0), (extra, 0)), constant_values=EVERYONE)
@@ -103,9 +75,39 @@ class Decoder(nnx.Module):
             positions = jnp.concatenate(
                 [jnp.broadcast_to(jnp.arange(extra), (len(positions), extra)), positions], axis=1
             )
-        mask = None if segments is None else _mask(segments, segments, jnp.arange(seq + extra))
+        mask = own_mask(segments)
         hidden, _ = self._blocks(x, positions, mask, 0, None)
         return self._logits(hidden[:, extra:])
+
+    def lower(
+        self,
+        tokens: Int[Array, "batch seq"],
+        *,
+        positions: Int[Array, "batch seq"] | None = None,
+        segments: Int[Array, "batch seq"] | None = None,
+    ) -> Float[Array, "batch seq width"]:
+        """What the blocks that there are make of tokens, for `upper` of a model of those above.
+
+        For a model without `prompt`, and `blocks` of its first layers alone.
+        """
+        positions, segments = self._places(tokens.shape[1], positions, segments)
+        x = self._embed(tokens, positions)
+        return self._blocks(x, positions, own_mask(segments), 0, None)[0]
+
+    def upper(
+        self,
+        hidden: Float[Array, "batch seq width"],
+        *,
+        first: int,
+        positions: Int[Array, "batch seq"] | None = None,
+        segments: Int[Array, "batch seq"] | None = None,
+    ) -> Float[Array, "batch seq vocab"]:
+        """Logits from what `lower` of another model made: its blocks are the layers from `first`
+        on, and of positions and segments both are told the same.
+        """
+        positions, segments = self._places(hidden.shape[1], positions, segments)
+        mask = own_mask(segments)
+        return self._logits(self._blocks(hidden, positions, mask, 0, None, layer=first)[0])
 
     def extend(
         self,
@@ -131,7 +133,7 @@ class Decoder(nnx.Module):
         positions = positions + self._slots_ahead()
         places = cache.used + jnp.arange(tokens.shape[1])
         past = Past(cache.keys, cache.values, jnp.int32(0), cache.used)
-        mask = _mask(segments, known, places)
+        mask = mask_of(segments, known, places)
         x = self._embed(tokens, positions)
         hidden, filled = self._blocks(x, positions, mask, cache.used, past)
         assert filled is not None  # noqa: S101
@@ -157,12 +159,27 @@ class Decoder(nnx.Module):
         if not extra:
             return Cache(empty, empty, segments, jnp.int32(0))
         segments = segments.at[:, :extra].set(EVERYONE)
-        mask = _mask(segments[:, :extra], segments, jnp.arange(extra))
+        mask = mask_of(segments[:, :extra], segments, jnp.arange(extra))
         past = Past(empty, empty, jnp.int32(0), jnp.int32(0))
         prompt, places = self._embed_prompt(batch), jnp.arange(extra)[None]
         _, filled = self._blocks(prompt, places, mask, 0, past)
         assert filled is not None  # noqa: S101
         return Cache(filled.keys, filled.values, segments, jnp.int32(extra))
+
+    def _places(
+        self,
+        seq: int,
+        positions: Int[Array, "#batch seq"] | None,
+        segments: Int[Array, "#batch seq"] | None,
+    ) -> tuple[Int[Array, "#batch seq"], Int[Array, "#batch seq"] | None]:
+        """Positions behind what stands before each row, and segments where a mask needs them."""
+        window, extra = self.config.sliding_window, self._prompt_slots()
+        if positions is None:
+            positions = jnp.arange(seq)[None] if segments is None else within(segments)
+        sliding = any(self.config.sliding) and window is not None and window < seq + extra
+        if segments is None and (sliding or extra):
+            segments = jnp.ones((1, seq), jnp.int32)
+        return positions + self._slots_ahead(), segments
 
     def _prompt_slots(self) -> int:
         return 0 if self.prompt is None else self.prompt.shape[0]
@@ -179,12 +196,13 @@ class Decoder(nnx.Module):
         mask: Bool[Array, "#batch 1 seq keys"] | None,
         first: Int[Array, ""] | int,
         past: Past | None,
+        layer: int = 0,
     ) -> tuple[Float[Array, "batch seq width"], Past | None]:
         view = self._views(positions, mask, first)
         products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         keep = None if self.config.remat else products
         index, slides = jnp.arange(self.config.num_hidden_layers), jnp.array(self.config.sliding)
-        done = 0
+        done = layer
         for blocks in (self.before, self.blocks, self.after):
             if blocks is None:
                 continue
@@ -217,7 +235,9 @@ class Decoder(nnx.Module):
         views = [
             View(
                 turns(positions, rates(c, local=local)) if rotary else None,
-                _cut(mask, first, c.sliding_window or 0) if local and mask is not None else mask,
+                cut_to_window(mask, first, c.sliding_window or 0)
+                if local and mask is not None
+                else mask,
             )
             for local in kinds
         ]
@@ -271,30 +291,3 @@ def empty(config: DecoderConfig) -> PyTree:
 def from_params(config: DecoderConfig, params: PyTree) -> Decoder:
     """The decoder with given parameters, in the structure of `empty`, as `filled` says."""
     return filled(lambda: Decoder(config, rngs=nnx.Rngs(0)), params)
-
-
-def within(segments: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
-    """The place of each token in its run of one segment, from 0."""
-    index = jnp.arange(segments.shape[1])
-    starts = jnp.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
-    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-
-
-def _mask(
-    mine: Int[Array, "#batch seq"], theirs: Int[Array, "#batch keys"], places: Int[Array, " seq"]
-) -> Bool[Array, "#batch 1 seq keys"]:
-    """Tokens of the same segment, or of everyone's, at no later place. Padding sees padding, so no
-    row is empty.
-    """
-    causal = jnp.arange(theirs.shape[1]) <= places[:, None]
-    seen = (mine[:, :, None] == theirs[:, None, :]) | (theirs[:, None, :] == EVERYONE)
-    return (seen & causal)[:, None]
-
-
-def _cut(
-    mask: Bool[Array, "#batch 1 seq keys"], first: Int[Array, ""] | int, window: int
-) -> Bool[Array, "#batch 1 seq keys"]:
-    """The mask without what lies a window or more before a token."""
-    seq, keys = mask.shape[-2:]
-    places = first + jnp.arange(seq)
-    return mask & (jnp.arange(keys) > places[:, None] - window)

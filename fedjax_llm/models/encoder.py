@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .config import Activation, DecoderConfig
-from .decoder import within
 from .layers import MLP, Attention, LayerNorm, Linear, View
+from .masks import within
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,3 +200,24 @@ class MLP(nnx.Module):
         else:
             inner = act(self.gate_proj(flat)) * self.up_proj(flat)
         return self.down_proj(inner).reshape(x.shape)
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each after a norm and around a residual."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        width, after = config.hidden_size, config.norm_placement == "pre_and_post"
+        self.input_norm = norm(config, width)
+        self.attention = Attention(config, rngs=rngs)
+        self.attention_out_norm = norm(config, width) if after else None
+        self.post_attention_norm = norm(config, width)  # before the MLP, as Llama names it
+        self.mlp = MLP(config, rngs=rngs)
+        self.mlp_out_norm = norm(config, width) if after else None
+
+    def __call__(
+        self, x: Float[Array, "batch seq width"], view: View, past: Past | None
+    ) -> tuple[Float[Array, "batch seq width"], Past | None]:
+        y, past = self.attention(self.input_norm(x), view, past)
+        x = x + (y if self.attention_out_norm is None else self.attention_out_norm(y))
+        y = self.mlp(self.post_attention_norm(x))
+        return x + (y if self.mlp_out_norm is None else self.mlp_out_norm(y)), past

@@ -2,13 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
 
 from fedjax_compression.text import parse
 
 from ..models import DecoderConfig
-from .methods import BY_ESTIMATES, OWN_SERVER_STEP, takes
-from .names import named
+from .learning import TASKS, Long
+from .methods import ALL_AT_ONCE, BY_ESTIMATES, OWN_SERVER_STEP, takes
+from .names import built, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,9 @@ class RunConfig:
     """Share of the last round's update that clients and server subtract before coding an uplink;
     above 0 the downlink carries that update too."""
     client_axis: str | None = None
-    """vmap(), scan(), chunked(size), or auto() for the fastest of these. Unless given, vmap() for
-    a fresh decoder and scan() for a checkpoint."""
+    """vmap(), scan(), chunked(size), sharded(inner=scan()) for such an axis on each device, or
+    auto() for the fastest of these. Unless given, vmap() for a fresh decoder and scan() for a
+    checkpoint."""
     client_optimizer: str | None = None
     """An Optax optimizer of each client. Unless given, adam(0.006) for a fresh decoder and
     adam(0.0005) for a checkpoint; SGD for methods without gradients."""
@@ -50,18 +51,38 @@ class RunConfig:
     """Windows in a step."""
     seq: int = 64
     """Tokens in a window; a fresh decoder's are bytes."""
+    task: str = "language_model()"
+    """language_model(), or preference(beta=0.1) for DPO on pairs of answers."""
     data: str = "shakespeare()"
     """shakespeare(), chitchat(), fedit('folder'), or jsonl or parquet, such as
-    jsonl('chats.jsonl', fields(messages='messages', client='user')); or any of them dealt out
+    jsonl('chats.jsonl', fields(messages='messages', client='user')), with pair_fields for pairs,
+    such as jsonl('pairs.jsonl', pair_fields(client='user')); or any of them dealt out
     anew by iid, dirichlet, label_shards, log_normal or power_law, such as
     iid(chitchat(), clients=100, seed=0)."""
     population: int | None = None
     """Clients to keep of those there are, drawn by the seed; a tenth of them is held out."""
-    long: Literal["error", "truncate", "split"] = "split"
-    """What becomes of an example longer than a window, where a checkpoint reads it."""
+    long: Long | None = None
+    """What becomes of an example longer than a window, where a checkpoint reads it: error, truncate
+    or split, which it is unless given; of a pair error, which it is unless given, or drop."""
     model: str | None = None
     """A checkpoint to start from: a folder, a .gguf file, smollm2, or owner/name on the hub; a
     fresh decoder of the sizes below, which reads bytes, unless given."""
+    faults: str | None = None
+    """What goes wrong, by probabilities of each client in each round, such as
+    faults(dropout=0.1, silence=0.01, failure=0.01, partial=0.2); nothing unless given."""
+    link: str | None = None
+    """Bits per second, seconds of latency and of a step, from which rounds get simulated seconds:
+    link(uplink=10e6, downlink=50e6, latency=0.05, step=0.1) for all clients, or
+    links('links.csv') for each; no time unless given."""
+    deadline: str | None = None
+    """Who answers in time: deadline(first=24), deadline(seconds=60), or both; all unless given."""
+    availability: str | None = None
+    """Who can be drawn when: trace('trace.csv'), or diurnal(share=0.3); all at all times unless
+    given."""
+    buffer: int | None = None
+    """Answers after which the server steps while others are still at work, as FedBuff does;
+    `clients` are then those at work at a time, and `rounds` the server's steps. Needs a link.
+    Nothing of such a run is kept for --resume, which begins it again."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
@@ -69,12 +90,14 @@ def canonical(config: RunConfig) -> RunConfig:
     """The same configuration with each text in its one spelling, and all defaults in place."""
     given = config.local_steps is not None or config.local_epochs is not None
     fresh = config.model is None
+    method = named("algorithm", parse, config.algorithm).name
     config = dataclasses.replace(
         config,
         local_steps=config.local_steps if given else 8,
-        client_axis=config.client_axis or ("vmap()" if fresh else "scan()"),
+        long=config.long or built("task", config.task, TASKS).long[0],
+        client_axis=config.client_axis
+        or ("vmap()" if (fresh and not config.buffer) or method in ALL_AT_ONCE else "scan()"),
     )
-    method = named("algorithm", parse, config.algorithm).name
     if config.client_optimizer is None and takes(method, "client_optimizer"):
         adam = f"adam({0.006 if fresh else 0.0005})"
         own = f"sgd({0.0001 if fresh else 0.000001})" if method in BY_ESTIMATES else adam
@@ -93,7 +116,12 @@ def canonical(config: RunConfig) -> RunConfig:
             "client_optimizer",
             "server_optimizer",
             "adapter",
+            "task",
             "data",
+            "faults",
+            "link",
+            "deadline",
+            "availability",
         )
         if getattr(config, name) is not None
     }

@@ -1,28 +1,33 @@
 """One run: its rounds as rows, and what came of it."""
 
-import importlib.metadata
-import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import numpy as np
-from jaxtyping import PyTree
-
 from .. import models
 from ..adapters import export_adapter, merge_adapter
-from ..base import base_of
-from ..digest import digest
-from ..ledger import total_bytes
-from ..simulation import ClientAxis, Progress, Round, Timed, candidates, fastest, simulate
+from ..simulation import (
+    Auto,
+    ClientAxis,
+    Member,
+    Progress,
+    Round,
+    Timed,
+    candidates,
+    fastest,
+    simulate,
+    simulate_buffered,
+    simulate_split,
+    simulate_together,
+)
+from ..split import SplitMethod
 from .prepare import Run
-from .quality import Row, quality
+from .quality import Row
+from .rows import Trained, round_row, summary
 
 
 class Past(NamedTuple):
@@ -31,14 +36,6 @@ class Past(NamedTuple):
     progress: Progress | None = None
     rows: Sequence[Row] = ()
     seconds: float = 0.0
-
-
-class Trained(NamedTuple):
-    """What came of a run."""
-
-    params: PyTree
-    frozen: PyTree
-    """The task's, with what the method has added to it."""
 
 
 def execute(
@@ -57,29 +54,54 @@ def execute(
     axis = run.client_axis if isinstance(run.client_axis, ClientAxis) else settled(run).axis
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
-    state = past.progress.state if past.progress else None
-    for finished in _rounds(run, axis, past.progress):
-        state = finished.state
-        rows.append(_round_row(run, finished))
+    last: Round | None = None
+    for finished in rounds(run, axis, past.progress):
+        last = finished
+        rows.append(round_row(run, finished))
         each(rows[-1])
         if keep:
             keep(finished, time.perf_counter() - started)
-    params = run.task.params if state is None else state.params
-    trained = Trained(params, base_of(state, run.task.frozen))
-    row = {
-        "algorithm": run.config.algorithm,
-        "codec": run.config.uplink,
-        "seed": run.config.seed,
-        **_bytes(run, rows),
-        **quality(run, *trained),
-        "failed": sum(row["failed"] for row in rows),
-        "digest": digest(params if trained.frozen is run.task.frozen else trained),
-        "seconds": round(time.perf_counter() - started, 3),
-        "versions": versions(),
-        "device": str(jax.devices()[0].device_kind),
-        "config": asdict(run.config),
-    }
-    return row, trained
+    state = last.state if last else past.progress and past.progress.state
+    progress = last.progress if last else lambda: past.progress
+    return summary(run, rows, state, progress, time.perf_counter() - started)
+
+
+def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[Row]:
+    """The summaries of runs that differ in seed alone, run as one program; `each` takes the rounds
+    of the first. Their `seconds` are those of all.
+
+    Raises `ValueError` for a client axis, a method or conditions that cannot run so.
+    """
+    (config, method), conditions = (runs[0].config, runs[0].algorithm), runs[0].conditions
+    axis = runs[0].client_axis
+    if isinstance(axis, Auto):
+        raise ValueError("client_axis: expected vmap() or scan() for runs together, got auto().")
+    if isinstance(method, SplitMethod) or config.buffer is not None or any(conditions):
+        raise ValueError(
+            "together: expected a method of whole rounds, without faults, network or buffer, got "
+            f"{config.algorithm} with one of these."
+        )
+    started = time.perf_counter()
+    members = [
+        Member(run.task.params, run.task.frozen, run.split.train, run.config.seed) for run in runs
+    ]
+    rows: list[list[Row]] = [[] for _ in runs]
+    for finished in simulate_together(
+        lambda _: method,
+        members,
+        runs[0].batching,
+        rounds=config.rounds,
+        clients=config.clients,
+        client_axis=axis,
+    ):
+        for run, mine, one in zip(runs, rows, finished, strict=True):
+            mine.append(round_row(run, one))
+        each(rows[0][-1])
+    seconds = time.perf_counter() - started
+    return [
+        {**summary(run, mine, one.state, one.progress, seconds)[0], "together": len(runs)}
+        for run, mine, one in zip(runs, rows, finished, strict=True)
+    ]
 
 
 def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
@@ -106,7 +128,7 @@ def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
 
 def settled(run: Run) -> Timed:
     """The client axis that `auto()` stands for on this machine; says so on standard error."""
-    best, found = fastest(lambda axis: _rounds(run, axis), candidates(run.config.clients))
+    best, found = fastest(lambda axis: rounds(run, axis), candidates(run.config.clients))
     times = ", ".join(
         f"{each.name} {f'{each.seconds:.3g} s' if each.seconds else 'does not fit'}"
         for each in found
@@ -115,55 +137,34 @@ def settled(run: Run) -> Timed:
     return best
 
 
-def _rounds(run: Run, axis: ClientAxis, start: Progress | None = None) -> Iterator[Round]:
+def rounds(
+    run: Run, axis: ClientAxis, start: Progress | None = None
+) -> Generator[Round, None, None]:
+    """The rounds of a run, those after `start` where it is given."""
+    config, method = run.config, run.algorithm
+    federation = run.task.params, run.task.frozen, run.split.train, run.batching
+    count, clients, seed = config.rounds, config.clients, config.seed
+    if isinstance(method, SplitMethod):
+        return simulate_split(
+            method, *federation, rounds=count, clients=clients, seed=seed, start=start
+        )
+    if config.buffer is not None:
+        return simulate_buffered(
+            method,
+            *federation,
+            rounds=count,
+            clients=clients,
+            buffer=config.buffer,
+            seed=seed,
+            conditions=run.conditions,
+        )
     return simulate(
-        run.algorithm,
-        run.task.params,
-        run.task.frozen,
-        run.split.train,
-        run.batching,
-        rounds=run.config.rounds,
-        clients=run.config.clients,
-        seed=run.config.seed,
+        method,
+        *federation,
+        rounds=count,
+        clients=clients,
+        seed=seed,
         client_axis=axis,
         start=start,
+        conditions=run.conditions,
     )
-
-
-def _round_row(run: Run, finished: Round) -> Row:
-    info, targets = finished.client_info, finished.client_info.targets
-    seen = np.isfinite(info.loss) * targets
-    return {
-        "round": finished.round,
-        "train_nats_per_token": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
-        "accepted": int(finished.server_info.accepted),
-        "failed": int(finished.server_info.failed),
-        "update_norm": float(finished.server_info.update_norm),
-        "uplink_bytes": total_bytes(finished.messages, "up"),
-        "downlink_bytes": total_bytes(finished.messages, "down"),
-        "header_bytes": sum(entry.header_bytes for entry in finished.messages),
-        "clients": [run.split.train.names[client] for client in finished.clients],
-    }
-
-
-def _bytes(run: Run, rows: list[Row]) -> Row:
-    uplink = [row["uplink_bytes"] for row in rows]
-    downlink = [row["downlink_bytes"] for row in rows]
-    trainable = sum(leaf.size for leaf in jax.tree.leaves(run.task.params))
-    messages = run.config.clients * run.config.rounds
-    return {
-        "trainable": trainable,
-        "uplink_bytes": sum(uplink),
-        "downlink_bytes": sum(downlink),
-        "uplink_bits_per_parameter": 8 * sum(uplink) / (messages * trainable),
-        "downlink_bits_per_parameter": 8 * sum(downlink) / (messages * trainable),
-        "uplink_bytes_by_round": uplink,
-        "downlink_bytes_by_round": downlink,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what a run's bits depend on."""
-    packages = ("fedjax-llm", "jax", "jaxlib", "flax", "optax", "numpy")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}

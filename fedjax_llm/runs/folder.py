@@ -17,9 +17,10 @@ from fedjax_compression.text import build, parse
 from .. import jsonl
 from ..simulation import CLIENT_AXES, Auto, Round
 from ..simulation.checkpoints import Checkpoints
-from .execute import Past, settled, versions
+from .execute import Past, settled
 from .prepare import Run
 from .quality import Row
+from .rows import versions
 from .stopping import Stop, locked, stop_signals
 
 
@@ -44,7 +45,8 @@ def opened(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFold
     A checkpoint is written after each `every` rounds, after the last, and after the running one
     at SIGTERM or SIGINT, which then end the process with 128 and the signal's number. With
     `resume` a run in the folder goes on from its last whole checkpoint, and rows of later rounds
-    are taken out of rounds.jsonl, to be made again; where there is no run, one begins.
+    are taken out of rounds.jsonl, to be made again; where there is no run, one begins. A run with
+    a buffer has no checkpoints, and begins again.
     Raises `ValueError` for a run that is there without `resume`, for a run of another
     configuration, by the field, for a folder in use, and for rounds.jsonl without its rows.
     """
@@ -147,13 +149,15 @@ def _keeper(
 ) -> Callable[[Round, float], None]:
     def keep(finished: Round, seconds: float) -> None:
         number, asked = finished.round, stop.by
-        if asked or number % every == 0 or number == run.config.rounds:
+        saved = run.config.buffer is None
+        if saved and (asked or number % every == 0 or number == run.config.rounds):
             checkpoints.save(finished.progress(), {"seconds": seconds})
         if asked:
             checkpoints.wait()
             print(
                 f"fedjax-llm: stopped by {asked.name} after round {number} of "
-                f"{run.config.rounds}; --resume --out {out} goes on.",
+                f"{run.config.rounds}; --resume --out {out} "
+                f"{'goes on' if saved else 'begins it again'}.",
                 file=sys.stderr,
             )
             raise SystemExit(128 + asked)

@@ -16,29 +16,36 @@ from ..adapters.low_rank import LowRank
 from ..algorithm import FederatedAlgorithm
 from ..base import base_of
 from ..data import Batching, Split, hold_out
-from ..simulation import CLIENT_AXES, Auto, ClientAxis
-from ..tasks import Task, language_model
+from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
+from ..split import SplitMethod
+from ..tasks import Task
+from .conditions import conditions
 from .config import RunConfig, canonical
-from .methods import ALGORITHMS, EVERY_ROUND, FLAGS, SLOPES, takes
+from .learning import TASKS, Learning
+from .methods import ALGORITHMS, FLAGS, SLOPES, takes
 from .names import ADAPTERS, OPTIMIZERS, built, named
+from .taken import check_adapter, check_clients, taken
 from .workload import Workload, workload
 
 
 class Run(NamedTuple):
-    """A configuration, built and checked: nothing has run yet, nothing was written."""
+    """A configuration, built and checked: no round has run yet, nothing was written."""
 
     config: RunConfig
+    learning: Learning
     workload: Workload
     task: Task
     split: Split
     client_optimizer: optax.GradientTransformation | None
-    algorithm: FederatedAlgorithm
+    algorithm: FederatedAlgorithm | SplitMethod
     batching: Batching
     client_axis: ClientAxis | Auto
+    conditions: Conditions
 
 
 def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
-    """Build everything that a configuration names. Tokens of a checkpoint's are kept in `cache`.
+    """Build everything that a configuration names. Tokens of texts are kept in `cache`, where a
+    checkpoint reads them. What pairs are measured against is computed here, last of all.
 
     Raises `ValueError` naming the field, what was expected and what was got.
     """
@@ -50,7 +57,10 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     batching = Batching(
         seq=config.seq, batch=config.batch, steps=config.local_steps, epochs=config.local_epochs
     )
+    learning: Learning = built("task", config.task, TASKS)
+    assert config.long is not None  # noqa: S101 - as it is canonical
     learnt = workload(
+        learning,
         text=config.data,
         population=config.population,
         seed=config.seed,
@@ -67,7 +77,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"got {config.clients}."
         )
     adapter = built("adapter", config.adapter, ADAPTERS)
-    task = language_model(
+    task = learning.build(
         learnt.decoder, key=jr.key(config.seed), adapter=adapter, params=learnt.params
     )
     given = {
@@ -87,27 +97,32 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"misses a message cannot read the next; expected clients to be "
             f"{len(split.train.names)}, all there are, got {config.clients}."
         )
-    method = parse(config.algorithm).name
-    if config.clients < len(split.train.names) and method in EVERY_ROUND:
-        raise ValueError(
-            f"algorithm: {method} needs every client in every round, expected clients to be "
-            f"{len(split.train.names)}, all there are, got {config.clients}."
-        )
+    check_clients(config, len(split.train.names))
+    under = conditions(config, given["downlink"])
+    check_adapter(config, task.params)
+    given |= taken(config, learnt, task, split)
+    algorithm = _algorithm(config, task, given, population=float(split.train.targets().sum()))
+    client_axis = built("client_axis", config.client_axis, CLIENT_AXES)
+    ready = learning.ready(task, learnt.corpus, config.seq)
+    if ready is not learnt.corpus:
+        split = hold_out(ready, seed=config.seed)
     return Run(
         config,
+        learning,
         learnt,
         task,
         split,
         given.get("client_optimizer"),
-        algorithm=_algorithm(config, task, given, population=float(split.train.targets().sum())),
-        batching=batching,
-        client_axis=built("client_axis", config.client_axis, CLIENT_AXES),
+        algorithm,
+        batching,
+        client_axis,
+        under,
     )
 
 
 def _algorithm(
     config: RunConfig, task: Task, given: Mapping[str, Any], *, population: float
-) -> FederatedAlgorithm:
+) -> FederatedAlgorithm | SplitMethod:
     """The method that a configuration names, with what it takes of the flags.
 
     Raises `ValueError` for a flag that it does not take.
@@ -133,7 +148,7 @@ def _algorithm(
     factories = {
         name: partial(
             factory,
-            task.loss,
+            *(() if takes(name, "halves") else (task.loss,)),
             like,
             **{flag: value for flag, value in known.items() if takes(name, flag)},
         )
@@ -144,7 +159,7 @@ def _algorithm(
     return algorithm
 
 
-def _check_base(algorithm: FederatedAlgorithm, task: Task) -> None:
+def _check_base(algorithm: FederatedAlgorithm | SplitMethod, task: Task) -> None:
     """Raise `ValueError` where a method cannot add what it adds to the frozen kernels there are."""
 
     def begun(params: Any, frozen: Any) -> Any:

@@ -1,38 +1,86 @@
 """How good a run's model is on text that it did not learn from, and what it stands beside."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from ..data import Corpus, bigram_nats
-from ..evaluation import ByClient, baselines, by_client, distribution, token_bytes
+from ..evaluation import (
+    ByClient,
+    baselines,
+    by_client,
+    by_own_model,
+    distribution,
+    token_bytes,
+)
+from ..simulation import StoreRows
 from .prepare import Run
 
 Row = dict[str, Any]
 LOGITS = 2**24
 """Entries of logits that an evaluation holds at a time, at most."""
+OWN_ROWS = 16
+"""Rows that an evaluation of a client's own model runs at a time, at most."""
 
 
 def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
-    """Nats per token and per byte on the held-out text of clients that took part (`heldout`) and on
-    that of clients that did not (`unseen`), and for streams of bytes those of a byte bigram.
+    """Nats per token and per byte, or per pair and the share of pairs that are `preferred`, on what
+    was held out of clients that took part (`heldout`) and on all of clients that did not
+    (`unseen`), and for streams of bytes those of a byte bigram.
     """
     row: Row = {}
+    shares = run.learning.shares(run.task)
     for name, corpus in (("heldout", run.split.seen), ("unseen", run.split.unseen)):
         if corpus.names:
-            measured = by_client(
-                run.task.nats,
-                params,
-                frozen,
-                corpus,
+            measured = partial(
+                by_client,
+                params=params,
+                frozen=frozen,
+                data=corpus,
                 seq=run.config.seq,
                 batch=_batch(run),
             )
-            row |= _named(name, measured, corpus, _sizes(run))
+            row |= _named(run, name, measured(run.task.nats), corpus)
+            row |= _shares(name, {share: measured(of) for share, of in shares.items()})
             if run.workload.tokenizer is None:
                 row[f"{name}_bigram_nats_per_byte"] = bigram_nats(run.split.train, corpus)
     return row
+
+
+def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) -> Row:
+    """The same of clients that took part, each by its own model, where the method has them keep
+    one; a client that was in no round has the server's. `personal_models` counts the others.
+    """
+    if run.algorithm.personal is None or not run.split.seen.names:
+        return {}
+    personal = jax.jit(run.algorithm.personal)
+    place = {run.split.train.names[client]: row for row, client in enumerate(kept.clients)}
+
+    def params_of(name: str) -> PyTree:
+        if name not in place:
+            return params
+        own = jax.tree.map(lambda leaf: leaf[place[name]], kept.states)
+        return personal(params, own)
+
+    seen = run.split.seen
+    measured = partial(
+        by_own_model,
+        params_of=params_of,
+        frozen=frozen,
+        data=seen,
+        seq=run.config.seq,
+        batch=min(OWN_ROWS, _batch(run)),
+    )
+    shares = run.learning.shares(run.task)
+    return {
+        "personal_models": sum(name in place for name in seen.names),
+        **_named(run, "personal", measured(run.task.nats), seen),
+        **_shares("personal", {share: measured(of) for share, of in shares.items()}),
+    }
 
 
 def beside(run: Run) -> Row:
@@ -52,19 +100,26 @@ def beside(run: Run) -> Row:
     row: Row = {}
     for name, baseline in found._asdict().items():
         row[name] = {"steps": baseline.steps}
-        row[name] |= _named("heldout", baseline.seen, run.split.seen, _sizes(run))
+        row[name] |= _named(run, "heldout", baseline.seen, run.split.seen)
         if baseline.unseen is not None and baseline.unseen.names:
-            row[name] |= _named("unseen", baseline.unseen, run.split.unseen, _sizes(run))
+            row[name] |= _named(run, "unseen", baseline.unseen, run.split.unseen)
     return row
 
 
-def _named(name: str, measured: ByClient, corpus: Corpus, sizes: np.ndarray) -> Row:
-    size = sizes[corpus.tokens[corpus.is_target()]].sum()
+def _named(run: Run, name: str, measured: ByClient, corpus: Any) -> Row:
     spread = distribution(measured, higher_is_better=False)
+    per = f"{name}_nats_per_{run.learning.unit}"
+    row = {per: spread.weighted_mean, f"{per}_of_worst_tenth": spread.worst_tenth}
+    if isinstance(corpus, Corpus):
+        size = _sizes(run)[corpus.tokens[corpus.is_target()]].sum()
+        row[f"{name}_nats_per_byte"] = float(measured.totals.sum() / size)
+    return row
+
+
+def _shares(name: str, measured: Mapping[str, ByClient]) -> Row:
     return {
-        f"{name}_nats_per_token": spread.weighted_mean,
-        f"{name}_nats_per_byte": float(measured.totals.sum() / size),
-        f"{name}_nats_per_token_of_worst_tenth": spread.worst_tenth,
+        f"{name}_{share}": distribution(by, higher_is_better=True).weighted_mean
+        for share, by in measured.items()
     }
 
 
@@ -75,4 +130,5 @@ def _sizes(run: Run) -> np.ndarray:
 
 
 def _batch(run: Run) -> int:
-    return min(64, max(1, LOGITS // (run.config.seq * run.workload.decoder.vocab_size)))
+    row = run.learning.texts * run.config.seq * run.workload.decoder.vocab_size
+    return min(64, max(1, LOGITS // row))

@@ -4,21 +4,23 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from fedjax_compression.text import build, parse
 from jaxtyping import PyTree
 
 from .. import data, models
-from ..data import Corpus, Example, Examples
+from ..data import ClientData, Example, Examples
+from ..data.examples import Records
 from ..models import DecoderConfig
+from .learning import Learning, Long
 
 
 class Workload(NamedTuple):
     """Text and model, which fit each other."""
 
-    corpus: Corpus
+    corpus: ClientData
     decoder: DecoderConfig
     params: PyTree | None
     """Of the checkpoint; None for a decoder from scratch."""
@@ -27,6 +29,7 @@ class Workload(NamedTuple):
 
 
 def workload(
+    learning: Learning,
     *,
     text: str,
     population: int | None,
@@ -34,28 +37,29 @@ def workload(
     model: str | None,
     decoder: DecoderConfig,
     seq: int,
-    long: Literal["error", "truncate", "split"],
+    long: Long,
     cache: Path | None,
 ) -> Workload:
-    """The clients that `text` names, and a checkpoint with its tokenizer, or a fresh decoder of
-    bytes; as `RunConfig` describes them.
+    """The clients that `text` names, as what is learnt of them needs it, and a checkpoint with its
+    tokenizer, or a fresh decoder of bytes; as `RunConfig` describes them.
 
     Raises `ValueError` naming the field, what was expected and what was got.
     """
-    examples = _drawn(_named("data", text), population, seed)
+    records = _drawn(_named("data", text), population, seed)
+    learning.check(records, long)
     if model is None:
         if decoder.vocab_size < 256:
             raise ValueError(
                 f"vocab_size: expected at least 256 for bytes, got {decoder.vocab_size}."
             )
-        return Workload(data.byte_corpus(_streams(examples)), decoder, None, None)
+        return Workload(learning.bytes_of(records), decoder, None, None)
     _check_sizes(decoder)
     loaded = models.load(model, dtype=decoder.dtype, remat=decoder.remat)
     if not isinstance(loaded.config, DecoderConfig):
         raise ValueError(f"model: expected a decoder, got {model!r}, an encoder.")
     tokenizer = loaded.load_tokenizer()
-    corpus = data.tokenize(
-        examples, tokenizer, seq=seq, long=long, vocab_size=loaded.config.vocab_size, cache=cache
+    corpus = learning.tokens_of(
+        records, tokenizer, seq=seq, long=long, vocab_size=loaded.config.vocab_size, cache=cache
     )
     return Workload(corpus, loaded.config, loaded.params, tokenizer)
 
@@ -66,11 +70,11 @@ def _shakespeare(*, at_least: int = 2000, roles: str = "") -> Examples:
     return {role: [Example(text, source=role)] for role, text in texts.items()}
 
 
-def _dealt(deal: Callable[..., Examples]) -> Callable[..., Examples]:
+def _dealt(deal: Callable[..., Records]) -> Callable[..., Records]:
     """A partition of what clients have together."""
 
     @wraps(deal)
-    def dealt(examples: Examples, **choices: Any) -> Examples:
+    def dealt(examples: Records, **choices: Any) -> Records:
         return deal(data.pooled(examples), **choices)
 
     return dealt
@@ -81,6 +85,7 @@ DATA: Mapping[str, Callable[..., Any]] = {
     "fedit": data.fedit,
     "fields": data.Fields,
     "jsonl": data.jsonl,
+    "pair_fields": data.PairFields,
     "parquet": data.parquet,
     "shakespeare": _shakespeare,
     **{
@@ -92,7 +97,7 @@ DATA: Mapping[str, Callable[..., Any]] = {
 """
 
 
-def _named(field: str, text: str) -> Examples:
+def _named(field: str, text: str) -> Records:
     try:
         found = build(parse(text), DATA)
     except (ValueError, TypeError) as error:
@@ -102,7 +107,7 @@ def _named(field: str, text: str) -> Examples:
     return found
 
 
-def _drawn(examples: Examples, population: int | None, seed: int) -> Examples:
+def _drawn(examples: Records, population: int | None, seed: int) -> Records:
     """So many of the clients, drawn by the seed."""
     if population is None:
         return examples
@@ -113,20 +118,6 @@ def _drawn(examples: Examples, population: int | None, seed: int) -> Examples:
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
     return {names[i]: examples[names[i]] for i in sorted(order[:population].tolist())}
-
-
-def _streams(examples: Examples) -> dict[str, str]:
-    """Each client's texts as one, for a model of bytes."""
-    return {client: "\n".join(map(_plain, own)) for client, own in examples.items()}
-
-
-def _plain(example: Example) -> str:
-    if not isinstance(example.text, str):
-        raise ValueError(
-            f"model: expected a checkpoint, whose tokenizer can write a chat, as {example.source} "
-            "is one, got none."
-        )
-    return example.text
 
 
 def _check_sizes(decoder: DecoderConfig) -> None:

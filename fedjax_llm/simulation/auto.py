@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+import jax
 from jax.errors import JaxRuntimeError
 
 from .client_axis import ClientAxis, chunked, scan, vmap
+from .sharded import sharded
 from .simulate import Round
 
 
@@ -24,9 +26,9 @@ class Auto(NamedTuple):
 
 
 def auto() -> Auto:
-    """The fastest of scan(), chunked(8), chunked(32) and vmap() that fits, by three rounds of each
-    on the data that is to be learnt; which, is said and kept with the run. What is found depends
-    on the machine, and so may the last bits.
+    """The fastest of scan(), chunked(8), chunked(32) and vmap() that fits, and of scan() on each of
+    several devices, by three rounds of each on the data that is to be learnt; which, is said and
+    kept with the run. What is found depends on the machine, and so may the last bits.
     """
     return Auto()
 
@@ -35,7 +37,9 @@ def candidates(clients: int) -> dict[str, ClientAxis]:
     """What `auto()` stands for; one client at a time first, which takes the least memory."""
     sizes = [size for size in (8, 32) if size < clients]
     chunks = {f"chunked({size})": chunked(size) for size in sizes}
-    return {"scan()": scan(), **chunks, "vmap()": vmap()}
+    several = min(jax.device_count(), clients) > 1
+    devices = {"sharded(inner=scan())": sharded(inner=scan())} if several else {}
+    return {"scan()": scan(), **devices, **chunks, "vmap()": vmap()}
 
 
 def fastest(
@@ -78,6 +82,6 @@ def _seconds(run: Iterator[Round], timed: int) -> float | None:
 
 
 CLIENT_AXES: dict[str, Callable[..., ClientAxis | Auto]] = {
-    axis.__name__: axis for axis in (vmap, scan, chunked, auto)
+    axis.__name__: axis for axis in (vmap, scan, chunked, sharded, auto)
 }
-"""Every client axis of one device, by its name."""
+"""Every client axis, by its name."""

@@ -34,8 +34,9 @@ class Checkpoints:
 
     A checkpoint is whole or is not there: it is written under another name and renamed. It holds
     the server's state with that of its optimizer and codecs, every client's that was ever changed,
-    the round, and notes in JSON; keys and the order of data follow from seed and round. With it
-    lies a SHA-256 over every array, as Orbax does not notice bits that turned.
+    the round, simulated time, and notes in JSON; keys, faults and the order of data follow from
+    seed and round. With it lies a SHA-256 over every array, as Orbax does not notice bits that
+    turned.
     Costs a copy of all that in memory and a full write each time. One process at a time.
     """
 
@@ -61,6 +62,7 @@ class Checkpoints:
         arrays = _arrays(progress)
         about = {
             "round": progress.round,
+            "simulated_seconds": progress.seconds,
             "touched": len(progress.store.clients),
             "sha256": digest(arrays),
             "notes": dict(notes),
@@ -152,6 +154,7 @@ class Checkpoints:
                     client,
                 ),
             ),
+            about["simulated_seconds"],
         )
         wanted = _arrays(like)
         found = self._manager.restore(
@@ -191,7 +194,7 @@ def _progress(like: Progress, arrays: Mapping[str, np.ndarray]) -> Progress:
         for i, leaf in enumerate(_leaves(like))
     ]
     state, store = jax.tree.unflatten(jax.tree.structure((like.state, like.store)), leaves)
-    return Progress(like.round, state, store)
+    return Progress(like.round, state, store, like.seconds)
 
 
 def _leaves(progress: Progress) -> Sequence[Any]:

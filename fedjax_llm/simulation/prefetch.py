@@ -1,5 +1,6 @@
 """The next thing made while one is in use."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ def prefetched(make: Callable[[Item], Made], items: Iterable[Item]) -> Generator
     """
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
     ahead: deque[Future[Made]] = deque()
+    finalizing = sys.is_finalizing  # a local name outlives its module at the interpreter's end
     try:
         for item in items:
             ahead.append(pool.submit(make, item))
@@ -26,4 +28,5 @@ def prefetched(make: Callable[[Item], Made], items: Iterable[Item]) -> Generator
         while ahead:
             yield ahead.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        if not finalizing():  # else the thread has been joined, and what it needs is gone
+            pool.shutdown(cancel_futures=True)

@@ -11,7 +11,7 @@ from ..algorithm import Downlink, FederatedAlgorithm, Partial, ServerInfo, Serve
 from ..local import Batches, Frozen
 from .client_axis import ClientAxis, Fold
 
-SAMPLING, SERVER, DATA = (2**32 - purpose for purpose in (1, 2, 3))
+SAMPLING, SERVER, DATA, FAULTS = (2**32 - purpose for purpose in (1, 2, 3, 4))
 """What a round's key is folded with beside the clients' numbers, which lie far below."""
 
 
@@ -30,16 +30,23 @@ class Programs(NamedTuple):
 def round_programs(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) -> Programs:
     """The jitted steps of a round of so many clients, which is run in parts.
 
-    The partial is donated: it is the previous call's, and nobody else's.
+    The partial and the clients' states are donated: they are the previous call's and the host's,
+    and nobody else's.
     """
     begin, clients, finish = _steps(algorithm, client_axis, cohort)
-    return Programs(jax.jit(begin), jax.jit(clients, donate_argnums=4), jax.jit(finish))
+    return Programs(jax.jit(begin), jax.jit(clients, donate_argnums=(4, 7)), jax.jit(finish))
 
 
 def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
-    """The jitted program of a whole round: what is kept, and what is seen."""
+    """`whole_round`, jitted, for rounds by hand: `simulate` donates the clients' states to it."""
+    return jax.jit(whole_round(algorithm, client_axis))
 
-    @jax.jit
+
+def whole_round(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
+    """`(round_key, frozen, state, clients, weights, own, batches) -> (state, own, (downlink,
+    uplinks, client_info, server_info))`, traced.
+    """
+
     def program(
         round_key: Key[Array, ""],
         frozen: Frozen,

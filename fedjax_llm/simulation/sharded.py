@@ -5,26 +5,35 @@ from functools import partial as bind
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
 from .client_axis import Client, ClientAxis, Fold, Outputs, Placement, vmap
 
 
-def sharded(mesh: Mesh, *, axis: str = "clients", inner: ClientAxis | None = None) -> ClientAxis:
+def sharded(
+    mesh: Mesh | None = None, *, axis: str = "clients", inner: ClientAxis | None = None
+) -> ClientAxis:
     """Each device of a mesh's axis runs its share of the cohort as `inner` (`vmap()`) does.
 
-    A cohort that the devices do not divide is filled up with rows of weight zero. What the devices
-    folded is merged in their order, in a tree of log2(devices) steps that holds two partials on
-    each. Parameters lie on every device; `frozen` may be sharded over other axes of the mesh, of
-    the type Auto, and stays so. Where devices belong to several processes, each makes the batches
-    and the messages of its own clients.
-    Raises `ValueError` for an axis that the mesh has not.
+    Unless given, the mesh is that of all devices. A cohort that the devices do not divide is filled
+    up with rows of weight zero. What the devices folded is merged in their order, in a tree of
+    log2(devices) steps that holds two partials on each. Parameters lie on every device; `frozen`
+    may be sharded over other axes of the mesh, of the type Auto, and stays so. Where devices belong
+    to several processes, each makes the batches and the messages of its own clients.
+    Raises `ValueError` for what is no mesh, an axis that it has not, and an inner axis that is not
+    of one device.
     """
+    if mesh is None:
+        mesh = jax.make_mesh((jax.device_count(),), (axis,), axis_types=(AxisType.Auto,))
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"sharded: mesh must be a jax.sharding.Mesh, got {mesh!r}.")
     if axis not in mesh.axis_names:
         raise ValueError(f"sharded: axis must be one of {mesh.axis_names}, got {axis!r}.")
-    inner = inner or vmap()
+    inner = vmap() if inner is None else inner
+    if not isinstance(inner, ClientAxis) or inner.placement:
+        raise ValueError("sharded: inner must be vmap(), scan() or chunked(size).")
     devices = mesh.shape[axis]
 
     def run(

@@ -1,6 +1,6 @@
 """Rounds of a federated algorithm: from the data of clients to what the server makes of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
 from typing import NamedTuple
@@ -12,13 +12,16 @@ from fedjax_compression import wire
 from jaxtyping import Int, PyTree
 
 from ..algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState
-from ..data import Batching, ClientData
-from ..ledger import Entry, entries, lengths
+from ..data import Batching, ClientData, cohort_batches
+from ..ledger import Entry
 from ..local import Frozen, Params
 from .client_axis import ClientAxis, vmap
 from .cohorts import Part, parts
-from .placing import get_all, get_here, put_clients, put_shared, summed
-from .programs import round_program, round_programs, strong
+from .conditions import Conditions, Plan, Settled, known_sizes, settle
+from .faults import failing
+from .placing import get_all, put_clients, put_shared
+from .programs import round_programs, strong, whole_round
+from .seen import Seen, of_one_round, read
 from .store import ClientStore, StoreRows
 
 
@@ -29,6 +32,8 @@ class Progress(NamedTuple):
     """The last that is over."""
     state: ServerState
     store: StoreRows
+    seconds: float = 0.0
+    """Simulated, since the run began."""
 
 
 class Round(NamedTuple):
@@ -45,6 +50,12 @@ class Round(NamedTuple):
     messages: list[Entry]
     progress: Callable[[], Progress]
     """Where the run stands, copied; before the next round is asked for."""
+    plan: Plan | None = None
+    """What became of the cohort; None where nothing could."""
+    seconds: float = 0.0
+    """Simulated, from the run's beginning to the round's end; 0 without a network."""
+    staleness: Int[np.ndarray, " cohort"] | None = None
+    """Steps of the server while each was at work; None where it waits for its cohort."""
 
 
 def simulate(
@@ -60,7 +71,8 @@ def simulate(
     client_axis: ClientAxis | None = None,
     start: Progress | None = None,
     store: ClientStore | None = None,
-) -> Iterator[Round]:
+    conditions: Conditions = Conditions(),
+) -> Generator[Round, None, None]:
     """Run round after round, each with a cohort drawn from the corpus without replacement.
 
     Every key is fold_in(fold_in(key(seed), round), client), so that a client's numbers depend
@@ -71,7 +83,12 @@ def simulate(
 
     From `start` on it goes on to the same bits as the run that it was taken from. Client states
     lie in `store`, in memory unless given; a store that is given is fresh.
-    Raises `ValueError` at the first round where the corpus has not that many clients.
+
+    Under `conditions` some of a cohort do less, or nothing, and rounds take simulated time. Who
+    does not answer in time has weight zero, so that the server's state stays where nobody does;
+    no cohort, however small, compiles anything again. The downlink is sent, and counted, to all.
+    Raises `ValueError` at the first round where the corpus has not that many clients, and as
+    `settle` and `wait_for` do.
     """
     if not 1 <= clients <= len(corpus.names):
         raise ValueError(
@@ -80,6 +97,13 @@ def simulate(
         )
     key = jr.key(seed)
     axis = client_axis or vmap()
+    settled = settle(
+        conditions,
+        corpus.names,
+        lambda: known_sizes(algorithm, params, frozen, _of_one_client(corpus, batching)),
+    )
+    if settled.plan:
+        algorithm = failing(algorithm)
     run_round = (_by_part if axis.at_most else _at_once)(
         algorithm, axis, clients, put_shared(axis, frozen)
     )
@@ -90,6 +114,7 @@ def simulate(
     else:
         state = strong(algorithm.init(jr.fold_in(key, 0), params))
     state = put_shared(axis, state)
+    seconds = start.seconds if start else 0.0
     numbers = range((start.round if start else 0) + 1, rounds + 1)
     coming = parts(
         corpus,
@@ -99,13 +124,19 @@ def simulate(
         rounds=numbers,
         clients=clients,
         client_axis=axis,
+        settled=settled,
+        now=lambda: seconds,
     )
     with closing(coming):
         cohort = np.zeros(0, np.int32)
         for number in numbers:
-            done = run_round(state, _of_one_round(coming, store, cohort), store)
+            done = run_round(state, of_one_round(coming, store, cohort), store)
             state, cohort = done.state, done.clients
-            yield Round(number, *done, partial(_progress, number, state, store))
+            if conditions.network:
+                begins = seconds if done.begins is None else done.begins
+                seconds = begins + _took(settled, done)
+            progress = partial(_progress, number, state, store, seconds)
+            yield Round(number, *done[:5], progress, done.plan, seconds)
 
 
 class _Done(NamedTuple):
@@ -114,6 +145,8 @@ class _Done(NamedTuple):
     client_info: ClientInfo
     server_info: ServerInfo
     messages: list[Entry]
+    plan: Plan | None
+    begins: float | None
 
 
 _RunRound = Callable[[ServerState, Iterator[Part], ClientStore], _Done]
@@ -122,8 +155,10 @@ _RunRound = Callable[[ServerState, Iterator[Part], ClientStore], _Done]
 def _at_once(
     algorithm: FederatedAlgorithm, client_axis: ClientAxis, clients: int, frozen: Frozen
 ) -> _RunRound:
-    """Rounds in one program."""
-    program = round_program(algorithm, client_axis)
+    """Rounds in one program. The clients' states are donated; the server's is not, as who watches
+    rounds may keep it.
+    """
+    program = jax.jit(whole_round(algorithm, client_axis), donate_argnums=5)
 
     def run(state: ServerState, whole: Iterator[Part], store: ClientStore) -> _Done:
         (part,) = whole
@@ -132,8 +167,8 @@ def _at_once(
         state, own, (downlink, uplinks, info, server_info) = program(
             part.round_key, frozen, state, part.clients, part.weights, own, part.batches
         )
-        seen = _read(part, own, (uplinks, info), len(wire.dumps(get_all(downlink))), store)
-        return _Done(state, *seen[:2], get_all(server_info), seen.messages)
+        seen = read(part, own, (uplinks, info), len(wire.dumps(get_all(downlink))), store)
+        return _Done(state, *seen[:2], get_all(server_info), seen.messages, part.plan, part.begins)
 
     return run
 
@@ -147,8 +182,8 @@ def _by_part(
     programs = round_programs(algorithm, client_axis, clients)
 
     def run(state: ServerState, whole: Iterator[Part], store: ClientStore) -> _Done:
-        seen: list[_Seen] = []
-        computing: Callable[[], _Seen] | None = None
+        seen: list[Seen] = []
+        computing: Callable[[], Seen] | None = None
         for part in whole:
             if part.first:
                 downlink, state, gathered = programs.begin(part.round_key, state)
@@ -166,54 +201,32 @@ def _by_part(
             )
             if computing:
                 seen.append(computing())
-            computing = partial(_read, part._replace(own=None, batches=None), own, out, down, store)
+            computing = partial(read, part._replace(own=None, batches=None), own, out, down, store)
         if computing:
             seen.append(computing())
         state, server_info = programs.finish(part.round_key, state, gathered)
         info = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s.client_info for s in seen))
         cohort = np.concatenate([s.clients for s in seen])
         messages = [entry for s in seen for entry in s.messages]
-        return _Done(state, cohort, info, get_all(server_info), messages)
+        return _Done(state, cohort, info, get_all(server_info), messages, part.plan, part.begins)
 
     return run
 
 
-class _Seen(NamedTuple):
-    """What a part left on the host."""
-
-    clients: Int[np.ndarray, " clients"]
-    client_info: ClientInfo
-    messages: list[Entry]
-
-
-def _read(part: Part, own: PyTree, seen: tuple, down: int, store: ClientStore) -> _Seen:
-    """Keep what clients keep, measure what they sent, and drop rows that only fill up."""
-    uplinks, info = seen
-    clients = part.clients[: part.live]
-    own, info = jax.tree.map(lambda leaf: leaf[: part.live], get_all((own, info)))
-    store.scatter(clients, own)
-    live = part.here[part.here < part.live]
-    ups = np.zeros(len(part.clients), np.int64)
-    ups[live] = lengths(jax.tree.map(lambda leaf: leaf[: len(live)], get_here(uplinks)))
-    messages = entries(part.round, clients.tolist(), down, summed(ups)[: part.live])
-    return _Seen(clients, info, messages)
+def _took(settled: Settled, done: _Done) -> float:
+    """Simulated seconds of a round, by its messages."""
+    length = {(e.client, e.direction): e.payload_bytes + e.header_bytes for e in done.messages}
+    cohort = done.clients.tolist()
+    ups = np.array([length.get((client, "up"), 0) for client in cohort])
+    assert done.plan is not None  # noqa: S101 - a network makes one
+    return settled.seconds(done.clients, done.plan, length[cohort[0], "down"], ups)
 
 
-def _of_one_round(
-    coming: Iterator[Part], store: ClientStore, before: Int[np.ndarray, " cohort"]
-) -> Iterator[Part]:
-    """The next round's parts, with what the round before left of those that took part in it."""
-    for part in coming:
-        own = part.clients[part.here]
-        again = np.isin(own, before) if part.first else np.zeros(0, bool)
-        if again.any():
-            fresh = store.gather(own[again])
-            for rows, new in zip(jax.tree.leaves(part.own), jax.tree.leaves(fresh), strict=True):
-                rows[again] = new
-        yield part
-        if part.last:
-            return
+def _of_one_client(corpus: ClientData, batching: Batching) -> PyTree:
+    """A client's batches, for their shapes."""
+    batches = cohort_batches(corpus, batching, [0], np.zeros((1, 2), np.uint32))
+    return jax.tree.map(lambda leaf: leaf[0], batches)
 
 
-def _progress(number: int, state: ServerState, store: ClientStore) -> Progress:
-    return Progress(number, state, store.rows())
+def _progress(number: int, state: ServerState, store: ClientStore, seconds: float) -> Progress:
+    return Progress(number, state, store.rows(), seconds)

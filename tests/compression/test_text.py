@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 from fedjax_compression import codec
 from fedjax_compression.text import Call, build, parse
@@ -42,6 +44,12 @@ def test_a_text_is_printed_back_in_one_spelling(text, canonical):
 def test_only_calls_and_literals_are_read(text):
     with pytest.raises(ValueError, match="expected a call"):
         parse(text)
+
+
+def test_an_error_shows_what_a_text_can_say_and_not_what_the_caller_filled_in():
+    factory = partial(lambda *, of, size, rate=0.5: None, of=object())
+    with pytest.raises(ValueError, match=r"^expected f\(size, rate=0.5\), got f\(\): missing"):
+        build(parse("f()"), {"f": factory})
 
 
 def test_calls_are_built_from_the_inside():

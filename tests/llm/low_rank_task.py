@@ -21,7 +21,6 @@ from fedjax_llm.algorithms import (
     hetlora,
     rolora,
 )
-from fedjax_llm.simulation.simulate import round_program
 
 CLIENTS, STEPS, RANK = 4, 3, 2
 WEIGHTS = jnp.array([1.0, 2.0, 3.0, 4.0])
@@ -55,25 +54,31 @@ B_VALUES = RANK * (2 * 6 + 9)
 SGD, ADAM, ONE = optax.sgd(0.02), optax.adam(0.01), optax.sgd(1.0)
 COHORT = {"scale": SCALE, "clients": CLIENTS}
 TABLE = {
-    "fed_avg": lambda loss: fed_avg(loss, LIKE, client_optimizer=SGD),
-    "ffa_lora": lambda loss: ffa_lora(loss, LIKE, client_optimizer=ADAM),
-    "ffa_lora, coded": lambda loss: ffa_lora(
+    "fed_avg, LoRA": lambda loss, like=LIKE: fed_avg(loss, like, client_optimizer=SGD),
+    "ffa_lora": lambda loss, like=LIKE: ffa_lora(loss, like, client_optimizer=ADAM),
+    "ffa_lora, coded": lambda loss, like=LIKE: ffa_lora(
         loss,
-        LIKE,
+        like,
         client_optimizer=SGD,
         uplink=codec("error_feedback(top_k(fraction=0.5))"),
         downlink=codec("ef21(stochastic_quantize(bits=8))"),
     ),
-    "fedsa_lora": lambda loss: fedsa_lora(loss, LIKE, client_optimizer=SGD),
-    "fed_sb": lambda loss: fed_sb(loss, LIKE, client_optimizer=SGD),
-    "flasc": lambda loss: flasc(loss, LIKE, client_optimizer=SGD, server_optimizer=ADAM),
-    "rolora": lambda loss: rolora(loss, LIKE, client_optimizer=ADAM),
-    "fedex_lora": lambda loss: fedex_lora(loss, LIKE, client_optimizer=SGD, **COHORT),
-    "flora": lambda loss: flora(loss, LIKE, client_optimizer=SGD, **COHORT),
-    "flexlora": lambda loss: flexlora(loss, LIKE, client_optimizer=SGD, ranks=(1, 2)),
-    "hetlora": lambda loss: hetlora(loss, LIKE, client_optimizer=SGD, ranks=(1, 2)),
+    "fedsa_lora": lambda loss, like=LIKE: fedsa_lora(loss, like, client_optimizer=SGD),
+    "fed_sb": lambda loss, like=LIKE: fed_sb(loss, like, client_optimizer=SGD),
+    "fed_sb, from its start": lambda loss, like=LIKE: fed_sb(
+        loss, like, client_optimizer=SGD, seed=None
+    ),
+    "flasc": lambda loss, like=LIKE: flasc(loss, like, client_optimizer=SGD, server_optimizer=ADAM),
+    "rolora": lambda loss, like=LIKE: rolora(loss, like, client_optimizer=ADAM),
+    "fedex_lora": lambda loss, like=LIKE: fedex_lora(loss, like, client_optimizer=SGD, **COHORT),
+    "flora": lambda loss, like=LIKE: flora(loss, like, client_optimizer=SGD, **COHORT),
+    "flexlora": lambda loss, like=LIKE: flexlora(loss, like, client_optimizer=SGD, ranks=(1, 2)),
+    "hetlora": lambda loss, like=LIKE: hetlora(loss, like, client_optimizer=SGD, ranks=(1, 2)),
+    "hetlora, pruning": lambda loss, like=LIKE: hetlora(
+        loss, like, client_optimizer=SGD, ranks=(1, 2), keep=0.5, penalty=1.0
+    ),
 }
-"""By name, or name and variant: how to build it from a loss."""
+"""By name, or name and variant: how to build it from a loss, and from other parameters."""
 
 
 class Rows(NamedTuple):
@@ -107,29 +112,6 @@ def cohort(seed=0, clients=CLIENTS):
     own = jr.normal(keys[1], (clients, 6, 9))
     y = jnp.einsum("ksbi,kio->ksbo", x, own) + jr.normal(keys[2], (clients, 1, 1, 9))
     return Rows(x, y, jnp.ones((clients, STEPS, 4)).at[-1, -1].set(0))
-
-
-def start(algorithm, clients=CLIENTS):
-    own = algorithm.client_init(PARAMS)
-    rows = jax.tree.map(lambda leaf: jnp.stack([leaf] * clients), own)
-    return algorithm.init(jr.key(7), PARAMS), rows
-
-
-def play(program, state, own, rounds, batches=None, weights=WEIGHTS):
-    """States, and what was seen last, of some rounds, each with its own batches unless given."""
-    seen = None
-    for number in rounds:
-        here = cohort(number, len(weights)) if batches is None else batches
-        key = jr.fold_in(jr.key(3), number)
-        state, own, seen = program(key, FROZEN, state, jnp.arange(len(weights)), weights, own, here)
-    return state, own, seen
-
-
-def after(algorithm, axis, rounds=2, **kwargs):
-    """`play` from the start."""
-    clients = len(kwargs.get("weights", WEIGHTS))
-    program = round_program(algorithm, axis)
-    return play(program, *start(algorithm, clients), range(rounds), **kwargs)
 
 
 def mean_of_products(factors, weights=WEIGHTS):

@@ -80,12 +80,15 @@ def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
     ("algorithm", "flags"),
     [
         ("scaffold()", ()),
+        ("q_fed_avg(q=1)", ()),
         ("sparse_loco(chunk=64)", ()),
         ("demo(rate=0.001)", ()),
         ("fed_nova()", ("--client-optimizer", "sgd(0.5, momentum=0.9)")),
         ("fed_kseed(seeds=64)", ()),
         ("decomfl(draws=2)", ()),
         ("spry()", ()),
+        ("ditto(mu=0.5)", ()),
+        ("fed_rep(personal='^norm')", ()),
     ],
 )
 def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
@@ -93,18 +96,33 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
     assert summary["algorithm"] == algorithm
     assert summary["failed"] == 0
     assert 3 < summary["heldout_nats_per_byte"] < 6
+    personal = algorithm.startswith(("ditto", "fed_rep"))
+    assert ("personal_nats_per_token" in summary) == personal
     own = 4 * summary["trainable"]  # bytes of one copy
     sent = summary["uplink_bytes"] / 4  # rounds of clients
     least, most = {
         "scaffold()": (2 * own, 2 * own + 12),
+        "q_fed_avg(q=1)": (own + 16, own + 16),
         "sparse_loco(chunk=64)": (0, own / 20),
         "demo(rate=0.001)": (0, own / 20),
         "fed_nova()": (own + 4, own + 16),
         "fed_kseed(seeds=64)": (12 + 2 + 8, 12 + 2 + 8),  # two steps: 12 bits, two slopes
         "decomfl(draws=2)": (12 + 16, 12 + 16),
         "spry()": (12 + 14, 12 + 14),
+        "ditto(mu=0.5)": (own + 12, own + 12),
+        "fed_rep(personal='^norm')": (own - 4 * 16 + 12, own - 4 * 16 + 12),
     }[algorithm]
     assert least <= sent <= most
+
+
+def test_clients_that_tell_each_other_what_they_expect_send_no_parameter(tmp_path):
+    data = ("--data", "shakespeare(at_least=30000)")  # eleven roles, one of them set aside
+    summary = train(tmp_path / "run", "--algorithm", "fed_md(top=4)", *data)
+    each = 12 + 2 * 32 * 4 * (1 + 4)  # at 2 x 32 places four bytes of text and their probabilities
+    assert summary["uplink_bytes_by_round"] == [2 * each] * 2
+    assert summary["downlink_bytes_by_round"] == [2 * (each + 8)] * 2
+    assert 2 <= summary["personal_models"] <= 4
+    assert summary["personal_nats_per_token"] < summary["heldout_nats_per_token"]
 
 
 def test_epochs_are_refused_where_all_clients_must_take_as_many_steps(tmp_path, capsys):
@@ -203,6 +221,11 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
             "algorithm: fed_kseed: expected a client optimizer that is optax.sgd(rate)",
         ),
         (("--algorithm", "fed_nova()"), "algorithm: fed_nova: expected a client optimizer that is"),
+        (
+            ("--algorithm", "fed_md()"),
+            "algorithm: fed_md() asks clients about the text of those set aside, one of ten; "
+            "expected batch=2 windows of seq=32 tokens there, got 0",
+        ),
         (("--client-axis", "chunked(0)"), "client_axis: chunked: size must be an integer"),
         (("--client-optimizer", "adamm(0.1)"), "client_optimizer: expected one of adagrad"),
         (("--server-optimizer", "sgd()"), "server_optimizer: expected sgd(learning_rate"),

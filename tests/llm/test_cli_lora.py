@@ -1,5 +1,7 @@
 """Methods over LoRA's factors, as the command runs them."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -45,6 +47,37 @@ def test_methods_over_lora_run_and_send_what_they_say(tmp_path, algorithm, up, d
     assert (tmp_path / "run/adapter").exists() != changed
 
 
+def test_a_run_whose_clients_keep_their_own_model_scores_these_beside_the_servers(tmp_path):
+    """The server's `b` is as it was, zero, so that its model is the base whatever it learns."""
+    own = ("--algorithm", "fedsa_lora()", "--seq", "64")
+    one = train(tmp_path / "one", *LORA, *own, "--rounds", "1", "--clients", "3")
+    more = train(tmp_path / "more", *LORA, *own, "--rounds", "6", "--clients", "3")
+    assert more["heldout_nats_per_token"] == one["heldout_nats_per_token"]
+    assert more["personal_nats_per_token"] < one["personal_nats_per_token"]
+    assert one["personal_nats_per_token"] < one["heldout_nats_per_token"]
+    assert (one["personal_models"], more["personal_models"]) == (3, 4)
+    assert one[UP] == one[DOWN] == [3 * (12 + 4 * A)]
+    (tmp_path / "one/summary.json").unlink()
+    shutil.rmtree(tmp_path / "one/adapter")
+    again = train(tmp_path / "one", *LORA, *own, "--rounds", "1", "--clients", "3", "--resume")
+    assert {**again, "seconds": 0} == {**one, "seconds": 0}  # by what the checkpoint kept
+
+
+def test_a_model_in_two_halves_runs_and_sends_activations(tmp_path):
+    two = ("--num-hidden-layers", "2", "--algorithm", "split_lora(cut=1)")
+    summary = train(tmp_path / "run", *LORA, *two, "--uplink", "eden(bits=4)")
+    places = 2 * 32  # rows of tokens, of 16 activations each
+    once = 12 + 4 * ALL
+    assert summary["trainable"] == 2 * ALL
+    assert summary[DOWN] == [4 * (once + 2 * (12 + 4 * 16 * places))] * 2
+    labels = places + places // 8
+    assert all(
+        0 < sent - 4 * (once + 2 * labels) < 4 * 2 * (12 + 10 * places) for sent in summary[UP]
+    )
+    assert 3 < summary["heldout_nats_per_byte"] < 6
+    assert (tmp_path / "run/adapter").exists()
+
+
 def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
     summary = train(tmp_path / "run", *LORA, "--algorithm", "flasc(up=0.25, down=0.25)")
     for direction in (UP, DOWN):
@@ -64,6 +97,18 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
             "algorithm: flora needs every client in every round",
         ),
         (
+            ("--algorithm", "split_lora()", "--adapter", "lora(rank=2)"),
+            "algorithm: split_lora: expected to cut a model of 1 layers at 1 to 0, got 1",
+        ),
+        (
+            ("--algorithm", "split_lora()", "--num-hidden-layers", "2"),
+            "algorithm: split_lora: expected what is trained to be stacks of 2 layers",
+        ),
+        (
+            ("--algorithm", "split_lora()", "--client-axis", "scan()"),
+            "client_axis: split_lora runs a round's clients at once",
+        ),
+        (
             ("--algorithm", "flora()", "--adapter", "full()", "--clients", "4"),
             "needs an adapter of one scale, such as lora(rank=8), got full()",
         ),
@@ -77,6 +122,33 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
                 "int8_base(lora(rank=2))",
             ),
             "algorithm: expected a frozen kernel of shape",
+        ),
+        (
+            ("--algorithm", "hetlora(ranks='1,2')", "--adapter", "prompt_tuning(tokens=2)"),
+            "algorithm: hetlora: expected LoRA's a and b alone",
+        ),
+        (
+            (
+                *("--algorithm", "flexlora(ranks='1')"),
+                *("--adapter", "lora(rank=2, rank_pattern='q_proj=1')"),
+            ),
+            "algorithm: flexlora: expected LoRA of one rank, got [1, 2]",
+        ),
+        (
+            ("--algorithm", "fed_sb(seed=None)", "--adapter", "lora(rank=2)"),
+            "trains within the factors of the start, expected none of zeros",
+        ),
+        (
+            ("--algorithm", "spry()", "--adapter", "seeds(count=4)"),
+            "algorithm: spry differentiates forwards, and the sum of directions of seeds(count=4)",
+        ),
+        (
+            ("--algorithm", "fwd_llm()", "--adapter", "seeds(count=4)"),
+            "algorithm: fwd_llm differentiates forwards",
+        ),
+        (
+            ("--algorithm", "fed_bpt()", "--adapter", "seeds(count=4)"),
+            "expected an adapter such as prompt_tuning(tokens=20), got seeds(count=4)",
         ),
     ],
 )

@@ -22,6 +22,7 @@ from fedjax_llm.evaluation import (
     ByClient,
     answer,
     by_client,
+    by_own_model,
     distribution,
     exact_match,
     option_accuracy,
@@ -283,3 +284,21 @@ def test_what_cannot_be_asked_is_refused(small, bpe, example, message):
     model = small.model(small.params, small.frozen)
     with pytest.raises(ValueError, match=message):
         answer(model, {"a": [example]}, bpe, seq=9, max_new_tokens=2)
+
+
+def test_each_client_is_measured_by_its_own_model(task, corpus):
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * (leaf.ndim > 1), task.params)
+
+    def params_of(name):
+        return moved if name in ("client 2", "client 5") else task.params
+
+    got = by_own_model(task.nats, params_of, task.frozen, corpus, seq=16, batch=4)
+    plain, other = (
+        by_client(task.nats, params, task.frozen, corpus, seq=16, batch=64)
+        for params in (task.params, moved)
+    )
+    chosen = np.isin(np.arange(7), (2, 5))
+    assert got.names == plain.names
+    np.testing.assert_array_equal(got.counts, plain.counts)
+    np.testing.assert_allclose(got.totals, np.where(chosen, other.totals, plain.totals), rtol=1e-5)
+    assert (np.abs(other.totals - plain.totals) > 0.1).all()

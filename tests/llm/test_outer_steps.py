@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from fedjax_compression import codec, wire
+from fedjax_compression import codec, dct_top_k, wire
 
 from fedjax_llm import fed_avg
 from fedjax_llm.algorithms import (
@@ -239,6 +239,39 @@ def test_demo_keeps_of_its_momentum_what_it_did_not_send():
     sent = jnp.where(largest, coefficients, 0.0) @ basis
     close(own.uplink[0], (momentum - sent).reshape(-1), 1e-4)
     close(state.params, START + 0.05 * jnp.sign(sent).reshape(-1))
+
+
+@pytest.mark.parametrize("over_senders", [False, True])
+def test_demos_mean_is_over_all_or_over_those_who_sent_a_coefficient(over_senders):
+    """From the messages: each client sends two of 32 coefficients, and few send the same."""
+    algorithm = demo(
+        loss, START, rate=1.0, fraction=1 / 16, block=16, decay=0.9, over_senders=over_senders
+    )
+    codec = dct_top_k(fraction=1 / 16, decay=0.0, block=16)
+    updates = jnp.stack([OPTIMA[0], OPTIMA[1], OPTIMA[1] + 0.1 * OPTIMA[0]])
+    weights = np.array([1.0, 2.0, 4.0])
+    payloads = [codec.encode(jr.key(0), u, codec.init(u))[0] for u in updates]
+    uplinks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *payloads)
+    state = algorithm.init(jr.key(0), START)
+    partial = algorithm.gather.add(
+        state, algorithm.gather.empty(state, 3), uplinks, jnp.asarray(weights)
+    )
+    new, _ = algorithm.server_update(jr.key(0), state, partial)
+    frequencies, places = np.arange(16)[:, None], np.arange(16)[None]
+    basis = np.cos(np.pi * (2 * places + 1) * frequencies / 32) * np.sqrt(2 / 16)
+    basis[0] /= np.sqrt(2)
+    total, count = np.zeros((2, 16)), np.zeros((2, 16))
+    for weight, update in zip(weights, updates, strict=True):
+        coefficients = np.asarray(update, np.float64).reshape(2, 16) @ basis.T
+        for row, column in enumerate(np.abs(coefficients).argmax(axis=1)):
+            total[row, column] += weight * coefficients[row, column]
+            count[row, column] += weight
+    assert len(set(count.ravel().tolist()) - {0.0, 7.0}) >= 2  # some sent what others did not
+    mean = total / np.maximum(count, 1e-9) if over_senders else total / weights.sum()
+    moved = np.asarray(new.params - START).reshape(2, 16)
+    clear = np.abs(mean @ basis) > 1e-4
+    np.testing.assert_array_equal(moved[clear], np.sign(mean @ basis)[clear])
+    assert clear.mean() > 0.9
 
 
 def test_streaming_diloco_of_one_fragment_is_diloco():

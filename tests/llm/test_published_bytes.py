@@ -43,6 +43,13 @@ def test_kseeds_18_kilobytes_come_out_below():
     assert row.ours < row.published
 
 
+def test_fed_prompts_hundredth_of_a_percent_comes_out():
+    """Of 124,439,808 parameters, the positions' included; each message has a header."""
+    (row,) = figures.fed_prompt()
+    assert row.ours == 100 * (4 * 20 * 768 + 12) / (4 * 124_439_808 + 12)
+    assert round(row.ours, 2) == row.published
+
+
 def test_the_public_codes_message_decodes_to_what_it_kept():
     codec = figures.as_public_code_sends(k=2, chunk=8)
     tree = {"a": jr.normal(jr.key(0), (5, 3)), "b": jnp.arange(4.0)}

@@ -4,6 +4,7 @@ host, in processes of their own.
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -85,7 +86,28 @@ def test_two_processes_compute_the_round_of_one_and_count_every_message(one_devi
     assert about["rounds"] == there["rounds"]
 
 
-def test_an_axis_that_the_mesh_has_not_is_refused():
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"axis": "data"}, r"axis must be one of \('clients',\), got 'data'"),
+        ({"inner": sharded()}, r"inner must be vmap\(\), scan\(\) or chunked\(size\)"),
+    ],
+)
+def test_what_is_no_axis_of_devices_is_refused(wrong, expected):
     mesh = jax.make_mesh((1,), ("clients",), axis_types=(AxisType.Auto,))
-    with pytest.raises(ValueError, match=r"axis must be one of \('clients',\), got 'data'"):
-        sharded(mesh, axis="data")
+    with pytest.raises(ValueError, match=expected):
+        sharded(**{"mesh": mesh, **wrong})
+
+
+def test_the_command_looks_for_the_fastest_axis_on_all_devices(tmp_path):
+    """Of which a processor can be made to have two."""
+    sizes = "--rounds 2 --clients 3 --local-steps 1 --population 30 --batch 1 --seq 8"
+    command = f"train {sizes} --client-axis auto() --out {tmp_path}"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "fedjax_llm.cli", *command.split()],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert re.search(r"auto\(\) is .*sharded\(inner=scan\(\)\) [0-9.]+ s", done.stderr)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 import time
 from operator import attrgetter
@@ -177,11 +179,11 @@ def test_what_is_made_ahead_changes_no_bit(task, corpus, monkeypatch, axis):
 def test_an_error_in_a_later_rounds_data_comes_up_in_that_round(task, corpus, monkeypatch):
     batches, calls = cohorts.cohort_batches, []
 
-    def failing(*args):
+    def failing(*args, **given):
         calls.append(args)
         if len(calls) == 3:
             raise OSError("the disk is gone")
-        return batches(*args)
+        return batches(*args, **given)
 
     monkeypatch.setattr(cohorts, "cohort_batches", failing)
     done = []
@@ -247,3 +249,11 @@ def test_the_store_of_no_state_is_empty():
     store = ClientStore(())
     store.scatter([1], ())
     assert store.gather([1, 2]) == ()
+
+
+def test_rounds_that_nobody_closed_end_quietly_with_the_interpreter():
+    script = (
+        "from fedjax_llm.simulation.prefetch import prefetched as p; i = p(abs, [1, 2]); next(i)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)  # noqa: S603
+    assert done.stderr == b""

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from fedjax_llm.cli import main
@@ -30,6 +31,11 @@ def files(tmp_path_factory):
                 {"role": "assistant", "content": answer},
             ]
             file.write(json.dumps({"user": USERS[number % 4], "messages": messages}) + "\n")
+    with (folder / "pairs.jsonl").open("w") as file:
+        for number in range(12 * len(USERS)):
+            answers = {"chosen": f"{number} bees", "rejected": f"{number} ants"}
+            prompt = f"what is {number}?"
+            file.write(json.dumps({"user": USERS[number % 4], "prompt": prompt, **answers}) + "\n")
     return folder
 
 
@@ -56,6 +62,56 @@ def test_a_checkpoint_learns_chats_from_a_file_beside_its_baselines(files, tmp_p
         assert 0.8 < row["heldout_nats_per_byte"] / row["heldout_nats_per_token"] < 1.3
     assert len(list(cache.iterdir())) == 1
     assert "centralised" in capsys.readouterr().out
+
+
+def preferring(files, *more):
+    data = f"jsonl('{files / 'pairs.jsonl'}', pair_fields(client='user'))"
+    return [*flags(files)[:-2], "--seq", "40", "--data", data, "--task", "preference()", *more]
+
+
+def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["train", *preferring(files, "--task", "preference(beta=.5)"), "--out", str(out)])
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["config"]["task"] == "preference(beta=0.5)"
+    assert summary["config"]["long"] == "error"
+    assert summary["heldout_nats_per_pair"] < np.log(2) - 0.1  # log 2 is where it started
+    assert summary["heldout_preferred"] == 1
+    assert summary["heldout_nats_per_pair"] <= summary["heldout_nats_per_pair_of_worst_tenth"]
+    assert not [key for key in summary if key.endswith(("per_token", "per_byte"))]
+    rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    assert rounds[0]["train_nats_per_pair"] > rounds[1]["train_nats_per_pair"]
+    shown = capsys.readouterr().out
+    assert (
+        f"{summary['heldout_nats_per_pair']:.4f} heldout nats per pair, 1.0000 heldout pr" in shown
+    )
+    assert "Held-out nats per pair against bytes" in shown
+    assert (out / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--task", "preferences()"), "task: expected one of language_model, preference, got"),
+        (("--task", "preference(beta=0)"), "task: preference: beta must be above 0 and finite"),
+        (("--task", "language_model()"), "data: expected records of the type Example, as fields("),
+        (("--data", "shakespeare()"), "data: expected records of the type Pair, as pair_fields("),
+        (("--algorithm", "fed_md()"), "task: fed_md is for language models, expected language_m"),
+        (("--long", "split"), "long: expected error or drop, got split"),
+        (("--seq", "9"), "pairs.jsonl: line 1: expected at most 10 tokens, a window of seq=9"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(files, tmp_path, capsys, more, message):
+    error = refused(capsys, "train", *preferring(files), "--out", str(tmp_path / "out"), *more)
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fresh_decoder_reads_no_pairs(files, tmp_path, capsys):
+    args = [arg for arg in preferring(files) if arg not in ("--model", str(files / "tiny.gguf"))]
+    assert "model: expected a checkpoint, whose tokenizer can write a prompt" in refused(
+        capsys, "train", *args, "--out", str(tmp_path / "out")
+    )
 
 
 def test_tokens_come_from_the_cache_the_same(files, tmp_path):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from fedjax_llm.models import Decoder, DecoderConfig, config_from, from_params
 from fedjax_llm.models.config import check
-from fedjax_llm.models.decoder import within
+from fedjax_llm.models.masks import within
 
 from .families import FAMILIES, forward, params, tokens
 
