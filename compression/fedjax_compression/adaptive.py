@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import check_countable, check_floating
+from .largest import largest_magnitude
 from .matrices import Group, gather_matrices, groups_of, scatter_matrices
 from .principal_basis import (
     Reflections,
@@ -84,7 +85,7 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
         check_countable(update, who="adaptive")
         groups = groups_of(update)
         x = gather_matrices(update, groups)
-        largest = jnp.stack([jnp.float32(0), *(jnp.abs(a).max(initial=0) for a in x)]).max()
+        largest = jnp.stack([jnp.float32(0), *map(largest_magnitude, x)]).max()
         usable = (largest > 0) & jnp.isfinite(largest)
         x = [jnp.where(usable, a / jnp.where(usable, largest, 1.0), 0.0) for a in x]
         bits = float(rate) * sum(a.size for a in x)

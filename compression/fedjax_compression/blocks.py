@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .hadamard import BLOCK
+from .largest import largest_magnitude
 
 
 def block_sums(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:
@@ -19,8 +20,8 @@ def block_sums(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:
 def block_largest(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:
     """Largest magnitudes over the same parts."""
     split = max(y.size - BLOCK, 0)
-    padded = jnp.pad(jnp.abs(y[:split]), (0, -split % BLOCK)).reshape(-1, BLOCK)
-    return jnp.concatenate([padded.max(axis=1), jnp.abs(y[split:]).max(keepdims=True)])
+    padded = jnp.pad(y[:split], (0, -split % BLOCK)).reshape(-1, BLOCK)
+    return jnp.concatenate([largest_magnitude(padded, axis=1), largest_magnitude(y[split:])[None]])
 
 
 def per_entry(

@@ -13,6 +13,7 @@ from jaxtyping import Array, BFloat16, Float, Key, UInt8
 
 from .bits import pack, unpack
 from .compressor import Compressor
+from .largest import largest_magnitude
 from .per_tensor import per_tensor
 from .power_of_two import near_power
 
@@ -143,7 +144,7 @@ def _rows(x: Float[Array, " entries"], block: int) -> Float[Array, "blocks block
 
 
 def _largest(rows: Float[Array, "blocks block"]) -> Float[Array, " blocks"]:
-    return jnp.abs(rows).max(axis=1)
+    return largest_magnitude(rows, axis=1)
 
 
 def _relative(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 from .compressor import Compressor, Like, Payload, State, Update
 from .entropy_coded import table_runs
 from .flat import check_countable, flatten, size, unflatten
+from .largest import largest_magnitude
 from .symbols import Symbols, table_total
 from .wire import HEADER_BYTES
 
@@ -147,7 +148,7 @@ def _choose_step(
     """
     if not offered.size:
         return jnp.float32(0)
-    largest = jnp.abs(offered).max()
+    largest = largest_magnitude(offered)
     usable = (largest > 0) & jnp.isfinite(largest)
     relative = jnp.where(usable, offered / jnp.where(usable, largest, 1.0), 0.0)
 

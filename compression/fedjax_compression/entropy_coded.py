@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from .compressor import Compressor, Like, Payload, State, Update
 from .flat import flatten, unflatten
 from .group_means import group_means
+from .largest import largest_magnitude
 from .symbols import Symbols
 from .wire import HEADER_BYTES
 
@@ -91,7 +92,7 @@ def choose_step(x: Float[Array, " n"], runs: tuple[int, ...], *, bits: float) ->
     """
     if not x.size:
         return jnp.float32(0)
-    largest = jnp.abs(x).max()
+    largest = largest_magnitude(x)
     usable = (largest > 0) & jnp.isfinite(largest)
     relative = x / jnp.where(usable, largest, 1.0)
     ends = [sum(runs[: i + 1]) for i in range(len(runs) - 1)]

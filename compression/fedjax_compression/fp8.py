@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
 from .compressor import Compressor
+from .largest import largest_magnitude
 from .per_tensor import per_tensor
 
 _LARGEST = 448
@@ -32,7 +33,7 @@ def fp8() -> Compressor:
     """
 
     def encode_leaf(_: Key[Array, ""], x: Float[Array, " entries"]) -> Fp8:
-        scale = jnp.abs(x).max(initial=0) / _LARGEST
+        scale = largest_magnitude(x) / _LARGEST
         # rounding of the scale may leave the largest entry a little above 448, which would be NaN
         relative = (x / jnp.where(scale == 0, 1, scale)).clip(-_LARGEST, _LARGEST)
         codes = _nearest(relative).astype(jnp.float8_e4m3fn)

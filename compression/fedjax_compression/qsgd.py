@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from .bits import pack, unpack
 from .compressor import Compressor
+from .largest import largest_magnitude
 from .per_tensor import per_tensor
 
 
@@ -36,7 +37,7 @@ def qsgd(*, levels: int) -> Compressor:
 
     def encode_leaf(key: Key[Array, ""], x: Float[Array, " entries"]) -> Qsgd:
         # squares of the entries over the largest neither overflow nor vanish
-        largest = jnp.abs(x).max(initial=0)
+        largest = largest_magnitude(x)
         relative = x / jnp.where(largest == 0, 1, largest)
         relative_norm = jnp.sqrt((relative * relative).sum())
         position = levels * relative / jnp.where(largest == 0, 1, relative_norm)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from .bits import pack, unpack
 from .compressor import Compressor
+from .largest import largest_magnitude
 from .per_tensor import per_tensor
 
 
@@ -34,6 +35,7 @@ def stochastic_quantize(*, bits: int) -> Compressor:
 
     def encode_leaf(key: Key[Array, ""], x: Float[Array, " entries"]) -> Quantized:
         low = x.min() if x.size else jnp.float32(0)
+        low = jnp.where(jnp.isnan(largest_magnitude(x)), jnp.nan, low)
         step = (x.max() - low) / top if x.size else low
         position = (x - low) / jnp.where(step > 0, step, 1.0)  # in [0, top]
         codes = jnp.floor(position + jr.uniform(key, x.shape)).clip(0, top)

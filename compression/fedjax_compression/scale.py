@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from .compressor import Compressor, Like, Payload, State, Update, check_no_receiver_memory
 from .flat import check_floating
+from .largest import largest_magnitude
 from .power_of_two import near_power
 
 Inner = Float[Array, ""]
@@ -88,7 +89,7 @@ def _ratio(above: Inner, below: Inner) -> Inner:
 
 
 def _largest(update: Update) -> Float[Array, ""]:
-    largest = [jnp.abs(x.astype(jnp.float32)).max(initial=0.0) for x in jax.tree.leaves(update)]
+    largest = map(largest_magnitude, jax.tree.leaves(update))
     return jnp.stack([jnp.zeros(()), *largest]).max()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
 from .compressor import Compressor
+from .largest import largest_magnitude
 from .per_tensor import per_tensor
 
 _PLACES = (1, 3, 9, 27, 81)
@@ -34,7 +35,7 @@ def terngrad() -> Compressor:
     """
 
     def encode_leaf(key: Key[Array, ""], x: Float[Array, " entries"]) -> Ternary:
-        scale = jnp.abs(x).max(initial=0)
+        scale = largest_magnitude(x)
         position = x / jnp.where(scale == 0, 1, scale)
         signs = jnp.floor(position + jr.uniform(key, x.shape)).clip(-1, 1)
         return Ternary(_pack((signs + 1).astype(jnp.uint32)), scale)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .group_means import group_means
+from .largest import largest_magnitude
 from .symbols import TrellisSymbols
 from .trellis_bits import histogram, level_bits, message_bits
 from .union_trellis import LANE, codebooks, lanes, points, search
@@ -106,7 +107,7 @@ def _find_path(
     bits: Float[Array, ""],
     states: int,
 ) -> Path:
-    largest = jnp.abs(x).max()
+    largest = largest_magnitude(x)
     usable = (largest > 0) & jnp.isfinite(largest)
     x = jnp.where(usable, x / jnp.where(usable, largest, 1.0), 0.0)
     few, few_classes = _sample(x, _FEW), _sample(classes, _FEW)
