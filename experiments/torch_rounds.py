@@ -12,9 +12,9 @@ medians of wall and CPU seconds, and the ratio torch / ours of either: above 1 w
 Needs torch. Nine minutes on two cores. A run appends one row a work to
 results/torch_rounds.jsonl.
 
-Result (two cores of an AMD EPYC, jax 0.10.2, torch 2.13.0, wall time): LoRA 1.29, full training
-1.04, small 3.50; a bfloat16 base 1.02 against torch's bfloat16, on a processor without a fast unit
-for it. The halved cohort was the fastest axis in all four.
+Result (two cores of an AMD EPYC, jax 0.10.2, torch 2.13.0, wall time): LoRA 1.52 (1.23 to 1.52
+between runs), full training .95, small 2.88; a bfloat16 base .90 against torch's bfloat16, on a
+processor without a fast unit for it. The halved cohort was the fastest axis in all four.
 """
 
 import argparse
