@@ -29,8 +29,8 @@ def made(task, traced=None):
             task.loss,
             task.params,
             client_optimizer=optax.sgd(rate),
-            server_optimizer=optax.adam(0.01),
-            uplink=codec("error_feedback(entropy_coded(rate=2))"),
+            server_optimizer=optax.sgd(1.0, momentum=0.9),
+            uplink=codec("error_feedback(random_k(fraction=0.5))"),
         )
 
     return make
@@ -59,7 +59,7 @@ def test_each_run_is_what_it_is_alone(task, corpus, axis):
             assert farthest(alone.state.params, each[i].state.params) < 1e-4
             np.testing.assert_allclose(each[i].client_info.loss, alone.client_info.loss, rtol=1e-3)
             sent = [entry.payload_bytes for entry in each[i].messages]
-            assert sent == pytest.approx([entry.payload_bytes for entry in alone.messages], abs=4)
+            assert sent == [entry.payload_bytes for entry in alone.messages]
         store, there = each[i].progress().store, alone.progress().store
         assert store.clients.tolist() == there.clients.tolist()
 
