@@ -22,7 +22,7 @@ from .runs import Row, Run, RunConfig, prepare, rounds, settled, versions
 from .simulation import ClientAxis, ClientStore
 from .simulation.cohorts import parts
 from .simulation.placing import put_clients, put_shared
-from .simulation.programs import round_programs, strong
+from .simulation.programs import first_state, round_programs
 
 MIDDLE = DecoderConfig(
     hidden_size=256,
@@ -39,6 +39,7 @@ LARGE = DecoderConfig(
     num_key_value_heads=12,
 )
 LADDER: Mapping[str, RunConfig] = {
+    "short": RunConfig(clients=8, local_steps=3),
     "tiny": RunConfig(),
     "middle": RunConfig(decoder=MIDDLE, clients=8, local_steps=4, batch=4, seq=128),
     "middle_lora": RunConfig(
@@ -48,7 +49,9 @@ LADDER: Mapping[str, RunConfig] = {
         decoder=LARGE, adapter="lora(rank=8)", clients=2, local_steps=2, batch=4, seq=128
     ),
 }
-"""From what a processor does in no time to 85 million parameters; all on the plays."""
+"""From a round of a tenth of a second, where the host shows, to 85 million parameters; all on the
+plays.
+"""
 
 
 def bench(rungs: Mapping[str, RunConfig], *, repeats: int = 5) -> Iterator[Row]:
@@ -132,7 +135,7 @@ def _programs(run: Run, axis: ClientAxis) -> Callable[[], Any]:
     method, params, config = run.algorithm, run.task.params, run.config
     assert isinstance(method, FederatedAlgorithm)  # noqa: S101 - for the type checker
     key = jr.key(config.seed)
-    state = put_shared(axis, strong(method.init(jr.fold_in(key, 0), params)))
+    state = put_shared(axis, first_state(method, key, params))
     frozen = put_shared(axis, run.task.frozen)
     whole = list(
         parts(

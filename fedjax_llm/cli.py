@@ -137,9 +137,7 @@ def codecs(
         codec(text)
     if entries < 1:
         raise ValueError(f"entries: expected at least 1, got {entries}.")
-    results = _folder(out) / "codecs.jsonl"
-    if results.exists():
-        raise ValueError(f"{out}: expected a folder without results, got {results.name} in it.")
+    results = _fresh(out, "codecs.jsonl")
     updates = frontier.sources(entries, seed=seed)
     rows = []
     for row in frontier.measure(codecs or CODECS_MEASURED, updates, speed=speed):
@@ -159,7 +157,7 @@ def bench(
     """Measure how fast rounds are here, for a ladder of sizes: bench.json in a folder.
 
     Args:
-        rungs: Those to measure: tiny, middle, middle_lora, large_lora; all unless given.
+        rungs: Those to measure: short, tiny, middle, middle_lora, large_lora; all unless given.
         repeats: Rounds of which the median counts.
         compilation_cache: Folder in which compiled programs are kept for later commands.
         out: Folder for the results; one that holds such results already is refused.
@@ -170,9 +168,7 @@ def bench(
         raise ValueError(f"rungs: expected some of {', '.join(LADDER)}, got {unknown[0]}.")
     if repeats < 1:
         raise ValueError(f"repeats: expected at least 1, got {repeats}.")
-    results = _folder(out) / "bench.json"
-    if results.exists():
-        raise ValueError(f"{out}: expected a folder without results, got {results.name} in it.")
+    results = _fresh(out, "bench.json")
     keep_programs(compilation_cache)
     rows = list(measured({name: LADDER[name] for name in rungs or LADDER}, repeats=repeats))
     jsonl.write(results, {"rungs": rows})
@@ -206,6 +202,14 @@ def _folder(path: Path) -> Path:
         raise ValueError(f"{path}: expected a folder to write to, got a file.")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _fresh(out: Path, name: str) -> Path:
+    """Where results of that name go, which are not there yet."""
+    results = _folder(out) / name
+    if results.exists():
+        raise ValueError(f"{out}: expected a folder without results, got {name} in it.")
+    return results
 
 
 def keep_programs(folder: Path | None) -> None:

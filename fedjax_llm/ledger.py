@@ -22,6 +22,11 @@ class Entry(NamedTuple):
     header_bytes: int
 
 
+def entry(number: int, client: int, direction: Literal["up", "down"], length: int) -> Entry:
+    """A message of so many bytes, header and all."""
+    return Entry(number, client, direction, length - wire.HEADER_BYTES, wire.HEADER_BYTES)
+
+
 def lengths(uplinks: PyTree) -> Int[np.ndarray, " clients"]:
     """Make every message with `wire.dumps`, and say how long each is, header and all. `uplinks`
     leads with the axis of clients.
@@ -45,12 +50,11 @@ def entries(
     A broadcast to K clients is K messages, of `down` bytes each. A client whose length is 0 has
     sent nothing.
     """
-    header = wire.HEADER_BYTES
     rows = []
     for client, up in zip(clients, ups.tolist(), strict=True):
-        rows.append(Entry(number, client, "down", down - header, header))
+        rows.append(entry(number, client, "down", down))
         if up:
-            rows.append(Entry(number, client, "up", up - header, header))
+            rows.append(entry(number, client, "up", up))
     return rows
 
 

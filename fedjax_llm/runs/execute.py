@@ -72,11 +72,10 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
 
     Raises `ValueError` for a client axis, a method or conditions that cannot run so.
     """
-    (config, method), conditions = (runs[0].config, runs[0].algorithm), runs[0].conditions
-    axis = runs[0].client_axis
+    config, method, axis = runs[0].config, runs[0].algorithm, runs[0].client_axis
     if isinstance(axis, Auto):
         raise ValueError("client_axis: expected vmap() or scan() for runs together, got auto().")
-    if isinstance(method, SplitMethod) or config.buffer is not None or any(conditions):
+    if isinstance(method, SplitMethod) or config.buffer is not None or any(runs[0].conditions):
         raise ValueError(
             "together: expected a method of whole rounds, without faults, network or buffer, got "
             f"{config.algorithm} with one of these."

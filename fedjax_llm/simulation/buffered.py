@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ..algorithm import Downlink, FederatedAlgorithm, Partial, ServerState, Uplink
 from ..data import Batching, ClientData, cohort_batches, step_counts
-from ..ledger import Entry
+from ..ledger import Entry, entry
 from ..local import ClientInfo, Frozen, Params
 from .client_axis import vmap
-from .cohorts import data_keys, order
+from .cohorts import check_cohort, data_keys, order
 from .conditions import Conditions, Plan, Settled, Sizes, settle
 from .faults import Struck, failing
-from .programs import round_programs, strong
-from .simulate import Progress, Round
+from .programs import first_state, round_programs
+from .simulate import Progress, Round, standing
 from .store import ClientStore
 
 
@@ -62,7 +62,7 @@ def simulate_buffered(
     _check(clients, buffer, len(corpus.names), conditions)
     key, store = jr.key(seed), ClientStore(algorithm.client_init(params))
     settled = settle(conditions, corpus.names, lambda: Sizes(0, 0))
-    state = strong(algorithm.init(jr.fold_in(key, 0), params))
+    state = first_state(algorithm, key, params)
     programs = round_programs(algorithm, vmap(), buffer)
     train, add = jax.jit(_one(failing(algorithm))), jax.jit(_added(algorithm))
     send = partial(_send, train, frozen, corpus, batching, settled, store)
@@ -85,18 +85,18 @@ def simulate_buffered(
                     if client not in busy:
                         flight = send(model, client)
                         heapq.heappush(flying, (now + flight.seconds, next(sequence), flight))
-                        messages.append(_entry(number, client, "down", model.bytes))
+                        messages.append(entry(number, client, "down", model.bytes))
             if not flying:
                 break
             now, _, flight = heapq.heappop(flying)
             ended.append(flight)
             if flight.plan.answers[0]:
-                messages.append(_entry(number, flight.client, "up", flight.bytes))
+                messages.append(entry(number, flight.client, "up", flight.bytes))
                 stale = number - flight.model.number
                 weight = targets[flight.client] * np.float32((1 + stale) ** -0.5)
                 gathered = add(flight.model.state, gathered, flight.uplink, weight)
         state, server_info = programs.finish(round_key, state, gathered)
-        progress = partial(_progress, number, state, store, now)
+        progress = partial(standing, number, state, store, now)
         yield _round(number, state, ended, jax.device_get(server_info), messages, progress, now)
 
 
@@ -200,20 +200,8 @@ def _round(
     )
 
 
-def _entry(number: int, client: int, direction: Any, size: int) -> Entry:
-    return Entry(number, client, direction, size - wire.HEADER_BYTES, wire.HEADER_BYTES)
-
-
-def _progress(number: int, state: ServerState, store: ClientStore, seconds: float) -> Progress:
-    return Progress(number, state, store.rows(), seconds)
-
-
 def _check(clients: int, buffer: int, population: int, conditions: Conditions) -> None:
-    if not 1 <= clients <= population:
-        raise ValueError(
-            f"simulate_buffered: clients must be from 1 to {population}, the clients of the "
-            f"corpus, got {clients!r}."
-        )
+    check_cohort(clients, population, who="simulate_buffered")
     if type(buffer) is not int or buffer < 1:
         raise ValueError(
             f"simulate_buffered: buffer must be an integer of at least 1, got {buffer!r}."

@@ -61,6 +61,14 @@ class Part(NamedTuple):
         return live if chosen is None else live & chosen[self.rows]
 
 
+def check_cohort(
+    clients: int, population: int, *, who: str, of: str = "the clients of the corpus"
+) -> None:
+    """Raise `ValueError` where a round cannot draw so many clients."""
+    if not 1 <= clients <= population:
+        raise ValueError(f"{who}: clients must be from 1 to {population}, {of}, got {clients!r}.")
+
+
 def draw(
     round_key: Key[Array, ""],
     population: int,

@@ -8,7 +8,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ..algorithm import Downlink, FederatedAlgorithm, Partial, ServerInfo, ServerState
-from ..local import Batches, Frozen
+from ..local import Batches, Frozen, Params
 from .client_axis import ClientAxis, Fold
 
 SAMPLING, SERVER, DATA, FAULTS = (2**32 - purpose for purpose in (1, 2, 3, 4))
@@ -65,6 +65,11 @@ def whole_round(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Calla
         return state, own, (downlink, uplinks, client_info, server_info)
 
     return program
+
+
+def first_state(algorithm: Any, key: Key[Array, ""], params: Params) -> ServerState:
+    """A run's state before its first round: of an algorithm, or of a split method."""
+    return strong(algorithm.init(jr.fold_in(key, 0), params))
 
 
 class _Shared(NamedTuple):

@@ -16,11 +16,11 @@ from ..data import Batching, ClientData, cohort_batches
 from ..ledger import Entry
 from ..local import Frozen, Params
 from .client_axis import ClientAxis, vmap
-from .cohorts import Part, parts
+from .cohorts import Part, check_cohort, parts
 from .conditions import Conditions, Plan, Settled, known_sizes, settle
 from .faults import failing
 from .placing import get_all, put_clients, put_shared
-from .programs import round_programs, strong, whole_round
+from .programs import first_state, round_programs, whole_round
 from .seen import Seen, of_one_round, read
 from .store import ClientStore, StoreRows
 
@@ -34,6 +34,11 @@ class Progress(NamedTuple):
     store: StoreRows
     seconds: float = 0.0
     """Simulated, since the run began."""
+
+
+def standing(number: int, state: ServerState, store: ClientStore, seconds: float = 0.0) -> Progress:
+    """Where a run stands after a round, with a copy of what its store holds now."""
+    return Progress(number, state, store.rows(), seconds)
 
 
 class Round(NamedTuple):
@@ -90,11 +95,7 @@ def simulate(
     Raises `ValueError` at the first round where the corpus has not that many clients, and as
     `settle` and `wait_for` do.
     """
-    if not 1 <= clients <= len(corpus.names):
-        raise ValueError(
-            f"simulate: clients must be from 1 to {len(corpus.names)}, the clients of the corpus, "
-            f"got {clients!r}."
-        )
+    check_cohort(clients, len(corpus.names), who="simulate")
     key = jr.key(seed)
     axis = client_axis or vmap()
     settled = settle(
@@ -112,7 +113,7 @@ def simulate(
         store.scatter(*start.store)
         state = start.state
     else:
-        state = strong(algorithm.init(jr.fold_in(key, 0), params))
+        state = first_state(algorithm, key, params)
     state = put_shared(axis, state)
     seconds = start.seconds if start else 0.0
     numbers = range((start.round if start else 0) + 1, rounds + 1)
@@ -135,7 +136,7 @@ def simulate(
             if conditions.network:
                 begins = seconds if done.begins is None else done.begins
                 seconds = begins + _took(settled, done)
-            progress = partial(_progress, number, state, store, seconds)
+            progress = partial(standing, number, state, store, seconds)
             yield Round(number, *done[:5], progress, done.plan, seconds)
 
 
@@ -226,7 +227,3 @@ def _of_one_client(corpus: ClientData, batching: Batching) -> PyTree:
     """A client's batches, for their shapes."""
     batches = cohort_batches(corpus, batching, [0], np.zeros((1, 2), np.uint32))
     return jax.tree.map(lambda leaf: leaf[0], batches)
-
-
-def _progress(number: int, state: ServerState, store: ClientStore, seconds: float) -> Progress:
-    return Progress(number, state, store.rows(), seconds)

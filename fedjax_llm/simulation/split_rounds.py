@@ -11,13 +11,13 @@ import numpy as np
 from fedjax_compression import wire
 
 from ..data import Batching, ClientData
-from ..ledger import Entry, lengths
+from ..ledger import Entry, entry, lengths
 from ..local import Frozen, Params
 from ..split import SplitMessages, SplitMethod
 from .client_axis import vmap
-from .cohorts import parts
-from .programs import strong
-from .simulate import Progress, Round
+from .cohorts import check_cohort, parts
+from .programs import first_state, strong
+from .simulate import Progress, Round, standing
 from .store import ClientStore
 
 
@@ -39,17 +39,10 @@ def simulate_split(
     Cost: a round's messages are held until they are counted.
     Raises `ValueError` at the first round where the corpus has not that many clients.
     """
-    if not 1 <= clients <= len(corpus.names):
-        raise ValueError(
-            f"simulate_split: clients must be from 1 to {len(corpus.names)}, the clients of the "
-            f"corpus, got {clients!r}."
-        )
-    key, store, program = (
-        jr.key(seed),
-        ClientStore(method.client_init(params)),
-        jax.jit(method.round),
-    )
-    state = start.state if start else strong(method.init(jr.fold_in(key, 0), params))
+    check_cohort(clients, len(corpus.names), who="simulate_split")
+    key, store = jr.key(seed), ClientStore(method.client_init(params))
+    program = jax.jit(method.round)
+    state = start.state if start else first_state(method, key, params)
     numbers = range((start.round if start else 0) + 1, rounds + 1)
     cohorts = parts(
         corpus, batching, store, key, rounds=numbers, clients=clients, client_axis=vmap()
@@ -61,7 +54,7 @@ def simulate_split(
             )
             state = strong(state)
             listed = split_entries(part.round, part.clients.tolist(), sent)
-            progress = partial(Progress, part.round, state, store.rows())
+            progress = partial(standing, part.round, state, store)
             info, server_info = jax.device_get((info, server_info))
             yield Round(part.round, state, part.clients, info, server_info, listed, progress)
 
@@ -83,6 +76,5 @@ def split_entries(number: int, clients: list[int], sent: SplitMessages) -> list[
         sizes = [down, *(size for step in steps for size in step), int(end[row])]
         for place, size in enumerate(sizes):  # down and up in turn
             direction: Literal["up", "down"] = "up" if place % 2 else "down"
-            header = wire.HEADER_BYTES
-            listed.append(Entry(number, client, direction, size - header, header))
+            listed.append(entry(number, client, direction, size))
     return listed

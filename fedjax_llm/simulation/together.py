@@ -16,10 +16,10 @@ from ..algorithm import FederatedAlgorithm
 from ..data import Batching, ClientData
 from ..local import Frozen, Params
 from .client_axis import ClientAxis, vmap
-from .cohorts import parts
-from .programs import strong, whole_round
+from .cohorts import check_cohort, parts
+from .programs import first_state, whole_round
 from .seen import of_one_round, read
-from .simulate import Progress, Round
+from .simulate import Round, standing
 from .store import ClientStore
 
 
@@ -63,7 +63,7 @@ def simulate_together(
     keys = [jr.key(member.seed) for member in members]
     state = _stacked(
         [
-            strong(algorithm.init(jr.fold_in(key, 0), member.params))
+            first_state(algorithm, key, member.params)
             for algorithm, key, member in zip(algorithms, keys, members, strict=True)
         ]
     )
@@ -107,7 +107,7 @@ def simulate_together(
                 mine, kept, (downlink, uplinks, info, server) = _row((state, own, seen), i)
                 down = len(wire.dumps(jax.device_get(downlink)))
                 left = read(part, kept, (uplinks, info), down, store)
-                progress = partial(_progress, number, mine, store)
+                progress = partial(standing, number, mine, store)
                 server = jax.device_get(server)
                 finished.append(Round(number, mine, *left[:2], server, left.messages, progress))
             cohorts = [each.clients for each in finished]
@@ -118,11 +118,7 @@ def _check(members: Sequence[Member], clients: int, axis: ClientAxis) -> None:
     if not members:
         raise ValueError("simulate_together: members must be at least one, got none.")
     fewest = min(len(member.corpus.names) for member in members)
-    if not 1 <= clients <= fewest:
-        raise ValueError(
-            f"simulate_together: clients must be from 1 to {fewest}, the fewest of a corpus, "
-            f"got {clients!r}."
-        )
+    check_cohort(clients, fewest, who="simulate_together", of="the fewest of a corpus")
     if axis.at_most or axis.placement:
         raise ValueError(
             "simulate_together: client_axis must run a cohort in one program on one device, such "
@@ -153,7 +149,3 @@ def _stacked(trees: Sequence[PyTree]) -> PyTree:
 
 def _row(tree: PyTree, index: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def _progress(number: int, state: Any, store: ClientStore) -> Progress:
-    return Progress(number, state, store.rows())

@@ -72,7 +72,10 @@ def test_the_command_writes_what_it_measured_once(row, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--rungs", "huge"), "rungs: expected some of tiny, middle, middle_lora, large_lora, got"),
+        (
+            ("--rungs", "huge"),
+            "rungs: expected some of short, tiny, middle, middle_lora, large_lora, got",
+        ),
         (("--repeats", "0"), "repeats: expected at least 1, got 0"),
     ],
 )
