@@ -31,6 +31,13 @@ class End(NamedTuple):
     """Those sent or taken in so far, where receivers keep a memory."""
 
 
+class Ends(NamedTuple):
+    """What a client keeps that keeps nothing but its ends of the messages' codecs."""
+
+    uplink: PyTree
+    downlink: End
+
+
 class Link(NamedTuple):
     """How a pytree comes down, with what its ends keep."""
 
@@ -155,6 +162,11 @@ def choose(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
 def cast(tree: PyTree, like: PyTree) -> PyTree:
     """A pytree in the dtypes of another."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+
+
+def wide_zeros(like: PyTree) -> PyTree[Float[Array, "..."]]:
+    """Zeros in float32, in the shapes of a pytree."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
 
 
 def check_structure(params: Params, like: Params, *, who: str) -> None:

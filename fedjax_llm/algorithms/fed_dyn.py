@@ -24,6 +24,7 @@ from ._exchange import (
     is_finite,
     link,
     nan_where,
+    wide_zeros,
 )
 
 
@@ -81,10 +82,10 @@ def fed_dyn(
 
     def init(key: Key[Array, ""], params: Params) -> FedDynState:
         check_structure(params, like, who="fed_dyn")
-        return FedDynState(params, _zeros(params), down.sender(params))
+        return FedDynState(params, wide_zeros(params), down.sender(params))
 
     def client_init(params: Params) -> ClientState:
-        return FedDynClient(_zeros(params), uplink.init(params), down.receiver(params))
+        return FedDynClient(wide_zeros(params), uplink.init(params), down.receiver(params))
 
     def broadcast(key: Key[Array, ""], state: FedDynState) -> tuple[Downlink, FedDynState]:
         sent, end = down.send(key, state.params, state.downlink)
@@ -138,7 +139,3 @@ def regularised(
 
 def _moved(gradient: Params, update: PyTree, alpha: float | Array) -> Params:
     return jax.tree.map(lambda g, u: g - alpha * u.astype(jnp.float32), gradient, update)
-
-
-def _zeros(params: Params) -> Params:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)

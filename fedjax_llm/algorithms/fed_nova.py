@@ -14,6 +14,7 @@ from ..algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, U
 from ..local import Batches, ClientInfo, Frozen, Loss, Params, lasting_steps
 from ._exchange import (
     End,
+    Ends,
     Folded,
     Message,
     check_no_memory,
@@ -33,13 +34,6 @@ class FedNovaState(NamedTuple):
 
     params: Params
     optimizer: optax.OptState
-    downlink: End
-
-
-class FedNovaClient(NamedTuple):
-    """What a client keeps."""
-
-    uplink: PyTree
     downlink: End
 
 
@@ -93,7 +87,7 @@ def fed_nova(
         return FedNovaState(params, server_optimizer.init(params), down.sender(params))
 
     def client_init(params: Params) -> ClientState:
-        return FedNovaClient(uplink.init(params), down.receiver(params))
+        return Ends(uplink.init(params), down.receiver(params))
 
     def broadcast(key: Key[Array, ""], state: FedNovaState) -> tuple[Message, FedNovaState]:
         sent, end = down.send(key, state.params, state.downlink)
@@ -110,7 +104,7 @@ def fed_nova(
         direction = jax.tree.map(lambda y, x: (y - x) / whole.astype(x.dtype), trained, start)
         failed = has_failed(info, direction)
         payload, coder = uplink.encode(key, nan_where(failed, direction), own.uplink)
-        return FedNovaUplink(payload, length), FedNovaClient(coder, end), info
+        return FedNovaUplink(payload, length), Ends(coder, end), info
 
     def decode(state: FedNovaState, sent: Uplink) -> FedNovaUplink:
         return FedNovaUplink(uplink.decode(sent.direction, like), sent.length)

@@ -25,6 +25,7 @@ from ._exchange import (
     link,
     nan_where,
     stepped,
+    wide_zeros,
 )
 
 
@@ -123,7 +124,7 @@ def fwd_llm(
     def init(key: Key[Array, ""], params: Params) -> FwdLLMState:
         check_structure(params, like, who="fwd_llm")
         ends = server_optimizer.init(params), down.sender(params)
-        return FwdLLMState(params, *ends, _zeros(like), _empty(like))
+        return FwdLLMState(params, *ends, wide_zeros(like), _empty(like))
 
     def broadcast(key: Key[Array, ""], state: FwdLLMState) -> tuple[FwdLLMDownlink, FwdLLMState]:
         sent, end = down.send(key, state.params, state.downlink)
@@ -150,7 +151,7 @@ def fwd_llm(
             z = direction(sent.seed, sent.chosen, draw)
             return jax.tree.map(lambda t, z: t + inner / draws * z, total, z), None
 
-        estimate, _ = jax.lax.scan(add, _zeros(like), (jnp.arange(draws), sent.slopes))
+        estimate, _ = jax.lax.scan(add, wide_zeros(like), (jnp.arange(draws), sent.slopes))
         half = (jnp.arange(2) == sent.seed[0] % 2).astype(jnp.float32)
         return Pool(jax.tree.map(lambda g: jnp.multiply.outer(half, g), estimate), half)
 
@@ -205,10 +206,6 @@ def _check(draws: int, candidates: int, variance: float) -> None:
 def _cosine(z: Float[Array, "..."], gradient: Float[Array, "..."]) -> Float[Array, ""]:
     norms = jnp.linalg.norm(z.ravel()) * jnp.linalg.norm(gradient.ravel())
     return jnp.vdot(z, gradient) / jnp.where(norms > 0, norms, 1.0)
-
-
-def _zeros(like: PyTree) -> PyTree[Float[Array, "..."]]:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
 
 
 def _empty(like: PyTree) -> Pool:

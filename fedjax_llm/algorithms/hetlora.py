@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from ..aggregate import Aggregator
 from ..algorithm import FederatedAlgorithm
 from ..local import Loss, Params
+from ._exchange import wide_zeros
 from ._lora import Pair, pairs
 from ._own_rank import Ranked
 from ._ranked import Shrinking, ranked
@@ -145,7 +146,7 @@ def rank_sums(*, by_norm: bool) -> Aggregator:
     """Weighted sums of padded factors, and the weights of all and of each rank's holders."""
 
     def empty(like: Ranked, clients: int) -> RankSums:
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like.pairs)
+        zeros = wide_zeros(like.pairs)
         none = jnp.zeros((), jnp.float32)
         return RankSums(zeros, none, jnp.zeros(like.held.shape, jnp.float32))
 

@@ -13,6 +13,7 @@ from ..algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, U
 from ..local import Batches, ClientInfo, Frozen, Loss, Params, local_steps, whole_gradient
 from ._exchange import (
     End,
+    Ends,
     Folded,
     Message,
     check_no_memory,
@@ -23,6 +24,7 @@ from ._exchange import (
     has_failed,
     link,
     nan_where,
+    wide_zeros,
 )
 
 
@@ -31,13 +33,6 @@ class MimeState(NamedTuple):
 
     params: Params
     momentum: PyTree
-    downlink: End
-
-
-class MimeClient(NamedTuple):
-    """What a client keeps."""
-
-    uplink: PyTree
     downlink: End
 
 
@@ -84,12 +79,12 @@ def mime_lite(
 
     def init(key: Key[Array, ""], params: Params) -> MimeState:
         check_structure(params, like, who="mime_lite")
-        still = _zeros(params)
+        still = wide_zeros(params)
         return MimeState(params, still, down.sender(MimeMessage(params, still)))
 
     def client_init(params: Params) -> ClientState:
-        first = MimeMessage(params, _zeros(params))
-        return MimeClient(uplink.init(first), down.receiver(first))
+        first = MimeMessage(params, wide_zeros(params))
+        return Ends(uplink.init(first), down.receiver(first))
 
     def broadcast(key: Key[Array, ""], state: MimeState) -> tuple[Message, MimeState]:
         message = MimeMessage(state.params, state.momentum)
@@ -107,7 +102,7 @@ def mime_lite(
         found = MimeMessage(moved, jax.tree.map(lambda g: g.astype(jnp.float32), gradient))
         failed = has_failed(info, found)
         payload, coder = uplink.encode(key, nan_where(failed, found), own.uplink)
-        return payload, MimeClient(coder, end), info
+        return payload, Ends(coder, end), info
 
     def decode(state: MimeState, payload: Uplink) -> MimeMessage:
         return uplink.decode(payload, both)
@@ -136,7 +131,3 @@ def mixed(momentum: PyTree, *, decay: float | int) -> optax.GradientTransformati
         return along, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def _zeros(params: Params) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)

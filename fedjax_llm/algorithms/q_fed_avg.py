@@ -13,6 +13,7 @@ from ..algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, U
 from ..local import Batches, ClientInfo, Frozen, Loss, Params, local_steps, whole_loss
 from ._exchange import (
     End,
+    Ends,
     Folded,
     Message,
     check_no_memory,
@@ -33,13 +34,6 @@ class FairState(NamedTuple):
     """What the server keeps."""
 
     params: Params
-    downlink: End
-
-
-class FairClient(NamedTuple):
-    """What a client keeps."""
-
-    uplink: PyTree
     downlink: End
 
 
@@ -90,7 +84,7 @@ def q_fed_avg(
         return FairState(params, down.sender(params))
 
     def client_init(params: Params) -> ClientState:
-        return FairClient(uplink.init(params), down.receiver(params))
+        return Ends(uplink.init(params), down.receiver(params))
 
     def broadcast(key: Key[Array, ""], state: FairState) -> tuple[Message, FairState]:
         sent, end = down.send(key, state.params, state.downlink)
@@ -108,7 +102,7 @@ def q_fed_avg(
         share = power + q * power / before * lipschitz * optax.tree.norm(moved, squared=True)
         failed = has_failed(info, update, share)
         payload, coder = uplink.encode(key, nan_where(failed, update), own.uplink)
-        return FairUplink(payload, nan_where(failed, share)), FairClient(coder, end), info
+        return FairUplink(payload, nan_where(failed, share)), Ends(coder, end), info
 
     def decode(state: FairState, sent: Uplink) -> FairUplink:
         return FairUplink(uplink.decode(sent.update, like), sent.share)

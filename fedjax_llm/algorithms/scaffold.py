@@ -27,6 +27,7 @@ from ._exchange import (
     link,
     nan_where,
     stepped,
+    wide_zeros,
 )
 
 
@@ -110,12 +111,12 @@ def scaffold(
 
     def init(key: Key[Array, ""], params: Params) -> ScaffoldState:
         check_structure(params, like, who="scaffold")
-        c = _zeros(params)
+        c = wide_zeros(params)
         ends = down[0].sender(params), down[1].sender(c)
         return ScaffoldState(params, c, server_optimizer.init(params), ends)
 
     def client_init(params: Params) -> ClientState:
-        c = _zeros(params)
+        c = wide_zeros(params)
         uplinks = uplink.init(params), uplink.init(c)
         return ScaffoldClient(c, uplinks, (down[0].receiver(params), down[1].receiver(c)))
 
@@ -181,9 +182,5 @@ def corrected(correction: PyTree) -> optax.GradientTransformation:
         return along, Steps(total, seen.steps + 1)
 
     return optax.GradientTransformation(
-        lambda params: Steps(_zeros(params), jnp.zeros((), jnp.int32)), update
+        lambda params: Steps(wide_zeros(params), jnp.zeros((), jnp.int32)), update
     )
-
-
-def _zeros(params: Params) -> Params:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)

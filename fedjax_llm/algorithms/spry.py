@@ -23,6 +23,7 @@ from ._exchange import (
     link,
     nan_where,
     stepped,
+    wide_zeros,
 )
 
 
@@ -128,7 +129,7 @@ def spry(
             z = within(sent.owned, sent.seed, number)
             return jax.tree.map(lambda t, z: t + inner / draws * z, total, z), None
 
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
+        zeros = wide_zeros(like)
         gradient, _ = jax.lax.scan(add, zeros, (jnp.arange(draws), sent.slopes))
         return Share(gradient, (jnp.arange(slices) == sent.owned).astype(jnp.float32))
 
