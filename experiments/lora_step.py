@@ -31,10 +31,11 @@ import jax.random as jr
 import numpy as np
 import optax
 
-from fedjax_llm import jsonl, language_model, lora
-from fedjax_llm.checkpoints import open_checkpoint, smollm2
+from fedjax_llm import language_model, lora
 from fedjax_llm.data import Batch
+from fedjax_llm.model_files import open_model_files, smollm2
 from fedjax_llm.models import DecoderConfig, config_from, config_to, hf_tensors, load_tensors
+from fedjax_llm.runs.results import append_row
 
 BATCH, SEQ, RANK, SIDE = 4, 64, 8, 2048
 RESULTS = Path(__file__).parent / "results" / "lora_step.jsonl"
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--targets", default="q_proj,v_proj")
     args = parser.parse_args()
-    checkpoint = open_checkpoint(smollm2())
+    checkpoint = open_model_files(smollm2())
     config = config_from(checkpoint.config)
     params = load_tensors(config, {name: t.read for name, t in checkpoint.tensors.items()})
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (BATCH, SEQ + 1))
@@ -64,7 +65,7 @@ def main() -> None:
     row |= {"targets": targets, "first_seconds": {n: s for n, (_, s) in first.items()}}
     row["versions"] = {p: importlib.metadata.version(p) for p in ("jax", "flax")}
     RESULTS.parent.mkdir(exist_ok=True)
-    jsonl.append(RESULTS, row)
+    append_row(RESULTS, row)
 
 
 def compiled(step: Step) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedjax_llm import frontier
+from fedjax_llm import studies as frontier
 from fedjax_llm.runs import RunConfig
 
 CODECS = (

@@ -38,12 +38,14 @@ from fedjax_compression import codec
 from rich.console import Console
 from rich.table import Table
 
-from fedjax_llm import DecoderConfig, fed_avg, jsonl, language_model, lora
-from fedjax_llm.algorithms import decomfl, fedex_lora, ffa_lora
-from fedjax_llm.base import base_of
-from fedjax_llm.data import Batching, Split, byte_corpus, hold_out, shakespeare
+from fedjax_llm import DecoderConfig, fed_avg, language_model, lora
+from fedjax_llm.algorithms.lora import fedex_lora, ffa_lora
+from fedjax_llm.algorithms.shared.base_changes import base_of
+from fedjax_llm.algorithms.zeroth_order import decomfl
+from fedjax_llm.data import Batching, HoldOut, byte_corpus, hold_out, shakespeare
 from fedjax_llm.evaluation import by_client
 from fedjax_llm.ledger import total_bytes
+from fedjax_llm.runs import results as jsonl
 from fedjax_llm.simulation import simulate
 
 RESULTS = Path(__file__).parent / "results" / "orders.jsonl"
@@ -112,7 +114,7 @@ def roles() -> tuple[list[str], dict[str, str]]:
 
 
 @cache
-def clients() -> Split:
+def clients() -> HoldOut:
     names, texts = roles()
     return hold_out(byte_corpus({name: texts[name] for name in names}), seed=0, clients=0.0)
 
@@ -138,7 +140,7 @@ def run(setting: Setting) -> dict[str, Any]:
     algorithm, split = build(setting, task), clients()
 
     def nats(params: Any, frozen: Any) -> float:
-        found = by_client(task.nats, params, frozen, split.seen, seq=BATCHING.seq)
+        found = by_client(task.nats, params, frozen, split.heldout, seq=BATCHING.seq)
         return float(found.totals.sum() / found.counts.sum())
 
     federation = (algorithm, task.params, task.frozen, split.train, BATCHING)

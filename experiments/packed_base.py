@@ -24,8 +24,8 @@ import numpy as np
 
 from fedjax_llm import language_model, lora
 from fedjax_llm.adapters import int8_base, nf4_base
-from fedjax_llm.checkpoints import open_checkpoint, smollm2
 from fedjax_llm.data import Batch
+from fedjax_llm.model_files import open_model_files, smollm2
 from fedjax_llm.models import config_from, load_tensors
 
 TEXT = "The sun rose over the hills, and the people of the village went out to the fields to work."
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    checkpoint = open_checkpoint(smollm2())
+    checkpoint = open_model_files(smollm2())
     config = config_from(checkpoint.config)
     params = load_tensors(config, {name: t.read for name, t in checkpoint.tensors.items()})
     text = jnp.asarray([checkpoint.load_tokenizer()(TEXT)["input_ids"]])

@@ -24,10 +24,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fedjax_compression import codec, predictive
+from fedjax_compression import codec
+from fedjax_compression.wrappers import predictive
 from rich.console import Console
 
-from fedjax_llm import frontier
+from fedjax_llm import studies as frontier
 from fedjax_llm.runs import RunConfig, prepare
 from fedjax_llm.simulation import simulate
 

@@ -28,7 +28,9 @@ from rich.table import Table
 
 from fedjax_llm import DecoderConfig, fed_avg, language_model, ledger, lora
 from fedjax_llm.adapters import prompt_tuning
-from fedjax_llm.algorithms import demo, fed_kseed, fed_sgd, streaming_diloco
+from fedjax_llm.algorithms.averaging import fed_sgd
+from fedjax_llm.algorithms.low_communication import demo, streaming_diloco
+from fedjax_llm.algorithms.zeroth_order import fed_kseed
 
 MISTRAL_7B = DecoderConfig(
     vocab_size=32768,

@@ -34,8 +34,9 @@ import optax
 import torch
 import torch.nn.functional as F  # noqa: N812 (as everybody)
 
-from fedjax_llm import DecoderConfig, fed_avg, jsonl, language_model, lora
+from fedjax_llm import DecoderConfig, fed_avg, language_model, lora
 from fedjax_llm.data import Batching, Corpus
+from fedjax_llm.runs.results import append_row
 from fedjax_llm.simulation import candidates, fastest, simulate
 
 RESULTS = Path(__file__).parent / "results" / "torch_rounds.jsonl"
@@ -93,7 +94,7 @@ def main() -> None:
         row["versions"] = {p: importlib.metadata.version(p) for p in ("jax", "torch")}
         print(json.dumps(row), flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
-        jsonl.append(RESULTS, row)
+        append_row(RESULTS, row)
 
 
 def compared(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Any]:

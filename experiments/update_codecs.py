@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_llm import DecoderConfig, jsonl, language_model
+from fedjax_llm import DecoderConfig, language_model
+from fedjax_llm.bench.codecs import measure
+from fedjax_llm.client_training import local_steps
 from fedjax_llm.data import Batch
-from fedjax_llm.frontier.rate_distortion import measure
-from fedjax_llm.local import local_steps
+from fedjax_llm.runs.results import append_row
 
 OUT = Path(__file__).parent / "results/update_codecs.jsonl"
 CODECS = (
@@ -62,7 +63,7 @@ def main() -> None:
     OUT.unlink(missing_ok=True)
     for name, size in SIZES.items():
         for row in measure(CODECS, {name: client_update(*size)}, speed=False):
-            jsonl.append(OUT, row)
+            append_row(OUT, row)
             print(f"{name}  {row['codec']}: R {row['bits_per_entry']:.4f} D {row['error']:.4f}")
 
 

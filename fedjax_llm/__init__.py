@@ -2,11 +2,11 @@
 
 from .adapters import full as full
 from .adapters import lora as lora
-from .aggregate import Aggregator as Aggregator
-from .aggregate import weighted_mean as weighted_mean
+from .aggregators.contract import Aggregator as Aggregator
+from .aggregators.weighted_mean import weighted_mean as weighted_mean
 from .algorithm import FederatedAlgorithm as FederatedAlgorithm
 from .algorithm import Gather as Gather
-from .algorithms import fed_avg as fed_avg
+from .algorithms.averaging import fed_avg as fed_avg
 from .models import Decoder as Decoder
 from .models import DecoderConfig as DecoderConfig
 from .tasks import Task as Task

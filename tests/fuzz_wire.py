@@ -31,8 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fedjax_compression import Prefix, WireError, codec, payload_structure, wire
-from fedjax_compression.compressor import Payload
-from fedjax_compression.symbols import Symbols, TrellisSymbols, is_symbols
+from fedjax_compression.contract import Payload
+from fedjax_compression.wire.leaves import Symbols, TrellisSymbols, is_symbols
 
 SECONDS = 1.0
 MEMORY = 4
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    path = Path(__file__).parent / "compression/test_contract.py"
+    path = Path(__file__).parent / "helpers/codec_table.py"
     contract = runpy.run_path(str(path))
     start = time.perf_counter()
     worst = fuzz_memory(forms(contract["CODECS"], LARGE), each=10, seed=args.seed)

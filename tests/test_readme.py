@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from fedjax_compression.codec import FACTORIES
+from fedjax_compression.registry import FACTORIES
 
-from fedjax_llm.runs.methods import ALGORITHMS
+from fedjax_llm.algorithms.registry import METHODS as ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

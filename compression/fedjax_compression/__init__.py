@@ -1,48 +1,29 @@
 """Compressed updates: update -> payload -> bytes -> update."""
 
-from . import wire as wire
-from .adaptive import adaptive as adaptive
-from .blockwise import blockwise_int as blockwise_int
-from .blockwise import mxfp4 as mxfp4
-from .blockwise import nf4 as nf4
-from .chunked_top_k import chunked_top_k as chunked_top_k
-from .codec import codec as codec
-from .compressor import Compressor as Compressor
-from .compressor import chain as chain
-from .compressor import has_receiver_memory as has_receiver_memory
-from .compressor import identity as identity
-from .compressor import payload_structure as payload_structure
-from .count_sketch import count_sketch as count_sketch
-from .dct_top_k import dct_top_k as dct_top_k
-from .dgc import dgc as dgc
-from .diana import diana as diana
-from .dithered import dithered as dithered
-from .eden import drive as drive
-from .eden import eden as eden
-from .ef21 import ef21 as ef21
-from .entropy_coded import entropy_coded as entropy_coded
-from .error_feedback import error_feedback as error_feedback
-from .fp8 import fp8 as fp8
-from .natural import natural as natural
-from .power_sgd import power_sgd as power_sgd
-from .predictive import predictive as predictive
-from .prefix import Prefix as Prefix
-from .qsgd import qsgd as qsgd
-from .quantize import stochastic_quantize as stochastic_quantize
-from .random_k import random_k as random_k
-from .random_subspace import random_subspace as random_subspace
-from .rotated import rotated as rotated
-from .scale import least_error_scale as least_error_scale
-from .scale import unbiased_scale as unbiased_scale
-from .sign import sign as sign
-from .sparse_loco import sparse_loco as sparse_loco
-from .sparse_ternary import sparse_ternary as sparse_ternary
-from .stochastic_mask import stochastic_mask as stochastic_mask
-from .symbols import Symbols as Symbols
-from .symbols import TrellisSymbols as TrellisSymbols
-from .terngrad import terngrad as terngrad
-from .threshold import threshold as threshold
-from .top_k import top_k as top_k
-from .trellis import trellis as trellis
-from .trellis_fixed import trellis_fixed as trellis_fixed
-from .wire import WireError as WireError
+from . import entropy, projections, quantizers, sparsifiers, wire, wrappers
+from .contract import Compressor, has_receiver_memory, payload_structure
+from .entropy import *  # noqa: F403
+from .projections import *  # noqa: F403
+from .quantizers import *  # noqa: F403
+from .registry import codec, register
+from .sparsifiers import *  # noqa: F403
+from .wire import Prefix, Symbols, TrellisSymbols, WireError
+from .wrappers import *  # noqa: F403
+
+__all__ = [
+    "Compressor",
+    "Prefix",
+    "Symbols",
+    "TrellisSymbols",
+    "WireError",
+    "codec",
+    "has_receiver_memory",
+    "payload_structure",
+    "register",
+    "wire",
+]
+__all__ += entropy.__all__
+__all__ += projections.__all__
+__all__ += quantizers.__all__
+__all__ += sparsifiers.__all__
+__all__ += wrappers.__all__

@@ -46,13 +46,7 @@ def build(call: Call, factories: Mapping[str, Callable]) -> Any:
     Raises `ValueError` for a name that is not there and for arguments that do not fit, and lets
     the factory's own errors through.
     """
-    if call.name not in factories:
-        near = difflib.get_close_matches(call.name, factories, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(
-            f"expected one of {', '.join(sorted(factories))}, got {call.name!r}{hint}."
-        )
-    factory = factories[call.name]
+    factory = found(call, factories)
     args = [build(a, factories) if isinstance(a, Call) else a for a in call.args]
     kwargs = {k: build(v, factories) if isinstance(v, Call) else v for k, v in call.kwargs}
     signature = inspect.signature(factory)
@@ -66,6 +60,18 @@ def build(call: Call, factories: Mapping[str, Callable]) -> Any:
         )  # another default is what the caller has put there, which no text can say
         raise ValueError(f"expected {call.name}({expected}), got {call}: {error}.") from None
     return factory(*args, **kwargs)
+
+
+def found(call: Call, known: Mapping[str, Any]) -> Any:
+    """What a call's name stands for.
+
+    Raises `ValueError` for a name that is not there, with all that are and the nearest.
+    """
+    if call.name not in known:
+        near = difflib.get_close_matches(call.name, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"expected one of {', '.join(sorted(known))}, got {call.name!r}{hint}.")
+    return known[call.name]
 
 
 def _read(node: ast.expr) -> Any:

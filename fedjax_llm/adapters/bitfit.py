@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key
 
-from .adapter import Adapter
+from .contract import Adapter
 from .targets import products
 
 

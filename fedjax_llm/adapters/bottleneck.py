@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from ..models.layers import Linear
-from .adapter import Adapter, Added
+from .contract import Adapter, Added
 from .targets import products
 
 AFTER = ("o_proj", "down_proj")

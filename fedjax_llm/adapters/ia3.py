@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from ..models.layers import Linear
-from .adapter import Adapter, Added
+from .contract import Adapter, Added
 from .targets import chosen, products, read_targets
 
 INNER = ("down_proj",)

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from ..models import Decoder
-from .adapter import Adapter
+from .contract import Adapter
 from .prefix_tuning import check_decoder
 
 

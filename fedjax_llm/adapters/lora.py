@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from ..models.layers import Linear
-from .adapter import Adapted, Adapter, Added
+from .contract import Adapted, Adapter, Added
 from .low_rank import Directed, LowRank, column_norms
 from .ranks import Ranks, unpadded
 from .targets import Targets, by_pattern, check_pattern, chosen, products, read_targets

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ..models.layers import Linear
-from .adapter import Added
+from .contract import Added
 
 
 class Constant(nnx.Variable):

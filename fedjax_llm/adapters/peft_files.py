@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints import LazyTensor, read_safetensors, write_safetensors
-from ..checkpoints._files import read_json_object
+from ..model_files import LazyTensor, read_safetensors, write_safetensors
+from ..model_files.files import read_json_object
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

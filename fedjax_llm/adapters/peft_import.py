@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
-from ..checkpoints import LazyTensor
+from ..model_files import LazyTensor
 from ..models import Decoder
 from ..models.layers import Linear
-from .adapter import Adapted, Adapter, Added
+from .contract import Adapted, Adapter, Added
 from .ia3 import INNER, Scaled
 from .lora import one, uneven
 from .low_rank import Directed, LowRank, column_norms

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from ..models import Decoder
-from .adapter import Adapter, Added
+from .contract import Adapter, Added
 
 Keys = Float[Array, "batch keys heads head"]
 Mask = Bool[Array, "#batch 1 seq keys"]

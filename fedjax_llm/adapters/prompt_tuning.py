@@ -4,7 +4,7 @@ import jax.random as jr
 from jaxtyping import Array, Key
 
 from ..models import Decoder
-from .adapter import Adapter, Added
+from .contract import Adapter, Added
 from .prefix_tuning import check_decoder, check_tokens
 
 

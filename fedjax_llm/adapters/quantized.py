@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from ..models.packed import Packed
-from .adapter import Adapter
+from .contract import Adapter
 from .targets import products
 
 

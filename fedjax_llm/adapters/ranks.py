@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .adapter import Adapted
+from .contract import Adapted
 
 Path = tuple[Any, ...]
 

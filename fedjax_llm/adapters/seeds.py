@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
-from .adapter import Adapted, Adapter
+from .contract import Adapted, Adapter
 
 
 def seeds(*, count: int) -> Adapter:

@@ -1,37 +1,19 @@
 """Ways to train over many owners, each a `FederatedAlgorithm`."""
 
-from .cocktail_sgd import cocktail_sgd as cocktail_sgd
-from .decomfl import decomfl as decomfl
-from .demo import demo as demo
-from .diloco import diloco as diloco
-from .ditto import ditto as ditto
-from .fed_avg import fed_avg as fed_avg
-from .fed_bpt import fed_bpt as fed_bpt
-from .fed_dyn import fed_dyn as fed_dyn
-from .fed_exp import fed_exp as fed_exp
-from .fed_kseed import fed_kseed as fed_kseed
-from .fed_md import fed_md as fed_md
-from .fed_mezo import fed_mezo as fed_mezo
-from .fed_nova import fed_nova as fed_nova
-from .fed_prox import fed_prox as fed_prox
-from .fed_rep import fed_rep as fed_rep
-from .fed_sb import fed_sb as fed_sb
-from .fed_sgd import fed_sgd as fed_sgd
-from .fedex_lora import fedex_lora as fedex_lora
-from .fedsa_lora import fedsa_lora as fedsa_lora
-from .feed_sign import feed_sign as feed_sign
-from .ffa_lora import ffa_lora as ffa_lora
-from .flasc import flasc as flasc
-from .flexlora import flexlora as flexlora
-from .flora import flora as flora
-from .fwd_llm import fwd_llm as fwd_llm
-from .hetlora import hetlora as hetlora
-from .mime_lite import mime_lite as mime_lite
-from .muloco import muloco as muloco
-from .q_fed_avg import q_fed_avg as q_fed_avg
-from .rolora import rolora as rolora
-from .scaffold import scaffold as scaffold
-from .sparse_loco import sparse_loco as sparse_loco
-from .split_lora import split_lora as split_lora
-from .spry import spry as spry
-from .streaming_diloco import streaming_diloco as streaming_diloco
+from . import averaging, distillation, lora, low_communication, personal, split, zeroth_order
+from .averaging import *  # noqa: F403
+from .distillation import *  # noqa: F403
+from .lora import *  # noqa: F403
+from .low_communication import *  # noqa: F403
+from .personal import *  # noqa: F403
+from .split import *  # noqa: F403
+from .zeroth_order import *  # noqa: F403
+
+__all__: list[str] = []
+__all__ += averaging.__all__
+__all__ += distillation.__all__
+__all__ += lora.__all__
+__all__ += low_communication.__all__
+__all__ += personal.__all__
+__all__ += split.__all__
+__all__ += zeroth_order.__all__

@@ -1,53 +1,76 @@
 """Text -> clients -> token batches."""
 
-from .batches import Batching as Batching
-from .batches import all_windows as all_windows
-from .batches import cohort_batches as cohort_batches
-from .batches import step_counts as step_counts
-from .cache import open_corpus as open_corpus
-from .cache import save_corpus as save_corpus
-from .chat import INSTRUCTIONS as INSTRUCTIONS
-from .chitchat import chitchat as chitchat
-from .choices import ChoiceBatch as ChoiceBatch
-from .choices import Choices as Choices
-from .choices import tokenize_choices as tokenize_choices
-from .client_data import ClientData as ClientData
-from .client_data import Rows as Rows
-from .corpus import Corpus as Corpus
-from .corpus import byte_corpus as byte_corpus
-from .examples import Example as Example
-from .examples import Examples as Examples
-from .examples import Fields as Fields
-from .examples import Message as Message
-from .examples import Reader as Reader
-from .examples import pooled as pooled
-from .hold_out import Split as Split
-from .hold_out import hold_out as hold_out
-from .labelled import Labelled as Labelled
-from .labelled import LabelledBatch as LabelledBatch
-from .labelled import tokenize_labelled as tokenize_labelled
-from .ngram import bigram_nats as bigram_nats
-from .pairs import PairBatch as PairBatch
-from .pairs import Pairs as Pairs
-from .pairs import tokenize_pairs as tokenize_pairs
-from .partition_table import draw_partition as draw_partition
-from .partition_table import partition as partition
-from .partition_table import partition_table as partition_table
-from .partitions import by_key as by_key
-from .partitions import dirichlet as dirichlet
-from .partitions import iid as iid
-from .partitions import label_shards as label_shards
-from .partitions import log_normal as log_normal
-from .partitions import power_law as power_law
-from .prompted import Pair as Pair
-from .prompted import PairFields as PairFields
-from .prompted import Question as Question
-from .prompted import QuestionFields as QuestionFields
-from .shakespeare import shakespeare as shakespeare
-from .sources import fedit as fedit
-from .sources import jsonl as jsonl
-from .sources import parquet as parquet
-from .sources import table as table
-from .tokenize import tokenize as tokenize
-from .tokens import token_dtype as token_dtype
-from .windows import Batch as Batch
+from .batches import Batching, all_windows, cohort_batches, step_counts
+from .contract import ClientData, Rows
+from .hold_out import HoldOut, hold_out
+from .ngram import bigram_nats
+from .partitions.deal import by_key, dirichlet, iid, label_shards, log_normal, power_law
+from .partitions.table import draw_partition, partition, partition_table
+from .readers.chitchat import chitchat
+from .readers.examples import Example, Examples, Fields, Message, Reader, pooled
+from .readers.files import fedit, jsonl, parquet, table
+from .readers.prompted import Pair, PairFields, Question, QuestionFields
+from .readers.shakespeare import shakespeare
+from .tokenisation.cache import open_corpus, save_corpus
+from .tokenisation.chat import INSTRUCTIONS
+from .tokenisation.choices import ChoiceBatch, Choices, tokenize_choices
+from .tokenisation.corpus import Corpus, byte_corpus
+from .tokenisation.labelled import Labelled, LabelledBatch, tokenize_labelled
+from .tokenisation.pairs import PairBatch, Pairs, tokenize_pairs
+from .tokenisation.tokenize import tokenize
+from .tokenisation.tokens import token_dtype
+from .tokenisation.windows import Batch
+
+__all__ = [
+    "INSTRUCTIONS",
+    "Batch",
+    "Batching",
+    "ChoiceBatch",
+    "Choices",
+    "ClientData",
+    "Corpus",
+    "Example",
+    "Examples",
+    "Fields",
+    "HoldOut",
+    "Labelled",
+    "LabelledBatch",
+    "Message",
+    "Pair",
+    "PairBatch",
+    "PairFields",
+    "Pairs",
+    "Question",
+    "QuestionFields",
+    "Reader",
+    "Rows",
+    "all_windows",
+    "bigram_nats",
+    "by_key",
+    "byte_corpus",
+    "chitchat",
+    "cohort_batches",
+    "dirichlet",
+    "draw_partition",
+    "fedit",
+    "hold_out",
+    "iid",
+    "jsonl",
+    "label_shards",
+    "log_normal",
+    "open_corpus",
+    "parquet",
+    "partition",
+    "partition_table",
+    "pooled",
+    "power_law",
+    "save_corpus",
+    "shakespeare",
+    "step_counts",
+    "table",
+    "token_dtype",
+    "tokenize",
+    "tokenize_choices",
+    "tokenize_labelled",
+    "tokenize_pairs",
+]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from .client_data import ClientData
+from .contract import ClientData
 
 
 @dataclass(frozen=True, kw_only=True)

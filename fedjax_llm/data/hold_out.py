@@ -5,24 +5,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .client_data import ClientData
+from .contract import ClientData
 
 
-class Split(NamedTuple):
+class HoldOut(NamedTuple):
     """What is trained on, and what is held out: each a `ClientData` of one type."""
 
     train: Any
-    seen: Any
+    heldout: Any
     """The last part of each training client."""
-    unseen: Any
+    unseen_clients: Any
     """Clients that take no part in training, whole."""
 
 
-def hold_out(data: ClientData, *, seed: int, clients: float = 0.1, examples: float = 0.1) -> Split:
+def hold_out(
+    data: ClientData, *, seed: int, clients: float = 0.1, examples: float = 0.1
+) -> HoldOut:
     """Set aside a share of the clients, drawn by `seed`, and the last share of every other one.
 
     The last share is of a client's documents, pairs or texts, or of its tokens where it is one
-    stream; numbers are rounded down. `seen` lacks the clients whose share has nothing to predict.
+    stream; numbers are rounded down. `heldout` lacks the clients whose share has nothing to
+    predict.
     Raises `ValueError` unless shares are from 0 to below 1.
     """
     for name, share in (("clients", clients), ("examples", examples)):
@@ -35,7 +38,7 @@ def hold_out(data: ClientData, *, seed: int, clients: float = 0.1, examples: flo
     cuts = {i: pieces[i] - _share(pieces[i], examples) for i in stay}
     last = [(i, cuts[i], pieces[i]) for i in stay if cuts[i] < pieces[i]]
     asked = data.select(last).targets() > 0
-    return Split(
+    return HoldOut(
         data.select([(i, 0, cuts[i]) for i in stay]),
         data.select([part for part, some in zip(last, asked, strict=True) if some]),
         data.select([(i, 0, pieces[i]) for i in sorted(aside)]),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .corpus import Corpus
+from .tokenisation.corpus import Corpus
 
 
 def bigram_nats(train: Corpus, heldout: Corpus, *, smoothing: float = 0.1) -> float:

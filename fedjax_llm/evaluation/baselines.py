@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, UInt32
 
-from ..data import Batching, ClientData, Rows, Split
+from ..client_training import Frozen, Loss, Params, local_steps_with_state
+from ..data import Batching, ClientData, HoldOut, Rows
 from ..data.batches import drawn_order
-from ..local import Frozen, Loss, Params, lasting_steps
 from ..tasks import Measure, Task
 from .by_client import ByClient, by_client
 
@@ -26,9 +26,9 @@ class Baseline(NamedTuple):
 
     steps: int
     """Optimizer steps: of the client that took the most, or of the centralised model."""
-    seen: ByClient
+    heldout: ByClient
     """On the last part of clients that took part in training."""
-    unseen: ByClient | None
+    unseen_clients: ByClient | None
     """On clients that did not; None for what each client trained alone."""
 
 
@@ -42,7 +42,7 @@ class Baselines(NamedTuple):
 
 def baselines(
     task: Task,
-    split: Split,
+    split: HoldOut,
     batching: Batching,
     *,
     client_optimizer: optax.GradientTransformation,
@@ -90,7 +90,7 @@ def baselines(
 
     def both(steps: int, params: Params) -> Baseline:
         return Baseline(
-            steps, measured(params, data=split.seen), measured(params, data=split.unseen)
+            steps, measured(params, data=split.heldout), measured(params, data=split.unseen_clients)
         )
 
     train_on = _trainer(task, client_optimizer, batching)
@@ -99,7 +99,7 @@ def baselines(
         rows = train.rows([client], seq=batching.seq, pack=batching.pack)
         wanted = passes * int(rows.counts[0]) if batching.epochs else steps * batching.batch
         taken, params = train_on(rows, wanted, 1, _words(key, client))
-        kept.append(measured(params, data=split.seen, clients=[held_out]))
+        kept.append(measured(params, data=split.heldout, clients=[held_out]))
         longest = max(longest, taken)
     rows = train.rows(range(population), seq=batching.seq, pack=batching.pack)
     cohort = rounds * (batching.steps or 0) * clients * batching.batch
@@ -119,7 +119,7 @@ def _trainer(
     """`(rows, wanted, parts, key) -> (steps, params)`: the start after so many rows drawn by a key,
     each step with `parts` batches.
     """
-    program = jax.jit(lasting_steps(_over_parts(task.loss), optimizer))
+    program = jax.jit(local_steps_with_state(_over_parts(task.loss), optimizer))
 
     def train(
         rows: Rows, wanted: int, parts: int, key: UInt32[np.ndarray, " words"]
@@ -157,10 +157,10 @@ def _over_parts(loss: Loss) -> Loss:
     return whole
 
 
-def _measurable(split: Split, at_most: int | None, seed: int) -> list[tuple[int, int]]:
-    """Clients with held-out data, or some of them: their numbers in `train` and in `seen`."""
+def _measurable(split: HoldOut, at_most: int | None, seed: int) -> list[tuple[int, int]]:
+    """Clients with held-out data, or some of them: their numbers in `train` and in `heldout`."""
     number = {name: i for i, name in enumerate(split.train.names)}
-    found = [(number[name], i) for i, name in enumerate(split.seen.names)]
+    found = [(number[name], i) for i, name in enumerate(split.heldout.names)]
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(found))
     return [found[i] for i in sorted(order[:at_most].tolist())]
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from ..client_training import Frozen, Params
 from ..data import ClientData
-from ..local import Frozen, Params
 from ..tasks import Measure, Scores
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from ..data import Examples
-from ..data.encode import ids_of, renderer
-from ..data.examples import ANSWERS, Example, Message
+from ..data.readers.examples import ANSWERS, Example, Message
+from ..data.tokenisation.encode import ids_of, renderer
 from ..models import Decoder, generate
 from .by_client import ByClient
 

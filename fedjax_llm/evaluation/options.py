@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
+from ..client_training import Frozen, Params
 from ..data import ChoiceBatch
-from ..local import Frozen, Params
 from ..tasks import Measure, Scores, Task
 from ..tasks.decoder import log_likelihood
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
+from ..client_training import Frozen, Params
 from ..data import Batch
-from ..local import Frozen, Params
 from ..tasks import Measure, Scores
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")

@@ -15,16 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ..checkpoints import Checkpoint, open_checkpoint, write_safetensors
+from ..model_files import ModelFiles, open_model_files, write_safetensors
 from .config import DecoderConfig
 from .encoder import EncoderConfig
 from .hf_config import config_from, config_to
-from .hf_encoder import (
-    encoder_config_from,
-    encoder_config_to,
-    hf_encoder_tensors,
-    load_encoder,
-)
+from .hf_encoder import encoder_config_from, encoder_config_to, hf_encoder_tensors, load_encoder
 from .hf_tensors import hf_tensors, load_tensors
 
 DType = Literal["float32", "bfloat16"]
@@ -54,18 +49,18 @@ def load(
     remat: bool = False,
     mesh: Mesh | None = None,
 ) -> Pretrained:
-    """Read a model from a folder, a `.gguf` file, the hub or a package, as `open_checkpoint` says.
+    """Read a model from a folder, a `.gguf` file, the hub or a package, as `open_model_files` says.
 
     `dtype` is that of activations and products, `param_dtype` that of the parameters. With a
     `mesh`, each parameter is cut along its longest axis that the mesh's devices divide evenly, and
     lies whole on each where there is none.
     Guarantees: every tensor of the files has a place in the model and the other way round. Tensors
     are read one at a time: the peak is the model and its largest parameter.
-    Raises: what `open_checkpoint` does; `ValueError` naming the file, the field or the tensor, what
-    was expected and what was got, for a configuration that we do not do, and for tensors that are
-    missing, not known or of another shape.
+    Raises: what `open_model_files` does; `ValueError` naming the file, the field or the tensor,
+    what was expected and what was got, for a configuration that is not supported, and for
+    tensors that are missing, not known or of another shape.
     """
-    checkpoint = open_checkpoint(place, revision=revision)
+    checkpoint = open_model_files(place, revision=revision)
     keep = partial(_placed, mesh=mesh)
     readers = {name: tensor.read for name, tensor in checkpoint.tensors.items()}
     source = str(checkpoint.source)
@@ -124,7 +119,7 @@ def save(
         raise
 
 
-def _described(checkpoint: Checkpoint, read: Callable, **choices: Any) -> Any:
+def _described(checkpoint: ModelFiles, read: Callable, **choices: Any) -> Any:
     try:
         return read(checkpoint.config, **choices)
     except ValueError as error:

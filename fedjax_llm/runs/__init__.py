@@ -1,16 +1,27 @@
 """A run from a configuration: read, built, executed, kept in a folder and judged."""
 
-from .config import RunConfig as RunConfig
-from .config import canonical as canonical
-from .execute import deliver as deliver
-from .execute import execute as execute
-from .execute import execute_together as execute_together
-from .execute import rounds as rounds
-from .execute import settled as settled
-from .folder import opened as opened
-from .prepare import Run as Run
-from .prepare import prepare as prepare
-from .quality import Row as Row
-from .quality import beside as beside
-from .rows import versions as versions
-from .stopping import locked as locked
+from .config import RunConfig, canonical
+from .execute import choose_client_axis, deliver, execute, execute_together, rounds
+from .folder import open_run_folder
+from .prepare import Run, prepare
+from .quality import baseline_rows
+from .results import Row
+from .rows import versions
+from .stopping import locked
+
+__all__ = [
+    "Row",
+    "Run",
+    "RunConfig",
+    "baseline_rows",
+    "canonical",
+    "choose_client_axis",
+    "deliver",
+    "execute",
+    "execute_together",
+    "locked",
+    "open_run_folder",
+    "prepare",
+    "rounds",
+    "versions",
+]

@@ -1,42 +1,33 @@
 """What a configuration says of faults and of time."""
 
-from collections.abc import Callable, Mapping
-
 from fedjax_compression import Compressor, has_receiver_memory
-from fedjax_compression.text import parse
 
-from ..simulation import Conditions, deadline, diurnal, faults, link, links, trace
-from .config import RunConfig
-from .methods import ALL_AT_ONCE, BUFFERED, EVERY_ROUND
-from .names import built
-
-CONDITIONS: Mapping[str, Mapping[str, Callable]] = {
-    "faults": {"faults": faults},
-    "link": {"link": link, "links": links},
-    "deadline": {"deadline": deadline},
-    "availability": {"diurnal": diurnal, "trace": trace},
-}
-"""By field, what it may name."""
+from ..algorithms.registry import METHODS
+from ..simulation import Conditions
+from ..simulation.conditions.registry import CONDITIONS
+from .config import ParsedConfig, RunConfig
+from .texts import built
 
 
-def conditions(config: RunConfig, downlink: Compressor) -> Conditions:
+def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
     """The conditions that a configuration names.
 
     Raises `ValueError` naming the field where it cannot be read, where time is asked for without a
     link, where a deadline wants more clients than are drawn, where the method, or the downlink's
     codec, needs every client in every round, and where a run cannot have a buffer.
     """
+    config, texts, method = parsed.config, parsed.texts, parsed.method
     given = {
-        name: built(name, text, factories)
+        name: built(name, texts[name], factories)
         for name, factories in CONDITIONS.items()
-        if (text := getattr(config, name)) is not None
+        if name in texts
     }
-    method = parse(config.algorithm).name
+    name_of_method = texts["algorithm"].call.name
     for name in given:
-        if method in ALL_AT_ONCE or (method in EVERY_ROUND and name in ("faults", "deadline")):
+        if method.split or (method.every_round and name in ("faults", "deadline")):
             raise ValueError(
-                f"{name}: {method} needs the whole of every client in every round, expected none, "
-                f"got {getattr(config, name)}."
+                f"{name}: {name_of_method} needs the whole of every client in every round, "
+                f"expected none, got {getattr(config, name)}."
             )
         if name in ("deadline", "availability") and "link" not in given:
             raise ValueError(
@@ -51,7 +42,7 @@ def conditions(config: RunConfig, downlink: Compressor) -> Conditions:
             f"{misses}."
         )
     if config.buffer is not None:
-        _check_buffer(config, method)
+        _check_buffer(config, name_of_method, bufferable=method.bufferable)
     if "deadline" in given and (given["deadline"].first or 0) > config.clients:
         raise ValueError(
             f"deadline: expected first to be at most {config.clients}, the clients drawn for a "
@@ -62,11 +53,11 @@ def conditions(config: RunConfig, downlink: Compressor) -> Conditions:
     )
 
 
-def _check_buffer(config: RunConfig, method: str) -> None:
-    if method not in BUFFERED:
+def _check_buffer(config: RunConfig, method: str, *, bufferable: bool) -> None:
+    if not bufferable:
         raise ValueError(
             f"buffer: {method}'s server cannot add answers to a model that it has left behind, "
-            f"expected one of {', '.join(BUFFERED)}."
+            f"expected one of {', '.join(n for n, each in METHODS.items() if each.bufferable)}."
         )
     if config.buffer is not None and config.buffer < 1:
         raise ValueError(f"buffer: expected at least 1, got {config.buffer}.")

@@ -1,14 +1,18 @@
 """The configuration of a run: all that its numbers depend on, as texts and numbers."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from fedjax_compression.text import parse
+from fedjax_compression.text import found
 
+from ..algorithm import FederatedAlgorithm, SplitMethod
+from ..algorithms.contract import Method
+from ..algorithms.registry import METHODS
 from ..models import DecoderConfig
-from .learning import TASKS, Long
-from .methods import ALL_AT_ONCE, BY_ESTIMATES, OWN_SERVER_STEP, takes
-from .names import built, named
+from ..tasks.registry import TASKS, Long, TaskSpec
+from .texts import Parsed, built, in_field, parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,43 +90,84 @@ class RunConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
-def canonical(config: RunConfig) -> RunConfig:
-    """The same configuration with each text in its one spelling, and all defaults in place."""
-    given = config.local_steps is not None or config.local_epochs is not None
+TEXTS = (
+    "algorithm",
+    "uplink",
+    "downlink",
+    "client_axis",
+    "client_optimizer",
+    "server_optimizer",
+    "adapter",
+    "task",
+    "data",
+    "faults",
+    "link",
+    "deadline",
+    "availability",
+)
+"""The fields that hold a call as text."""
+
+
+class ParsedConfig(NamedTuple):
+    """A configuration whose texts were parsed, once."""
+
+    config: RunConfig
+    """With each text in its one spelling, and all defaults in place."""
+    texts: Mapping[str, Parsed]
+    """By field; fields that are None have none."""
+    method: Method
+    task_spec: TaskSpec
+
+
+def parse_config(config: RunConfig) -> ParsedConfig:
+    """Parse every text of a configuration and put the defaults in place.
+
+    Raises:
+        ValueError: Naming the field, for a text that is no call, an unknown method or task.
+
+    """
+    texts = {
+        field: parsed(field, text)
+        for field in TEXTS
+        if (text := getattr(config, field)) is not None
+    }
+    method = _method(texts["algorithm"])
+    task_spec: TaskSpec = built("task", texts["task"], TASKS)
     fresh = config.model is None
-    method = named("algorithm", parse, config.algorithm).name
+    defaults = {}
+    if config.client_axis is None:
+        at_once = (fresh and not config.buffer) or method.split
+        defaults["client_axis"] = "vmap()" if at_once else "scan()"
+    if config.client_optimizer is None and "client_optimizer" in method.needs:
+        adam = f"adam({0.006 if fresh else 0.0005})"
+        sgd = f"sgd({0.0001 if fresh else 0.000001})"
+        defaults["client_optimizer"] = sgd if method.small_steps else adam
+    steps = "server_optimizer" in method.needs and not method.own_server_optimizer
+    if config.server_optimizer is None and steps:
+        defaults["server_optimizer"] = "sgd(1.0, momentum=0.5, nesterov=True)"
+    texts |= {field: parsed(field, text) for field, text in defaults.items()}
+    given = config.local_steps is not None or config.local_epochs is not None
     config = dataclasses.replace(
         config,
         local_steps=config.local_steps if given else 8,
-        long=config.long or built("task", config.task, TASKS).long[0],
-        client_axis=config.client_axis
-        or ("vmap()" if (fresh and not config.buffer) or method in ALL_AT_ONCE else "scan()"),
+        long=config.long or task_spec.long[0],
+        **{field: text.text for field, text in texts.items()},  # type: ignore[arg-type]
     )
-    if config.client_optimizer is None and takes(method, "client_optimizer"):
-        adam = f"adam({0.006 if fresh else 0.0005})"
-        own = f"sgd({0.0001 if fresh else 0.000001})" if method in BY_ESTIMATES else adam
-        config = dataclasses.replace(config, client_optimizer=own)
-    stepping = takes(method, "server_optimizer") and method not in OWN_SERVER_STEP
-    if config.server_optimizer is None and stepping:
-        nesterov = "sgd(1.0, momentum=0.5, nesterov=True)"
-        config = dataclasses.replace(config, server_optimizer=nesterov)
-    texts = {
-        name: str(named(name, parse, getattr(config, name)))
-        for name in (
-            "algorithm",
-            "uplink",
-            "downlink",
-            "client_axis",
-            "client_optimizer",
-            "server_optimizer",
-            "adapter",
-            "task",
-            "data",
-            "faults",
-            "link",
-            "deadline",
-            "availability",
-        )
-        if getattr(config, name) is not None
-    }
-    return dataclasses.replace(config, **texts)  # type: ignore[arg-type]
+    return ParsedConfig(config, texts, method, task_spec)
+
+
+def canonical(config: RunConfig) -> RunConfig:
+    """The same configuration with each text in its one spelling, and all defaults in place."""
+    return parse_config(config).config
+
+
+def _method(text: Parsed) -> Method:
+    """The method that a text names, or that was given: a `Method`, a factory or an algorithm."""
+    if isinstance(text.value, Method):
+        return text.value
+    if isinstance(text.value, FederatedAlgorithm | SplitMethod):
+        algorithm = text.value
+        return Method(lambda loss, like: algorithm)
+    if text.value is not None:
+        return Method(text.value)
+    return in_field("algorithm", found, text.call, METHODS)

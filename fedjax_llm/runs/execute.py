@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from .. import models
 from ..adapters import export_adapter, merge_adapter
+from ..algorithm import SplitMethod
 from ..simulation import (
     Auto,
     ClientAxis,
     Member,
-    Progress,
     Round,
+    Snapshot,
     Timed,
     candidates,
     fastest,
@@ -24,16 +25,15 @@ from ..simulation import (
     simulate_split,
     simulate_together,
 )
-from ..split import SplitMethod
 from .prepare import Run
-from .quality import Row
+from .results import Row
 from .rows import Trained, round_row, summary
 
 
-class Past(NamedTuple):
+class ResumePoint(NamedTuple):
     """What of a run was run before, by another process."""
 
-    progress: Progress | None = None
+    snapshot: Snapshot | None = None
     rows: Sequence[Row] = ()
     seconds: float = 0.0
 
@@ -42,7 +42,7 @@ def execute(
     run: Run,
     each: Callable[[Row], None],
     *,
-    past: Past = Past(),
+    past: ResumePoint = ResumePoint(),
     keep: Callable[[Round, float], None] | None = None,
 ) -> tuple[Row, Trained]:
     """Run all rounds, or those that are left, handing each one's row to `each` and then itself
@@ -51,19 +51,21 @@ def execute(
 
     All but `seconds`, `versions` and `device` is the same for the same configuration.
     """
-    axis = run.client_axis if isinstance(run.client_axis, ClientAxis) else settled(run).axis
+    axis = (
+        run.client_axis if isinstance(run.client_axis, ClientAxis) else choose_client_axis(run).axis
+    )
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
     last: Round | None = None
-    for finished in rounds(run, axis, past.progress):
+    for finished in rounds(run, axis, past.snapshot):
         last = finished
         rows.append(round_row(run, finished))
         each(rows[-1])
         if keep:
             keep(finished, time.perf_counter() - started)
-    state = last.state if last else past.progress and past.progress.state
-    progress = last.progress if last else lambda: past.progress
-    return summary(run, rows, state, progress, time.perf_counter() - started)
+    state = last.state if last else past.snapshot and past.snapshot.state
+    snapshot = last.snapshot if last else lambda: past.snapshot
+    return summary(run, rows, state, snapshot, time.perf_counter() - started)
 
 
 def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[Row]:
@@ -98,7 +100,7 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
         each(rows[0][-1])
     seconds = time.perf_counter() - started
     return [
-        {**summary(run, mine, one.state, one.progress, seconds)[0], "together": len(runs)}
+        {**summary(run, mine, one.state, one.snapshot, seconds)[0], "together": len(runs)}
         for run, mine, one in zip(runs, rows, finished, strict=True)
     ]
 
@@ -125,7 +127,7 @@ def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
     return out / "model"
 
 
-def settled(run: Run) -> Timed:
+def choose_client_axis(run: Run) -> Timed:
     """The client axis that `auto()` stands for on this machine; says so on standard error."""
     best, found = fastest(lambda axis: rounds(run, axis), candidates(run.config.clients))
     times = ", ".join(
@@ -137,7 +139,7 @@ def settled(run: Run) -> Timed:
 
 
 def rounds(
-    run: Run, axis: ClientAxis, start: Progress | None = None
+    run: Run, axis: ClientAxis, start: Snapshot | None = None
 ) -> Generator[Round, None, None]:
     """The rounds of a run, those after `start` where it is given."""
     config, method = run.config, run.algorithm

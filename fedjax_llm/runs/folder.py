@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import jax.random as jr
 from fedjax_compression.text import build, parse
 
-from .. import jsonl
 from ..simulation import CLIENT_AXES, Auto, Round
-from ..simulation.checkpoints import Checkpoints
-from .execute import Past, settled
+from ..simulation.run_checkpoints import RunCheckpoints
+from .execute import ResumePoint, choose_client_axis
 from .prepare import Run
-from .quality import Row
+from .results import Row, read_rows, write_object
 from .rows import versions
 from .stopping import Stop, locked, stop_signals
 
@@ -31,7 +30,7 @@ class RunFolder(NamedTuple):
     """With the client axis that `auto()` stands for in it."""
     rounds: Path
     summary: Path
-    past: Past
+    past: ResumePoint
     done: Row | None
     """The summary, where the run is over already."""
     keep: Callable[[Round, float], None]
@@ -39,7 +38,7 @@ class RunFolder(NamedTuple):
 
 
 @contextmanager
-def opened(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFolder]:
+def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFolder]:
     """Hold a folder, made where it is not there, and find where its run stands.
 
     A checkpoint is written after each `every` rounds, after the last, and after the running one
@@ -68,8 +67,8 @@ def opened(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFold
         run = _begun(out / "run.json", run, resume=resume)
         done = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
         stop = held.enter_context(stop_signals())
-        checkpoints = held.enter_context(Checkpoints(out / "checkpoints"))
-        past = Past() if done else _past(run, checkpoints, rounds)
+        checkpoints = held.enter_context(RunCheckpoints(out / "checkpoints"))
+        past = ResumePoint() if done else _past(run, checkpoints, rounds)
         yield RunFolder(
             run, rounds, summary, past, done, _keeper(run, out, checkpoints, stop, every)
         )
@@ -80,9 +79,9 @@ def _begun(about: Path, run: Run, *, resume: bool) -> Run:
     if resume and about.exists():
         name = json.loads(about.read_text(encoding="utf-8"))["auto"]
         return run._replace(client_axis=build(parse(name), CLIENT_AXES)) if name else run
-    found = settled(run) if isinstance(run.client_axis, Auto) else None
+    found = choose_client_axis(run) if isinstance(run.client_axis, Auto) else None
     name, config = found and found.name, asdict(run.config)
-    jsonl.write(about, {"config": config, "auto": name, "versions": versions()})
+    write_object(about, {"config": config, "auto": name, "versions": versions()})
     return run._replace(client_axis=found.axis) if found else run
 
 
@@ -125,33 +124,37 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _past(run: Run, checkpoints: Checkpoints, rounds: Path) -> Past:
+def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path) -> ResumePoint:
     """What is over, by the last whole checkpoint; rounds.jsonl is cut back to that."""
     key = jr.fold_in(jr.key(run.config.seed), 0)
     server = run.algorithm.init(key, run.task.params)
     restored = checkpoints.restore(server, run.algorithm.client_init(run.task.params))
-    wanted = restored.progress.round if restored else 0
+    wanted = restored.snapshot.round if restored else 0
     if not rounds.exists() and not wanted:
-        return Past()
+        return ResumePoint()
     lines = rounds.read_bytes().splitlines(keepends=True) if rounds.exists() else []
     os.truncate(rounds, sum(map(len, lines[:wanted])))
-    rows = jsonl.read(rounds)
+    rows = read_rows(rounds)
     if [row.get("round") for row in rows] != list(range(1, wanted + 1)):
         raise ValueError(
             f"{rounds}: expected the rows of rounds 1 to {wanted}, as the checkpoint is of round "
             f"{wanted}, got {len(rows)} rows."
         )
-    return Past(restored.progress, rows, restored.notes["seconds"]) if restored else Past()
+    return (
+        ResumePoint(restored.snapshot, rows, restored.notes["seconds"])
+        if restored
+        else ResumePoint()
+    )
 
 
 def _keeper(
-    run: Run, out: Path, checkpoints: Checkpoints, stop: Stop, every: int
+    run: Run, out: Path, checkpoints: RunCheckpoints, stop: Stop, every: int
 ) -> Callable[[Round, float], None]:
     def keep(finished: Round, seconds: float) -> None:
         number, asked = finished.round, stop.by
         saved = run.config.buffer is None
         if saved and (asked or number % every == 0 or number == run.config.rounds):
-            checkpoints.save(finished.progress(), {"seconds": seconds})
+            checkpoints.save(finished.snapshot(), {"seconds": seconds})
         if asked:
             checkpoints.wait()
             print(

@@ -8,23 +8,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.random as jr
 import optax
-from fedjax_compression import codec, has_receiver_memory
-from fedjax_compression.text import parse
-from flax import nnx
+from fedjax_compression import Compressor, codec, has_receiver_memory
 
-from ..adapters.low_rank import LowRank
-from ..algorithm import FederatedAlgorithm
-from ..base import base_of
-from ..data import Batching, Split, hold_out
+from ..adapters.registry import ADAPTERS
+from ..algorithm import FederatedAlgorithm, SplitMethod
+from ..algorithms.shared.base_changes import base_of
+from ..data import Batching, HoldOut, hold_out
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
-from ..split import SplitMethod
 from ..tasks import Task
+from ..tasks.registry import TaskSpec
 from .conditions import conditions
-from .config import RunConfig, canonical
-from .learning import TASKS, Learning
-from .methods import ALGORITHMS, FLAGS, SLOPES, takes
-from .names import ADAPTERS, OPTIMIZERS, built, named
-from .taken import check_adapter, check_clients, taken
+from .config import ParsedConfig, RunConfig, parse_config
+from .method_inputs import check_adapter, check_clients, method_inputs
+from .optimizers import OPTIMIZERS
+from .texts import Parsed, built, in_field
 from .workload import Workload, workload
 
 
@@ -32,10 +29,10 @@ class Run(NamedTuple):
     """A configuration, built and checked: no round has run yet, nothing was written."""
 
     config: RunConfig
-    learning: Learning
+    task_spec: TaskSpec
     workload: Workload
     task: Task
-    split: Split
+    split: HoldOut
     client_optimizer: optax.GradientTransformation | None
     algorithm: FederatedAlgorithm | SplitMethod
     batching: Batching
@@ -44,12 +41,18 @@ class Run(NamedTuple):
 
 
 def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
-    """Build everything that a configuration names. Tokens of texts are kept in `cache`, where a
-    checkpoint reads them. What pairs are measured against is computed here, last of all.
+    """Build everything that a configuration names.
 
-    Raises `ValueError` naming the field, what was expected and what was got.
+    Args:
+        config: The configuration.
+        cache: Folder in which the tokens of a checkpoint's tokenizer are kept for later runs.
+
+    Raises:
+        ValueError: Naming the field, what was expected and what was got.
+
     """
-    config = canonical(config)
+    parsed = parse_config(config)
+    config, texts, task_spec = parsed.config, parsed.texts, parsed.task_spec
     if config.rounds < 1:
         raise ValueError(f"rounds: expected at least 1, got {config.rounds}.")
     if not 0 <= config.seed < 2**32:
@@ -57,11 +60,10 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     batching = Batching(
         seq=config.seq, batch=config.batch, steps=config.local_steps, epochs=config.local_epochs
     )
-    learning: Learning = built("task", config.task, TASKS)
-    assert config.long is not None  # noqa: S101 - as it is canonical
-    learnt = workload(
-        learning,
-        text=config.data,
+    assert config.long is not None  # noqa: S101 - as it is parsed
+    load = workload(
+        task_spec,
+        text=texts["data"],
         population=config.population,
         seed=config.seed,
         model=config.model,
@@ -70,49 +72,44 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         long=config.long,
         cache=cache,
     )
-    split = hold_out(learnt.corpus, seed=config.seed)
-    if not 1 <= config.clients <= len(split.train.names):
+    split = hold_out(load.corpus, seed=config.seed)
+    population = len(split.train.names)
+    if not 1 <= config.clients <= population:
         raise ValueError(
-            f"clients: expected 1 to {len(split.train.names)}, the clients there are, "
-            f"got {config.clients}."
+            f"clients: expected 1 to {population}, the clients there are, got {config.clients}."
         )
-    adapter = built("adapter", config.adapter, ADAPTERS)
-    task = learning.build(
-        learnt.decoder, key=jr.key(config.seed), adapter=adapter, params=learnt.params
+    adapter = built("adapter", texts["adapter"], ADAPTERS)
+    task = task_spec.build(
+        load.decoder, key=jr.key(config.seed), adapter=adapter, params=load.params
     )
-    given = {
-        **{
-            name: built(name, getattr(config, name), OPTIMIZERS)
-            for name in ("client_optimizer", "server_optimizer")
-            if getattr(config, name) is not None
-        },
-        **{name: named(name, codec, getattr(config, name)) for name in ("uplink", "downlink")},
-        "prediction": config.prediction,
-        "window": config.rounds,
-        **({} if config.local_steps is None else {"steps": config.local_steps}),
+    parts: dict[str, Any] = {
+        field: built(field, texts[field], OPTIMIZERS)
+        for field in ("client_optimizer", "server_optimizer")
+        if field in texts
     }
-    if config.clients < len(split.train.names) and has_receiver_memory(given["downlink"]):
+    parts |= {field: _codec(field, texts[field]) for field in ("uplink", "downlink")}
+    if config.clients < population and has_receiver_memory(parts["downlink"]):
         raise ValueError(
             f"downlink: {config.downlink} needs every client in every round, as a client that "
-            f"misses a message cannot read the next; expected clients to be "
-            f"{len(split.train.names)}, all there are, got {config.clients}."
+            f"misses a message cannot read the next; expected clients to be {population}, all "
+            f"there are, got {config.clients}."
         )
-    check_clients(config, len(split.train.names))
-    under = conditions(config, given["downlink"])
-    check_adapter(config, task.params)
-    given |= taken(config, learnt, task, split)
-    algorithm = _algorithm(config, task, given, population=float(split.train.targets().sum()))
-    client_axis = built("client_axis", config.client_axis, CLIENT_AXES)
-    ready = learning.ready(task, learnt.corpus, config.seq)
-    if ready is not learnt.corpus:
+    check_clients(parsed, population)
+    under = conditions(parsed, parts["downlink"])
+    check_adapter(parsed, task.params)
+    inputs = method_inputs(parsed, parts, load, task, split)
+    algorithm = _algorithm(parsed, task, inputs)
+    client_axis = built("client_axis", texts["client_axis"], CLIENT_AXES)
+    ready = task_spec.ready(task, load.corpus, config.seq)
+    if ready is not load.corpus:
         split = hold_out(ready, seed=config.seed)
     return Run(
         config,
-        learning,
-        learnt,
+        task_spec,
+        load,
         task,
         split,
-        given.get("client_optimizer"),
+        parts.get("client_optimizer"),
         algorithm,
         batching,
         client_axis,
@@ -120,64 +117,27 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     )
 
 
-def _algorithm(
-    config: RunConfig, task: Task, given: Mapping[str, Any], *, population: float
-) -> FederatedAlgorithm | SplitMethod:
-    """The method that a configuration names, with what it takes of the flags.
+def _codec(field: str, text: Parsed) -> Compressor:
+    return text.value if text.value is not None else in_field(field, codec, text.text)
 
-    Raises `ValueError` for a flag that it does not take.
-    """
-    method = parse(config.algorithm).name
-    for flag, nothing in FLAGS.items():
-        got = getattr(config, flag)
-        if got != nothing and method in ALGORITHMS and not takes(method, flag):
-            why = "; what its clients send are slopes along seeded directions"
-            raise ValueError(
-                f"{flag}: {method} takes none, expected {nothing}, got {got}"
-                f"{why if method in SLOPES else ''}."
-            )
-    if method in ALGORITHMS and takes(method, "steps") and config.local_steps is None:
-        raise ValueError(
-            f"local_epochs: {method} takes as many steps of every client, expected local_steps, "
-            f"got {config.local_epochs} epochs."
-        )
+
+def _algorithm(
+    parsed: ParsedConfig, task: Task, inputs: Mapping[str, Any]
+) -> FederatedAlgorithm | SplitMethod:
+    """The method of a configuration, built with the inputs it needs and its own arguments."""
+    method, text = parsed.method, parsed.texts["algorithm"]
     like = jax.eval_shape(lambda: task.params)
-    known = {**given, "population": population, "clients": config.clients}
-    if method in ALGORITHMS and takes(method, "scale"):
-        known["scale"] = _scale(task, config)
-    factories = {
-        name: partial(
-            factory,
-            *(() if takes(name, "halves") else (task.loss,)),
-            like,
-            **{flag: value for flag, value in known.items() if takes(name, flag)},
-        )
-        for name, factory in ALGORITHMS.items()
-    }
-    algorithm = built("algorithm", config.algorithm, factories)
-    named("algorithm", _check_base, algorithm, task)
+    start = (like,) if method.split else (task.loss, like)
+    factory = partial(method.factory, *start, **inputs)
+    algorithm = built("algorithm", Parsed(text.call), {text.call.name: factory})
+    in_field("algorithm", _check_base, algorithm, task)
     return algorithm
 
 
 def _check_base(algorithm: FederatedAlgorithm | SplitMethod, task: Task) -> None:
-    """Raise `ValueError` where a method cannot add what it adds to the frozen kernels there are."""
+    """Raise `ValueError` where a method's change does not fit the frozen kernels."""
 
     def begun(params: Any, frozen: Any) -> Any:
         return base_of(algorithm.init(jr.key(0), params), frozen)
 
     jax.eval_shape(begun, task.params, task.frozen)
-
-
-def _scale(task: Task, config: RunConfig) -> float:
-    """That of the adapter's products, alpha / rank.
-
-    Raises `ValueError` where there is not one for all.
-    """
-    modules = nnx.iter_graph(task.model(task.params, task.frozen))
-    scales = {module.scale for _, module in modules if isinstance(module, LowRank)}
-    if len(scales) != 1 or not isinstance(scale := scales.pop(), float):
-        raise ValueError(
-            f"algorithm: {config.algorithm} needs an adapter of one scale, such as lora(rank=8), "
-            f"got {config.adapter}."
-        )
-    return scale

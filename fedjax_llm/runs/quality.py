@@ -9,18 +9,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..data import Corpus, bigram_nats
-from ..evaluation import (
-    ByClient,
-    baselines,
-    by_client,
-    by_own_model,
-    distribution,
-    token_bytes,
-)
+from ..evaluation import ByClient, baselines, by_client, by_own_model, distribution, token_bytes
 from ..simulation import StoreRows
 from .prepare import Run
+from .results import Row
 
-Row = dict[str, Any]
 LOGITS = 2**24
 """Entries of logits that an evaluation holds at a time, at most."""
 OWN_ROWS = 16
@@ -33,8 +26,8 @@ def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
     (`unseen`), and for streams of bytes those of a byte bigram.
     """
     row: Row = {}
-    shares = run.learning.shares(run.task)
-    for name, corpus in (("heldout", run.split.seen), ("unseen", run.split.unseen)):
+    shares = run.task_spec.shares(run.task)
+    for name, corpus in (("heldout", run.split.heldout), ("unseen", run.split.unseen_clients)):
         if corpus.names:
             measured = partial(
                 by_client,
@@ -55,7 +48,7 @@ def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) 
     """The same of clients that took part, each by its own model, where the method has them keep
     one; a client that was in no round has the server's. `personal_models` counts the others.
     """
-    if run.algorithm.personal is None or not run.split.seen.names:
+    if run.algorithm.personal is None or not run.split.heldout.names:
         return {}
     personal = jax.jit(run.algorithm.personal)
     place = {run.split.train.names[client]: row for row, client in enumerate(kept.clients)}
@@ -66,7 +59,7 @@ def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) 
         own = jax.tree.map(lambda leaf: leaf[place[name]], kept.states)
         return personal(params, own)
 
-    seen = run.split.seen
+    seen = run.split.heldout
     measured = partial(
         by_own_model,
         params_of=params_of,
@@ -75,7 +68,7 @@ def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) 
         seq=run.config.seq,
         batch=min(OWN_ROWS, _batch(run)),
     )
-    shares = run.learning.shares(run.task)
+    shares = run.task_spec.shares(run.task)
     return {
         "personal_models": sum(name in place for name in seen.names),
         **_named(run, "personal", measured(run.task.nats), seen),
@@ -83,7 +76,7 @@ def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) 
     }
 
 
-def beside(run: Run) -> Row:
+def baseline_rows(run: Run) -> Row:
     """The same of the start (`untrained`), of each client alone (`local`), and of one model on all
     training text (`centralised`), by the clients' optimizer, as `baselines` says.
     """
@@ -100,15 +93,15 @@ def beside(run: Run) -> Row:
     row: Row = {}
     for name, baseline in found._asdict().items():
         row[name] = {"steps": baseline.steps}
-        row[name] |= _named(run, "heldout", baseline.seen, run.split.seen)
-        if baseline.unseen is not None and baseline.unseen.names:
-            row[name] |= _named(run, "unseen", baseline.unseen, run.split.unseen)
+        row[name] |= _named(run, "heldout", baseline.heldout, run.split.heldout)
+        if baseline.unseen_clients is not None and baseline.unseen_clients.names:
+            row[name] |= _named(run, "unseen", baseline.unseen_clients, run.split.unseen_clients)
     return row
 
 
 def _named(run: Run, name: str, measured: ByClient, corpus: Any) -> Row:
     spread = distribution(measured, higher_is_better=False)
-    per = f"{name}_nats_per_{run.learning.unit}"
+    per = f"{name}_nats_per_{run.task_spec.unit}"
     row = {per: spread.weighted_mean, f"{per}_of_worst_tenth": spread.worst_tenth}
     if isinstance(corpus, Corpus):
         size = _sizes(run)[corpus.tokens[corpus.is_target()]].sum()
@@ -130,5 +123,5 @@ def _sizes(run: Run) -> np.ndarray:
 
 
 def _batch(run: Run) -> int:
-    row = run.learning.texts * run.config.seq * run.workload.decoder.vocab_size
+    row = run.task_spec.texts * run.config.seq * run.workload.decoder.vocab_size
     return min(64, max(1, LOGITS // row))

@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from ..algorithm import ServerState
-from ..base import base_of
-from ..digest import digest
+from ..algorithms.shared.base_changes import base_of
 from ..ledger import total_bytes
-from ..simulation import Progress, Round
+from ..simulation import Round, Snapshot
+from ..simulation.digest import digest
 from .prepare import Run
-from .quality import Row, personal_quality, quality
+from .quality import personal_quality, quality
+from .results import Row
 
 
 class Trained(NamedTuple):
@@ -31,13 +32,13 @@ def summary(
     run: Run,
     rows: Sequence[Row],
     state: ServerState | None,
-    progress: Callable[[], Progress | None],
+    snapshot: Callable[[], Snapshot | None],
     seconds: float,
 ) -> tuple[Row, Trained]:
     """Of a run that ended in this state, or before its first round, and what came of it."""
     params = run.task.params if state is None else state.params
     trained = Trained(params, base_of(state, run.task.frozen))
-    ended = progress() if run.algorithm.personal else None
+    ended = snapshot() if run.algorithm.personal else None
     row = {
         "algorithm": run.config.algorithm,
         "codec": run.config.uplink,
@@ -61,7 +62,7 @@ def round_row(run: Run, finished: Round) -> Row:
     seen = np.isfinite(info.loss) * targets
     return {
         "round": finished.round,
-        f"train_nats_per_{run.learning.unit}": float(
+        f"train_nats_per_{run.task_spec.unit}": float(
             np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)
         ),
         "accepted": int(finished.server_info.accepted),

@@ -1,20 +1,20 @@
 """What a run learns, and with what: clients' text as tokens, and the model that reads them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from fedjax_compression.text import build, parse
 from jaxtyping import PyTree
 
-from .. import data, models
-from ..data import ClientData, Example, Examples
-from ..data.examples import Records
+from .. import models
+from ..data import ClientData
+from ..data.readers.examples import Records
+from ..data.registry import DATA
 from ..models import DecoderConfig
-from .learning import Learning, Long
+from ..tasks.registry import Long, TaskSpec
+from .texts import Parsed, built
 
 
 class Workload(NamedTuple):
@@ -29,9 +29,9 @@ class Workload(NamedTuple):
 
 
 def workload(
-    learning: Learning,
+    task_spec: TaskSpec,
     *,
-    text: str,
+    text: Parsed,
     population: int | None,
     seed: int,
     model: str | None,
@@ -45,66 +45,30 @@ def workload(
 
     Raises `ValueError` naming the field, what was expected and what was got.
     """
-    records = _drawn(_named("data", text), population, seed)
-    learning.check(records, long)
+    records = _drawn(_records(text), population, seed)
+    task_spec.check(records, long)
     if model is None:
         if decoder.vocab_size < 256:
             raise ValueError(
                 f"vocab_size: expected at least 256 for bytes, got {decoder.vocab_size}."
             )
-        return Workload(learning.bytes_of(records), decoder, None, None)
+        return Workload(task_spec.bytes_of(records), decoder, None, None)
     _check_sizes(decoder)
     loaded = models.load(model, dtype=decoder.dtype, remat=decoder.remat)
     if not isinstance(loaded.config, DecoderConfig):
         raise ValueError(f"model: expected a decoder, got {model!r}, an encoder.")
     tokenizer = loaded.load_tokenizer()
-    corpus = learning.tokens_of(
+    corpus = task_spec.tokens_of(
         records, tokenizer, seq=seq, long=long, vocab_size=loaded.config.vocab_size, cache=cache
     )
     return Workload(corpus, loaded.config, loaded.params, tokenizer)
 
 
-def _shakespeare(*, at_least: int = 2000, roles: str = "") -> Examples:
-    chosen = [role.strip() for role in roles.split(",") if role.strip()]
-    texts = data.shakespeare(at_least=at_least, roles=chosen)
-    return {role: [Example(text, source=role)] for role, text in texts.items()}
-
-
-def _dealt(deal: Callable[..., Records]) -> Callable[..., Records]:
-    """A partition of what clients have together."""
-
-    @wraps(deal)
-    def dealt(examples: Records, **choices: Any) -> Records:
-        return deal(data.pooled(examples), **choices)
-
-    return dealt
-
-
-DATA: Mapping[str, Callable[..., Any]] = {
-    "chitchat": data.chitchat,
-    "fedit": data.fedit,
-    "fields": data.Fields,
-    "jsonl": data.jsonl,
-    "pair_fields": data.PairFields,
-    "parquet": data.parquet,
-    "shakespeare": _shakespeare,
-    **{
-        deal.__name__: _dealt(deal)
-        for deal in (data.dirichlet, data.iid, data.label_shards, data.log_normal, data.power_law)
-    },
-}
-"""What `data` may name. A partition takes other data first: `iid(chitchat(), clients=9, seed=0)`.
-"""
-
-
-def _named(field: str, text: str) -> Records:
-    try:
-        found = build(parse(text), DATA)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{field}: {error}") from None
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{field}: expected clients' text, got {text!r}.")
-    return found
+def _records(text: Parsed) -> Records:
+    records = built("data", text, DATA)
+    if not isinstance(records, Mapping):
+        raise ValueError(f"data: expected clients' text, got {text.text!r}.")
+    return records
 
 
 def _drawn(examples: Records, population: int | None, seed: int) -> Records:

@@ -1,39 +1,59 @@
 """Federations on one device, on several, or on many hosts."""
 
-from .auto import CLIENT_AXES as CLIENT_AXES
-from .auto import Auto as Auto
-from .auto import Timed as Timed
-from .auto import auto as auto
-from .auto import candidates as candidates
-from .auto import fastest as fastest
-from .availability import Availability as Availability
-from .availability import Windows as Windows
-from .availability import diurnal as diurnal
-from .availability import trace as trace
-from .buffered import simulate_buffered as simulate_buffered
-from .client_axis import ClientAxis as ClientAxis
-from .client_axis import chunked as chunked
-from .client_axis import scan as scan
-from .client_axis import vmap as vmap
-from .conditions import Conditions as Conditions
-from .conditions import Plan as Plan
-from .deadline import Deadline as Deadline
-from .deadline import deadline as deadline
-from .faults import Fate as Fate
-from .faults import Faults as Faults
-from .faults import faults as faults
-from .network import Links as Links
-from .network import Network as Network
-from .network import link as link
-from .network import links as links
-from .programs import round_program as round_program
-from .sharded import sharded as sharded
-from .simulate import Progress as Progress
-from .simulate import Round as Round
-from .simulate import simulate as simulate
-from .split_rounds import simulate_split as simulate_split
-from .split_rounds import split_entries as split_entries
-from .store import ClientStore as ClientStore
-from .store import StoreRows as StoreRows
-from .together import Member as Member
-from .together import simulate_together as simulate_together
+from .client_axes.auto import Auto, Timed, auto, candidates, fastest
+from .client_axes.contract import ClientAxis
+from .client_axes.on_one_device import chunked, scan, vmap
+from .client_axes.registry import CLIENT_AXES
+from .client_axes.sharded import sharded
+from .conditions.availability import Availability, Windows, diurnal, trace
+from .conditions.contract import Conditions, Plan
+from .conditions.deadline import Deadline, deadline
+from .conditions.faults import Fate, Faults, faults
+from .conditions.network import Links, Network, link, links
+from .loop.buffered import simulate_buffered
+from .loop.client_store import ClientStore, StoreRows
+from .loop.programs import round_program
+from .loop.round import Round, Snapshot
+from .loop.simulate import simulate
+from .loop.split import simulate_split, split_entries
+from .loop.together import Member, simulate_together
+
+__all__ = [
+    "CLIENT_AXES",
+    "Auto",
+    "Availability",
+    "ClientAxis",
+    "ClientStore",
+    "Conditions",
+    "Deadline",
+    "Fate",
+    "Faults",
+    "Links",
+    "Member",
+    "Network",
+    "Plan",
+    "Round",
+    "Snapshot",
+    "StoreRows",
+    "Timed",
+    "Windows",
+    "auto",
+    "candidates",
+    "chunked",
+    "deadline",
+    "diurnal",
+    "fastest",
+    "faults",
+    "link",
+    "links",
+    "round_program",
+    "scan",
+    "sharded",
+    "simulate",
+    "simulate_buffered",
+    "simulate_split",
+    "simulate_together",
+    "split_entries",
+    "trace",
+    "vmap",
+]

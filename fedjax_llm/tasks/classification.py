@@ -10,11 +10,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..adapters import Adapter, adapt, full
+from ..client_training import Frozen, Params
 from ..data import LabelledBatch
-from ..local import Frozen, Params
 from ..models import Classifier, EncoderConfig, filled
 from ..models.layers import Linear
-from .task import Measure, Scores, Task, mean_loss, mean_over_batches
+from .contract import Measure, Scores, Task, mean_loss, mean_over_batches
 
 
 def classification(

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..client_training import Frozen, Params
 from ..data import Batch
-from ..local import Frozen, Params
-from .task import Task
+from .contract import Task
 
 
 class Asked(NamedTuple):

@@ -6,11 +6,11 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..adapters import Adapter
+from ..client_training import Frozen, Params
 from ..data import Batch
-from ..local import Frozen, Params
 from ..models import DecoderConfig
+from .contract import Scores, Task
 from .decoder import adapted_decoder
-from .task import Scores, Task
 
 
 def language_model(

@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..adapters import Adapter
+from ..client_training import Frozen, Params
 from ..data import PairBatch, Pairs
-from ..local import Frozen, Params
 from ..models import DecoderConfig
+from .contract import Measure, Scores, Task, mean_loss, mean_over_batches
 from .decoder import adapted_decoder, log_likelihood
-from .task import Measure, Scores, Task, mean_loss, mean_over_batches
 
 
 def preference(

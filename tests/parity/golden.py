@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .reference import golden
+from tests.parity.reference import golden
 
-PATH = Path(__file__).parents[1] / "models/golden.npz"
+PATH = Path(__file__).parents[1] / "fedjax_llm/models/golden.npz"
 
 if __name__ == "__main__":
     np.savez_compressed(PATH, **golden())

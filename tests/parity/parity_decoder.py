@@ -9,10 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from fedjax_llm.models import config_from, config_to, from_params, generate, hf_tensors
-
-from ..models.families import FAMILIES, params, tokens, weights
-from .golden import PATH
-from .reference import golden, reference
+from tests.helpers.families import FAMILIES, params, tokens, weights
+from tests.parity.golden import PATH
+from tests.parity.reference import golden, reference
 
 each_family = pytest.mark.parametrize("name", FAMILIES)
 

@@ -18,9 +18,8 @@ from fedjax_llm.models import (
     load_encoder,
     mean_pool,
 )
-
-from ..models.families import BERT, LABELS, bert_weights, readers, tokens
-from .reference import bert_reference
+from tests.helpers.families import BERT, LABELS, bert_weights, readers, tokens
+from tests.parity.reference import bert_reference
 
 CONFIG = encoder_config_from(BERT)
 THERE = np.arange(20) < np.array([[20], [13], [4]])

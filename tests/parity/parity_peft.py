@@ -25,11 +25,10 @@ from fedjax_llm.adapters import (
     prompt_tuning,
     rslora,
 )
-from fedjax_llm.checkpoints import write_safetensors
+from fedjax_llm.model_files import write_safetensors
 from fedjax_llm.models import config_from, config_to, from_params, hf_tensors
-
-from ..models.families import FAMILIES, params, tokens, uniform
-from .reference import reference
+from tests.helpers.families import FAMILIES, params, tokens, uniform
+from tests.parity.reference import reference
 
 MODELS = ("smollm2", "qwen2", "gpt2")
 OURS = {

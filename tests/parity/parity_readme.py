@@ -10,8 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from fedjax_llm import models
-
-from .parity_decoder import off, say
+from tests.parity.parity_decoder import off, say
 
 README = Path(__file__).parents[2] / "README.md"
 

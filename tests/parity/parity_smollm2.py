@@ -9,8 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from fedjax_llm.models import from_params, generate, hf_tensors, load, save
-
-from .parity_decoder import off, say
+from tests.parity.parity_decoder import off, say
 
 PROMPTS = (
     "What is the capital of France, and what is it known for?",

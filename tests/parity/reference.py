@@ -5,8 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from fedjax_llm.models import config_from
-
-from ..models.families import BERT, FAMILIES, LABELS, bert_weights, tokens, weights
+from tests.helpers.families import BERT, FAMILIES, LABELS, bert_weights, tokens, weights
 
 
 def reference(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:

@@ -1,0 +1,7 @@
+"""Codecs whose messages are entropy-coded to a rate."""
+
+from .adaptive import adaptive
+from .entropy_coded import entropy_coded
+from .trellis import trellis
+
+__all__ = ["adaptive", "entropy_coded", "trellis"]

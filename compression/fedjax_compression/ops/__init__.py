@@ -1,0 +1,1 @@
+"""Arithmetic that codecs share: bits, blocks, rotations, flat vectors, bases, trellises."""

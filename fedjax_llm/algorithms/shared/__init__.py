@@ -1,0 +1,38 @@
+"""What methods share, and what a method of your own may build on.
+
+The averaging round and its variants, channels from server to clients, partial aggregates, how a
+failed client says so, and arithmetic on pytrees.
+"""
+
+from .averaging import Work, averaging, fresh_optimizer, persistent_optimizer
+from .base_changes import base_of
+from .channel import Channel, ChannelState, CodecState, Message, channel
+from .checks import check_no_memory, check_structure
+from .failures import has_failed, nan_where
+from .partials import PartialAggregate, gather_updates, server_result, server_step
+from .trees import cast, choose, float32_zeros, is_finite
+
+__all__ = [
+    "Channel",
+    "ChannelState",
+    "CodecState",
+    "Message",
+    "PartialAggregate",
+    "Work",
+    "averaging",
+    "base_of",
+    "cast",
+    "channel",
+    "check_no_memory",
+    "check_structure",
+    "choose",
+    "float32_zeros",
+    "fresh_optimizer",
+    "gather_updates",
+    "has_failed",
+    "is_finite",
+    "nan_where",
+    "persistent_optimizer",
+    "server_result",
+    "server_step",
+]

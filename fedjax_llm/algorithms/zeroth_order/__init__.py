@@ -1,0 +1,11 @@
+"""Methods that send slopes along seeded directions, or the result of a search."""
+
+from .decomfl import decomfl
+from .fed_bpt import fed_bpt
+from .fed_kseed import fed_kseed
+from .fed_mezo import fed_mezo
+from .feed_sign import feed_sign
+from .fwd_llm import fwd_llm
+from .spry import spry
+
+__all__ = ["decomfl", "fed_bpt", "fed_kseed", "fed_mezo", "feed_sign", "fwd_llm", "spry"]

@@ -1,0 +1,5 @@
+"""The `fedjax-llm` command."""
+
+from .main import main
+
+__all__ = ["main"]

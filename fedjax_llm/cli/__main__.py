@@ -1,0 +1,5 @@
+"""`python -m fedjax_llm.cli`."""
+
+from .main import main
+
+main()

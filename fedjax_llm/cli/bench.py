@@ -1,0 +1,35 @@
+"""`fedjax-llm bench`."""
+
+from pathlib import Path
+
+from ..bench import LADDER, bench_table
+from ..bench import bench as measured
+from ..runs.results import write_object
+from .output import fresh_results, keep_programs, print_table
+
+
+def bench(
+    rungs: tuple[str, ...] = (),
+    repeats: int = 5,
+    compilation_cache: Path | None = None,
+    out: Path = Path("runs/bench"),
+) -> None:
+    """Measure how fast rounds are here, for a ladder of sizes: bench.json in a folder.
+
+    Args:
+        rungs: Those to measure: short, tiny, middle, middle_lora, large_lora; all unless given.
+        repeats: Rounds of which the median counts.
+        compilation_cache: Folder in which compiled programs are kept for later commands.
+        out: Folder for the results; one that holds such results already is refused.
+
+    """
+    unknown = [name for name in rungs if name not in LADDER]
+    if unknown:
+        raise ValueError(f"rungs: expected some of {', '.join(LADDER)}, got {unknown[0]}.")
+    if repeats < 1:
+        raise ValueError(f"repeats: expected at least 1, got {repeats}.")
+    results = fresh_results(out, "bench.json")
+    keep_programs(compilation_cache)
+    rows = list(measured({name: LADDER[name] for name in rungs or LADDER}, repeats=repeats))
+    write_object(results, {"rungs": rows})
+    print_table(bench_table(rows), str(results))

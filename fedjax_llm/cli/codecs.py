@@ -1,0 +1,42 @@
+"""`fedjax-llm codecs`."""
+
+from pathlib import Path
+
+from fedjax_compression import codec
+
+from ..bench import draw_rate_distortion, measure, rate_distortion_table, sources
+from ..bench.codecs import CODECS
+from ..runs.results import append_row
+from .output import fresh_results, print_table
+
+
+def codecs(
+    codecs: tuple[str, ...] = (),
+    entries: int = 2**20,
+    seed: int = 0,
+    speed: bool = False,
+    out: Path = Path("runs/codecs"),
+) -> None:
+    """Measure codecs on known and real sources: codecs.jsonl and codecs.png in a folder.
+
+    Args:
+        codecs: Codecs to measure; a default set unless given.
+        entries: Entries of the two sources that are drawn.
+        seed: Seed of all three sources.
+        speed: Time encoding to bytes and decoding from them, and 16 clients under one vmap.
+        out: Folder for the results; one that holds such results already is refused.
+
+    """
+    for text in codecs:
+        codec(text)
+    if entries < 1:
+        raise ValueError(f"entries: expected at least 1, got {entries}.")
+    results = fresh_results(out, "codecs.jsonl")
+    updates = sources(entries, seed=seed)
+    rows = []
+    for row in measure(codecs or CODECS, updates, speed=speed):
+        append_row(results, row)
+        rows.append(row)
+    picture = out / "codecs.png"
+    draw_rate_distortion(rows, picture)
+    print_table(rate_distortion_table(rows), f"{results}  {picture}")

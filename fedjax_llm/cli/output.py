@@ -1,0 +1,63 @@
+"""What commands share: folders to write to, and lines for the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from ..runs import Row
+
+
+def results_folder(path: Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises `ValueError` where a file is in its place.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: expected a folder to write to, got a file.")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def fresh_results(out: Path, name: str) -> Path:
+    """Where results of that name go, which are not there yet."""
+    results = results_folder(out) / name
+    if results.exists():
+        raise ValueError(f"{out}: expected a folder without results, got {name} in it.")
+    return results
+
+
+def keep_programs(folder: Path | None) -> None:
+    """Compiled programs of this process are kept there, and taken from there."""
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(results_folder(folder).absolute()))
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """A line for each run in which updates were left out."""
+    return [
+        f"{row['codec']}, seed {row['seed']}: {row['failed']} updates were not finite and left out."
+        for row in rows
+        if row["failed"]
+    ]
+
+
+def nats(row: Row) -> str:
+    """What a row says of held-out text, in words."""
+    return ", ".join(
+        f"{row[key]:.4f} {key.replace('_', ' ')}"
+        for which in ("heldout", "personal", "unseen")
+        for what in ("nats_per_token", "nats_per_pair", "preferred")
+        if (key := f"{which}_{what}") in row
+    )
+
+
+def print_table(table: object, *lines: str) -> None:
+    """Print a table and lines, 200 columns wide where the output is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)

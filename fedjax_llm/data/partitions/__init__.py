@@ -1,0 +1,1 @@
+"""Partitions: a pool of examples dealt out to clients."""

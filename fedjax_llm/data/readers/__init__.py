@@ -1,0 +1,1 @@
+"""Readers: text by client, from packages and files."""

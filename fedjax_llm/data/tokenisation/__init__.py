@@ -1,0 +1,1 @@
+"""Tokenisation: text by client to tokens, windows and batches."""

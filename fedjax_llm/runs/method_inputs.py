@@ -1,0 +1,159 @@
+"""What a method declares to need of a run, found in the run's configuration, task and data."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from fedjax_compression.text import Call
+from flax import nnx
+from jaxtyping import Integer, PyTree
+
+from ..adapters.low_rank import LowRank
+from ..data import Corpus, HoldOut
+from ..tasks import Task, halves
+from .config import ParsedConfig, RunConfig
+from .workload import Workload
+
+NOTHING: Mapping[str, Any] = {
+    "client_optimizer": None,
+    "server_optimizer": None,
+    "uplink": "identity()",
+    "downlink": "identity()",
+    "prediction": 0.0,
+}
+"""Fields that a method may need, and their value where nothing is asked for."""
+OF_LANGUAGE_MODELS = ("vocab", "halves", "public", "logits")
+
+
+def method_inputs(
+    parsed: ParsedConfig, parts: Mapping[str, Any], load: Workload, task: Task, split: HoldOut
+) -> dict[str, Any]:
+    """The value of each need that the run's method declares.
+
+    Args:
+        parsed: The configuration.
+        parts: The codecs and optimizers of the configuration, built, by field; an optimizer that
+            the configuration does not have is left out.
+        load: Text and model.
+        task: The task.
+        split: The data, divided into training and held-out parts.
+
+    Raises:
+        ValueError: For a field that the method does not need, for a need that this run cannot
+            fill, by the field to change.
+
+    """
+    config, method = parsed.config, parsed.method
+    _check_unneeded(parsed)
+    if "steps" in method.needs and config.local_steps is None:
+        raise ValueError(
+            f"local_epochs: {_name(parsed)} takes as many steps of every client, expected "
+            f"local_steps, got {config.local_epochs} epochs."
+        )
+    if set(OF_LANGUAGE_MODELS) & set(method.needs) and not isinstance(load.corpus, Corpus):
+        raise ValueError(
+            f"task: {_name(parsed)} is for language models, expected language_model(), got "
+            f"{config.task}."
+        )
+    decoder = load.decoder
+    known: dict[str, Callable[[], Any]] = {
+        **{field: partial(lambda value: value, value) for field, value in parts.items()},
+        "prediction": lambda: config.prediction,
+        "steps": lambda: config.local_steps,
+        "window": lambda: config.rounds,
+        "clients": lambda: config.clients,
+        "population": lambda: float(split.train.targets().sum()),
+        "scale": lambda: _scale(task, config),
+        "vocab": lambda: decoder.vocab_size,
+        "logits": lambda: lambda params, frozen, tokens: task.model(params, frozen)(tokens),
+        "public": lambda: _public(config, split.unseen_clients),
+        "halves": lambda: partial(halves, task, decoder.num_hidden_layers),
+    }
+    return {need: known[need]() for need in method.needs if need in known}
+
+
+def check_clients(parsed: ParsedConfig, population: int) -> None:
+    """Raise `ValueError` where the method cannot run that many clients, or not that way."""
+    config, method = parsed.config, parsed.method
+    if config.clients < population and method.every_round:
+        raise ValueError(
+            f"algorithm: {_name(parsed)} needs every client in every round, expected clients to be "
+            f"{population}, all there are, got {config.clients}."
+        )
+    if method.split and config.client_axis != "vmap()":
+        raise ValueError(
+            f"client_axis: {_name(parsed)} runs a round's clients together, as they meet the "
+            f"server in every step, expected vmap(), got {config.client_axis}."
+        )
+
+
+def check_adapter(parsed: ParsedConfig, params: PyTree) -> None:
+    """Raise `ValueError` where the method can do nothing with the adapter's parameters."""
+    method, adapter = parsed.method, parsed.texts["adapter"]
+    if method.forward_mode and "seeds" in _names(adapter.call):
+        raise ValueError(
+            f"algorithm: {_name(parsed)} differentiates forwards, and the sum of directions of "
+            f"{adapter.text} only backwards, expected another adapter, or fed_mezo(), which "
+            "differentiates nothing."
+        )
+    if method.check_start:
+        try:
+            arguments = dict(parsed.texts["algorithm"].call.kwargs)
+            method.check_start(params, arguments, adapter.text)
+        except ValueError as error:
+            raise ValueError(f"algorithm: {error}") from None
+
+
+def _check_unneeded(parsed: ParsedConfig) -> None:
+    for field, nothing in NOTHING.items():
+        got = getattr(parsed.config, field)
+        if got != nothing and field not in parsed.method.needs:
+            why = "; what its clients send are slopes along seeded directions"
+            raise ValueError(
+                f"{field}: {_name(parsed)} takes none, expected {nothing}, got {got}"
+                f"{why if parsed.method.sends_slopes else ''}."
+            )
+
+
+def _name(parsed: ParsedConfig) -> str:
+    return parsed.texts["algorithm"].call.name
+
+
+def _names(call: Any) -> set[str]:
+    """The names in a call and in its arguments."""
+    if not isinstance(call, Call):
+        return set()
+    given = (*call.args, *(value for _, value in call.kwargs))
+    return {call.name}.union(*map(_names, given))
+
+
+def _scale(task: Task, config: RunConfig) -> float:
+    """Alpha / rank of the adapter's products.
+
+    Raises `ValueError` where there is not one number for all of them.
+    """
+    modules = nnx.iter_graph(task.model(task.params, task.frozen))
+    scales = {module.scale for _, module in modules if isinstance(module, LowRank)}
+    if len(scales) != 1 or not isinstance(scale := scales.pop(), float):
+        raise ValueError(
+            f"algorithm: {config.algorithm} needs an adapter of one scale, such as lora(rank=8), "
+            f"got {config.adapter}."
+        )
+    return scale
+
+
+def _public(config: RunConfig, unseen: Corpus) -> Integer[np.ndarray, "lots 1 batch seq"]:
+    """Windows of the clients set aside, one batch for each round, reused in a cycle.
+
+    No client trains on this text, and the scores on it are the server's.
+    """
+    batch, seq = config.batch, config.seq
+    windows = len(unseen.tokens) // seq
+    lots = min(config.rounds, windows // batch)
+    if not lots:
+        raise ValueError(
+            f"algorithm: {config.algorithm} asks clients about the text of those set aside, one of "
+            f"ten; expected batch={batch} windows of seq={seq} tokens there, got {windows}."
+        )
+    return unseen.tokens[: lots * batch * seq].reshape(lots, 1, batch, seq)

@@ -1,0 +1,56 @@
+"""Rows as JSON lines: appended whole, read strictly."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Row: TypeAlias = dict[str, Any]
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one row and see it to the disk. Numbers that are not finite become null."""
+    line = json.dumps(_finite(row), allow_nan=False) + "\n"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_object(path: Path, value: Mapping[str, Any]) -> None:
+    """One object as a file of its own, which appears whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(_finite(value), allow_nan=False, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows; none where there is no file.
+
+    Raises `ValueError` for a line that is not a whole JSON object, by its number.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:  # not JSON, or not UTF-8
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}: line {number}: expected a whole JSON object and a line end, got "
+                f"{line[-40:].decode(errors='replace')!r} at its end; take the line out to go on."
+            )
+        rows.append(row)
+    return rows
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

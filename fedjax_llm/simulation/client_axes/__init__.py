@@ -1,0 +1,1 @@
+"""Client axes: ways to run the clients of a round."""

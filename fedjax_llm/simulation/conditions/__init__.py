@@ -1,0 +1,1 @@
+"""Conditions: faults, network, deadlines and availability."""

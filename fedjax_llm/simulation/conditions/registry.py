@@ -1,0 +1,16 @@
+"""Conditions by name."""
+
+from collections.abc import Callable, Mapping
+
+from .availability import diurnal, trace
+from .deadline import deadline
+from .faults import faults
+from .network import link, links
+
+CONDITIONS: Mapping[str, Mapping[str, Callable]] = {
+    "faults": {"faults": faults},
+    "link": {"link": link, "links": links},
+    "deadline": {"deadline": deadline},
+    "availability": {"diurnal": diurnal, "trace": trace},
+}
+"""By field, what it may name."""

@@ -1,0 +1,54 @@
+"""The frontier as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from ..runs import Row
+from .front import BYTES, Cost, points, unit
+from .table import UNCOMPRESSED
+
+MARKERS = "osv^<>PXphd*"
+
+
+def draw(rows: Sequence[Row], path: Path, cost: Cost = BYTES) -> None:
+    """Held-out loss against a cost, which is uplink bytes unless given, the Pareto front drawn and
+    the uncompressed run marked.
+
+    Bars span the seeds. Writes a PNG that is the same for the same rows.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.add_subplot()
+    finite = (p for p in points(rows, cost) if np.isfinite(p.nats))
+    shown = sorted(finite, key=lambda p: -p.uplink_bytes)
+    colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(shown)))
+    for number, (p, colour) in enumerate(zip(shown, colours, strict=True)):
+        plain = p.codec == UNCOMPRESSED
+        axes.errorbar(
+            p.cost / cost.unit,
+            p.nats,
+            yerr=[[p.nats - p.lowest], [p.highest - p.nats]],
+            marker="D" if plain else MARKERS[number % len(MARKERS)],
+            markersize=9 if plain else 7,
+            color="black" if plain else colour,
+            linestyle="",
+            capsize=3,
+            label=f"{p.codec}, uncompressed" if plain else p.codec,
+        )
+    front = sorted((p.cost / cost.unit, p.nats) for p in shown if p.on_front)
+    axes.plot(*zip(*front, strict=True), color="grey", zorder=0, label="Pareto front")
+    if bigram := rows[0].get("heldout_bigram_nats_per_byte"):
+        axes.axhline(bigram, color="grey", linestyle=":", label="byte bigram")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlabel(cost.label)
+    axes.set_ylabel(f"held-out nats per {unit(rows)}")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from fedjax_compression import wire
+from fedjax_compression.quantizers import dithered
+from fedjax_compression.quantizers.dithered import (
+    Dithered,
+    _by_range,
+    _dithers,
+    _message_bits,
+    _runs,
+)
+from fedjax_compression.wire.leaves import Symbols
+from fedjax_compression.wire.symbols import dump_symbols
+
+ENTRIES = 2**18
+
+
+def coded(x, rate, key=0):
+    c = dithered(rate=rate)
+    payload, _ = jax.jit(c.encode)(jr.key(key), x, ())
+    return payload, jax.jit(c.decode)(payload, x)
+
+
+def bits(payload, entries):
+    return 8 * len(wire.dumps(payload)) / entries
+
+
+def test_levels_and_values_worked_by_hand():
+    x = jnp.array([0.0, 1.0, -2.5, 7.0])
+    payload, out = coded(x, 16)
+    sign, dither, _ = _dithers(payload.seed, 4, 1)
+    sign, dither, step = sign[:, 0], dither[:, 0], payload.step
+    levels = jnp.floor(sign * x / step + dither + 0.5)
+    np.testing.assert_array_equal(payload.symbols.codes, levels)
+    np.testing.assert_allclose(out, sign * (levels - dither) * step, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rate", "error"), [(0.5, 2.264), (1, 0.5514), (2, 0.0976), (3, 0.02274)])
+def test_rate_and_error_on_a_gaussian_are_those_of_the_theory(rate, error):
+    x = jr.normal(jr.key(1), (ENTRIES,))
+    payload, out = coded(x, rate)
+    assert 0.998 * rate < bits(payload, x.size) <= rate
+    # tables of eight ranges of dithers, for this many entries, take about a hundredth of a bit
+    assert float(((out - x) ** 2).sum() / (x**2).sum()) == pytest.approx(error, rel=0.025)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, 3, 6])
+def test_a_message_is_never_longer_than_its_rate(rate):
+    encode = jax.jit(dithered(rate=rate).encode)
+    for seed in range(3):
+        x = {"t": jr.t(jr.key(seed), 3.0, (321, 257)), "odd": jr.normal(jr.key(9), (50_001,))}
+        payload, _ = encode(jr.key(seed), x, ())
+        entries = sum(leaf.size for leaf in x.values())
+        assert 0.98 * rate < bits(payload, entries) <= rate
+
+
+def test_errors_are_uniform_and_independent_of_the_entry():
+    x = jnp.concatenate([jr.normal(jr.key(1), (ENTRIES,)), jnp.zeros(ENTRIES), jnp.full(9, 3.0)])
+    payload, out = coded(x, 1)
+    error = np.asarray((out - x) / payload.step)
+    assert np.abs(error).max() <= 0.5 + 1e-5
+    for part in (error[:ENTRIES], error[ENTRIES : 2 * ENTRIES]):  # whatever the entries are
+        counts, _ = np.histogram(part, 20, (-0.5, 0.5))
+        # a bin of n / 20 varies by less than its own size: five deviations
+        np.testing.assert_allclose(counts, ENTRIES / 20, atol=5 * (ENTRIES / 20) ** 0.5)
+    # the correlation of independent variables varies by 1 / n
+    size = np.abs(np.asarray(x[:ENTRIES]))
+    for other in (np.asarray(x[:ENTRIES]), size):
+        assert abs(np.corrcoef(error[:ENTRIES], other)[0, 1]) < 5 / ENTRIES**0.5
+
+
+def test_every_entry_is_unbiased():
+    x, draws = jnp.linspace(-1.0, 2.0, 40), 4000
+    c = dithered(rate=16)
+
+    def at_a_coarse_step(key):
+        seed = jr.bits(key, (), jnp.uint32)
+        sign, dither, _ = _dithers(seed, 40, 1)
+        codes = jnp.floor(sign[:, 0] * x / 0.7 + dither[:, 0] + 0.5).astype(jnp.int32)
+        symbols = Symbols(codes, jnp.array([40], jnp.int32))
+        return c.decode(Dithered(symbols, jnp.float32(0.7), seed), x)
+
+    out = jax.vmap(at_a_coarse_step)(jr.split(jr.key(1), draws))
+    deviation = 0.7 / 12**0.5
+    np.testing.assert_allclose(out.mean(axis=0), x, atol=5 * deviation / draws**0.5)
+    np.testing.assert_allclose(out.std(axis=0), deviation, rtol=0.1)
+
+
+def test_the_mean_over_clients_has_an_error_of_one_over_their_number():
+    x = jr.normal(jr.key(1), (2**16,))
+    c = dithered(rate=1)
+    one = jax.jit(lambda key: c.decode(c.encode(key, x, ())[0], x))
+    outs = jnp.stack([one(jr.key(seed)) for seed in range(8)])
+    single = float(((outs[0] - x) ** 2).mean())
+    # a squared error varies by about its own size, over as many entries: five deviations
+    assert float(((outs.mean(axis=0) - x) ** 2).mean()) == pytest.approx(single / 8, rel=0.03)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 8])
+def test_dithers_are_uniform_and_one_of_each_range_is_in_each_row(parts):
+    sign, magnitude, range_of = _dithers(jnp.uint32(5), 8 * 4096, parts)
+    np.testing.assert_array_equal(jnp.sort(range_of, axis=1)[0], np.arange(parts))
+    np.testing.assert_array_equal(jnp.floor(magnitude * 2 * parts), range_of)
+    for column in range(parts):
+        dither = np.asarray((sign * magnitude)[:, column])
+        counts, _ = np.histogram(dither, 16, (-0.5, 0.5))
+        expected = len(dither) / 16
+        np.testing.assert_allclose(counts, expected, atol=5 * expected**0.5)
+    grouped = _by_range(range_of.astype(jnp.float32), range_of)
+    assert (np.diff(np.asarray(grouped)) >= 0).all()
+
+
+@pytest.mark.parametrize("scale", [0.4, 5.0, 3000.0])
+def test_the_bits_that_a_step_is_chosen_by_are_those_of_the_message(scale):
+    levels = jnp.round(scale * jr.normal(jr.key(1), (2**16,))).astype(jnp.int32)
+    runs = (2**15, 2**15)
+    made = 8 * len(dump_symbols(Symbols(np.asarray(levels), np.array(runs, np.int32))))
+    counted = float(_message_bits(levels, runs))
+    assert counted <= made + 8 * 16
+    assert counted == pytest.approx(made, rel=2e-3)
+
+
+def test_runs_cover_the_levels():
+    like = {"a": jnp.ones(40_000), "b": jnp.ones(3), "c": jnp.ones(40_000)}
+    runs = _runs(like, 8)
+    assert sum(runs) == 8 * -(-80_003 // 8)
+    assert len(runs) == 16
+
+
+def test_the_dithers_key_is_no_other_draws_key():
+    key = jr.key(3)
+    x = jr.uniform(key, (ENTRIES,), minval=-1.0)
+    payload, out = coded(x, 2, key=3)
+    assert int(payload.seed) != int(jr.bits(key, (), jnp.uint32))
+    error = np.asarray(out - x)
+    assert abs(np.corrcoef(error, np.asarray(x))[0, 1]) < 5 / ENTRIES**0.5
+
+
+@pytest.mark.parametrize("rate", [0, -1, 17, float("nan"), True])
+def test_rates_out_of_range_are_refused(rate):
+    with pytest.raises(ValueError, match="dithered: rate must be above 0 and at most 16, got"):
+        dithered(rate=rate)

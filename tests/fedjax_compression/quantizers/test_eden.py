@@ -1,0 +1,131 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from fedjax_compression import codec, wire
+from fedjax_compression.ops.hadamard import rotate
+from fedjax_compression.quantizers import eden
+from fedjax_compression.quantizers.eden import gaussian_levels
+
+# arXiv:2108.08842, table 1; pi / (2 bits) - 1 up to one bit; in between D / (1 - D), where the
+# least squared error D is the mean of those at the two rates, and D = omega / (1 + omega)
+VARIANCE = {
+    0.1: 14.708,
+    0.5: 2.14159,
+    1: 0.57080,
+    1.5: 0.31653,
+    2: 0.13312,
+    2.25: 0.10711,
+    3: 0.03578,
+    4: 0.00959,
+}
+
+
+@functools.cache
+def coded(c):
+    return jax.jit(lambda key, x: c.decode(c.encode(key, x, ())[0], x))
+
+
+def error(c, key, x):
+    left = x - coded(c)(key, x)
+    return (left @ left) / (x @ x)
+
+
+def spike_train(key, entries):
+    spikes = jr.uniform(jr.fold_in(key, 1), (entries,)) < 0.02
+    return jnp.where(spikes, jr.normal(key, (entries,)), 0.0)
+
+
+@pytest.mark.parametrize("bits", VARIANCE)
+def test_the_variance_is_the_papers_whatever_the_update(bits):
+    c, entries = eden(bits=bits), 100_001
+    dense, sparse = jr.normal(jr.key(5), (entries,)), spike_train(jr.key(5), entries)
+    assert error(c, jr.key(1), dense) == pytest.approx(VARIANCE[bits], rel=0.02)
+    assert error(c, jr.key(1), sparse) == pytest.approx(VARIANCE[bits], rel=0.05)
+
+
+@pytest.mark.parametrize("bits", [0.5, 1, 1.5, 2])
+def test_means_over_clients_shrink_as_one_over_n_so_it_is_unbiased(bits):
+    c, x, clients = eden(bits=bits), spike_train(jr.key(5), 9000), 64
+    draws = jax.vmap(coded(c), in_axes=(0, None))(jr.split(jr.key(1), clients), x)
+    left = draws.mean(axis=0) - x
+    ratio = (left @ left) / (x @ x) / (VARIANCE[bits] / clients)
+    assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
+
+
+def test_a_vector_and_its_key_may_share_a_key():
+    key = jr.key(3)
+    assert error(eden(bits=1), key, jr.normal(key, (2**16,))) == pytest.approx(0.5708, rel=0.02)
+
+
+def test_a_message_has_the_size_worked_by_hand():
+    x = jnp.ones(10_000)  # three parts share a scale: 4096, 1808 and the last 4096 entries
+    payload, _ = eden(bits=3).encode(jr.key(0), x, ())
+    assert len(wire.dumps(payload)) == 12 + 3750 + 3 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("bits", "size"),
+    [
+        (0.5, 625),  # of 4096, 1808 and 4096 entries half are sent, in one bit
+        (2.25, 1875 + 938),  # 3072 + 1356 + 3072 in 2 bits, and 1024 + 452 + 1024 in 3
+    ],
+)
+def test_a_message_of_a_fractional_rate_has_the_size_worked_by_hand(bits, size):
+    payload, _ = eden(bits=bits).encode(jr.key(0), jnp.ones(10_000), ())
+    assert len(wire.dumps(payload)) == 12 + size + 3 * 4 + 4
+
+
+def test_half_a_bit_of_two_equal_entries_sends_all_of_it_half_the_time():
+    # rotation leaves one entry of two and the other zero: doubled where sent, and zero elsewhere
+    c, x = eden(bits=0.5), jnp.full(2, 3.0)
+    out = jax.vmap(lambda key: c.decode(c.encode(key, x, ())[0], x))(jr.split(jr.key(1), 4000))
+    overlap = np.round(np.asarray(out) @ np.asarray(x) / 18, 4)
+    assert set(overlap) == {0, 2}
+    assert abs(overlap.mean() - 1) < 5 / 4000**0.5
+
+
+def test_one_bit_is_drive():
+    x = jr.normal(jr.key(0), (4096,))
+    payload, _ = eden(bits=1).encode(jr.key(1), x, ())
+    y = np.asarray(rotate(x, payload.seed), np.float64)
+    expected = (y @ y) / np.abs(y).sum() * np.sign(y)  # the scale of arXiv:2105.08339
+    out = rotate(eden(bits=1).decode(payload, x), payload.seed)
+    np.testing.assert_allclose(out, expected, rtol=1e-4)
+
+
+def test_one_entry_is_exact():
+    x = jnp.array([-3.25])
+    np.testing.assert_allclose(
+        eden(bits=1).decode(eden(bits=1).encode(jr.key(0), x, ())[0], x), x, rtol=1e-6
+    )
+
+
+def test_blocks_of_other_size_keep_their_scale():
+    x = jnp.concatenate([1e-8 * jr.normal(jr.key(0), (4096,)), 1e8 * jr.normal(jr.key(1), (4096,))])
+    c = eden(bits=4)
+    out = c.decode(c.encode(jr.key(2), x, ())[0], x)
+    for part in (slice(0, 4096), slice(4096, None)):
+        left = (out - x)[part]
+        assert (left @ left) / (x[part] @ x[part]) == pytest.approx(VARIANCE[4], rel=0.1)
+
+
+def test_levels_are_those_of_max():
+    # Max 1960, table 1
+    np.testing.assert_allclose(gaussian_levels(2)[1:], [0.7979], atol=1e-4)
+    np.testing.assert_allclose(gaussian_levels(4)[2:], [0.4528, 1.510], atol=5e-4)
+    np.testing.assert_allclose(gaussian_levels(8)[4:], [0.2451, 0.7560, 1.344, 2.152], atol=5e-4)
+
+
+@pytest.mark.parametrize("bits", [0, 5, 4.001, -0.5, float("nan"), True])
+def test_bits_out_of_range_are_refused(bits):
+    with pytest.raises(ValueError, match="eden: bits must be above 0 and at most 4, got"):
+        eden(bits=bits)
+
+
+def test_bits_of_another_type_are_refused_as_text():
+    with pytest.raises(ValueError, match="bits"):
+        codec("eden(bits='a')")

@@ -1,0 +1,116 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from fedjax_compression import codec, wire
+from fedjax_compression.quantizers import trellis_fixed
+from fedjax_compression.quantizers.trellis_fixed import gaussian_table
+
+# The unbiased error of a memory of 8; the bit-shift trellis of arXiv:2406.11235 with a trained
+# table of 256 values has .4076, .0891, .0232, .0067, the scalar quantiser .571, .133, .0358, .0096.
+VARIANCE = {1: 0.3951, 2: 0.0822, 3: 0.02025, 4: 0.00539}
+
+
+@functools.cache
+def coded(c):
+    return jax.jit(lambda key, x: c.decode(c.encode(key, x, ())[0], x))
+
+
+def error(c, key, x):
+    left = x - coded(c)(key, x)
+    return (left @ left) / (x @ x)
+
+
+def spike_train(key, entries):
+    spikes = jr.uniform(jr.fold_in(key, 1), (entries,)) < 0.02
+    return jnp.where(spikes, jr.normal(key, (entries,)), 0.0)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_the_variance_is_as_promised_whatever_the_update(bits):
+    c, entries = trellis_fixed(bits=bits), 100_001
+    dense, sparse = jr.normal(jr.key(5), (entries,)), spike_train(jr.key(5), entries)
+    assert error(c, jr.key(1), dense) == pytest.approx(VARIANCE[bits], rel=0.02)
+    assert error(c, jr.key(1), sparse) == pytest.approx(VARIANCE[bits], rel=0.05)
+
+
+def test_longer_memory_errs_less():
+    x = jr.normal(jr.key(5), (20_000,))
+    errors = [error(trellis_fixed(bits=2, memory=m), jr.key(1), x) for m in (4, 6, 8, 10)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == pytest.approx(0.0776, rel=0.03)
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_means_over_clients_shrink_as_one_over_n_so_it_is_unbiased(bits):
+    c, x, clients = trellis_fixed(bits=bits), spike_train(jr.key(5), 9000), 64
+    draws = jax.vmap(coded(c), in_axes=(0, None))(jr.split(jr.key(1), clients), x)
+    left = draws.mean(axis=0) - x
+    ratio = (left @ left) / (x @ x) / (VARIANCE[bits] / clients)
+    assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
+
+
+def test_a_message_has_the_size_worked_by_hand():
+    x = jnp.ones(10_000)  # three parts share a scale: 4096, 1808 and the last 4096 entries
+    payload, _ = trellis_fixed(bits=3).encode(jr.key(0), x, ())
+    assert len(wire.dumps(payload)) == 12 + 3750 + 3 * 4 + 4
+
+
+def test_one_entry_is_exact():
+    c, x = trellis_fixed(bits=1), jnp.array([-3.25])
+    np.testing.assert_allclose(c.decode(c.encode(jr.key(0), x, ())[0], x), x, rtol=1e-6)
+
+
+def test_blocks_of_other_size_keep_their_scale():
+    x = jnp.concatenate([1e-8 * jr.normal(jr.key(0), (4096,)), 1e8 * jr.normal(jr.key(1), (4096,))])
+    c = trellis_fixed(bits=4)
+    out = c.decode(c.encode(jr.key(2), x, ())[0], x)
+    for part in (slice(0, 4096), slice(4096, None)):
+        left = (out - x)[part]
+        assert (left @ left) / (x[part] @ x[part]) == pytest.approx(VARIANCE[4], rel=0.1)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_a_block_that_is_not_finite_leaves_the_others_as_they_are(value):
+    x = jr.normal(jr.key(0), (3 * 4096,))
+    c = trellis_fixed(bits=2)
+    out = c.decode(c.encode(jr.key(1), x.at[5000].set(value), ())[0], x)
+    assert not np.isfinite(out[4096:8192]).any()
+    for part in (slice(0, 4096), slice(8192, None)):
+        left = (out - x)[part]
+        assert (left @ left) / (x[part] @ x[part]) == pytest.approx(VARIANCE[2], rel=0.1)
+
+
+@pytest.mark.parametrize(("bits", "memory"), [(1, 2), (1, 8), (2, 8), (4, 5), (3, 12)])
+def test_the_table_holds_each_quantile_once_and_is_odd(bits, memory):
+    table = gaussian_table(bits=bits, memory=memory)
+    assert len(np.unique(table)) == 2**memory
+    np.testing.assert_allclose(table, -table[::-1], rtol=1e-5)
+    deviation = (1 - 4.0**-bits) ** 0.5 * (1 + bits / (2 * memory))
+    assert np.median(np.abs(table)) == pytest.approx(0.6745 * deviation, rel=0.3)
+
+
+def test_a_small_table_worked_by_hand():
+    # multiplier int(4 * 235 / 512) | 1 = 1: quantiles 1/8, 3/8, 5/8, 7/8 in order, of deviation
+    # sqrt(3/4) * (1 + 1/4)
+    quantiles = np.array([-1.15035, -0.31864, 0.31864, 1.15035])
+    np.testing.assert_allclose(
+        gaussian_table(bits=1, memory=2), quantiles * 0.75**0.5 * 1.25, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("bits", ["0", "5", "True"])
+def test_bits_out_of_range_are_refused(bits):
+    with pytest.raises(ValueError, match="trellis_fixed: bits must be an integer from 1 to 4, got"):
+        codec(f"trellis_fixed(bits={bits})")
+
+
+@pytest.mark.parametrize("memory", ["2", "13", "True"])
+def test_memory_out_of_range_is_refused(memory):
+    with pytest.raises(
+        ValueError, match=r"trellis_fixed: memory must be an integer from bits \+ 1 to 12, got"
+    ):
+        codec(f"trellis_fixed(bits=2, memory={memory})")

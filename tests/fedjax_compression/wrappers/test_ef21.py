@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from fedjax_compression import codec, wire
+from fedjax_compression.sparsifiers import top_k
+from fedjax_compression.wrappers import ef21
+
+
+def test_three_messages_worked_by_hand():
+    c, x = ef21(top_k(fraction=0.5)), jnp.array([4.0, 1.0])
+    state, memory = c.init(x), c.receiver(x)
+    for known in ([4.0, 0.0], [4.0, 1.0], [4.0, 1.0]):
+        payload, state = c.encode(jr.key(0), x, state)
+        received, memory = c.receive(c.decode(payload, x), memory)
+        assert state.known.tolist() == received.tolist() == known
+
+
+@pytest.mark.parametrize("participation", [1.0, 0.25])
+def test_the_receiver_holds_the_mean_of_what_the_senders_hold(participation):
+    clients, cohort = 8, int(8 * participation)
+    c, xs = ef21(top_k(fraction=0.2), participation=participation), jr.normal(jr.key(0), (8, 20))
+    encode, decode = jax.jit(c.encode), jax.jit(c.decode)
+    states = [c.init(xs[0]) for _ in range(clients)]
+    memory = c.receiver(xs[0])
+    for number in range(10):
+        drawn = np.random.default_rng(number).permutation(clients)[:cohort]
+        sent = []
+        for client in drawn:
+            payload, states[client] = encode(jr.key(number), xs[client], states[client])
+            sent.append(decode(payload, xs[0]))
+        received, memory = c.receive(jnp.stack(sent).mean(axis=0), memory)
+    expected = jnp.stack([state.known for state in states]).mean(axis=0)
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+    assert participation < 1 or jnp.allclose(received, xs.mean(axis=0), atol=1e-5)
+
+
+def test_the_error_falls_at_the_rate_of_the_codec():
+    c, x = ef21(top_k(fraction=0.1)), jr.normal(jr.key(0), (1000,))
+    state, errors = c.init(x), []
+    for _ in range(10):
+        _, state = c.encode(jr.key(0), x, state)
+        errors.append(float(((x - state.known) ** 2).sum() / (x**2).sum()))
+    assert all(e <= 0.9 ** (n + 1) for n, e in enumerate(errors))
+    assert errors[-1] == 0.0  # ten tenths
+
+
+def test_memory_costs_no_bytes():
+    x = jnp.ones(100, jnp.bfloat16)
+    sizes = [
+        wire.nbytes(c.encode(jr.key(0), x, c.init(x))[0])
+        for c in (top_k(fraction=0.1), ef21(top_k(fraction=0.1)))
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_what_is_not_finite_leaves_both_ends_as_they_were():
+    c, x = ef21(top_k(fraction=0.5)), jr.normal(jr.key(0), (10,))
+    payload, state = c.encode(jr.key(0), x, c.init(x))
+    _, memory = c.receive(c.decode(payload, x), c.receiver(x))
+    payload, after = c.encode(jr.key(0), x.at[0].set(jnp.nan), state)
+    received, still = c.receive(c.decode(payload, x), memory)
+    assert jnp.isnan(received).any()
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, (after, still), (state, memory)))
+
+
+@pytest.mark.parametrize("participation", [0, -0.5, 1.5, float("nan"), True])
+def test_shares_out_of_range_are_refused(participation):
+    with pytest.raises(ValueError, match="ef21: participation must be above 0 and at most 1, got"):
+        ef21(top_k(fraction=0.1), participation=participation)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chain(ef21(top_k(fraction=0.1)), eden(bits=1))",
+        "chain(top_k(fraction=0.1), ef21(eden(bits=1)))",
+        "error_feedback(ef21(top_k(fraction=0.1)))",
+        "rotated(ef21(sign()))",
+        "unbiased_scale(ef21(sign()))",
+        "least_error_scale(diana(sign(), rate=0.5))",
+        "ef21(ef21(sign()))",
+        "diana(ef21(sign()), rate=0.5)",
+    ],
+)
+def test_memory_at_both_ends_goes_outermost(text):
+    with pytest.raises(ValueError, match=r"keeps no memory; memory at both ends goes outermost:"):
+        codec(text)
+
+
+def test_a_chain_of_one_is_that_one():
+    c = codec("chain(ef21(top_k(fraction=0.1)))")
+    assert c.receiver(jnp.ones(3)).shape == (3,)

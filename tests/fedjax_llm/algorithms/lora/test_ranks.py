@@ -1,0 +1,161 @@
+"""FlexLoRA and HetLoRA: clients of different ranks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fedjax_compression import wire
+
+from fedjax_llm.algorithms.lora import flexlora, hetlora
+from fedjax_llm.client_training import local_steps
+from tests.helpers.algorithm_table import close, played
+from tests.helpers.lora_rounds import after, play, program_of, start
+from tests.helpers.low_rank_task import (
+    A_VALUES,
+    B_VALUES,
+    CLIENTS,
+    FROZEN,
+    LIKE,
+    PARAMS,
+    RANK,
+    SGD,
+    WEIGHTS,
+    cohort,
+    loss,
+    products,
+)
+
+# FlexLoRA and HetLoRA: clients of different ranks.
+
+
+def factors_of(uplinks, ranks):
+    """What clients sent, each of its own rank, from the bytes alone."""
+    found = []
+    for row, rank in enumerate(ranks):
+        data = np.asarray(uplinks.values[row])[: rank * (2 * 6 + 6 + 2 * 6 + 9)]
+        rows = data.reshape(rank, -1)
+        cuts = np.split(rows, np.cumsum([12, 12, 6]), axis=1)
+        found.append(
+            {
+                "deep": {
+                    "adapter": {
+                        "a": np.moveaxis(cuts[0].reshape(rank, 2, 6), 0, -1),
+                        "b": np.moveaxis(cuts[1].reshape(rank, 2, 6), 0, -2),
+                    }
+                },
+                "wide": {
+                    "adapter": {
+                        "a": np.moveaxis(cuts[2].reshape(rank, 6), 0, -1),
+                        "b": cuts[3].reshape(rank, 9),
+                    }
+                },
+            }
+        )
+    return found
+
+
+def first_ranks(name):
+    algorithm, program = program_of(name)
+    state, own, (_, uplinks, _, _) = play(program, *start(algorithm), [0])
+    ranks = own.rank.tolist()
+    assert set(ranks) == {1, 2}
+    assert uplinks.length.tolist() == [rank * 39 for rank in ranks]
+    return state, ranks, factors_of(uplinks, ranks)
+
+
+def test_flexloras_error_is_the_eckart_young_tail_of_the_exact_mean():
+    state, _, sent = first_ranks("flexlora")
+    shares = np.asarray(WEIGHTS) / float(WEIGHTS.sum())
+    each = [products(one) for one in sent]
+    for name, got in products(state.params).items():
+        mean = sum(share * one[name] for share, one in zip(shares, each, strict=True))
+        tail = np.linalg.svd(mean, compute_uv=False)[..., RANK:]
+        np.testing.assert_allclose(
+            ((mean - got) ** 2).sum(axis=(-2, -1)), (tail**2).sum(axis=-1), rtol=1e-3
+        )
+        assert (tail[..., 0] > 1e-4).all()
+        lower = state.params[name]["adapter"]
+        first = np.asarray(lower["a"])[..., :1] @ np.asarray(lower["b"])[..., :1, :]
+        tail = np.linalg.svd(mean, compute_uv=False)[..., 1:]
+        np.testing.assert_allclose(
+            ((mean - first) ** 2).sum(axis=(-2, -1)), (tail**2).sum(axis=-1), rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize("name", ["flexlora", "hetlora"])
+def test_a_client_of_a_lower_rank_sends_fewer_bytes_and_keeps_its_rank(name):
+    _, own, (downlink, uplinks, _, _), _ = jax.device_get(played(name))
+    algorithm, program = program_of(name)
+    _, first, _ = play(program, *start(algorithm), [0])
+    assert first.rank.tolist() == own.rank.tolist()
+    for row, rank in enumerate(own.rank.tolist()):
+        sent = jax.tree.map(lambda leaf, row=row: leaf[row], uplinks)
+        assert len(wire.dumps(sent)) == 12 + 4 + 4 * rank * (2 * 6 + 6 + 2 * 6 + 9)
+    assert len(wire.dumps(downlink)) == 12 + 4 * (A_VALUES + B_VALUES)
+
+
+def test_a_lower_rank_trains_the_first_factors_alone():
+    _, ranks, sent = first_ranks("hetlora")
+    row = ranks.index(1)
+    low = {
+        name: {
+            "adapter": {"a": pair["adapter"]["a"][..., :1], "b": pair["adapter"]["b"][..., :1, :]}
+        }
+        for name, pair in PARAMS.items()
+    }
+    batches = jax.tree.map(lambda leaf: leaf[row], cohort(0))
+    expected, _ = local_steps(loss, SGD)(low, FROZEN, batches)
+    close(jax.tree.map(jnp.asarray, sent[row]), expected, 1e-6)
+
+
+@pytest.mark.parametrize("by_norm", [False, True])
+@pytest.mark.parametrize("over_contributors", [False, True])
+def test_hetloras_mean_is_over_all_or_over_those_who_hold_a_rank(over_contributors, by_norm):
+    algorithm = hetlora(
+        loss,
+        LIKE,
+        client_optimizer=SGD,
+        ranks=(1, 2),
+        over_contributors=over_contributors,
+        by_norm=by_norm,
+    )
+    state, own, (_, uplinks, _, _) = after(algorithm, 1)
+    ranks = own.rank.tolist()
+    weights = np.asarray(WEIGHTS, np.float64)
+    sent = factors_of(uplinks, ranks)
+    if by_norm:
+        weights = weights * [
+            np.sqrt(sum((matrix**2).sum() for matrix in products(one).values())) for one in sent
+        ]
+    holders = np.array(ranks) == 2
+    for index, holding in ((0, np.ones(CLIENTS, bool)), (1, holders)):
+        divisor = weights[holding].sum() if over_contributors else weights.sum()
+        for name in PARAMS:
+            a = sum(
+                weights[k] * sent[k][name]["adapter"]["a"][..., index]
+                for k in np.flatnonzero(holding)
+            )
+            got = state.params[name]["adapter"]["a"][..., index]
+            np.testing.assert_allclose(got, a / divisor, rtol=1e-4, atol=1e-6)
+
+
+def test_what_no_client_holds_stays_over_contributors_and_shrinks_to_zero_over_all():
+    for over_contributors in (True, False):
+        algorithm = hetlora(
+            loss,
+            LIKE,
+            client_optimizer=SGD,
+            ranks=(1,),
+            over_contributors=over_contributors,
+        )
+        state, _, _ = after(algorithm, 1)
+        held = PARAMS["wide"]["adapter"]["b"][1]
+        expected = held if over_contributors else jnp.zeros_like(held)
+        close(state.params["wide"]["adapter"]["b"][1], expected, 1e-7)
+
+
+@pytest.mark.parametrize("factory", [flexlora, hetlora])
+@pytest.mark.parametrize("ranks", [(), (0,), (1, 3), "1,3", "two"])
+def test_ranks_that_the_adapter_does_not_have_are_refused(factory, ranks):
+    with pytest.raises(ValueError, match=f"{factory.__name__}: ranks must be integers from 1 to 2"):
+        factory(loss, LIKE, client_optimizer=SGD, ranks=ranks)

@@ -1,0 +1,236 @@
+"""Records from files and tables, and what is said of those that are not as expected."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_llm.data import Example, Fields, Message, chitchat, fedit, jsonl, parquet, pooled, table
+
+TEXT = Fields(text="text", client="user", label="topic")
+ASKED = Fields(instruction="ask", context="with", response="say")
+CHATS = Fields(messages="messages")
+ROWS = [
+    {"user": "b", "text": "Second.", "topic": 1},
+    {"user": "a", "text": "First — of a.", "topic": 0},
+    {"user": "b", "text": "Third.", "topic": 0},
+]
+
+
+def lines(*rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(data, name="chats.jsonl"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+def test_records_go_to_the_client_that_a_field_names(written):
+    path = written(lines(*ROWS) + b"\n")
+    found = jsonl(path, TEXT)
+    assert list(found) == ["a", "b"]
+    assert found["b"] == [
+        Example("Second.", "1", f"{path}: line 1"),
+        Example("Third.", "0", f"{path}: line 3"),
+    ]
+    assert [example.text for example in pooled(found)] == ["First — of a.", "Second.", "Third."]
+    assert list(jsonl(path, Fields(text="text"))) == ["chats"]
+
+
+def test_instructions_become_chats_with_their_context(written):
+    path = written(
+        lines(
+            {"ask": "Sum up.", "with": "Long ago …", "say": "Then."},
+            {"ask": "Hi", "with": "", "say": "Hello"},
+            {"ask": "Hi", "with": None, "say": "Hello"},
+            {"ask": "Hi", "say": "Hello"},
+        )
+    )
+    first, *others = [example.text for example in jsonl(path, ASKED)["chats"]]
+    assert first == (Message("user", "Sum up.\n\nLong ago …"), Message("assistant", "Then."))
+    assert others == [(Message("user", "Hi"), Message("assistant", "Hello"))] * 3
+
+
+def test_messages_are_taken_as_they_are(written):
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    (example,) = jsonl(written(lines({"messages": said})), CHATS)["chats"]
+    assert example.text == (Message("user", "Hi"), Message("assistant", "Hello"))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "user": st.text(min_size=1).filter(str.strip),
+                "text": st.text(min_size=1).filter(str.strip),
+                "topic": st.integers(0, 9),
+            }
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_file_a_parquet_file_and_a_table_say_the_same(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "rows.jsonl").write_bytes(b"".join(json.dumps(r).encode() + b"\n" for r in rows))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    ways = (
+        jsonl(folder / "rows.jsonl", TEXT),
+        parquet(folder / "rows.parquet", TEXT),
+        table(rows, TEXT),
+    )
+    said = [{c: [e[:2] for e in own] for c, own in examples.items()} for examples in ways]
+    assert said[0] == said[1] == said[2]
+    assert sum(map(len, ways[0].values())) == len(rows)
+
+
+class Columns(list):
+    """As much of a `datasets.Dataset` as is used."""
+
+    @property
+    def column_names(self):
+        return list(self[0])
+
+    def select_columns(self, names):
+        assert "secret" not in names
+        return Columns({name: row[name] for name in names} for row in self)
+
+
+def test_a_table_with_columns_gives_only_those_that_are_named():
+    rows = Columns({**row, "secret": "x"} for row in ROWS)
+    assert list(table(rows, TEXT)) == ["a", "b"]
+    with pytest.raises(ValueError, match=r"mine: field 'body': expected it, got only 'user', 'tex"):
+        table(rows, Fields(text="body"), name="mine")
+
+
+def test_a_dictionary_of_splits_is_refused():
+    class Splits(dict):
+        column_names = {"train": ["text"], "test": ["text"]}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match="splits train, test: choose one"):
+        table(Splits(), Fields(text="text"))
+
+
+BAD = {
+    "no json": (
+        b'\n{"text": \n',
+        TEXT,
+        r"chats\.jsonl: line 2: expected JSON, got",
+    ),
+    "deep": (b"[" * 100_000, TEXT, r"line 1: expected JSON, got"),
+    "no object": (b"[1, 2]\n", TEXT, r"line 1: expected an object with fields, got \[1, 2\]"),
+    "no utf-8": (b'{"text": "\xff"}\n', TEXT, r"line 1: expected UTF-8, got byte 0xff at 10"),
+    "surrogate": (
+        b'{"text": "\\ud800"}\n',
+        Fields(text="text"),
+        r"line 1: field 'text': expected Unicode text, got a lone surrogate",
+    ),
+    "missing": (
+        lines({"user": "a", "topic": 1}),
+        TEXT,
+        r"'text': expected it, got only 'user', 't",
+    ),
+    "no client": (lines({"text": "a", "topic": 1}), TEXT, r"field 'user': expected it, got only"),
+    "null": (lines({"user": "a", "text": None, "topic": 1}), TEXT, r"expected text, got None"),
+    "blank": (lines({"user": "a", "text": " \n", "topic": 1}), TEXT, r"expected text, got ' \\n'"),
+    "number": (lines({"ask": 3, "say": "x"}), ASKED, r"field 'ask': expected text, got 3"),
+    "context": (
+        lines({"ask": "x", "with": [1], "say": "x"}),
+        ASKED,
+        r"'with': expected text, got \[",
+    ),
+    "messages": (lines({"messages": "hi"}), CHATS, r"expected a list of messages, got 'hi'"),
+    "message": (lines({"messages": ["hi"]}), CHATS, r"message 1: expected role and content"),
+    "content": (
+        lines({"messages": [{"role": "user"}]}),
+        CHATS,
+        r"line 1: field 'messages': message 1: field 'content': expected it, got only 'role'",
+    ),
+    "no answer": (
+        lines({"messages": [{"role": "user", "content": "hi"}]}),
+        CHATS,
+        r"expected a message of the assistant to learn, got roles \['user'\]",
+    ),
+    "empty": (b"\n", TEXT, r"chats: expected at least one record, got none"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_line_is_refused_by_file_line_and_field(written, name):
+    data, fields, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        jsonl(written(data), fields)
+
+
+def test_a_bad_parquet_file_is_refused_by_name(written, tmp_path):
+    with pytest.raises(ValueError, match=r"bad\.parquet: "):
+        parquet(written(b"PAR1 no more", "bad.parquet"), TEXT)
+    pq.write_table(pa.table({"user": ["a", "b"], "text": ["x", None]}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: field 'topic': expected it, got only 'user"):
+        parquet(tmp_path / "t.parquet", TEXT)
+    with pytest.raises(ValueError, match=r"t\.parquet: row 2: field 'text': expected text, got N"):
+        parquet(tmp_path / "t.parquet", Fields(text="text", client="user"))
+    with pytest.raises(FileNotFoundError):
+        parquet(tmp_path / "none.parquet", TEXT)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{}, {"text": "a", "messages": "b"}, {"instruction": "a"}, {"text": "a", "context": "b"}],
+)
+def test_fields_name_one_kind_of_text(named):
+    with pytest.raises(ValueError, match="Fields: expected text, or messages, or instruction"):
+        Fields(**named)
+
+
+def test_a_folder_of_fedit_has_a_client_in_each_file(tmp_path):
+    dolly = {"instruction": "Name one.", "context": "", "response": "One.", "category": "open_qa"}
+    alpaca = {"instruction": "Add.", "input": "1 2", "output": "3"}
+    (tmp_path / "local_training_0.json").write_text(json.dumps([dolly, dolly]))
+    (tmp_path / "local_training_1.json").write_text(json.dumps([alpaca]))
+    (tmp_path / "global_test.json").write_text(json.dumps([dolly]))
+    found = fedit(tmp_path)
+    assert list(found) == ["local_training_0", "local_training_1"]
+    assert [example.label for example in pooled(found)] == ["open_qa", "open_qa", ""]
+    assert found["local_training_1"][0].text[0].content == "Add.\n\n1 2"
+
+
+def test_a_bad_folder_of_fedit_is_refused_by_file_and_record(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a \.json file for each client, got none"):
+        fedit(tmp_path)
+    path = tmp_path / "local_training_0.json"
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"training_0\.json: expected a list of at least one"):
+        fedit(tmp_path)
+    path.write_text(json.dumps([{"instruction": "a", "response": "b"}, {"instruction": "a"}]))
+    with pytest.raises(ValueError, match=r"json: record 2: field 'response': expected it, got"):
+        fedit(tmp_path)
+
+
+def test_chats_have_their_users():
+    chats = chitchat()
+    assert len(chats) == 613
+    assert sum(map(len, chats.values())) == 5017
+    for own in chats.values():
+        said = [sum(len(m.content) for m in e.text if m.role == "assistant") for e in own]
+        assert sum(said) >= 1000
+        assert sum(said[:-1]) < 100_000
+        for example in own:
+            roles = [message.role for message in example.text]
+            assert roles == ["user", "assistant"] * (len(roles) // 2)
+            assert all(message.content.strip() for message in example.text)
+
+
+def test_limits_that_no_user_meets_are_refused():
+    with pytest.raises(ValueError, match="expected limits that a user meets, got 1000000000"):
+        chitchat(at_least=10**9)

@@ -1,0 +1,132 @@
+import dataclasses
+
+import pytest
+
+from fedjax_llm import DecoderConfig
+from fedjax_llm.models import LinearScaling, Llama3Scaling, config_from, config_to
+from tests.helpers.families import FAMILIES, LLAMA3
+
+LLAMA = FAMILIES["llama2"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_config_written_is_read_as_itself(name):
+    config = config_from(FAMILIES[name], dtype="bfloat16", remat=True)
+    assert config_from(config_to(config), dtype="bfloat16", remat=True) == config
+
+
+def test_a_model_from_scratch_is_a_llama():
+    assert config_to(DecoderConfig())["model_type"] == "llama"
+    assert config_from(config_to(DecoderConfig())) == DecoderConfig()
+
+
+def test_both_layouts_of_rope_say_the_same():
+    old = {**LLAMA, "rope_theta": 5e5, "rope_scaling": {"type": "llama3", **LLAMA3}}
+    new = {key: value for key, value in LLAMA.items() if key != "rope_theta"}
+    new["rope_parameters"] = {"rope_theta": 5e5, "rope_type": "llama3", **LLAMA3}
+    assert config_from(old) == config_from(new)
+    assert config_from(old).rope_scaling == Llama3Scaling(**LLAMA3)
+    local = config_from(FAMILIES["gemma3_linear"])
+    assert (local.rope_theta, local.rope_local_theta) == (1000.0, 100.0)
+    assert local.rope_scaling == LinearScaling(factor=8.0)
+    new = FAMILIES["gemma3_linear"]
+    old = {key: value for key, value in new.items() if key != "rope_parameters"}
+    old |= {"rope_theta": 1000.0, "rope_local_base_freq": 100.0}
+    old["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
+    assert config_from(old) == local
+
+
+def test_what_is_written_has_the_theta_in_both_layouts():
+    written = config_to(config_from(FAMILIES["llama3"]))
+    assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == 500000.0
+    assert written["rope_scaling"]["factor"] == written["rope_parameters"]["factor"] == 8.0
+
+
+def test_layers_slide_as_the_family_says():
+    base = {k: v for k, v in FAMILIES["gemma3"].items() if k != "sliding_window_pattern"}
+    gemma3 = config_from({**base, "num_hidden_layers": 7})
+    assert gemma3.sliding == (True,) * 5 + (False, True)
+    gemma2 = config_from({**FAMILIES["gemma2"], "num_hidden_layers": 4})
+    assert gemma2.sliding == (True, False, True, False)
+    assert config_from(FAMILIES["qwen2_window"]).sliding == (False, True, True)
+    assert config_from({**FAMILIES["qwen2"], "sliding_window": 5}).sliding_window is None
+    assert not any(config_from(FAMILIES["mistral"]).sliding)
+    assert all(config_from(FAMILIES["mistral_window"]).sliding)
+
+
+def test_sizes_that_a_file_leaves_out_are_the_familys():
+    gpt2 = config_from(FAMILIES["gpt2"])
+    assert (gpt2.intermediate_size, gpt2.num_key_value_heads, gpt2.hidden_act) == (
+        128,
+        4,
+        "gelu_new",
+    )
+    plain = {k: v for k, v in FAMILIES["mistral"].items() if k != "sliding_window"}
+    assert config_from(plain).sliding_window == 4096
+    assert config_from(FAMILIES["gemma2"]).final_logit_softcapping == 30.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mixtral"}, "model_type: expected one of llama, .*, got 'mixtral'"),
+        ({"model_type": None}, "model_type: expected one of llama, .*, got None"),
+        ({"hidden_size": None}, "hidden_size: expected a whole number, got None"),
+        ({"hidden_size": "32"}, "hidden_size: expected a whole number, got '32'"),
+        ({"hidden_act": "relu2"}, "hidden_act: expected one of silu, .*, got 'relu2'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings: expected true or false, got 1"),
+        ({"num_local_experts": 8}, "num_local_experts: expected None or 0, got 8"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: expected None, got"),
+        (
+            {"partial_rotary_factor": 0.5},
+            "partial_rotary_factor: expected None or 1 or 1.0, got 0.5",
+        ),
+        (
+            {"rope_scaling": {"type": "yarn"}},
+            "rope_scaling: rope_type: expected one of default, lin",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "longrope"}},
+            "rope_parameters: rope_type: expected one",
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 5.0}},
+            "rope_theta: expected 5.0, as rope_parameters say",
+        ),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor: expected a number above 0"),
+        ({"rope_scaling": {"type": "llama3", "factor": 2}}, "low_freq_factor: expected a number"),
+        ({"rope_theta": -1}, "rope_theta: expected a number above 0, got -1"),
+        ({"num_key_value_heads": 3}, "num_attention_heads must be a multiple of num_key_value"),
+        (
+            {**FAMILIES["gemma2"], "use_bidirectional_attention": True},
+            "use_bidirectional_attention: expected None or False, got True",
+        ),
+        (
+            {**FAMILIES["gpt2"], "scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx: expected False, got True",
+        ),
+        ({**FAMILIES["gpt2"], "n_embd": None}, "n_embd: expected a whole number, got None"),
+        (
+            {**FAMILIES["qwen2"], "layer_types": ["sliding_attention"] * 3},
+            "sliding_window: expected a whole number, as layers slide, got None",
+        ),
+        ({**FAMILIES["gemma3"], "layer_types": ["full_attention"]}, "layer_types: expected 3 ent"),
+    ],
+)
+def test_what_we_do_not_do_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        config_from({**LLAMA, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"qk_norm": True}, "no llama is like this: qk_norm expected False, got True"),
+        ({"mlp": "plain"}, "no llama is like this: mlp expected 'gated', got 'plain'"),
+        ({"sliding_window": 5}, "no llama is like this: sliding_window expected None, got 5"),
+        ({"model_type": "qwen3"}, "no qwen3 is like this: qk_norm expected True, got False"),
+    ],
+)
+def test_a_model_that_its_family_has_not_is_not_written(change, message):
+    with pytest.raises(ValueError, match=message):
+        config_to(dataclasses.replace(DecoderConfig(), **change))

@@ -1,0 +1,166 @@
+"""Runs that start from a checkpoint and learn texts or chats from files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fedjax_llm.cli.main import main
+from fedjax_llm.runs import RunConfig, prepare
+from tests.helpers.commands import refused
+from tests.helpers.gguf_files import write_gguf
+
+USERS = ("ada", "bob", "cyd", "dan")
+FLAGS = [
+    *("--rounds", "2", "--clients", "2", "--local-steps", "2", "--batch", "2", "--seq", "24"),
+    *("--adapter", "lora(rank=2)", "--client-optimizer", "adam(0.02)"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A tiny checkpoint, and chats of four users, some of them longer than a window."""
+    folder = tmp_path_factory.mktemp("files")
+    write_gguf(folder / "tiny.gguf")
+    with (folder / "chats.jsonl").open("w") as file:
+        for number in range(12 * len(USERS)):
+            answer = f"{number} he had a bee. " * (1 + number % 3)
+            messages = [
+                {"role": "user", "content": f"what is {number}?"},
+                {"role": "assistant", "content": answer},
+            ]
+            file.write(json.dumps({"user": USERS[number % 4], "messages": messages}) + "\n")
+    with (folder / "pairs.jsonl").open("w") as file:
+        for number in range(12 * len(USERS)):
+            answers = {"chosen": f"{number} bees", "rejected": f"{number} ants"}
+            prompt = f"what is {number}?"
+            file.write(json.dumps({"user": USERS[number % 4], "prompt": prompt, **answers}) + "\n")
+    return folder
+
+
+def flags(files, *more):
+    data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
+    return [*FLAGS, "--model", str(files / "tiny.gguf"), "--data", data, *more]
+
+
+def test_a_checkpoint_learns_chats_from_a_file_beside_its_baselines(files, tmp_path, capsys):
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    main(["train", *flags(files), "--baselines", "--cache", str(cache), "--out", str(out)])
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["config"]["client_axis"] == "scan()"
+    assert summary["config"]["model"] == str(files / "tiny.gguf")
+    assert "heldout_bigram_nats_per_byte" not in summary
+    baseline_rows = summary["baselines"]
+    assert baseline_rows["untrained"]["steps"] == 0
+    assert baseline_rows["centralised"]["steps"] == 2 * 2
+    assert (
+        baseline_rows["local"]["steps"] == 2
+    )  # two rounds of two steps, half of the clients in each
+    start = baseline_rows["untrained"]["heldout_nats_per_token"]
+    for row in (summary, baseline_rows["centralised"], baseline_rows["local"]):
+        assert row["heldout_nats_per_token"] < start
+        # most tokens of this tokenizer are one byte, and the ends of answers have none
+        assert 0.8 < row["heldout_nats_per_byte"] / row["heldout_nats_per_token"] < 1.3
+    assert len(list(cache.iterdir())) == 1
+    assert "centralised" in capsys.readouterr().out
+
+
+def preferring(files, *more):
+    data = f"jsonl('{files / 'pairs.jsonl'}', pair_fields(client='user'))"
+    return [*flags(files)[:-2], "--seq", "40", "--data", data, "--task", "preference()", *more]
+
+
+def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["train", *preferring(files, "--task", "preference(beta=.5)"), "--out", str(out)])
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["config"]["task"] == "preference(beta=0.5)"
+    assert summary["config"]["long"] == "error"
+    assert summary["heldout_nats_per_pair"] < np.log(2) - 0.1  # log 2 is where it started
+    assert summary["heldout_preferred"] == 1
+    assert summary["heldout_nats_per_pair"] <= summary["heldout_nats_per_pair_of_worst_tenth"]
+    assert not [key for key in summary if key.endswith(("per_token", "per_byte"))]
+    rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    assert rounds[0]["train_nats_per_pair"] > rounds[1]["train_nats_per_pair"]
+    shown = capsys.readouterr().out
+    assert (
+        f"{summary['heldout_nats_per_pair']:.4f} heldout nats per pair, 1.0000 heldout pr" in shown
+    )
+    assert "Held-out nats per pair against bytes" in shown
+    assert (out / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--task", "preferences()"), "task: expected one of language_model, preference, got"),
+        (("--task", "preference(beta=0)"), "task: preference: beta must be above 0 and finite"),
+        (("--task", "language_model()"), "data: expected records of the type Example, as fields("),
+        (("--data", "shakespeare()"), "data: expected records of the type Pair, as pair_fields("),
+        (("--algorithm", "fed_md()"), "task: fed_md is for language models, expected language_m"),
+        (("--long", "split"), "long: expected error or drop, got split"),
+        (("--seq", "9"), "pairs.jsonl: line 1: expected at most 10 tokens, a window of seq=9"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(files, tmp_path, capsys, more, message):
+    error = refused(capsys, "train", *preferring(files), "--out", str(tmp_path / "out"), *more)
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fresh_decoder_reads_no_pairs(files, tmp_path, capsys):
+    args = [arg for arg in preferring(files) if arg not in ("--model", str(files / "tiny.gguf"))]
+    assert "model: expected a checkpoint, whose tokenizer can write a prompt" in refused(
+        capsys, "train", *args, "--out", str(tmp_path / "out")
+    )
+
+
+def test_tokens_come_from_the_cache_the_same(files, tmp_path):
+    config = RunConfig(
+        model=str(files / "tiny.gguf"),
+        data=f"iid(fedit('{fedit_of(tmp_path)}'), clients=3, seed=1)",
+        clients=2,
+        seq=24,
+    )
+    first, again = (prepare(config, cache=tmp_path / "cache") for _ in range(2))
+    assert first.workload.corpus.tokens.tolist() == again.workload.corpus.tokens.tolist()
+    assert first.workload.corpus.names == ("client 0", "client 1", "client 2")
+    assert first.workload.corpus.tokens.max() < first.workload.decoder.vocab_size
+
+
+def fedit_of(folder):
+    records = [{"instruction": f"say {n}", "response": f"he said {n}"} for n in range(9)]
+    (folder / "fedit").mkdir()
+    (folder / "fedit/one.json").write_text(json.dumps(records))
+    return folder / "fedit"
+
+
+def test_a_population_is_drawn_by_the_seed(files):
+    def names(seed):
+        data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
+        config = RunConfig(
+            model=str(files / "tiny.gguf"), data=data, population=2, clients=1, seq=24, seed=seed
+        )
+        return prepare(config).workload.corpus.names
+
+    drawn = [names(seed) for seed in range(6)]
+    assert all(len(two) == 2 and set(two) <= set(USERS) for two in drawn)
+    assert len(set(drawn)) > 1
+    assert names(0) == drawn[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--vocab-size", "300"), "vocab_size: expected none, as the model's is that of its"),
+        (("--model", "nowhere"), "there is no nowhere, and it is neither a model of a package"),
+        (("--long", "error"), "tokens, a window of seq=24 and its last target, got"),
+        (("--adapter", "lora(rank=2, targets='qkv_proj')"), "targets"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    files, tmp_path, capsys, more, message
+):
+    error = refused(capsys, "train", *flags(files), "--out", str(tmp_path / "out"), *more)
+    assert message in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,225 @@
+"""FedBuff: against synchronous rounds, and by a schedule worked by hand."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from fedjax_compression import codec
+
+from fedjax_llm import fed_avg
+from fedjax_llm.algorithm import FederatedAlgorithm, Gather, ServerInfo
+from fedjax_llm.client_training import ClientInfo
+from fedjax_llm.data import Batching
+from fedjax_llm.simulation import (
+    Conditions,
+    Fate,
+    Faults,
+    deadline,
+    diurnal,
+    faults,
+    link,
+    links,
+    scan,
+    simulate,
+    simulate_buffered,
+)
+from fedjax_llm.simulation.loop.cohorts import order
+
+BATCHING = Batching(seq=16, batch=2, steps=2)
+ALIKE = link(uplink=1e6, downlink=1e6, latency=0.1, step=1.0)
+
+
+@pytest.fixture(scope="module")
+def federation(task, corpus, compiled_once):
+    algorithm = fed_avg(
+        task.loss,
+        task.params,
+        client_optimizer=optax.sgd(0.5),
+        server_optimizer=optax.sgd(1.0, momentum=0.5),
+        uplink=codec("error_feedback(stochastic_quantize(bits=8))"),
+    )
+    return algorithm, task.params, task.frozen, corpus, BATCHING
+
+
+def run(federation, *, rounds=3, clients=3, buffer=3, **conditions):
+    conditions = Conditions(**{"network": ALIKE, **conditions})
+    options = {"rounds": rounds, "clients": clients, "seed": 0, "conditions": conditions}
+    return list(simulate_buffered(*federation, buffer=buffer, **options))
+
+
+@pytest.fixture(scope="module")
+def speeds(tmp_path_factory, corpus):
+    """Client i takes 2 (i + 1) seconds for its two steps."""
+    path = tmp_path_factory.mktemp("links") / "links.csv"
+    rows = [f"{name},1e300,1e300,{i + 1}" for i, name in enumerate(corpus.names)]
+    path.write_text("\n".join(["client,uplink,downlink,step", *rows]))
+    return links(str(path))
+
+
+def close(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.allclose(a, b, atol=1e-5) for a, b in pairs)
+
+
+def test_where_all_take_as_long_it_is_synchronous_rounds(federation):
+    conditions = Conditions(network=ALIKE)
+    options = {"rounds": 3, "clients": 3, "seed": 0, "client_axis": scan()}
+    expected = list(simulate(*federation, **options, conditions=conditions))
+    for one, other in zip(run(federation), expected, strict=True):
+        assert one.clients.tolist() == other.clients.tolist()
+        kept = ((r.state, r.snapshot().store) for r in (one, other))
+        for a, b in zip(*map(jax.tree.leaves, kept), strict=True):
+            assert np.abs(a - b).mean() < 1e-5  # rounding moves entries to the next level
+        assert sorted(one.messages) == sorted(other.messages)
+        assert one.seconds == pytest.approx(other.seconds)
+        assert one.staleness.tolist() == [0, 0, 0]
+
+
+def events(federation, *, clients, buffer, rounds):
+    """The same by a list of who is at work until when, from the rounds' own orders."""
+    population = len(federation[3].names)
+    now, working, found = 0.0, [], []
+    for number in range(1, rounds + 1):
+        coming = order(jr.fold_in(jr.key(0), number), population).tolist()
+        ended = []
+        while len(ended) < buffer:
+            if all(until > now for until, _, _ in working):
+                while len(working) < clients and coming:
+                    client = coming.pop(0)
+                    if client not in [c for _, c, _ in working]:
+                        working.append((now + 2.0 * (client + 1), client, number))
+            turn = min(working, key=lambda work: work[0])
+            working.remove(turn)
+            now = turn[0]
+            ended.append((turn[1], number - turn[2]))
+        found.append((now, sorted(ended)))
+    return found
+
+
+def test_the_fast_answer_more_often_and_the_slow_are_stale(federation, speeds):
+    got = run(federation, clients=4, buffer=2, rounds=8, network=speeds)
+    expected = events(federation, clients=4, buffer=2, rounds=8)
+    for r, (now, ended) in zip(got, expected, strict=True):
+        assert r.seconds == pytest.approx(now)
+        assert sorted(zip(r.clients.tolist(), r.staleness.tolist(), strict=True)) == ended
+        assert r.server_info.accepted == 2
+    assert max(r.staleness.max() for r in got) > 1
+    sent = [e.client for r in got for e in r.messages if e.direction == "down"]
+    came = [e.client for r in got for e in r.messages if e.direction == "up"]
+    assert len(came) == 16
+    assert len(sent) == 16 + 4 - 2  # the last two that came are not replaced
+
+
+class Counter(NamedTuple):
+    """A server that counts its steps, and keeps what each came to."""
+
+    params: jax.Array
+    said: jax.Array
+
+
+def counting(steps):
+    """An algorithm whose clients answer the count that they were sent, and whose server, by its
+    state of then, reads a hundred times that into it.
+    """
+    zero = jnp.zeros(2)
+
+    def add(state, partial, uplinks, weights):
+        read = uplinks + 100 * state.params
+        return partial + jnp.stack([(weights * read).sum(), weights.sum()])
+
+    def server_update(key, state, partial):
+        said = state.said.at[state.params.astype(int)].set(partial[0] / partial[1])
+        info = ServerInfo(jnp.int32(1), jnp.int32(0), jnp.float32(0))
+        return Counter(state.params + 1, said), info
+
+    return FederatedAlgorithm(
+        lambda key, params: Counter(params, jnp.zeros(steps)),
+        lambda params: (),
+        lambda key, state: (state.params, state),
+        lambda key, frozen, sent, own, batches: (sent, own, ClientInfo(zero[0], jnp.int32(1))),
+        Gather(lambda state, clients: zero, add, jnp.add),
+        server_update,
+    )
+
+
+def test_an_answer_is_read_by_the_state_it_came_from_and_weighs_less_as_it_is_stale(corpus, speeds):
+    federation = counting(8), jnp.float32(0), {}, corpus, BATCHING
+    found = run(federation, clients=4, buffer=2, rounds=8, network=speeds)
+    targets = corpus.targets()
+    for r in found:
+        weights = targets[r.clients] / np.sqrt(1 + r.staleness)
+        sent = r.round - 1 - r.staleness  # the count when each was sent the model
+        expected = (weights * 101 * sent).sum() / weights.sum()
+        assert float(r.state.said[r.round - 1]) == pytest.approx(expected, rel=1e-5)
+    assert max(r.staleness.max() for r in found) > 1
+
+
+def test_the_same_seed_gives_the_same_bits(federation, speeds):
+    given = {"clients": 4, "buffer": 2, "rounds": 3, "network": speeds}
+    one, other = run(federation, **given)[-1], run(federation, **given)[-1]
+    for a, b in zip(*map(jax.tree.leaves, (one.state, other.state)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_who_is_gone_is_replaced_and_fills_no_buffer(federation):
+    def draw(key, number, client):
+        no = jnp.array(False)
+        return Fate(client == 1, client == 3, client == 5, jnp.where(no, 0.0, 1.0))
+
+    found = run(federation, faults=Faults(draw), rounds=4)
+    for r in found:
+        assert r.plan.counted.sum() == 3
+        gone = set(r.clients[~r.plan.answers].tolist())
+        assert gone <= {1, 3}
+        assert not gone & {e.client for e in r.messages if e.direction == "up"}
+        assert r.server_info.failed == (r.clients == 5).sum()
+    assert any((~r.plan.answers).any() for r in found)
+    assert any(r.server_info.failed for r in found)
+    touched = found[-1].snapshot().store.clients.tolist()
+    assert 1 not in touched
+    assert 5 not in touched
+
+
+def test_where_all_are_gone_the_server_stays_as_it_was_and_goes_on(federation):
+    first, second = run(federation, faults=faults(dropout=1.0), rounds=2)
+    assert first.server_info.accepted == 0
+    assert first.clients.tolist() == list(range(7))  # each was sent the model once
+    assert second.seconds > first.seconds
+    assert close(first.state, second.state)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(second.state))
+
+
+def test_programs_are_compiled_once(task, corpus, speeds):
+    traces = []
+
+    def loss(params, frozen, batch):
+        traces.append(batch)
+        return task.loss(params, frozen, batch)
+
+    algorithm = fed_avg(loss, task.params, client_optimizer=optax.sgd(0.5))
+    conditions = Conditions(faults(dropout=0.3), speeds)
+    options = {"rounds": 5, "clients": 4, "buffer": 2, "seed": 0, "conditions": conditions}
+    rounds = simulate_buffered(algorithm, task.params, task.frozen, corpus, BATCHING, **options)
+    next(rounds)
+    once = len(traces)
+    assert len(list(rounds)) == 4
+    assert len(traces) == once
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"clients": 8}, "clients must be from 1 to 7, the clients of the corpus, got 8"),
+        ({"buffer": 0}, "buffer must be an integer of at least 1, got 0"),
+        ({"network": None}, "expected a network, got none"),
+        ({"deadline": deadline(first=1)}, "expected no deadline"),
+        ({"availability": diurnal(share=0.5)}, "expected no availability"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(federation, given, message):
+    with pytest.raises(ValueError, match=message):
+        run(federation, **given)

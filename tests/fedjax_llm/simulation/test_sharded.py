@@ -1,0 +1,117 @@
+"""Clients over eight devices, and over two processes, against one device. Devices are forced on the
+host, in processes of their own.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from fedjax_llm.simulation import sharded
+
+ROOT = Path(__file__).parents[3]
+ROUNDED = "error_feedback(stochastic_quantize(bits=8))"
+
+
+def start(out, axis, uplink, clients, *process, devices=1):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "compression")])
+    env = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    command = [sys.executable, str(ROOT / "tests/helpers/sharded_runs.py"), str(out), axis, uplink]
+    return subprocess.Popen(  # noqa: S603
+        [*command, str(clients), *map(str, process)], env=env, stderr=subprocess.PIPE, text=True
+    )
+
+
+def result(out, *processes):
+    for process in processes:
+        _, error = process.communicate(timeout=600)
+        assert process.returncode == 0, error
+    with np.load(out) as leaves:
+        return list(leaves.values()), json.loads(out.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return {
+        uplink: result(folder / f"{i}.npz", start(folder / f"{i}.npz", "vmap", uplink, 11))
+        for i, uplink in enumerate(("identity()", ROUNDED))
+    }
+
+
+def farthest(one, other):
+    return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True) if a.size)
+
+
+@pytest.mark.parametrize("axis", ["sharded", "sharded scan", "sharded chunked", "sharded base"])
+def test_devices_compute_the_round_of_one(one_device, tmp_path, axis):
+    """Eleven clients, which eight devices do not divide. A gradient that is summed over the devices
+    would be eight times too large.
+    """
+    out = tmp_path / "out.npz"
+    leaves, about = result(out, start(out, axis, "identity()", 11, devices=8))
+    expected, there = one_device["identity()"]
+    assert farthest(expected, leaves) < 1e-5
+    assert about["rounds"] == there["rounds"]
+    np.testing.assert_allclose(about["loss"], there["loss"], rtol=1e-4)
+    assert about["traces"] == [about["traces"][0]] * 4  # nothing is traced after the first round
+
+
+@pytest.mark.parametrize("uplink", ["identity()", ROUNDED])
+def test_two_processes_compute_the_round_of_one_and_count_every_message(
+    one_device, tmp_path, uplink
+):
+    """With memories of clients, too, who come to another process in another round. Rounding may
+    take an entry to the next of its 255 levels, of which the distance is a small part in the mean.
+    """
+    out = tmp_path / "out.npz"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pair = [start(out, "sharded", uplink, 11, port, process) for process in range(2)]
+    leaves, about = result(out, *pair)
+    expected, there = one_device[uplink]
+    pairs = [np.abs(a - b).ravel() for a, b in zip(expected, leaves, strict=True)]
+    distances = np.concatenate(pairs)
+    assert (distances.max() < 1e-5) if uplink == "identity()" else (distances.mean() < 5e-5)
+    assert about["rounds"] == there["rounds"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"axis": "data"}, r"axis must be one of \('clients',\), got 'data'"),
+        ({"inner": sharded()}, r"inner must be vmap\(\), scan\(\) or chunked\(size\)"),
+    ],
+)
+def test_what_is_no_axis_of_devices_is_refused(wrong, expected):
+    mesh = jax.make_mesh((1,), ("clients",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ValueError, match=expected):
+        sharded(**{"mesh": mesh, **wrong})
+
+
+def test_the_command_looks_for_the_fastest_axis_on_all_devices(tmp_path):
+    """Of which a processor can be made to have two."""
+    sizes = "--rounds 2 --clients 3 --local-steps 1 --population 30 --batch 1 --seq 8"
+    command = f"train {sizes} --client-axis auto() --out {tmp_path}"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "fedjax_llm.cli", *command.split()],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert re.search(r"auto\(\) is .*sharded\(inner=scan\(\)\) [0-9.]+ s", done.stderr)

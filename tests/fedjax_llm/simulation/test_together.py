@@ -1,0 +1,133 @@
+"""Several runs as one program, against each alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from fedjax_compression import codec
+
+from fedjax_llm import fed_avg
+from fedjax_llm.data import Batching
+from fedjax_llm.runs import RunConfig, canonical
+from fedjax_llm.runs.results import read_rows
+from fedjax_llm.simulation import Member, chunked, scan, simulate, simulate_together, vmap
+from fedjax_llm.studies import configurations, sweep
+from tests.helpers.tiny import TINY
+
+BATCHING = Batching(seq=16, batch=2, steps=2)
+RATES = (0.5, 0.1)
+
+
+def made(task, traced=None):
+    def make(rate):
+        if traced is not None:
+            traced.append(rate)
+        return fed_avg(
+            task.loss,
+            task.params,
+            client_optimizer=optax.sgd(rate),
+            server_optimizer=optax.sgd(1.0, momentum=0.9),
+            uplink=codec("error_feedback(random_k(fraction=0.5))"),
+        )
+
+    return make
+
+
+def farthest(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("axis", [vmap(), scan()])
+def test_each_run_is_what_it_is_alone(task, corpus, axis):
+    """Of its own seed, rate and start, with the memories of its own clients."""
+    starts = [task.params, jax.tree.map(lambda leaf: leaf + 0.01, task.params)]
+    members = [
+        Member(start, task.frozen, corpus, seed, rate)
+        for seed, (start, rate) in enumerate(zip(starts, RATES, strict=True))
+    ]
+    sizes = {"rounds": 3, "clients": 3, "client_axis": axis}
+    together = list(simulate_together(made(task), members, BATCHING, **sizes))
+    for i, member in enumerate(members):
+        method = made(task)(member.varied)
+        federation = (method, member.params, member.frozen, corpus, BATCHING)
+        for alone, each in zip(simulate(*federation, seed=i, **sizes), together, strict=True):
+            assert alone.clients.tolist() == each[i].clients.tolist()
+            assert farthest(alone.state.params, each[i].state.params) < 1e-4
+            np.testing.assert_allclose(each[i].client_info.loss, alone.client_info.loss, rtol=1e-3)
+            sent = [entry.payload_bytes for entry in each[i].messages]
+            assert sent == [entry.payload_bytes for entry in alone.messages]
+        store, there = each[i].snapshot().store, alone.snapshot().store
+        assert store.clients.tolist() == there.clients.tolist()
+
+
+def test_a_frozen_base_is_held_once_and_the_round_is_traced_once(task, corpus):
+    traced = []
+    members = [Member(task.params, task.frozen, corpus, seed, 0.1) for seed in range(3)]
+    rounds = simulate_together(made(task, traced), members, BATCHING, rounds=4, clients=2)
+    counts = [len(traced) for _ in rounds]
+    assert counts == [len(members) + 1] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"members": []}, "members must be at least one, got none"),
+        ({"clients": 8}, "clients must be from 1 to 7, the fewest of a corpus, got 8"),
+        ({"client_axis": chunked(2)}, "one program on one device"),
+    ],
+)
+def test_what_cannot_run_together_is_refused(task, corpus, change, said):
+    members = [Member(task.params, task.frozen, corpus, 0, 0.1)]
+    given = {"members": members, "clients": 2, "rounds": 1, "batching": BATCHING, **change}
+    with pytest.raises(ValueError, match=said):
+        next(simulate_together(made(task), **given))
+
+
+def test_members_of_other_shapes_are_refused(task, corpus):
+    wider = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2), leaf.dtype), task.params)
+    members = [Member(p, task.frozen, corpus, 0, 0.1) for p in (task.params, wider)]
+    with pytest.raises(ValueError, match="of one structure, shape and type"):
+        next(simulate_together(made(task), members, BATCHING, rounds=1, clients=2))
+
+
+SMALL = RunConfig(
+    rounds=2,
+    clients=2,
+    local_steps=1,
+    population=30,
+    batch=1,
+    seq=8,
+    decoder=TINY,
+)
+
+
+def test_a_sweep_runs_the_seeds_of_a_codec_together(tmp_path):
+    """To the rows that it makes one after another, of which it runs none again."""
+    alone = next(sweep([canonical(SMALL)], tmp_path / "alone.jsonl"))
+    configs = configurations(SMALL, ["identity()", "top_k(fraction=0.1)"], seeds=[0, 1])
+    rows = list(sweep(configs, tmp_path / "rows.jsonl", together=True))
+    assert [(row["codec"], row["seed"], row["together"]) for row in rows] == [
+        (config.uplink, config.seed, 2) for config in configs
+    ]
+    same = next(row for row in rows if row["config"] == alone["config"])
+    assert same["uplink_bytes_by_round"] == alone["uplink_bytes_by_round"]
+    assert same["heldout_nats_per_token"] == pytest.approx(alone["heldout_nats_per_token"])
+    again = sweep(configs, tmp_path / "rows.jsonl", together=True)
+    assert [row["seconds"] for row in again] == [row["seconds"] for row in rows]
+    assert len(read_rows(tmp_path / "rows.jsonl")) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"client_axis": "auto()"}, "client_axis: expected vmap"),
+        ({"faults": "faults(dropout=0.5)"}, "together: expected a method of whole rounds"),
+    ],
+)
+def test_a_sweep_says_what_cannot_run_together(change, said, tmp_path):
+    configs = configurations(dataclasses.replace(SMALL, **change), ["identity()"], seeds=[0, 1])
+    with pytest.raises(ValueError, match=said):
+        next(sweep(configs, tmp_path / "rows.jsonl", together=True))

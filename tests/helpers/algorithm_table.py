@@ -1,0 +1,81 @@
+"""Every algorithm once, on a task that suits it, with its programs and its first rounds shared."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from fedjax_llm.simulation import chunked, round_program, scan, vmap
+from tests.helpers import dense_task, low_rank_task
+
+TABLE = dict.fromkeys(dense_task.TABLE, dense_task) | dict.fromkeys(
+    low_rank_task.TABLE, low_rank_task
+)
+"""By name, or name and variant: the task, whose own table says how to build it from a loss."""
+AXES = {"vmap": vmap, "scan": scan, "chunked": lambda: chunked(3)}
+ROUNDS = 4
+
+
+def build(name, loss=None):
+    task = TABLE[name]
+    return task.TABLE[name](loss or task.loss)
+
+
+def start(task, algorithm, clients=4):
+    own = algorithm.client_init(task.PARAMS)
+    rows = jax.tree.map(lambda leaf: jnp.stack([leaf] * clients), own)
+    return algorithm.init(jr.key(7), task.PARAMS), rows
+
+
+def play(task, program, state, own, rounds, batches=None, weights=None):
+    """States, and what was seen last, of some rounds, each with its own batches unless given."""
+    weights, seen = task.WEIGHTS if weights is None else weights, None
+    for number in rounds:
+        here = task.cohort(number, len(weights)) if batches is None else batches
+        key = jr.fold_in(jr.key(3), number)
+        clients = jnp.arange(len(weights))
+        state, own, seen = program(key, task.FROZEN, state, clients, weights, own, here)
+    return state, own, seen
+
+
+@functools.cache
+def program(name, axis="vmap"):
+    """An algorithm, its round, and how often its loss was traced."""
+    traces, task = [], TABLE[name]
+
+    def counted(params, frozen, batch):
+        traces.append(axis)
+        return task.loss(params, frozen, batch)
+
+    algorithm = build(name, counted)
+    return algorithm, round_program(algorithm, AXES[axis]()), traces
+
+
+@functools.cache
+def played(name, axis="vmap"):
+    """The first rounds, and how many traces they took: of one, and of all."""
+    algorithm, one, traces = program(name, axis)
+    task, counts = TABLE[name], []
+    state, own = start(task, algorithm)
+    for number in range(ROUNDS):
+        state, own, seen = play(task, one, state, own, [number])
+        counts.append(len(traces))
+    return state, own, seen, counts
+
+
+def equal(one, other):
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def close(one, other, tolerance=2e-5):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), one, other)
+
+
+def finite(tree):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
