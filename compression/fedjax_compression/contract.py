@@ -1,68 +1,137 @@
-"""What a compressor is, and how compressors compose."""
+"""The contract of a compressor, and functions that read properties of one."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key, PyTree
 
+from .errors import message
+
 Update: TypeAlias = PyTree
-"""A pytree of floating-point arrays."""
+"""A pytree of floating-point arrays: what a client or the server sends to the other."""
 
 
 Like: TypeAlias = PyTree
-"""The structure of an update or payload: arrays or `jax.ShapeDtypeStruct`s."""
+"""Structure, shapes and dtypes of an update or payload: arrays or `jax.ShapeDtypeStruct`s."""
 
 
 Payload: TypeAlias = PyTree
+"""What `encode` returns and `wire.dumps` writes: a pytree of arrays and of the leaves whose
+length depends on their values (`Symbols`, `TrellisSymbols`, `Prefix`)."""
 
 
 State: TypeAlias = PyTree
+"""What a sender keeps between two messages, such as a residual; `()` for none."""
 
 
 Memory: TypeAlias = PyTree
+"""What a receiver keeps between two rounds; `()` for none."""
 
 
 def _no_memory(like: Like) -> Memory:
     return ()
 
 
-def _as_it_is(mean: Update, memory: Memory) -> tuple[Update, Memory]:
+def _mean_unchanged(mean: Update, memory: Memory) -> tuple[Update, Memory]:
     return mean, memory
 
 
 class Compressor(NamedTuple):
-    """Three pure functions that turn an update into a payload and back, and two for a receiver
-    with a memory, which most codecs do without.
+    """A codec for updates: three pure functions, and two more for a receiver with memory.
 
-    All of them trace under `jit` and `vmap`, and every shape is static. `encode` packs into whole
-    bytes inside the program, so that the payload's arrays are what `wire.dumps` writes.
+    A sender calls `init` once, then `encode` for each message. A receiver calls `decode` for each
+    message. Codecs with memory at the receiver (`ef21`, `diana`) also set `receiver` and
+    `receive`: the receiver calls `receiver` once, then `receive` once a round. The defaults keep
+    no memory and return the mean unchanged.
 
-    Contract: `decode(encode(key, update, init(update))[0], update)` has the structure, shapes and
-    dtypes of `update`. An update with a NaN or an infinity decodes to at least one non-finite
-    entry, and leaves the state finite: a failed update is seen, and does not spread.
+    Guarantees of every codec in this package. A codec of your own must give them too;
+    `fedjax_compression.testing.check_compressor(codec)` checks it:
 
-    A receiver applies `receive` once a round, to the weighted mean of what it decoded, or to the
-    one message that it decoded. A mean that is not finite leaves the memory as it was. Memory is
-    for the outermost codec alone: wrappers refuse a codec that has one.
+    - All five functions are pure and trace under `jit` and `vmap`, with static shapes: a repeated
+      round traces once. `jit` equals eager evaluation, and `vmap` over clients equals a loop, to
+      rounding.
+    - `decode(encode(key, update, init(update))[0], update)` has the structure, shapes and dtypes
+      of `update`. float32, bfloat16 and float16 leaves come back in their own dtype, also mixed
+      in one update.
+    - Scalars, leaves without entries and updates without leaves are valid updates.
+    - `encode` raises `TypeError` for a leaf that is not floating-point, and names the leaf.
+      `identity()` and `chain()` accept any leaf and return it unchanged.
+    - The state after `encode` has the structure, shapes and dtypes of the state before.
+    - Zeros decode to exactly zero from a fresh state (except in `predictive`); a constant update
+      decodes to finite values.
+    - An update with a NaN or an infinity decodes to at least one non-finite entry, so that the
+      receiver can reject it, and the sender's state stays finite.
+    - The payload is packed into whole bytes inside the program, so that its arrays are what
+      `wire.dumps` writes. `decode` needs only the payload and `like`: random numbers that both
+      ends need are derived from a seed in the payload.
+
+    Receiver memory is for the outermost codec only: wrappers refuse a codec that has it.
+
+    Attributes:
+        init: `(like) -> state`. The sender's state before its first message, for updates with the
+            structure, shapes and dtypes of `like`.
+        encode: `(key, update, state) -> (payload, state)`. Code one update. `key` is a typed JAX
+            key (`jax.random.key`) that is used for nothing else; `state` is that of `init` or of
+            the last `encode`.
+        decode: `(payload, like) -> update`. The update that the payload stands for. The payload
+            is that of `encode` or of `wire.loads`; `like` is the update's structure.
+        receiver: `(like) -> memory`. The receiver's memory before the first round.
+        receive: `(mean, memory) -> (update, memory)`. The update that a round's mean stands for.
+            `mean` is the weighted mean of the decoded messages, or the one decoded message of a
+            downlink. A mean with a NaN or an infinity gives a non-finite update and leaves the
+            memory unchanged.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import Compressor, payload_structure, wire
+        >>> half = Compressor(
+        ...     init=lambda like: (),
+        ...     encode=lambda key, update, state: (update.astype(jnp.float16), state),
+        ...     decode=lambda payload, like: jnp.asarray(payload).astype(like.dtype),
+        ... )
+        >>> update = jnp.array([1.0, 0.5, -2.0])
+        >>> payload, state = half.encode(jax.random.key(0), update, half.init(update))
+        >>> message = wire.dumps(payload)
+        >>> len(message)  # a header of 12 bytes and three entries of 2
+        18
+        >>> half.decode(wire.loads(message, payload_structure(half, update)), update).tolist()
+        [1.0, 0.5, -2.0]
+
     """
 
     init: Callable[[Like], State]
-    """`(like) -> state`: what a sender keeps from one message to the next."""
     encode: Callable[[Key[Array, ""], Update, State], tuple[Payload, State]]
-    """`(key, update, state) -> (payload, state)`."""
     decode: Callable[[Payload, Like], Update]
-    """`(payload, like) -> update`, with the structure and dtypes of `like`."""
     receiver: Callable[[Like], Memory] = _no_memory
-    """`(like) -> memory`: what a receiver keeps from one round to the next."""
-    receive: Callable[[Update, Memory], tuple[Update, Memory]] = _as_it_is
-    """`(mean, memory) -> (update, memory)`: what a mean of decoded updates stands for."""
+    receive: Callable[[Update, Memory], tuple[Update, Memory]] = _mean_unchanged
 
 
 def payload_structure(compressor: Compressor, like: Like) -> Payload:
-    """The payload of `like` as ShapeDtypeStructs, without computing it: what `wire.loads` needs."""
+    """Return the structure of a codec's payload, as `wire.loads` needs it, without encoding.
+
+    Args:
+        compressor: The codec.
+        like: Structure of the updates: arrays or `jax.ShapeDtypeStruct`s. Nothing is computed and
+            no memory is allocated, whatever the size.
+
+    Returns:
+        The payload with a `jax.ShapeDtypeStruct` for each array.
+
+    Raises:
+        TypeError: For something that is not a `Compressor`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import eden, payload_structure, wire
+        >>> like = jax.ShapeDtypeStruct((10**9,), jnp.float32)
+        >>> wire.nbytes(payload_structure(eden(bits=2), like))  # a message of 10^9 entries
+        250976580
+
+    """
+    check_compressor(compressor, who="payload_structure", name="compressor")
 
     def first_payload(key: Key[Array, ""], update: Update) -> Payload:
         return compressor.encode(key, update, compressor.init(update))[0]
@@ -71,15 +140,70 @@ def payload_structure(compressor: Compressor, like: Like) -> Payload:
 
 
 def has_receiver_memory(compressor: Compressor) -> bool:
-    """Whether a receiver keeps anything from one round to the next."""
+    """Return whether a receiver of this codec's messages keeps memory from round to round.
+
+    Args:
+        compressor: The codec.
+
+    Returns:
+        True for `ef21(...)`, `diana(...)` and codecs of your own whose `receiver` returns arrays.
+
+    Raises:
+        TypeError: For something that is not a `Compressor`.
+
+    Example:
+        >>> from fedjax_compression import codec, has_receiver_memory
+        >>> has_receiver_memory(codec("ef21(top_k(fraction=0.1))"))
+        True
+        >>> has_receiver_memory(codec("error_feedback(top_k(fraction=0.1))"))
+        False
+
+    """
+    check_compressor(compressor, who="has_receiver_memory", name="compressor")
     like = jax.ShapeDtypeStruct((1,), jnp.float32)
     return bool(jax.tree.leaves(jax.eval_shape(lambda: compressor.receiver(like))))
 
 
-def check_no_receiver_memory(compressor: Compressor, *, who: str) -> None:
-    """Raise `ValueError` where a receiver keeps anything; `who` is the wrapper that asks."""
+def check_compressor(value: Any, *, who: str, name: str = "codec") -> None:
+    """Raise `TypeError` unless a value is a `Compressor`, with a remedy for common mistakes.
+
+    Args:
+        value: The argument.
+        who: Function that was called.
+        name: Name of the argument.
+
+    Raises:
+        TypeError: For anything else: a codec's text, a factory that was not called, a list.
+
+    """
+    if isinstance(value, Compressor):
+        return
+    remedy = ""
+    if isinstance(value, str):
+        remedy = f"codec({value!r}) makes one"
+    elif isinstance(value, list | tuple):
+        remedy = "chain(*codecs) makes one of several"
+    elif callable(value):
+        remedy = "call the factory first"
+    raise TypeError(message(who, name, "a Compressor", value, remedy))
+
+
+def check_no_receiver_memory(compressor: Compressor, *, who: str, name: str = "compressor") -> None:
+    """Check that a wrapper's codec is a `Compressor` without receiver memory.
+
+    Args:
+        compressor: The argument.
+        who: Wrapper that was called.
+        name: Name of the argument.
+
+    Raises:
+        TypeError: For something that is not a `Compressor`.
+        ValueError: For a codec whose receiver keeps memory.
+
+    """
+    check_compressor(compressor, who=who, name=name)
     if has_receiver_memory(compressor):
         raise ValueError(
-            f"{who}: expected a codec whose receiver keeps no memory; memory at both ends goes "
-            f"outermost: ef21({who}(...)) or diana({who}(...), rate=...)."
+            f"{who}: {name}: expected a codec without receiver memory, got one with it; put "
+            f"memory at both ends outermost: ef21({who}(...)) or diana({who}(...), rate=...)."
         )

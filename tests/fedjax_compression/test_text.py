@@ -66,7 +66,7 @@ def test_calls_are_built_from_the_inside():
         ("eden(bit=1)", r"expected eden\(bits\), got eden\(bit=1\)"),
         ("eden(bits=9)", r"eden: bits must be above 0 and at most 4, got 9"),
         ("eden(bits=[1])", "only calls and literals"),
-        ("error_feedback(3)", "error_feedback: expected a codec, got 3"),
+        ("error_feedback(3)", "error_feedback: positional argument: expected a codec, got 3"),
         ("eden(bits=identity())", "eden: bits: expected a literal, got identity"),
     ],
 )

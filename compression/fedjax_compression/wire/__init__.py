@@ -1,4 +1,4 @@
-"""Payloads to bytes and back: the only way to bytes."""
+"""Payloads to messages and back: the only place where bytes are made."""
 
 from .leaves import Prefix, Symbols, TrellisSymbols, is_symbols
 from .message import HEADER_BYTES, VERSION, WireError, dumps, fingerprint, loads, nbytes

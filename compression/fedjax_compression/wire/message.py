@@ -1,10 +1,13 @@
-"""Payloads to bytes and back: the only way to bytes, for every codec and both runtimes.
+"""Payloads to messages and back, for every codec and every runtime.
 
-A message is a header of 12 bytes and the payload's leaves in the order of `jax.tree.leaves`:
-arrays as they lie in memory, little-endian; `Symbols` range-coded and a `Prefix` as far as it goes,
-both after their length. The header holds the magic `FJ`, the format's version, a zero byte, a
-fingerprint of the payload's structure (names, shapes and dtypes, which never travel), and a CRC-32
-over all else.
+A message is a header of 12 bytes, followed by the payload's leaves in the order of
+`jax.tree.leaves`. An array is written as it lies in memory, little-endian. `Symbols` and
+`TrellisSymbols` are range-coded, and a `Prefix` is cut to its length; each of the three is preceded
+by the length of its section in 4 bytes.
+
+The header holds the magic bytes `FJ`, the format version (1 byte), a zero byte, a fingerprint of
+the payload's structure (4 bytes), and a CRC-32 over everything else (4 bytes). Names, shapes and
+dtypes are in the fingerprint only; they are never sent.
 """
 
 import hashlib
@@ -18,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import check_kind
 from ..contract import Like, Payload
 from .leaves import Prefix, Symbols, TrellisSymbols, is_symbols
 from .prefix import dump_prefix, load_prefix
@@ -25,7 +29,9 @@ from .symbols import dump_symbols, load_symbols
 from .trellis_symbols import dump_trellis, load_trellis
 
 HEADER_BYTES = 12
+"""Length of a message's header in bytes."""
 VERSION = 1
+"""Version of the message format."""
 _MAGIC = b"FJ"
 _HEADER = struct.Struct("<2sBxI")
 _CHECKSUM = struct.Struct("<I")
@@ -35,53 +41,103 @@ _SECTIONS: dict[type, tuple[Callable, Callable]] = {
     TrellisSymbols: (dump_trellis, load_trellis),
     Prefix: (dump_prefix, load_prefix),
 }
-"""How leaves are written whose bytes depend on what they are, and how they are read."""
+"""Functions that write and read the leaves of value-dependent length."""
 
 
 class WireError(ValueError):
-    """Bytes that `dumps` could not have made for this structure."""
+    """Raised by `loads` for bytes that `dumps` cannot have written for the given structure."""
 
 
 def dumps(payload: Payload) -> bytes:
-    """The message of a payload.
+    """Serialise a payload into one message.
 
-    Raises `TypeError` for a leaf that is not a numeric or boolean array.
+    Args:
+        payload: A pytree of numeric or boolean arrays (JAX or NumPy), `Symbols`, `TrellisSymbols`
+            and `Prefix`, as `encode` returns it.
+
+    Returns:
+        The message, header included. Equal payloads give equal bytes on every machine.
+
+    Raises:
+        TypeError: For a leaf that is not a numeric or boolean array, such as a JAX key.
+        ValueError: For `Symbols` whose runs do not sum to the number of codes, or a `Prefix`
+            whose length is not from 0 to n.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_compression import wire
+        >>> message = wire.dumps({"w": np.arange(3, dtype=np.float32)})
+        >>> len(message), message[:2]  # 12 + 3 * 4 bytes, which start with the magic bytes
+        (24, b'FJ')
+
     """
     start = _HEADER.pack(_MAGIC, VERSION, fingerprint(payload))
-    parts = [part for leaf in _leaves(jax.device_get(payload)) for part in _dump_leaf(leaf)]
+    sections = [
+        section for leaf in _leaves(jax.device_get(payload)) for section in _dump_leaf(leaf)
+    ]
     checksum = zlib.crc32(start)
-    for part in parts:
-        checksum = zlib.crc32(part, checksum)
-    return b"".join([start, _CHECKSUM.pack(checksum), *parts])
+    for section in sections:
+        checksum = zlib.crc32(section, checksum)
+    return b"".join([start, _CHECKSUM.pack(checksum), *sections])
 
 
 def loads(data: bytes, like: Like) -> Payload:
-    """The payload of a message, as NumPy arrays; `like` is its structure (`payload_structure`).
+    """Read the payload of a message, treating the bytes as hostile.
 
-    The bytes are taken as hostile: anything but a message that `dumps` could have made for this
-    structure raises `WireError`. No memory is taken on the word of the message.
+    Only a message that `dumps` could have written for this structure is accepted: `dumps` of the
+    result is `data`. No allocation depends on a length that the message claims: memory is
+    proportional to the longer of `data` and the payload's arrays.
+
+    Args:
+        data: The message.
+        like: The payload's structure, from `payload_structure(compressor, like)` or
+            `jax.eval_shape` of `encode`; a payload of the same structure also works.
+
+    Returns:
+        The payload, with NumPy arrays.
+
+    Raises:
+        TypeError: For data that is not bytes.
+        WireError: For any other message: truncated, changed, of another structure or version.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_compression import wire
+        >>> like = {"w": np.zeros(3, np.float32)}
+        >>> message = wire.dumps({"w": np.arange(3, dtype=np.float32)})
+        >>> wire.loads(message, like)["w"].tolist()
+        [0.0, 1.0, 2.0]
+        >>> wire.loads(message[:-1], like)
+        Traceback (most recent call last):
+            ...
+        fedjax_compression.wire.message.WireError: wire.loads: data: expected 24 bytes, got 23.
+
     """
-    least = HEADER_BYTES + sum(map(_least_bytes, _leaves(like)))
-    if len(data) < least or (len(data) > least and not _has_symbols(like)):
-        raise WireError(f"wire.loads: expected a message of {least} bytes, got {len(data)}.")
-    magic, version, found = _HEADER.unpack_from(data)
+    kinds = (bytes, bytearray, memoryview)
+    check_kind(data, kinds, who="wire.loads", name="data", expected="bytes")
+    least, exact = HEADER_BYTES + sum(map(_least_bytes, _leaves(like))), not _has_symbols(like)
+    if len(data) < least or (len(data) > least and exact):
+        expected = f"{least} bytes" if exact else f"at least {least} bytes"
+        raise WireError(f"wire.loads: data: expected {expected}, got {len(data)}.")
+    magic, version, sent_fingerprint = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise WireError(
-            f"wire.loads: expected a message that opens with {_MAGIC!r}, got {magic!r}."
+            f"wire.loads: data: expected a message that starts with {_MAGIC!r}, got {magic!r}."
         )
     if version != VERSION:
-        raise WireError(f"wire.loads: expected format version {VERSION}, got {version}.")
-    wanted = fingerprint(like)
-    if found != wanted:
+        raise WireError(f"wire.loads: data: expected format version {VERSION}, got {version}.")
+    expected_fingerprint = fingerprint(like)
+    if sent_fingerprint != expected_fingerprint:
         raise WireError(
-            f"wire.loads: expected structure {wanted:08x}, got {found:08x}: another codec's, "
-            "another model's or another version's message."
+            f"wire.loads: data: expected structure {expected_fingerprint:08x}, got "
+            f"{sent_fingerprint:08x}; sender and receiver need the same codec, model and version."
         )
     body = memoryview(data)[HEADER_BYTES:]
     (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
     if data[3] or zlib.crc32(body, zlib.crc32(data[: _HEADER.size])) != checksum:
         raise WireError(
-            "wire.loads: the checksum does not fit: the message was changed on its way."
+            "wire.loads: data: expected a matching checksum, got another; the message was changed "
+            "on its way."
         )
     leaves = []
     for leaf in _leaves(like):
@@ -89,25 +145,65 @@ def loads(data: bytes, like: Like) -> Payload:
         leaves.append(loaded)
     treedef = jax.tree.structure(like, is_leaf=is_symbols)
     if len(body):
-        raise WireError(f"wire.loads: expected the end of the message, got {len(body)} bytes.")
+        raise WireError(
+            f"wire.loads: data: expected the end of the message, got {len(body)} more bytes."
+        )
     return jax.tree.unflatten(treedef, leaves)
 
 
 def nbytes(payload: Like) -> int:
-    """`len(dumps(payload))`, header and all.
+    """Return the length of a payload's message, header included: `len(dumps(payload))`.
 
-    Needs the structure alone where the payload has no `Symbols`; with `Symbols`, whose bytes
-    depend on what they are, the payload itself: a structure then raises `TypeError`.
+    Args:
+        payload: A payload. Its structure (`payload_structure`) is enough if it has no `Symbols`,
+            `TrellisSymbols` or `Prefix`: the length is then static.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        TypeError: For the structure of a payload whose length depends on its values.
+
+    Example:
+        >>> import jax
+        >>> from fedjax_compression import wire
+        >>> wire.nbytes({"w": jax.ShapeDtypeStruct((1000,), "bfloat16")})
+        2012
+
     """
     if not _has_symbols(payload):
         return HEADER_BYTES + sum(map(_least_bytes, jax.tree.leaves(payload)))
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(payload)):
-        raise TypeError("wire.nbytes: expected a payload, as Symbols have no size without values.")
+        raise TypeError(
+            "wire.nbytes: payload: expected arrays, got a structure; the length of Symbols, "
+            "TrellisSymbols and Prefix depends on their values."
+        )
     return len(dumps(payload))
 
 
 def fingerprint(payload: Like) -> int:
-    """32 bits of a hash over the names, shapes and dtypes of a payload's leaves."""
+    """Return the first 32 bits of a SHA-256 over the names, shapes and dtypes of the leaves.
+
+    Args:
+        payload: A payload or its structure.
+
+    Returns:
+        An integer from 0 to 2**32 - 1; the same for a payload and its structure.
+
+    Raises:
+        TypeError: For a leaf that is not a numeric or boolean array, or a node whose children
+            have neither names nor indices.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from fedjax_compression import wire
+        >>> structure = {"w": jax.ShapeDtypeStruct((3,), "float32")}
+        >>> wire.fingerprint(structure) == wire.fingerprint({"w": np.ones(3, np.float32)})
+        True
+        >>> wire.fingerprint(structure) == wire.fingerprint({"v": np.ones(3, np.float32)})
+        False
+
+    """
     lines = (
         f"{'/'.join(map(_name, path))}:{_dtype(leaf).name}:{tuple(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(payload)
@@ -116,7 +212,7 @@ def fingerprint(payload: Like) -> int:
 
 
 def _leaves(payload: Like) -> list[Any]:
-    """Arrays and `Symbols`."""
+    """Arrays, and the leaves of value-dependent length as a whole."""
     return jax.tree.leaves(payload, is_leaf=is_symbols)
 
 
@@ -125,7 +221,7 @@ def _has_symbols(payload: Like) -> bool:
 
 
 def _least_bytes(leaf: Any) -> int:
-    """Bytes of an array; of `Symbols`, those that say how many follow."""
+    """Bytes of an array; of a leaf of value-dependent length, the bytes of its section's length."""
     return _LENGTH.size if is_symbols(leaf) else math.prod(leaf.shape) * _dtype(leaf).itemsize
 
 
@@ -138,39 +234,46 @@ def _dump_leaf(leaf: Any) -> list[bytes]:
 
 
 def _load_leaf(body: memoryview, like: Any) -> tuple[Any, memoryview]:
-    """A leaf, and the bytes after it."""
-    if len(body) < _least_bytes(like):
-        raise WireError("wire.loads: expected more bytes, got the end of the message.")
+    """Return the first leaf of `body` and the bytes after it."""
+    _check_length(body, _least_bytes(like))
     if is_symbols(like):
         (length,) = _LENGTH.unpack_from(body)
         end = _LENGTH.size + length
-        if end > len(body):
-            raise WireError("wire.loads: expected more bytes, got the end of the message.")
-        load = _SECTIONS[type(like)][1]
+        _check_length(body, end)
+        load, kind = _SECTIONS[type(like)][1], type(like).__name__
         section = body[_LENGTH.size : end]
         try:
             loaded = load(section, like)
         except (ValueError, AssertionError) as error:
-            raise WireError(f"wire.loads: expected Symbols, got {error}.") from None
+            raise WireError(f"wire.loads: {kind}: {error}.") from None
         if _dump_leaf(loaded)[1] != section:
-            raise WireError("wire.loads: expected the bytes that dumps writes, got others.")
+            raise WireError(
+                f"wire.loads: {kind}: expected the bytes that dumps writes, got others."
+            )
         return loaded, body[end:]
     dtype, count = np.dtype(like.dtype), math.prod(like.shape)
     raw = np.frombuffer(body, dtype.newbyteorder("<"), count)
     if dtype.kind == "b" and (raw.view(np.uint8) > 1).any():
-        raise WireError("wire.loads: expected booleans of 0 or 1.")
+        raise WireError("wire.loads: data: expected booleans of 0 or 1, got another byte.")
     return raw.astype(dtype, copy=False).reshape(like.shape), body[raw.nbytes :]
 
 
+def _check_length(body: memoryview, count: int) -> None:
+    if len(body) < count:
+        raise WireError(f"wire.loads: data: expected {count} more bytes, got {len(body)}.")
+
+
 def _dtype(leaf: Any) -> np.dtype:
+    if not hasattr(leaf, "dtype"):
+        raise TypeError(f"wire: payload: expected arrays, got {leaf!r}.")
     if not (jnp.issubdtype(leaf.dtype, jnp.number) or jnp.issubdtype(leaf.dtype, jnp.bool_)):
-        raise TypeError(f"wire: expected numbers or booleans, got {leaf.dtype}.")
+        raise TypeError(f"wire: payload: expected numbers or booleans, got {leaf.dtype}.")
     return np.dtype(leaf.dtype)
 
 
 def _name(entry: object) -> str:
-    """A path entry's own name, which stays the same from one version of JAX to the next."""
+    """The name or index of a path entry, which does not depend on the version of JAX."""
     for attribute in ("name", "key", "idx"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
-    raise TypeError(f"wire: a payload's nodes need names or indices, got {entry!r}.")
+    raise TypeError(f"wire: payload: expected nodes with names or indices, got {entry!r}.")

@@ -1,8 +1,8 @@
-"""Variable-length integers, written and read; reading never passes the end."""
+"""Variable-length integers (LEB128), and a reader that never passes the end of its section."""
 
 
 def put(out: bytearray, value: int) -> None:
-    """Seven bits in a byte, lowest first, the eighth saying that more follow."""
+    """Append an integer, seven bits a byte, lowest first; the eighth bit says that more follow."""
     while value >= 128:
         out.append(value & 127 | 128)
         value >>= 7
@@ -10,25 +10,29 @@ def put(out: bytearray, value: int) -> None:
 
 
 class Reader:
-    """Reads a section from its start, and never beyond its end."""
+    """Reads a section from start to end; raises `ValueError` where it has too few bytes."""
 
     def __init__(self, data: memoryview) -> None:
-        self._data, self._at = data, 0
+        self._data, self._position = data, 0
 
     def take(self, count: int) -> memoryview:
-        if count > len(self._data) - self._at:
-            raise ValueError("fewer bytes than announced")
-        self._at += count
-        return self._data[self._at - count : self._at]
+        """Return the next `count` bytes."""
+        left = len(self._data) - self._position
+        if count > left:
+            raise ValueError(f"expected {count} more bytes, got {left}")
+        self._position += count
+        return self._data[self._position - count : self._position]
 
     def rest(self) -> memoryview:
-        return self.take(len(self._data) - self._at)
+        """Return all bytes that are left."""
+        return self.take(len(self._data) - self._position)
 
     def integer(self) -> int:
+        """Read an integer that `put` wrote, of at most 35 bits."""
         value = 0
         for shift in range(0, 35, 7):
             (byte,) = self.take(1)
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-        raise ValueError("an integer of more than 35 bits")
+        raise ValueError("expected an integer of at most 35 bits, got a longer one")

@@ -1,8 +1,8 @@
-"""Codes of paths through a trellis, range-coded on the host.
+"""Sections of `TrellisSymbols` leaves: codes of trellis paths, range-coded on the host.
 
-A code's table is that of its run and of its codebook, and its codebook follows from the parities
-before it on its path. All paths are walked in step, so that a step is a few calls to the coder,
-whatever the number of paths.
+Each run has one frequency table per codebook, and the codebook of a code follows from the parities
+of the codes before it on its path. All paths advance together, one code each, so that a step takes
+a few calls of the coder for any number of paths.
 """
 
 from array import array
@@ -19,20 +19,24 @@ from .reader import Reader, put
 from .tables import LARGEST_TABLE, categorical, put_table, read_any_table, scaled_frequencies
 
 _MANTISSA = 2
+"""Bits after the leading one that belong to a symbol, of half of the magnitude."""
 
 
 def dump_trellis(symbols: TrellisSymbols) -> bytes:
-    """The memory, the runs, their tables, one range-coded stream, and bits written as they are.
+    """Return the memory, the runs with their tables, one range-coded stream, and the raw bits.
 
     Raises `ValueError` where the runs do not sum to the number of codes.
     """
     codes, runs = np.asarray(symbols.codes), np.asarray(symbols.runs)
     if runs.sum() != codes.size or (runs < 0).any():
-        raise ValueError(f"TrellisSymbols: runs must sum to {codes.size}, got {runs.tolist()}.")
+        raise ValueError(
+            f"TrellisSymbols: runs: expected non-negative lengths that sum to {codes.size}, got "
+            f"{runs.tolist()}."
+        )
     half = np.abs(codes).view(np.uint32)
     half >>= 1
     wide, raw = split_codes(half, _MANTISSA)
-    del half  # as long as the codes themselves, as the next are
+    del half  # this and the arrays deleted below are as long as the codes
     symbol = wide.astype(np.int16)
     del wide
     odd = np.bitwise_and(codes, 1, dtype=np.int8, casting="unsafe")
@@ -46,22 +50,22 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
     ordered: list[np.ndarray] = []
     numbers, sizes = array("i"), array("i")
 
-    def take(place: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
-        ordered.append(symbol[place])
+    def visit(places: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
+        ordered.append(symbol[places])
         for number, size in groups:
             numbers.append(number)
             sizes.append(size)
         return ordered[-1]
 
-    _walk(codes.size, runs, 2 ** int(symbols.memory), take)
-    symbol = np.concatenate([np.zeros(0, np.int16), *ordered])  # in the order of the stream
+    _walk(codes.size, runs, 2 ** int(symbols.memory), visit)
+    symbol = np.concatenate([np.zeros(0, np.int16), *ordered])  # now in stream order
     ordered.clear()
     ends = np.cumsum(np.array(sizes, np.int64))
     counts = np.zeros((2 * len(runs), LARGEST_TABLE), np.int64)
     for number, size, end in zip(numbers, sizes, ends, strict=True):
         counts[number] += np.bincount(symbol[end - size : end], minlength=LARGEST_TABLE)
     tables = [
-        scaled_frequencies(np.trim_zeros(own, "b")) if own.any() else own[:0] for own in counts
+        scaled_frequencies(np.trim_zeros(row, "b")) if row.any() else row[:0] for row in counts
     ]
     models = list(map(_model, tables))
     head = bytearray([int(symbols.memory)])
@@ -79,16 +83,20 @@ def dump_trellis(symbols: TrellisSymbols) -> bytes:
 
 
 def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
-    """Read what `dump_trellis` wrote for codes and runs of these shapes and dtypes.
+    """Read a section of `dump_trellis` for codes and runs with the shapes and dtypes of `like`.
 
-    Takes memory in proportion to the codes of `like` alone. Raises `ValueError` for what it could
-    not have written, as far as that shows here; `wire.loads` compares with what it would write.
+    Memory is bounded by the codes and runs of `like` and the length of `data`.
+
+    Raises `ValueError`, or the decoder's own `AssertionError`, for most sections that
+    `dump_trellis` cannot have written; `wire.loads` finds the others, as it writes the result again
+    and compares.
     """
     (count,), (runs,) = like.codes.shape, like.runs.shape
     reader = Reader(data)
     (memory,) = reader.take(1)
     if 2**memory not in POLYNOMIALS:
-        raise ValueError("a trellis of another memory than any")
+        known = [states.bit_length() - 1 for states in POLYNOMIALS]
+        raise ValueError(f"expected a memory from {min(known)} to {max(known)}, got {memory}")
     lengths: list[int] = []
     tables: list[np.ndarray] = []
     for _ in range(runs):
@@ -99,25 +107,25 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
             read_any_table(reader) if lengths[-1] else np.zeros(0, np.int64) for _ in range(2)
         ]
     if sum(lengths) != count:
-        raise ValueError("runs that do not sum to the number of codes")
+        raise ValueError(f"expected runs that sum to {count}, got {sum(lengths)}")
     words = np.frombuffer(reader.take(4 * (reader.integer() // 4)), "<u4").astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
     models = list(map(_model, tables))
     only = [int(np.flatnonzero(table)[0]) if table.any() else 0 for table in tables]
     symbol = np.zeros(count, np.int16)
 
-    def take(place: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
-        own, start = np.empty(place.size, np.int16), 0
+    def visit(places: Int[np.ndarray, " lanes"], groups: list[tuple[int, int]]) -> np.ndarray:
+        decoded, start = np.empty(places.size, np.int16), 0
         for table, size in groups:
-            found = models[table]
-            own[start : start + size] = (
-                only[table] if found is None else decoder.decode(found, size)
+            model = models[table]
+            decoded[start : start + size] = (
+                only[table] if model is None else decoder.decode(model, size)
             )
             start += size
-        symbol[place] = own
-        return own
+        symbol[places] = decoded
+        return decoded
 
-    _walk(count, np.array(lengths, np.int64), 2**memory, take)
+    _walk(count, np.array(lengths, np.int64), 2**memory, visit)
     symbol += 1
     codes = join_codes(symbol >> 2, reader.rest(), np.dtype(np.uint32), _MANTISSA)
     codes <<= 1
@@ -132,7 +140,7 @@ def load_trellis(data: memoryview, like: TrellisSymbols) -> TrellisSymbols:
 
 
 def _model(table: Int[np.ndarray, " symbols"]) -> constriction.stream.model.Categorical | None:
-    """None where all codes are alike, which takes no bits."""
+    """Return the coder's model, or None for a table of at most one symbol, which takes no bits."""
     return categorical(table) if np.count_nonzero(table) > 1 else None
 
 
@@ -140,25 +148,25 @@ def _walk(
     count: int,
     runs: Int[np.ndarray, " runs"],
     states: int,
-    take: Callable[[Int[np.ndarray, " lanes"], list[tuple[int, int]]], np.ndarray],
+    visit: Callable[[Int[np.ndarray, " lanes"], list[tuple[int, int]]], np.ndarray],
 ) -> None:
-    """Call `take(places, groups)` for each step of all paths; it returns the symbols there.
+    """Call `visit(places, groups)` for each step of all paths; it returns the symbols there.
 
-    Places are ordered by table, and groups are the tables and how many places each has. A table
-    is twice the run plus the codebook.
+    `places` are the positions of this step's codes, ordered by table; `groups` are pairs of a table
+    and its number of places. Table 2 * run + codebook is that of a run and a codebook.
     """
     paths, steps = lanes(count)
-    first = 2 * np.repeat(np.arange(len(runs), dtype=np.int16), runs)
+    first_table = 2 * np.repeat(np.arange(len(runs), dtype=np.int16), runs)
     state = np.zeros(paths, np.int64)
     starts = np.arange(paths) * steps
     for step in range(steps if paths else 0):
-        here = paths if starts[-1] + step < count else paths - 1
-        place = starts[:here] + step
-        table = first[place] + (state[:here] & 1)
+        active = paths if starts[-1] + step < count else paths - 1  # the last path may be short
+        places = starts[:active] + step
+        table = first_table[places] + (state[:active] & 1)
         order = np.argsort(table, kind="stable")
         sizes = np.bincount(table)
         groups = [(int(t), int(sizes[t])) for t in np.flatnonzero(sizes)]
-        symbols = take(place[order], groups)
-        odd = np.empty(here, np.int64)
+        symbols = visit(places[order], groups)
+        odd = np.empty(active, np.int64)
         odd[order] = (symbols + 1) >> 1 & 1
-        state[:here] = successor(state[:here], odd, count=states)
+        state[:active] = successor(state[:active], odd, count=states)

@@ -71,8 +71,8 @@ def test_reading_takes_memory_in_proportion_to_the_message():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d[:-1], r"expected a message of 20 bytes, got 19"),
-        (lambda d: b"XX" + d[2:], r"opens with b'FJ', got b'XX'"),
+        (lambda d: d[:-1], "data: expected 20 bytes, got 19"),
+        (lambda d: b"XX" + d[2:], "starts with b'FJ', got b'XX'"),
         (lambda d: resigned(d[:2] + b"\x02" + d[3:]), "expected format version 1, got 2"),
         (lambda d: resigned(d[:3] + b"\x01" + d[4:]), "checksum"),
         (lambda d: d[:-1] + b"\xff", "checksum"),
