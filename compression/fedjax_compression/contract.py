@@ -204,6 +204,6 @@ def check_no_receiver_memory(compressor: Compressor, *, who: str, name: str = "c
     check_compressor(compressor, who=who, name=name)
     if has_receiver_memory(compressor):
         raise ValueError(
-            f"{who}: {name}: expected a codec without receiver memory, got one with it; put "
-            f"memory at both ends outermost: ef21({who}(...)) or diana({who}(...), rate=...)."
+            f"{who}: {name}: expected a codec whose receiver keeps no memory, got one that does; "
+            f"put memory at both ends outermost: ef21({who}(...)) or diana({who}(...), rate=...)."
         )

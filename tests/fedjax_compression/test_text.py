@@ -64,7 +64,7 @@ def test_calls_are_built_from_the_inside():
     [
         ("edn(bits=1)", r"expected one of .*chain, .*eden, .* got 'edn' \(did you mean eden\?\)"),
         ("eden(bit=1)", r"expected eden\(bits\), got eden\(bit=1\)"),
-        ("eden(bits=9)", r"eden: bits must be above 0 and at most 4, got 9"),
+        ("eden(bits=9)", "eden: bits: expected a number above 0 and at most 4, got 9"),
         ("eden(bits=[1])", "only calls and literals"),
         ("error_feedback(3)", "error_feedback: positional argument: expected a codec, got 3"),
         ("eden(bits=identity())", "eden: bits: expected a literal, got identity"),

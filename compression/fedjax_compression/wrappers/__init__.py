@@ -1,4 +1,4 @@
-"""Codecs made of other codecs."""
+"""Codecs that wrap other codecs."""
 
 from .chain import chain, identity
 from .diana import diana

@@ -1,41 +1,70 @@
-"""DIANA: unbiased messages of what is new since a shift that both ends follow.
+"""DIANA: code the difference to a shift that sender and receiver both track.
 
 Mishchenko et al. 2019, arXiv:1901.09269.
 """
 
-from ..contract import Compressor
+from ..checks import check_number
+from ..contract import Compressor, check_compressor
 from .shift import add, shifted
 
 
 def diana(
     compressor: Compressor, *, rate: float | int, participation: float | int = 1.0
 ) -> Compressor:
-    """Send C(x - h) and move h by `rate` times what it decodes to; the receiver adds the mean of
-    all h to the mean of what it decoded.
+    """Send C(x - h), move the shift h towards the update x, and add the mean shift at the receiver.
 
-    Guarantees, for an unbiased C of variance omega ||x||^2, such as `eden`: what is received is
-    unbiased, and where the updates settle its variance goes to zero, for a `rate` of at most
-    1 / (1 + omega): .63 for one-bit EDEN. With full participation, `rate` 1 is `ef21`. A client
-    that sends for the first time is known as zeros. An update with a NaN or an infinity leaves the
-    sender's state as it was, and a mean with one leaves the receiver's.
+    The sender moves its h by `rate` times the decoded message. The receiver keeps the mean of all
+    clients' h, and returns that mean plus the mean of the decoded messages. Every h starts at
+    zero.
 
-    `participation` is the share of all clients that take part in a round: the receiver's memory is
-    the mean of all clients' h, and moves by `rate` times `participation` times the mean of a
-    round's messages. It is that mean exactly where weights are equal or all take part, and no
-    message is lost. As a downlink participation is 1: every client must get every message.
+    Guarantees, for an unbiased inner codec C with variance omega ||x||^2, such as `eden`: the
+    received mean is unbiased, and its variance goes to zero if the updates converge, for a `rate`
+    of at most 1 / (1 + omega): .63 for one-bit EDEN. With full participation, `rate` 1 is `ef21`.
+    An update with a NaN or an infinity leaves the sender's state unchanged, and a mean with one
+    leaves the receiver's memory unchanged.
 
-    State: a float32 copy of the update at either end, and the compressor's own. Payload: the
-    compressor's, which sees float32 rounded to the update's dtypes. The paper's proximal step and
-    momentum are the server optimizer's.
-    Raises `ValueError` unless 0 < rate <= 1 and 0 < participation <= 1, and for a codec whose
-    receiver keeps a memory.
+    The receiver's memory moves by `rate` times `participation` times the mean of a round's
+    messages. It equals the mean of all clients' h exactly if no message is lost and either all
+    clients take part or their weights are equal. As a downlink codec, `participation` must be 1,
+    and every client must receive every message.
+
+    State: a float32 copy of the update at the sender and one at the receiver, and the inner
+    codec's state. Payload: the inner codec's; x - h is computed in float32 and rounded to the
+    update's dtypes. The proximal step and the momentum of the paper are left to the server
+    optimizer.
+
+    Args:
+        compressor: The inner codec C, without receiver memory.
+        rate: Step of the shift as a share of the decoded message, above 0 and at most 1.
+        participation: Share of all clients that take part in a round, above 0 and at most 1.
+            Default: 1.
+
+    Returns:
+        The codec, with receiver memory.
+
+    Raises:
+        TypeError: For a compressor that is not a `Compressor`.
+        ValueError: For a rate or a participation out of range, or an inner codec with receiver
+            memory.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import diana, identity
+        >>> c, x = diana(identity(), rate=0.5), jnp.array([4.0, 0.0])
+        >>> payload, state = c.encode(jax.random.key(0), x, c.init(x))
+        >>> state.known.tolist()  # the shift h
+        [2.0, 0.0]
+        >>> received, memory = c.receive(c.decode(payload, x), c.receiver(x))
+        >>> received.tolist(), memory.tolist()
+        ([4.0, 0.0], [2.0, 0.0])
+
     """
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
-        raise ValueError(f"diana: rate must be above 0 and at most 1, got {rate!r}.")
+    check_compressor(compressor, who="diana", name="compressor")
+    check_number(rate, who="diana", name="rate", above=0, at_most=1)
     return shifted(
         compressor,
         rate=rate,
         participation=participation,
-        received=lambda known, moved, mean: add(known, mean),
+        received=lambda before, after, mean: add(before, mean),
         who="diana",
     )

@@ -1,4 +1,4 @@
-"""EF21: both ends keep what is known of an update, and messages code what is new.
+"""EF21: sender and receiver track an estimate of the update; messages code the difference to it.
 
 Richtarik et al. 2021, arXiv:2106.05203; with partial participation and in both directions
 Fatkhullin et al. 2021, arXiv:2110.03294 (EF21-PP, EF21-BC).
@@ -9,30 +9,56 @@ from .shift import shifted
 
 
 def ef21(compressor: Compressor, *, participation: float | int = 1.0) -> Compressor:
-    """Send C(x - h) and add what it decodes to, to h; the receiver takes the mean of all h for
-    the mean update.
+    """Send C(x - h) and add the decoded message to the estimate h, at the sender and the receiver.
 
-    Guarantees, for a contraction C such as `top_k`: where the updates settle, h goes to the update
-    at the rate of C, and so the error of the mean to zero, whatever the clients' data; error
-    feedback's stays as large as what C leaves out. Biased on the way. C is not to keep a residual
-    of its own: not `error_feedback`. A client that sends for the first time is known as zeros.
-    An update with a NaN or an infinity leaves the sender's state as it was, and a mean with one
-    leaves the receiver's.
+    The receiver keeps the mean of all clients' h, and returns it as the mean update. Every h starts
+    at zero.
 
-    `participation` is the share of all clients that take part in a round: the receiver's memory is
-    the mean of all clients' h, and moves by `participation` times the mean of a round's messages
-    (EF21-PP). It is that mean exactly where weights are equal or all take part, and no message is
-    lost. As a downlink (EF21-BC) participation is 1: every client must get every message.
+    Guarantees, for an inner codec C that is a contraction, such as `top_k`: if the updates
+    converge, h converges to the update x at the rate of C, so that the error of the mean goes to
+    zero for any distribution of the clients' data. The error of `error_feedback` stays as large as
+    what C leaves out. Biased until then. C must not keep a residual of its own: do not wrap
+    `error_feedback`. An update with a NaN or an infinity leaves the sender's state unchanged, and a
+    mean with one leaves the receiver's memory unchanged.
 
-    State: a float32 copy of the update at either end, and the compressor's own. Payload: the
-    compressor's, which sees float32 rounded to the update's dtypes.
-    Raises `ValueError` unless 0 < participation <= 1, and for a codec whose receiver keeps a
-    memory.
+    The receiver's memory moves by `participation` times the mean of a round's messages (EF21-PP).
+    It equals the mean of all clients' h exactly if no message is lost and either all clients take
+    part or their weights are equal. As a downlink codec (EF21-BC), `participation` must be 1, and
+    every client must receive every message.
+
+    State: a float32 copy of the update at the sender and one at the receiver, and the inner
+    codec's state. Payload: the inner codec's; x - h is computed in float32 and rounded to the
+    update's dtypes.
+
+    Args:
+        compressor: The inner codec C, without receiver memory.
+        participation: Share of all clients that take part in a round, above 0 and at most 1.
+            Default: 1.
+
+    Returns:
+        The codec, with receiver memory.
+
+    Raises:
+        TypeError: For a compressor that is not a `Compressor`.
+        ValueError: For a participation out of range, or an inner codec with receiver memory.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import ef21, top_k
+        >>> c, x = ef21(top_k(fraction=0.5)), jnp.array([4.0, 1.0])
+        >>> state, memory = c.init(x), c.receiver(x)
+        >>> for _ in range(2):
+        ...     payload, state = c.encode(jax.random.key(0), x, state)
+        ...     received, memory = c.receive(c.decode(payload, x), memory)
+        ...     print(received.tolist())
+        [4.0, 0.0]
+        [4.0, 1.0]
+
     """
     return shifted(
         compressor,
         rate=1,
         participation=participation,
-        received=lambda known, moved, mean: moved,
+        received=lambda before, after, mean: after,
         who="ef21",
     )

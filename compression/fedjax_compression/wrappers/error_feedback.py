@@ -4,30 +4,51 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update, check_no_receiver_memory
 from ..ops.flat import check_floating
 
 
 def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compressor:
-    """Add to each update what earlier messages left out, and keep what this one leaves out.
+    """Add the residual of earlier messages to each update, and keep the residual of this message.
 
-    What is left of earlier messages is multiplied by `decay` first: 1 forgets nothing, 0.95 is
-    SparseLoCo's (arXiv:2508.15706), which forgets what has become stale.
+    The residual is what earlier messages left out. It is multiplied by `decay` before it is added.
 
-    Guarantees: without decay, what was sent plus what remains is the sum of all updates, to
-    rounding. The residual
-    stays bounded where the compressor is a contraction, ||x - C(x)|| <= c ||x|| with
-    c < 1: `top_k` is one always; an unbiased quantiser only where its variance is below 1
-    (`eden` at any rate, `stochastic_quantize` not at few bits on long tensors). A codec with a
-    scale for no bias does better here with the one of least error,
-    `error_feedback(least_error_scale(eden(bits=1)))`, as nothing is lost for good. An update with a
-    NaN or an infinity leaves the state as it was. State: a float32 copy of the update, and the
-    compressor's own. Payload: the compressor's.
-    Raises `ValueError` unless 0 < decay <= 1, and for a codec whose receiver keeps a memory.
+    Guarantees: with `decay` 1, the sum of the decoded messages plus the residual is the sum of all
+    updates, to rounding. The residual stays bounded if the inner codec C is a contraction,
+    ||x - C(x)|| <= c ||x|| with c < 1: `top_k` always is; an unbiased quantiser is one only if its
+    variance is below ||x||^2 (`eden` from 1 bit on; not `stochastic_quantize` at few bits on long
+    tensors). Under error feedback use the scale of least error of a codec,
+    `error_feedback(least_error_scale(eden(bits=1)))`, not the unbiased one: the residual makes up
+    for the bias. An update with a NaN or an infinity leaves the state unchanged.
+
+    State: a float32 copy of the update, and the inner codec's state. Payload: the inner codec's;
+    the sum is computed in float32 and rounded to the update's dtypes.
+
+    Args:
+        compressor: The inner codec C, without receiver memory.
+        decay: Factor of the residual, above 0 and at most 1. Default: 1, which forgets nothing;
+            SparseLoCo (arXiv:2508.15706) uses 0.95, which forgets stale entries.
+
+    Returns:
+        The codec, whose state is the pair `(residual, inner state)`.
+
+    Raises:
+        TypeError: For a compressor that is not a `Compressor`.
+        ValueError: For a decay out of range, or an inner codec with receiver memory.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import error_feedback, top_k
+        >>> c, x = error_feedback(top_k(fraction=0.5)), jnp.array([3.0, 1.0])
+        >>> payload, state = c.encode(jax.random.key(0), x, c.init(x))
+        >>> residual, _ = state
+        >>> c.decode(payload, x).tolist(), residual.tolist()
+        ([3.0, 0.0], [0.0, 1.0])
+
     """
-    if not isinstance(decay, int | float) or not 0 < decay <= 1:
-        raise ValueError(f"error_feedback: decay must be above 0 and at most 1, got {decay!r}.")
     check_no_receiver_memory(compressor, who="error_feedback")
+    check_number(decay, who="error_feedback", name="decay", above=0, at_most=1)
 
     def init(like: Like) -> State:
         check_floating(like, who="error_feedback")
@@ -36,7 +57,7 @@ def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compr
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         residual, inner = state
         wanted = jax.tree.map(lambda x, e: x.astype(jnp.float32) + decay * e, update, residual)
-        # in the update's own dtypes, so that the message is no longer than without memory
+        # in the update's dtypes, so that the message is as short as without error feedback
         offered = jax.tree.map(lambda x, w: w.astype(x.dtype), update, wanted)
         payload, new_inner = compressor.encode(key, offered, inner)
         sent = compressor.decode(payload, update)

@@ -1,45 +1,70 @@
-"""An update coded as its difference to what both ends expect of it: predictive coding
-(Elias 1955), one step of it.
-"""
+"""One step of predictive coding (Elias 1955): code the difference to a prediction."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update, check_no_receiver_memory
 
 
 def predictive(compressor: Compressor, known: Update, *, weight: float | int) -> Compressor:
-    """Code x - weight * known, and add weight * known to what it decodes to.
+    """Code x - weight * known, and add weight * known to the decoded difference.
 
-    `known` is an update that both ends hold, such as what the server made of the last round; it
-    may be traced, so that this is built inside the program where it is used.
-    Guarantees: the error is the inner codec's for the difference, whose power is less than that of
-    x where known is like x: for ||known|| = ||x|| and the weight at their cosine, 1 - cosine^2 of
-    it. Unbiased where the codec is. Zeros decode to what the codec's error is for
-    -weight * known; a known with a NaN or an infinity makes every update count as failed. Payload
-    and state: the codec's.
-    Under `error_feedback`, inside or outside, what was sent and what remains is still the sum of
-    all updates; a momentum, of `dgc` or `dct_top_k`, would be one of differences, and is not for
-    this.
-    Raises `ValueError` unless the weight is finite, and for a codec whose receiver keeps a memory,
-    which would take in what was known as well.
+    Guarantees: the error is the inner codec's error for the difference. For ||known|| = ||x|| and
+    `weight` equal to the cosine of x and known, the power of the difference is 1 - cosine^2 of that
+    of x. Unbiased if the inner codec is. Zeros are not exact: they err as the inner codec does for
+    -weight * known. A NaN or an infinity in `known` makes every update decode to non-finite
+    entries.
+
+    With `error_feedback` inside or outside, the decoded messages plus the residual are still the
+    sum of all updates. Do not wrap a codec with momentum (`dgc`, `dct_top_k`): its momentum would
+    be one of differences.
+
+    Payload and state: the inner codec's.
+
+    Args:
+        compressor: The inner codec, without receiver memory: that memory would accumulate `known`
+            too.
+        known: An update that sender and receiver both have, such as the server's update of the
+            last round; the structure and shapes of the updates. It may be traced, so that the codec
+            is built inside the program that uses it.
+        weight: Factor of `known`, below 2**64 in magnitude. 0 is the inner codec.
+
+    Returns:
+        The codec.
+
+    Raises:
+        TypeError: For a compressor that is not a `Compressor`.
+        ValueError: For a weight that is not such a number, or an inner codec with receiver memory.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import predictive, top_k
+        >>> x, known = jnp.array([4.0, 1.0, -2.0]), jnp.array([4.0, 4.0, 0.0])
+        >>> c = predictive(top_k(fraction=0.3), known, weight=0.5)
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> payload.values.tolist()  # one of the differences 2, -1 and -2
+        [2.0]
+        >>> c.decode(payload, x).tolist()
+        [4.0, 2.0, 0.0]
+
     """
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < 2**64:
-        raise ValueError(f"predictive: weight must be a finite number, got {weight!r}.")
     check_no_receiver_memory(compressor, who="predictive")
+    bound = 2.0**64
+    check_number(weight, who="predictive", name="weight", above=-bound, below=bound)
 
-    def shifted(update: Update, by: float | int) -> Update:
+    def add_known(update: Update, factor: float | int) -> Update:
         return jax.tree.map(
-            lambda x, k: (x.astype(jnp.float32) + by * k.astype(jnp.float32)).astype(x.dtype),
+            lambda x, k: (x.astype(jnp.float32) + factor * k.astype(jnp.float32)).astype(x.dtype),
             update,
             known,
         )
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
-        return compressor.encode(key, shifted(update, -weight), state)
+        return compressor.encode(key, add_known(update, -weight), state)
 
     def decode(payload: Payload, like: Like) -> Update:
-        return shifted(compressor.decode(payload, like), weight)
+        return add_known(compressor.decode(payload, like), weight)
 
     return Compressor(compressor.init, encode, decode)

@@ -1,5 +1,6 @@
-"""Any codec behind a random rotation (Konecny et al. 2016, arXiv:1610.05492; Suresh et al. 2017,
-arXiv:1611.00429).
+"""Random rotation before any codec.
+
+Konecny et al. 2016, arXiv:1610.05492; Suresh et al. 2017, arXiv:1611.00429.
 """
 
 from typing import NamedTuple
@@ -15,31 +16,56 @@ from ..ops.hadamard import rotate, unrotate
 
 
 class Rotated(NamedTuple):
-    """Payload of an update that was rotated before it was coded."""
+    """Payload of a rotated update.
+
+    Attributes:
+        coded: The inner codec's payload of the rotated update, one float32 vector.
+        seed: Seed of the rotation, shape [].
+
+    """
 
     coded: Payload
-    """The rotated update as one vector, as the inner codec codes it."""
     seed: UInt32[Array, ""]
-    """Of the rotation."""
 
 
 def rotated(compressor: Compressor) -> Compressor:
-    """Rotate the whole update at random as one vector, and code that in place of the update.
+    """Rotate the update at random as one vector before the inner codec, and back after it.
 
-    A randomised Hadamard rotation makes the entries of each block of 4096 close to Gaussian, so
-    that `rotated(stochastic_quantize(bits=4))` pays little for one large entry. Guarantees: as the
-    rotation is orthogonal, squared error, contraction and unbiasedness are the inner codec's for
-    the rotated vector, to the rounding of float32; sparsity is lost. Exact for zeros where the
-    inner codec is. A NaN or an infinity spreads over its block at least. Payload: the inner
-    codec's for one float32 vector, and a seed of 4 bytes.
-    Raises `ValueError` for a codec that keeps state at either end, which would stand in the last
-    message's rotation: memory goes outside, as in `error_feedback(rotated(sign()))`.
+    The randomised Hadamard rotation makes the entries of each block of 4,096 close to Gaussian, so
+    that one large entry costs `rotated(stochastic_quantize(bits=4))` little. Each message has a new
+    rotation.
+
+    Guarantees: the rotation is orthogonal, so that squared error, contraction and unbiasedness are
+    the inner codec's for the rotated vector, to the rounding of float32. Sparsity is lost. Exact
+    for zeros if the inner codec is. A NaN or an infinity spreads at least over its block.
+
+    Payload: the inner codec's for one float32 vector, and 4 bytes for the seed. Stateless.
+
+    Args:
+        compressor: The inner codec, without state and without receiver memory: its state would
+            belong to the rotation of the last message. Put memory outside, as in
+            `error_feedback(rotated(sign()))`.
+
+    Returns:
+        The codec.
+
+    Raises:
+        TypeError: For a compressor that is not a `Compressor`.
+        ValueError: For an inner codec with state or receiver memory.
+
+    Example:
+        >>> import jax
+        >>> from fedjax_compression import payload_structure, rotated, sign, wire
+        >>> like = {"a": jax.ShapeDtypeStruct((3, 3), "float32")}
+        >>> wire.nbytes(payload_structure(rotated(sign()), like))  # 12, 9 bits, a scale, the seed
+        22
+
     """
     check_no_receiver_memory(compressor, who="rotated")
     if jax.tree.leaves(compressor.init(_vector(jnp.zeros(1)))):
         raise ValueError(
-            "rotated: expected a codec without state, as every message has another rotation; "
-            "put the memory outside: error_feedback(rotated(...))."
+            "rotated: compressor: expected a codec without state, got one with it, and each "
+            "message has a new rotation; put the state outside: error_feedback(rotated(...))."
         )
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
@@ -57,5 +83,5 @@ def rotated(compressor: Compressor) -> Compressor:
 
 
 def _vector(like: Like) -> jax.ShapeDtypeStruct:
-    """What the inner codec sees of an update."""
+    """Structure of the rotated update, which the inner codec codes."""
     return jax.ShapeDtypeStruct((size(like),), jnp.float32)

@@ -1,4 +1,4 @@
-"""One scale over what a codec decodes to: for no bias, or for the least error.
+"""Codecs whose decoded update is multiplied by one scale: unbiased, or of least error.
 
 Vargaftik et al. 2021, arXiv:2105.08339.
 """
@@ -15,24 +15,53 @@ from ..ops.flat import check_floating
 from ..ops.magnitudes import largest_magnitude, near_power
 
 Inner = Float[Array, ""]
-"""An inner product of two updates."""
+"""Inner product of two updates."""
 
 
 class Scaled(NamedTuple):
-    """A payload, and what its decoded values are multiplied by."""
+    """Payload with a scale.
+
+    Attributes:
+        payload: The inner codec's payload.
+        scale: Factor of the decoded update, shape [].
+
+    """
 
     payload: Payload
     scale: Float[Array, ""]
 
 
 def unbiased_scale(compressor: Compressor) -> Compressor:
-    """Multiply what a compressor decodes to by ||x||^2 / <x, decode>.
+    """Multiply the decoded update d of the inner codec by ||x||^2 / <x, d>.
 
-    Guarantees: <x, decode> = ||x||^2. Unbiased over keys where the compressor rotates at random,
-    `unbiased_scale(rotated(codec))`, as the error then points nowhere in particular; its variance
-    is D / (1 - D) for a codec of centroids with least error D. Not for use under
-    `error_feedback`, which wants the least error: there take `least_error_scale`. Payload: 4 bytes
-    more. Raises `ValueError` for a codec whose receiver keeps a memory.
+    Guarantees: the inner product of the update x and the scaled update is ||x||^2. Unbiased over
+    keys if the inner codec rotates at random, as in `unbiased_scale(rotated(codec))`: the error
+    then has no preferred direction. The variance is D / (1 - D) times ||x||^2 for an inner codec
+    that decodes to centroids with error D. An update that decodes to zeros stays zeros.
+
+    Under `error_feedback` use `least_error_scale` instead.
+
+    Payload: the inner codec's and 4 bytes for the scale. State: the inner codec's. Cost: `encode`
+    also decodes.
+
+    Args:
+        compressor: The inner codec, without receiver memory.
+
+    Returns:
+        The codec.
+
+    Raises:
+        TypeError: For a compressor that is not a `Compressor`.
+        ValueError: For an inner codec with receiver memory.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import top_k, unbiased_scale
+        >>> c, x = unbiased_scale(top_k(fraction=0.5)), jnp.array([3.0, 1.0])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> round(float(payload.scale), 4)  # 10 / 9
+        1.1111
+
     """
     return _scaled(
         compressor, lambda power, overlap, _: _ratio(power, overlap), who="unbiased_scale"
@@ -40,15 +69,40 @@ def unbiased_scale(compressor: Compressor) -> Compressor:
 
 
 def least_error_scale(compressor: Compressor) -> Compressor:
-    """Multiply what a compressor decodes to by <x, decode> / ||decode||^2.
+    """Multiply the decoded update d of the inner codec by <x, d> / ||d||^2.
 
-    Guarantees: of all multiples of decode the nearest to x, so that ||x - C(x)||^2 is
-    (1 - cos^2) ||x||^2 with the cosine of x and decode: never above ||x||^2, and so a contraction
-    wherever the two are not orthogonal. Biased towards zero. For use under `error_feedback`, which
-    sends the rest later: `error_feedback(least_error_scale(eden(bits=1)))` errs by 1 - 2 / pi =
-    .363 where unbiased EDEN errs by .571. Without error feedback the bias does not average out over
-    clients: there take `unbiased_scale`. What decodes to zeros stays zeros. Payload: 4 bytes more.
-    Raises `ValueError` for a codec whose receiver keeps a memory.
+    Guarantees: the result is the multiple of d that is nearest to the update x. Its squared error
+    is (1 - cos^2) ||x||^2 with the cosine of x and d: never above ||x||^2, and a contraction unless
+    x and d are orthogonal. Biased towards zero. An update that decodes to zeros stays zeros.
+
+    For use under `error_feedback`, which sends the rest later:
+    `error_feedback(least_error_scale(eden(bits=1)))` has a squared error of 1 - 2 / pi = .363 per
+    message, where unbiased EDEN has .571. Without error feedback the bias does not average out over
+    clients: use `unbiased_scale` there.
+
+    Payload: the inner codec's and 4 bytes for the scale. State: the inner codec's. Cost: `encode`
+    also decodes.
+
+    Args:
+        compressor: The inner codec, without receiver memory.
+
+    Returns:
+        The codec.
+
+    Raises:
+        TypeError: For a compressor that is not a `Compressor`.
+        ValueError: For an inner codec with receiver memory.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import least_error_scale, random_k
+        >>> c, x = least_error_scale(random_k(fraction=0.5)), jnp.ones(4)
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> float(payload.scale)  # random_k doubles the two entries that it sends
+        0.5
+        >>> sorted(c.decode(payload, x).tolist())
+        [0.0, 0.0, 1.0, 1.0]
+
     """
     return _scaled(
         compressor, lambda _, overlap, sent: _ratio(overlap, sent), who="least_error_scale"
@@ -58,7 +112,7 @@ def least_error_scale(compressor: Compressor) -> Compressor:
 def _scaled(
     compressor: Compressor, scale: Callable[[Inner, Inner, Inner], Inner], *, who: str
 ) -> Compressor:
-    """`scale(<x, x>, <x, decode>, <decode, decode>)` times what a compressor decodes to."""
+    """Multiply the decoded update d by `scale(<x, x>, <x, d>, <d, d>)`."""
     check_no_receiver_memory(compressor, who=who)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Scaled, State]:
@@ -82,9 +136,9 @@ def _scaled(
 
 
 def _ratio(above: Inner, below: Inner) -> Inner:
-    """Zero unless the lower one is above zero; NaN where either is."""
-    known = jnp.isnan(above) | jnp.isnan(below) | (below > 0)
-    return jnp.where(known, above / jnp.where(below == 0, 1.0, below), 0.0)
+    """`above / below`, but 0 where `below` is not positive; NaN where either is NaN."""
+    usable = jnp.isnan(above) | jnp.isnan(below) | (below > 0)
+    return jnp.where(usable, above / jnp.where(below == 0, 1.0, below), 0.0)
 
 
 def _largest(update: Update) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""What is known of an update, kept in float32 at both ends."""
+"""Codecs that track a shift h at both ends and code the difference to it: EF21 and DIANA."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,15 +7,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
+from ..checks import check_number
 from ..contract import Compressor, Like, Memory, Payload, State, Update, check_no_receiver_memory
 from ..ops.flat import check_floating
 
 
 class Shifted(NamedTuple):
-    """What a sender keeps."""
+    """State of a sender.
+
+    Attributes:
+        known: The shift h: `rate` times the sum of the decoded messages so far, in float32.
+        inner: State of the inner codec.
+
+    """
 
     known: Update
-    """What its messages so far add up to, times the rate, in float32."""
     inner: State
 
 
@@ -27,16 +33,17 @@ def shifted(
     received: Callable[[Update, Update, Update], Update],
     who: str,
 ) -> Compressor:
-    """Send C(x - h) and move h by `rate` times what it decodes to, at either end.
+    """Send C(x - h), and move h by `rate` times the decoded message at the sender and the receiver.
 
-    The receiver's h is the mean of all senders', and moves by `rate` times `participation` times
-    the mean of what it decoded; `received(known, moved, mean)`, of h before and after, is what that
-    mean stands for. Where an update or a mean is not finite, h stays.
-    Raises `ValueError` unless 0 < participation <= 1, and for a codec whose receiver keeps a
-    memory.
+    The receiver's h is the mean of all senders' h. It moves by `rate` times `participation` times
+    the mean of the decoded messages. `received(before, after, mean)` returns the received update
+    from the receiver's h before and after the round and that mean. An update or a mean that is not
+    finite leaves h unchanged.
+
+    Raises `TypeError` and `ValueError` as `ef21` does.
     """
-    check_participation(participation, who=who)
     check_no_receiver_memory(compressor, who=who)
+    check_number(participation, who=who, name="participation", above=0, at_most=1)
 
     def init(like: Like) -> State:
         return Shifted(zeros(like, who=who), compressor.init(like))
@@ -55,36 +62,27 @@ def shifted(
 
 
 def zeros(like: Like, *, who: str) -> Update:
-    """What is known before any message. Raises as `check_floating` does."""
+    """The initial h, in float32. Raises `TypeError` for a leaf that is not floating-point."""
     check_floating(like, who=who)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)
 
 
 def difference(update: Update, known: Update) -> Update:
-    """Update - known in the update's dtypes, so that a message is no longer than without memory."""
+    """`update - known` in the update's dtypes, so that the message does not grow."""
     return jax.tree.map(lambda x, h: (x.astype(jnp.float32) - h).astype(x.dtype), update, known)
 
 
 def scaled(factor: float | int, update: Update) -> Update:
-    """Factor * update, in float32."""
+    """`factor * update`, in float32."""
     return jax.tree.map(lambda leaf: factor * leaf.astype(jnp.float32), update)
 
 
 def add(known: Update, update: Update) -> Update:
-    """Known + update, in float32."""
+    """`known + update`, in float32."""
     return jax.tree.map(lambda h, x: h + x.astype(jnp.float32), known, update)
 
 
 def finite_or(checked: Update, new: PyTree, old: PyTree) -> PyTree:
-    """`new` where all that is checked is finite, else `old`."""
+    """`new` if all entries of `checked` are finite, else `old`."""
     finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(checked)] or [True]).all()
     return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
-
-def check_participation(participation: object, *, who: str) -> None:
-    """Raise `ValueError` unless a share of clients is above 0 and at most 1."""
-    number = isinstance(participation, int | float) and not isinstance(participation, bool)
-    if not number or not 0 < participation <= 1:  # type: ignore[operator]
-        raise ValueError(
-            f"{who}: participation must be above 0 and at most 1, got {participation!r}."
-        )

@@ -67,10 +67,14 @@ def test_memory_costs_no_bytes():
 
 @pytest.mark.parametrize("rate", [0, 1.5, float("nan"), True])
 def test_rates_out_of_range_are_refused(rate):
-    with pytest.raises(ValueError, match="diana: rate must be above 0 and at most 1, got"):
+    with pytest.raises(
+        ValueError, match="diana: rate: expected a number above 0 and at most 1, got"
+    ):
         diana(identity(), rate=rate)
 
 
 def test_shares_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="diana: participation must be above 0 and at most 1, got"):
+    with pytest.raises(
+        ValueError, match="diana: participation: expected a number above 0 and at most 1"
+    ):
         diana(identity(), rate=0.5, participation=0.0)

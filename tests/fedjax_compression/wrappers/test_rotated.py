@@ -68,5 +68,7 @@ def test_a_vector_and_its_key_may_share_a_key():
 
 
 def test_a_codec_with_memory_is_refused():
-    with pytest.raises(ValueError, match=r"rotated: expected a codec without state, .* outside:"):
+    with pytest.raises(
+        ValueError, match=r"rotated: compressor: expected a codec without state, .* outside:"
+    ):
         codec("rotated(error_feedback(sign()))")

@@ -403,7 +403,7 @@ def test_a_client_that_missed_a_message_of_a_stream_is_counted_as_failed():
         ),
         (
             lambda: sparse_loco(loss, START, client_optimizer=SGD, decay=0.0),
-            "error_feedback: decay must be above 0",
+            "error_feedback: decay: expected a number above 0",
         ),
     ],
 )
