@@ -1,22 +1,51 @@
-"""What must never be in this repository."""
+"""What must hold of the tree: one folder for each kind, imports that only go down, short files."""
 
 import ast
+import functools
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "fedjax_llm": ROOT / "fedjax_llm",
     "fedjax_compression": ROOT / "compression/fedjax_compression",
 }
+LAYERS = {
+    "fedjax_compression": (
+        *("errors", "contract", "checks", "ops", "wire", "entropy", "quantizers", "sparsifiers"),
+        *("projections", "wrappers", "text", "registry", "testing"),
+    ),
+    "fedjax_llm": (
+        *("_version", "checks", "client_training", "algorithm", "ledger", "aggregators"),
+        *("model_files", "models", "data", "adapters", "tasks", "algorithms", "evaluation"),
+        *("simulation", "testing", "runs", "studies", "bench", "cli", "__main__"),
+    ),
+}
+"""Files and folders of each package, the lowest first: each imports only from those before it."""
+KINDS = {
+    "compression/fedjax_compression": ("contract.py", "registry.py", "testing.py"),
+    "fedjax_llm/aggregators": ("contract.py", "registry.py"),
+    "fedjax_llm/algorithms": ("contract.py", "registry.py"),
+    "fedjax_llm/adapters": ("contract.py", "registry.py"),
+    "fedjax_llm/data": ("contract.py", "registry.py"),
+    "fedjax_llm/tasks": ("contract.py", "registry.py"),
+    "fedjax_llm/simulation/client_axes": ("contract.py", "registry.py"),
+    "fedjax_llm/simulation/conditions": ("contract.py", "registry.py"),
+    "fedjax_llm/model_files": ("contract.py",),
+}
 
 
+@functools.cache
 def modules():
-    for name, folder in PACKAGES.items():
-        for path in folder.rglob("*.py"):
-            parts = (name, *path.relative_to(folder).with_suffix("").parts)
-            yield ".".join(parts), path
+    return [
+        (".".join((name, *path.relative_to(folder).with_suffix("").parts)), path)
+        for name, folder in PACKAGES.items()
+        for path in sorted(folder.rglob("*.py"))
+    ]
 
 
+@functools.cache
 def imports(name: str, path: Path) -> set[str]:
     """Modules of this project that a file imports, by their full names."""
     known = {other.removesuffix(".__init__") for other, _ in modules()}
@@ -39,10 +68,27 @@ def test_the_standard_librarys_compression_stays_reachable():
     assert not (ROOT / "compression.py").exists()
 
 
-def test_the_compression_package_knows_nothing_of_the_library():
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_only_go_down(package):
+    """Within a package from a later layer to an earlier one; never from codecs to the library."""
+    layers = LAYERS[package]
     for name, path in modules():
-        if name.startswith("fedjax_compression"):
-            assert not any(i.startswith("fedjax_llm") for i in imports(name, path)), name
+        room = name.split(".")[1]
+        if name.split(".")[0] != package or room == "__init__":
+            continue
+        assert room in layers, f"{name}: give it a place in LAYERS"
+        for other in imports(name, path):
+            there, *below = other.split(".")
+            if there == package and below and below[0] != room:
+                assert below[0] in layers, f"{name} imports {other}"
+                assert layers.index(below[0]) < layers.index(room), f"{name} imports {other}"
+            assert package == "fedjax_llm" or there != "fedjax_llm", f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("folder", KINDS)
+def test_each_kind_has_its_contract_and_its_registry(folder):
+    for file in KINDS[folder]:
+        assert (ROOT / folder / file).exists(), f"{folder}/{file}"
 
 
 def test_imports_go_in_no_circle():
@@ -77,4 +123,27 @@ def test_nothing_is_unpickled_or_evaluated():
 
 def test_files_stay_short():
     for _, path in modules():
-        assert len(path.read_text().splitlines()) < 400, path
+        assert len(path.read_text().splitlines()) < 450, path
+
+
+def test_tests_have_the_packages_folders():
+    """A folder of tests for each folder of a package that has tests; no test imports a test."""
+    for package, folder in PACKAGES.items():
+        for tested in (ROOT / "tests" / package).iterdir():
+            if tested.is_dir() and tested.name != "__pycache__":
+                assert (folder / tested.name).is_dir(), tested
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                assert not node.module.split(".")[-1].startswith("test_"), path
+
+
+def test_star_imports_bring_public_names_alone():
+    for package in ("fedjax_llm", "fedjax_llm.data", "fedjax_llm.simulation", "fedjax_compression"):
+        room = __import__(package, fromlist=["__all__"])
+        names: dict = {}
+        exec(f"from {package} import *", names)  # noqa: S102 - our own text
+        names.pop("__builtins__")
+        assert set(names) == set(room.__all__)
+        modules_brought = {n for n, value in names.items() if type(value).__name__ == "module"}
+        assert modules_brought <= {"models", "wire"}, package

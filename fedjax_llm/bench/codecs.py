@@ -1,4 +1,4 @@
-"""Every codec on sources of known and of real statistics: bytes made against error."""
+"""Codecs measured on known and real sources: bytes made against error, and speed."""
 
 import math
 import os
@@ -56,17 +56,22 @@ CODECS = (
     "count_sketch(rows=3, columns=4096)",
     "power_sgd(rank=2)",
 )
-"""What the command measures unless told otherwise."""
+"""The codecs that are measured by default."""
 CLIENTS = 16
 ENTRIES = 2**16
-"""Of the clients that are encoded at once."""
+"""Entries of each client's update when 16 clients encode together."""
 
 
 def sources(entries: int, *, seed: int) -> dict[str, PyTree]:
-    """A Gaussian and a Student t of three degrees of freedom, and a client's update.
+    """A Gaussian, a Student t with three degrees of freedom, and a client's update.
 
-    The update is what 30 local AdamW steps make of the default decoder after three federated
-    rounds on the plays of Shakespeare; its size is the model's.
+    The update is the change that 30 local AdamW steps make to the default decoder after three
+    federated rounds on Shakespeare's plays; it has the model's size.
+
+    Args:
+        entries: Entries of the two drawn sources.
+        seed: Seed of all three.
+
     """
     key = jr.key(seed)
     return {
@@ -77,11 +82,14 @@ def sources(entries: int, *, seed: int) -> dict[str, PyTree]:
 
 
 def measure(codecs: Sequence[str], updates: dict[str, PyTree], *, speed: bool) -> Iterator[Row]:
-    """One row for each codec and source: real bytes, header and all, and the squared error.
+    """Yield a row for each codec and source: bytes made, header included, and squared error.
 
-    With `speed`, also entries per second from float32 to bytes and back, the median of seven; how
-    much longer 16 clients of 2^16 entries take under one `vmap` than one after another, without
-    bytes; and on what.
+    Args:
+        codecs: Codecs as texts.
+        updates: Sources by name.
+        speed: Also measure entries per second from float32 to bytes and back (median of seven),
+            and the time of 16 clients of 2^16 entries under one `vmap` over that of a loop.
+
     """
     for text in codecs:
         built = codec(text)
@@ -93,8 +101,9 @@ def measure(codecs: Sequence[str], updates: dict[str, PyTree], *, speed: bool) -
 
 
 def rate_distortion_table(rows: Sequence[Row]) -> Table:
-    """A line per codec; for each source bits per entry, error and gap to Shannon's bound for a
-    Gaussian of the same variance, which every other source beats.
+    """One line per codec: bits per entry, error, and gap to Shannon's bound on each source.
+
+    The bound is that of a Gaussian of the same variance; any other source can do better.
     """
     names = list(dict.fromkeys(row["source"] for row in rows))
     out = Table(title="Error D at R bits per entry, and 10 log10(D 4^R)", box=box.SIMPLE_HEAD)
@@ -103,8 +112,8 @@ def rate_distortion_table(rows: Sequence[Row]) -> Table:
         threads, device = rows[0]["threads"], rows[0]["device"]
         on = f"{threads} thread{'s' if threads > 1 else ''} of {device}"
         out.caption = (
-            f"On {on}: M/s are million entries of the first source a second; vmap is the time of "
-            f"{CLIENTS} clients of {ENTRIES} entries at once over that of one after another."
+            f"On {on}: M/s are million entries of the first source per second; vmap is the time of "
+            f"{CLIENTS} clients of {ENTRIES} entries together over that of a loop."
         )
     out.add_column("codec", min_width=24, overflow="fold")
     for name in names:
@@ -131,8 +140,9 @@ def rate_distortion_table(rows: Sequence[Row]) -> Table:
 
 
 def vmap_over_loop(built: Compressor) -> float:
-    """Seconds of encoding 16 clients' matrices of 2^16 entries under one `vmap`, over those of one
-    client after another: the median of seven. More than 1 says what the client axis costs.
+    """Time of encoding 16 clients of 2^16 entries under one `vmap`, over that of a loop.
+
+    The median of seven; more than 1 is the cost of the client axis.
     """
     keys = jr.split(jr.key(8), CLIENTS)
     updates = jr.normal(jr.key(9), (CLIENTS, 2**8, ENTRIES // 2**8))
@@ -152,7 +162,7 @@ def vmap_over_loop(built: Compressor) -> float:
 
 
 def _machine() -> Row:
-    """The device, and how many threads XLA has on it: those of the processors it may run on."""
+    """The device, and the number of processors that XLA may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     threads = len(affinity(0)) if affinity else os.cpu_count() or 1
     return {"device": jax.devices()[0].device_kind, "threads": threads}

@@ -3,26 +3,32 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from fedjax_compression.text import Call, parse
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from ..runs import Row
 from ..studies.figure import MARKERS
 
 LARGEST = 4.0
-"""Errors above are drawn on the upper edge: sending nothing errs by 1."""
+"""Larger errors are drawn on the upper edge; sending nothing has error 1."""
 
 
 def draw_rate_distortion(rows: Sequence[Row], path: Path) -> None:
     """Error against bits per entry, a panel for each source, with Shannon's bound for a Gaussian.
 
-    A codec's rates are joined and share a colour and a marker. Exact codecs are left out, as zero
-    has no place on a scale of logarithms; errors above `LARGEST` are drawn on the upper edge.
-    Writes a PNG that is the same for the same rows.
+    The rates of one codec are joined and share a colour and a marker. Exact codecs are left out,
+    because the error axis is logarithmic; errors above `LARGEST` are drawn on the upper edge.
+    The PNG is the same for the same rows.
+
+    Args:
+        rows: Rows of `measure`.
+        path: File to write.
+
     """
+    import matplotlib  # noqa: PLC0415 - takes half a second, and few runs draw
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415
+
     names = list(dict.fromkeys(row["source"] for row in rows))
     shown = [row for row in rows if 0 < row["error"] < np.inf]
     families = list(dict.fromkeys(family(row["codec"]) for row in shown))
@@ -49,7 +55,7 @@ def draw_rate_distortion(rows: Sequence[Row], path: Path) -> None:
                 markeredgewidth=0.4,
                 linewidth=0.8,
                 color=colour,
-                clip_on=not points,  # whole markers at the edge; nothing has no extent
+                clip_on=not points,  # whole markers at the edge; an empty line has no extent
                 zorder=3,
                 label=kind,
             )

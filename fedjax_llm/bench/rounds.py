@@ -137,7 +137,7 @@ def _programs(run: Run, axis: ClientAxis) -> Callable[[], Any]:
     key = jr.key(config.seed)
     state = put_shared(axis, first_state(method, key, params))
     frozen = put_shared(axis, run.task.frozen)
-    whole = list(
+    chunks = list(
         cohort_chunks(
             run.split.train,
             run.batching,
@@ -151,21 +151,21 @@ def _programs(run: Run, axis: ClientAxis) -> Callable[[], Any]:
     programs = round_programs(method, axis, config.clients)
 
     def once() -> None:
-        downlink, after, gathered = programs.begin(whole[0].round_key, state)
-        for part in whole:
-            own = put_clients(axis, part.own, len(part.clients))
-            gathered, *_ = programs.clients(
-                part.round_key,
+        downlink, begun, partial = programs.begin(chunks[0].round_key, state)
+        for chunk in chunks:
+            client_states = put_clients(axis, chunk.client_states, len(chunk.clients))
+            partial, *_ = programs.clients(
+                chunk.round_key,
                 frozen,
                 downlink,
-                after,
-                gathered,
-                part.clients,
-                part.weights,
-                own,
-                part.batches,
+                begun,
+                partial,
+                chunk.clients,
+                chunk.weights,
+                client_states,
+                chunk.batches,
             )
-        jax.block_until_ready(programs.finish(whole[0].round_key, after, gathered))
+        jax.block_until_ready(programs.finish(chunks[0].round_key, begun, partial))
 
     return once
 

@@ -14,13 +14,13 @@ def bench(
     compilation_cache: Path | None = None,
     out: Path = Path("runs/bench"),
 ) -> None:
-    """Measure how fast rounds are here, for a ladder of sizes: bench.json in a folder.
+    """Measure the speed of rounds on this machine for a ladder of sizes: bench.json in a folder.
 
     Args:
-        rungs: Those to measure: short, tiny, middle, middle_lora, large_lora; all unless given.
-        repeats: Rounds of which the median counts.
+        rungs: Sizes to measure: short, tiny, middle, middle_lora, large_lora. Default: all.
+        repeats: Rounds to time; the median is reported.
         compilation_cache: Folder in which compiled programs are kept for later commands.
-        out: Folder for the results; one that holds such results already is refused.
+        out: Folder for the results; one that already holds bench.json is refused.
 
     """
     unknown = [name for name in rungs if name not in LADDER]

@@ -6,6 +6,7 @@ from fedjax_compression import codec
 
 from ..bench import draw_rate_distortion, measure, rate_distortion_table, sources
 from ..bench.codecs import CODECS
+from ..runs.registries import load_plugins
 from ..runs.results import append_row
 from .output import fresh_results, print_table
 
@@ -15,18 +16,21 @@ def codecs(
     entries: int = 2**20,
     seed: int = 0,
     speed: bool = False,
+    plugin: tuple[str, ...] = (),
     out: Path = Path("runs/codecs"),
 ) -> None:
     """Measure codecs on known and real sources: codecs.jsonl and codecs.png in a folder.
 
     Args:
-        codecs: Codecs to measure; a default set unless given.
-        entries: Entries of the two sources that are drawn.
+        codecs: Codecs to measure. Default: some fifty.
+        entries: Entries of the two drawn sources.
         seed: Seed of all three sources.
-        speed: Time encoding to bytes and decoding from them, and 16 clients under one vmap.
-        out: Folder for the results; one that holds such results already is refused.
+        speed: Also time encoding to bytes and decoding from them, and 16 clients under one vmap.
+        plugin: Modules that register codecs of your own.
+        out: Folder for the results; one that already holds codecs.jsonl is refused.
 
     """
+    load_plugins(plugin)
     for text in codecs:
         codec(text)
     if entries < 1:

@@ -21,30 +21,31 @@ def results_folder(path: Path) -> Path:
 
 
 def fresh_results(out: Path, name: str) -> Path:
-    """Where results of that name go, which are not there yet."""
+    """The path of a result file in a folder; refuses a folder that has it."""
     results = results_folder(out) / name
     if results.exists():
-        raise ValueError(f"{out}: expected a folder without results, got {name} in it.")
+        raise ValueError(f"{out}: expected a folder without results, got one with {name}.")
     return results
 
 
 def keep_programs(folder: Path | None) -> None:
-    """Compiled programs of this process are kept there, and taken from there."""
+    """Keep this process's compiled programs in a folder, and reuse those in it; None does not."""
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(results_folder(folder).absolute()))
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """A line for each run in which updates were left out."""
+    """One line for each run in which updates were not finite."""
     return [
-        f"{row['codec']}, seed {row['seed']}: {row['failed']} updates were not finite and left out."
+        f"{row['codec']}, seed {row['seed']}: {row['failed']} updates were not finite and were "
+        "left out."
         for row in rows
         if row["failed"]
     ]
 
 
 def nats(row: Row) -> str:
-    """What a row says of held-out text, in words."""
+    """A row's losses on held-out data, in words."""
     return ", ".join(
         f"{row[key]:.4f} {key.replace('_', ' ')}"
         for which in ("heldout", "personal", "unseen")

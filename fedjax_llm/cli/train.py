@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..runs import Row, RunConfig, baseline_rows, deliver, execute, open_run_folder, prepare
 from ..runs.live import live_progress
+from ..runs.registries import load_plugins
 from ..runs.results import append_row, write_object
 from ..studies import table
 from .output import failures, keep_programs, nats, print_table
@@ -17,25 +18,30 @@ def train(
     resume: bool = False,
     checkpoint_every: int = 10,
     compilation_cache: Path | None = None,
+    plugin: tuple[str, ...] = (),
 ) -> None:
     """Train once: rounds.jsonl, summary.json, checkpoints, and adapter/ or model/ in a folder.
 
     Args:
         run: The run.
-        baselines: Measure beside it the start, each client alone, and one model on all text.
-        cache: Folder in which the tokens of a checkpoint's tokenizer are kept for later runs.
-        out: Folder for the results; one that holds a run already is refused unless resumed.
-        resume: Go on with the run in the folder, to the same bits as if it had never stopped;
-            start one where there is none.
-        checkpoint_every: Rounds from checkpoint to checkpoint. One is written at SIGTERM and at
-            Ctrl-C too, and the last three are kept.
+        baselines: Also measure the untrained model, each client alone, and one model on all data.
+        cache: Folder in which the tokens of a pretrained model's tokenizer are kept for later runs.
+        out: Folder for the results; one that holds a run is refused without --resume.
+        resume: Continue the run in the folder, to the same bits as if it had never stopped; starts
+            a run where there is none.
+        checkpoint_every: Rounds between checkpoints. One is also written on SIGTERM and Ctrl-C; the
+            last three are kept.
         compilation_cache: Folder in which compiled programs are kept for later commands.
+        plugin: Modules that register codecs, methods or data of your own, such as mypkg.codecs.
 
     """
+    load_plugins(plugin)
     keep_programs(compilation_cache)
     built = prepare(run, cache=cache)
     if baselines and built.client_optimizer is None:
-        raise ValueError(f"baselines: expected a client_optimizer, {run.algorithm} takes none.")
+        raise ValueError(
+            f"baselines: expected a method with a client optimizer, got {run.algorithm}."
+        )
     with open_run_folder(out, built, resume=resume, every=checkpoint_every) as folder:
         row = folder.done
         if row is None:

@@ -1,4 +1,4 @@
-"""A run from a configuration: read, built, executed, kept in a folder and judged."""
+"""A run from a configuration: parsed, built, executed, stored in a folder and evaluated."""
 
 from .config import RunConfig, canonical
 from .execute import choose_client_axis, deliver, execute, execute_together, rounds
@@ -8,8 +8,10 @@ from .quality import baseline_rows
 from .results import Row
 from .rows import versions
 from .stopping import locked
+from .texts import Named
 
 __all__ = [
+    "Named",
     "Row",
     "Run",
     "RunConfig",

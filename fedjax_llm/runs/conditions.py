@@ -1,4 +1,4 @@
-"""What a configuration says of faults and of time."""
+"""Conditions of a run: which faults, networks, deadlines and buffers a method can run under."""
 
 from fedjax_compression import Compressor, has_receiver_memory
 
@@ -12,9 +12,15 @@ from .texts import built
 def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
     """The conditions that a configuration names.
 
-    Raises `ValueError` naming the field where it cannot be read, where time is asked for without a
-    link, where a deadline wants more clients than are drawn, where the method, or the downlink's
-    codec, needs every client in every round, and where a run cannot have a buffer.
+    Args:
+        parsed: The configuration.
+        downlink: Its downlink codec.
+
+    Raises:
+        ValueError: Naming the field: for a text that names no condition, for a deadline or
+            availability without a link, for a deadline that waits for more clients than are drawn,
+            and where the method or the downlink's codec cannot run under the condition.
+
     """
     config, texts, method = parsed.config, parsed.texts, parsed.method
     given = {

@@ -1,4 +1,4 @@
-"""The configuration of a run: all that its numbers depend on, as texts and numbers."""
+"""The configuration of a run, as texts and numbers, and its parsed form."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,76 +17,93 @@ from .texts import Parsed, built, in_field, parsed
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that a run's numbers depend on. Texts are calls of the public factories."""
+    """Everything that a run's numbers depend on.
+
+    Texts are calls of the public factories, such as `eden(bits=1)`; they are parsed, never
+    evaluated. An object of your own goes in as `Named(text, object)`.
+
+    Attributes:
+        rounds: Rounds to run.
+        clients: Clients drawn for each round.
+        seed: Seed of the clients' draws, batches, initial parameters and codecs.
+        algorithm: A method with its own arguments, such as fed_prox(mu=0.01). It takes what it
+            needs from the flags below; a flag that it does not need is refused.
+        uplink: Codec of what clients send.
+        downlink: Codec of what the server sends.
+        aggregate: How the server combines decoded updates: weighted_mean(), or a registered rule
+            of your own. Default: the method's.
+        prediction: Share of the last round's update that clients and server subtract before coding
+            an uplink; above 0 the downlink carries that update too.
+        client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),
+            sharded(inner=scan()) over devices, or auto() for the fastest of them. Default: vmap()
+            for a fresh decoder, scan() for a pretrained model.
+        client_optimizer: Optax optimizer of each client. Default: adam(0.006) for a fresh decoder,
+            adam(0.0005) for a pretrained model, SGD with a small learning rate for zeroth-order
+            methods.
+        server_optimizer: Optax optimizer that takes the negative mean update as its gradient.
+            Default: sgd(1.0, momentum=0.5, nesterov=True), or the method's own.
+        adapter: Which parameters are trained: full(), lora(rank=8) or another adapter;
+            nf4_base(lora(rank=8)) and int8_base(...) quantise the frozen base.
+        local_steps: Local steps of each client in a round. Default: 8, unless local epochs are
+            given.
+        local_epochs: Passes of each client over its data in a round, instead of local steps.
+        batch: Rows (windows, pairs) in a local step.
+        seq: Tokens in a window; a fresh decoder's tokens are bytes.
+        task: What is learned: language_model(), or preference(beta=0.1) for DPO on pairs of
+            answers.
+        data: Text by client: shakespeare(), chitchat(), fedit('folder'), or jsonl(...) and
+            parquet(...) such as jsonl('chats.jsonl', fields(messages='messages', client='user'));
+            pairs by pair_fields, such as jsonl('pairs.jsonl', pair_fields(client='user')). Any of
+            them dealt out anew by iid, dirichlet, label_shards, log_normal or power_law, such as
+            iid(chitchat(), clients=100, seed=0).
+        population: Clients to keep of all there are, drawn by the seed; a tenth of them is held
+            out. Default: all.
+        long: How to handle examples longer than `seq` (with `model`): split (default), truncate or
+            error; for pairs error (default) or drop.
+        model: Pretrained model to start from: a folder, a .gguf file, smollm2, or owner/name on
+            the hub. Default: a fresh byte-level decoder of the sizes below.
+        faults: What goes wrong with clients, by probabilities for each client and round, such as
+            faults(dropout=0.1, silence=0.01, failure=0.01, partial=0.2). Default: nothing.
+        link: Network speed, from which rounds get simulated seconds:
+            link(uplink=10e6, downlink=50e6, latency=0.05, step=0.1) in bits per second and seconds
+            for all clients, or links('links.csv') for each. Default: no simulated time.
+        deadline: Which answers count: deadline(first=24), deadline(seconds=60), or both. Needs a
+            link. Default: all.
+        availability: Which clients can be drawn when: trace('trace.csv') or diurnal(share=0.3).
+            Needs a link. Default: all clients, always.
+        buffer: Answers after which the server steps while other clients still work (FedBuff);
+            `clients` is then the number at work at a time, and `rounds` the number of server
+            steps. Needs a link. Such a run has no checkpoints: --resume starts it again.
+        decoder: Sizes of a fresh decoder.
+
+    """
 
     rounds: int = 20
     clients: int = 32
-    """Clients drawn for each round."""
     seed: int = 0
     algorithm: str = "fed_avg()"
-    """A method with what it takes of its own, such as fed_prox(mu=0.01). What it takes of the
-    flags below comes from them; one that it does not take is refused."""
     uplink: str = "identity()"
-    """Codec of what clients send."""
     downlink: str = "identity()"
-    """Codec of what the server sends."""
+    aggregate: str | None = None
     prediction: float = 0.0
-    """Share of the last round's update that clients and server subtract before coding an uplink;
-    above 0 the downlink carries that update too."""
     client_axis: str | None = None
-    """vmap(), scan(), chunked(size), sharded(inner=scan()) for such an axis on each device, or
-    auto() for the fastest of these. Unless given, vmap() for a fresh decoder and scan() for a
-    checkpoint."""
     client_optimizer: str | None = None
-    """An Optax optimizer of each client. Unless given, adam(0.006) for a fresh decoder and
-    adam(0.0005) for a checkpoint; SGD for methods without gradients."""
     server_optimizer: str | None = None
-    """An Optax optimizer that takes minus the mean update for a gradient. Unless given,
-    sgd(1.0, momentum=0.5, nesterov=True), and for diloco() and its kin, fwd_llm()
-    and spry() their own."""
     adapter: str = "full()"
-    """full(), lora(rank=8), rslora, dora, ia3, bitfit, bottleneck, prompt_tuning, prefix_tuning,
-    layers or seeds; nf4_base(lora(rank=8)) or int8_base(lora(rank=8))."""
     local_steps: int | None = None
-    """Steps of a client in a round; 8 unless local epochs are given."""
     local_epochs: int | None = None
-    """Passes of a client over its text in a round, instead of local steps."""
     batch: int = 8
-    """Windows in a step."""
     seq: int = 64
-    """Tokens in a window; a fresh decoder's are bytes."""
     task: str = "language_model()"
-    """language_model(), or preference(beta=0.1) for DPO on pairs of answers."""
     data: str = "shakespeare()"
-    """shakespeare(), chitchat(), fedit('folder'), or jsonl or parquet, such as
-    jsonl('chats.jsonl', fields(messages='messages', client='user')), with pair_fields for pairs,
-    such as jsonl('pairs.jsonl', pair_fields(client='user')); or any of them dealt out
-    anew by iid, dirichlet, label_shards, log_normal or power_law, such as
-    iid(chitchat(), clients=100, seed=0)."""
     population: int | None = None
-    """Clients to keep of those there are, drawn by the seed; a tenth of them is held out."""
     long: Long | None = None
-    """What becomes of an example longer than a window, where a checkpoint reads it: error, truncate
-    or split, which it is unless given; of a pair error, which it is unless given, or drop."""
     model: str | None = None
-    """A checkpoint to start from: a folder, a .gguf file, smollm2, or owner/name on the hub; a
-    fresh decoder of the sizes below, which reads bytes, unless given."""
     faults: str | None = None
-    """What goes wrong, by probabilities of each client in each round, such as
-    faults(dropout=0.1, silence=0.01, failure=0.01, partial=0.2); nothing unless given."""
     link: str | None = None
-    """Bits per second, seconds of latency and of a step, from which rounds get simulated seconds:
-    link(uplink=10e6, downlink=50e6, latency=0.05, step=0.1) for all clients, or
-    links('links.csv') for each; no time unless given."""
     deadline: str | None = None
-    """Who answers in time: deadline(first=24), deadline(seconds=60), or both; all unless given."""
     availability: str | None = None
-    """Who can be drawn when: trace('trace.csv'), or diurnal(share=0.3); all at all times unless
-    given."""
     buffer: int | None = None
-    """Answers after which the server steps while others are still at work, as FedBuff does;
-    `clients` are then those at work at a time, and `rounds` the server's steps. Needs a link.
-    Nothing of such a run is kept for --resume, which begins it again."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
@@ -94,6 +111,7 @@ TEXTS = (
     "algorithm",
     "uplink",
     "downlink",
+    "aggregate",
     "client_axis",
     "client_optimizer",
     "server_optimizer",
@@ -109,12 +127,18 @@ TEXTS = (
 
 
 class ParsedConfig(NamedTuple):
-    """A configuration whose texts were parsed, once."""
+    """A configuration whose texts were parsed, once.
+
+    Attributes:
+        config: The configuration with each text in its one spelling, and all defaults in place.
+        texts: The parsed text of each field that has one.
+        method: The method that `algorithm` names.
+        task_spec: The task that `task` names.
+
+    """
 
     config: RunConfig
-    """With each text in its one spelling, and all defaults in place."""
     texts: Mapping[str, Parsed]
-    """By field; fields that are None have none."""
     method: Method
     task_spec: TaskSpec
 

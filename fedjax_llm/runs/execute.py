@@ -1,4 +1,4 @@
-"""One run: its rounds as rows, and what came of it."""
+"""Execute a run: rounds to rows, a summary, and the trained model."""
 
 import shutil
 import sys
@@ -31,7 +31,14 @@ from .rows import Trained, round_row, summary
 
 
 class ResumePoint(NamedTuple):
-    """What of a run was run before, by another process."""
+    """Rounds of a run that an earlier process completed.
+
+    Attributes:
+        snapshot: State after the last of them; None where there is none.
+        rows: Their rows.
+        seconds: Their wall-clock seconds.
+
+    """
 
     snapshot: Snapshot | None = None
     rows: Sequence[Row] = ()
@@ -45,11 +52,18 @@ def execute(
     past: ResumePoint = ResumePoint(),
     keep: Callable[[Round, float], None] | None = None,
 ) -> tuple[Row, Trained]:
-    """Run all rounds, or those that are left, handing each one's row to `each` and then itself
-    and the run's seconds so far to `keep`, and return the summary of all and the
-    parameters trained, with the frozen ones that they belong to.
+    """Run all rounds, or those that are left.
 
-    All but `seconds`, `versions` and `device` is the same for the same configuration.
+    Args:
+        run: The run.
+        each: Called with each round's row.
+        past: Rounds that an earlier process completed.
+        keep: Called after `each` with the round and the run's wall-clock seconds so far.
+
+    Returns:
+        The summary row, and the trained parameters with their frozen ones. All fields of the row
+        but `seconds`, `versions` and `device` are equal for equal configurations.
+
     """
     axis = (
         run.client_axis if isinstance(run.client_axis, ClientAxis) else choose_client_axis(run).axis
@@ -69,10 +83,18 @@ def execute(
 
 
 def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[Row]:
-    """The summaries of runs that differ in seed alone, run as one program; `each` takes the rounds
-    of the first. Their `seconds` are those of all.
+    """Run several runs that differ only in their seed, as one program.
 
-    Raises `ValueError` for a client axis, a method or conditions that cannot run so.
+    Args:
+        runs: The runs.
+        each: Called with each round's row of the first run.
+
+    Returns:
+        Their summary rows; `seconds` is the time of all of them together.
+
+    Raises:
+        ValueError: For a client axis, a method or conditions that cannot run together.
+
     """
     config, method, axis = runs[0].config, runs[0].algorithm, runs[0].client_axis
     if isinstance(axis, Auto):
@@ -106,11 +128,15 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
 
 
 def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
-    """Write what was trained: `adapter/`, which `peft` opens, or else `model/`, the model with it,
-    which `transformers` opens.
+    """Write the trained adapter or model.
 
-    The model, too, where the method has changed its base, as an adapter alone would lack that.
-    Gives the folder; None where neither has a place for what was trained.
+    `adapter/` opens in `peft`; `model/` is the merged model, which opens in `transformers`. The
+    merged model is written where `peft` has no such adapter, and where the method changed the
+    frozen base, which an adapter alone would lack.
+
+    Returns:
+        The folder; None where neither format can hold the trained parameters.
+
     """
     model, learnt = run.task.model(*trained), run.workload
     if trained.frozen is run.task.frozen:
@@ -121,14 +147,14 @@ def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
         merged = merge_adapter(model)
     except ValueError:
         return None
-    if (out / "model").exists():  # of this run, which was stopped after it
+    if (out / "model").exists():  # by this run, stopped before its summary
         shutil.rmtree(out / "model")
     models.save(out / "model", learnt.decoder, merged, tokenizer=learnt.tokenizer)
     return out / "model"
 
 
 def choose_client_axis(run: Run) -> Timed:
-    """The client axis that `auto()` stands for on this machine; says so on standard error."""
+    """Time the candidate client axes on a run; print the choice to standard error."""
     best, found = fastest(lambda axis: rounds(run, axis), candidates(run.config.clients))
     times = ", ".join(
         f"{each.name} {f'{each.seconds:.3g} s' if each.seconds else 'does not fit'}"
@@ -141,7 +167,7 @@ def choose_client_axis(run: Run) -> Timed:
 def rounds(
     run: Run, axis: ClientAxis, start: Snapshot | None = None
 ) -> Generator[Round, None, None]:
-    """The rounds of a run, those after `start` where it is given."""
+    """The rounds of a run; only those after `start` where it is given."""
     config, method = run.config, run.algorithm
     federation = run.task.params, run.task.frozen, run.split.train, run.batching
     count, clients, seed = config.rounds, config.clients, config.seed

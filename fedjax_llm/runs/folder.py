@@ -1,4 +1,4 @@
-"""A run's folder: rounds.jsonl, summary.json, run.json and checkpoints; and how to go on in it."""
+"""A run's folder: rounds.jsonl, summary.json, run.json and checkpoints; starting and resuming."""
 
 import json
 import logging
@@ -24,36 +24,55 @@ from .stopping import Stop, locked, stop_signals
 
 
 class RunFolder(NamedTuple):
-    """An open folder."""
+    """An open folder.
+
+    Attributes:
+        run: The run, with the client axis that `auto()` chose in this folder.
+        rounds: Path of rounds.jsonl.
+        summary: Path of summary.json.
+        past: Rounds completed before, from the last readable checkpoint.
+        done: The summary, if the run is complete.
+        keep: `(round, seconds) -> None`, for `execute`: writes a checkpoint when one is due, and
+            ends the process after a stop signal.
+
+    """
 
     run: Run
-    """With the client axis that `auto()` stands for in it."""
     rounds: Path
     summary: Path
     past: ResumePoint
     done: Row | None
-    """The summary, where the run is over already."""
     keep: Callable[[Round, float], None]
-    """For `execute`: writes a checkpoint when it is time to, and ends the process if asked to."""
 
 
 @contextmanager
 def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFolder]:
-    """Hold a folder, made where it is not there, and find where its run stands.
+    """Lock a run's folder, creating it if needed, and find how far its run has got.
 
-    A checkpoint is written after each `every` rounds, after the last, and after the running one
-    at SIGTERM or SIGINT, which then end the process with 128 and the signal's number. With
-    `resume` a run in the folder goes on from its last whole checkpoint, and rows of later rounds
-    are taken out of rounds.jsonl, to be made again; where there is no run, one begins. A run with
-    a buffer has no checkpoints, and begins again.
-    Raises `ValueError` for a run that is there without `resume`, for a run of another
-    configuration, by the field, for a folder in use, and for rounds.jsonl without its rows.
+    A checkpoint is written every `every` rounds, after the last round, and after the current round
+    on SIGTERM or SIGINT, which then end the process with status 128 plus the signal's number.
+
+    Args:
+        out: The folder.
+        run: The run.
+        resume: Continue the folder's run from its last readable checkpoint; rows of later rounds
+            are removed from rounds.jsonl and made again. Starts a run where there is none. A
+            buffered run has no checkpoints and starts again.
+        every: Rounds between checkpoints.
+
+    Raises:
+        ValueError: For a folder that holds a run, without `resume`; for a run with another
+            configuration, naming the field; for a folder in use; for rounds.jsonl with missing
+            rows.
+
     """
     if every < 1:
         raise ValueError(f"checkpoint_every: expected at least 1, got {every}.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: expected a folder to write to, got a file.")
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's threads print what is raised too
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # Orbax's threads also print errors that it raises
     rounds, summary = out / "rounds.jsonl", out / "summary.json"
     if not resume:
         _refuse_run(out)
@@ -75,7 +94,7 @@ def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterato
 
 
 def _begun(about: Path, run: Run, *, resume: bool) -> Run:
-    """The run on the client axis that it began with, which is kept where it was found by time."""
+    """Write run.json, or read from it the client axis that `auto()` chose before."""
     if resume and about.exists():
         name = json.loads(about.read_text(encoding="utf-8"))["auto"]
         return run._replace(client_axis=build(parse(name), CLIENT_AXES)) if name else run
@@ -91,7 +110,7 @@ def _refuse_run(out: Path) -> None:
         if path.exists():
             raise ValueError(
                 f"{out}: expected a folder without a run, got one with {path.relative_to(out)}; "
-                "--resume goes on with it."
+                "--resume continues it."
             )
 
 
@@ -99,25 +118,25 @@ def _check_same_run(out: Path, run: Run) -> None:
     about = out / "run.json"
     if not about.exists():
         if (out / "rounds.jsonl").exists():
-            raise ValueError(f"{out}: expected run.json, which says what ran here, got none.")
+            raise ValueError(
+                f"{out}: expected run.json, which records the configuration, got none."
+            )
         return
     before = json.loads(about.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(asdict(run.config)))
     for name, got in _flat(now).items():
         if (expected := _flat(before["config"]).get(name, got)) != got:
-            raise ValueError(
-                f"{name}: expected {expected!r}, as the run in {out} has it, got {got!r}."
-            )
+            raise ValueError(f"{name}: expected {expected!r}, as in the run in {out}, got {got!r}.")
     if before["versions"] != versions():
         warnings.warn(
-            f"{out}: began with {before['versions']}, goes on with {versions()}: its bits may "
-            "differ from those of a run that was not stopped.",
+            f"{out}: started with {before['versions']}, resumed with {versions()}: its bits may "
+            "differ from those of a run that was never stopped.",
             stacklevel=2,
         )
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields by their own names, those of nested configurations too."""
+    """Flatten nested configurations into one dictionary by field name."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         found |= _flat(value) if isinstance(value, Mapping) else {name: value}
@@ -125,7 +144,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path) -> ResumePoint:
-    """What is over, by the last whole checkpoint; rounds.jsonl is cut back to that."""
+    """Rounds up to the last readable checkpoint; later rows are cut from rounds.jsonl."""
     key = jr.fold_in(jr.key(run.config.seed), 0)
     server = run.algorithm.init(key, run.task.params)
     restored = checkpoints.restore(server, run.algorithm.client_init(run.task.params))
@@ -160,7 +179,7 @@ def _keeper(
             print(
                 f"fedjax-llm: stopped by {asked.name} after round {number} of "
                 f"{run.config.rounds}; --resume --out {out} "
-                f"{'goes on' if saved else 'begins it again'}.",
+                f"{'continues it' if saved else 'starts it again'}.",
                 file=sys.stderr,
             )
             raise SystemExit(128 + asked)

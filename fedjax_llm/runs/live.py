@@ -1,4 +1,4 @@
-"""Where a run stands, on a terminal; silent elsewhere."""
+"""A live progress bar on a terminal; silent elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +14,15 @@ from rich.progress import (
 )
 
 TRAIN = "train_nats_per_"
-"""What a row's training loss is called, before what it is counted by."""
+"""Name of a row's training loss, before its unit."""
 
 
 @contextmanager
 def live_progress(title: str, *, rounds: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A bar of rounds with loss, uplink bytes and time left; the value takes each round's row."""
+    """A progress bar of rounds with loss, uplink bytes and time left.
+
+    Yields a function that takes each round's row.
+    """
     console = Console(stderr=True)
     sent = 0
     bar = Progress(
@@ -45,5 +48,5 @@ def live_progress(title: str, *, rounds: int) -> Iterator[Callable[[dict[str, An
 
 
 def mebibytes(count: float | int) -> str:
-    """Bytes as MiB, to three figures."""
+    """A number of bytes as MiB or GiB, to three digits."""
     return f"{count / 2**20:.3g} MiB" if count < 2**30 else f"{count / 2**30:.3g} GiB"

@@ -20,6 +20,7 @@ NOTHING: Mapping[str, Any] = {
     "server_optimizer": None,
     "uplink": "identity()",
     "downlink": "identity()",
+    "aggregate": None,
     "prediction": 0.0,
 }
 """Fields that a method may need, and their value where nothing is asked for."""
@@ -33,8 +34,8 @@ def method_inputs(
 
     Args:
         parsed: The configuration.
-        parts: The codecs and optimizers of the configuration, built, by field; an optimizer that
-            the configuration does not have is left out.
+        parts: Codecs, optimizers and aggregator of the configuration, built, by field; fields
+            without a text are left out.
         load: Text and model.
         task: The task.
         split: The data, divided into training and held-out parts.

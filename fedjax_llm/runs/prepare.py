@@ -11,6 +11,7 @@ import optax
 from fedjax_compression import Compressor, codec, has_receiver_memory
 
 from ..adapters.registry import ADAPTERS
+from ..aggregators.registry import AGGREGATORS
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..algorithms.shared.base_changes import base_of
 from ..data import Batching, HoldOut, hold_out
@@ -26,7 +27,7 @@ from .workload import Workload, workload
 
 
 class Run(NamedTuple):
-    """A configuration, built and checked: no round has run yet, nothing was written."""
+    """A configuration, built and checked; no round has run yet, and nothing was written."""
 
     config: RunConfig
     task_spec: TaskSpec
@@ -76,7 +77,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     population = len(split.train.names)
     if not 1 <= config.clients <= population:
         raise ValueError(
-            f"clients: expected 1 to {population}, the clients there are, got {config.clients}."
+            f"clients: expected 1 to {population}, the number of training clients, got "
+            f"{config.clients}."
         )
     adapter = built("adapter", texts["adapter"], ADAPTERS)
     task = task_spec.build(
@@ -87,6 +89,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         for field in ("client_optimizer", "server_optimizer")
         if field in texts
     }
+    if "aggregate" in texts:
+        parts["aggregate"] = built("aggregate", texts["aggregate"], AGGREGATORS)
     parts |= {field: _codec(field, texts[field]) for field in ("uplink", "downlink")}
     if config.clients < population and has_receiver_memory(parts["downlink"]):
         raise ValueError(

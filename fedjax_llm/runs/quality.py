@@ -1,4 +1,4 @@
-"""How good a run's model is on text that it did not learn from, and what it stands beside."""
+"""How good a run's model is on held-out data, and the baselines beside it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -15,15 +15,16 @@ from .prepare import Run
 from .results import Row
 
 LOGITS = 2**24
-"""Entries of logits that an evaluation holds at a time, at most."""
+"""Most entries of logits in memory at once during an evaluation."""
 OWN_ROWS = 16
-"""Rows that an evaluation of a client's own model runs at a time, at most."""
+"""Most rows that a client's own model evaluates at once."""
 
 
 def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
-    """Nats per token and per byte, or per pair and the share of pairs that are `preferred`, on what
-    was held out of clients that took part (`heldout`) and on all of clients that did not
-    (`unseen`), and for streams of bytes those of a byte bigram.
+    """Loss on held-out data of training clients (`heldout`) and on unseen clients (`unseen`).
+
+    Nats per token and per byte; for pairs, nats per pair and the share of pairs that are
+    `preferred`. For streams of bytes also the loss of a byte bigram.
     """
     row: Row = {}
     shares = run.task_spec.shares(run.task)
@@ -45,8 +46,10 @@ def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
 
 
 def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) -> Row:
-    """The same of clients that took part, each by its own model, where the method has them keep
-    one; a client that was in no round has the server's. `personal_models` counts the others.
+    """Loss on each training client's held-out data under its personal model.
+
+    Empty for methods without personal models. A client that was in no round uses the server's
+    model; `personal_models` counts the clients that have one of their own.
     """
     if run.algorithm.personal is None or not run.split.heldout.names:
         return {}
@@ -77,8 +80,10 @@ def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) 
 
 
 def baseline_rows(run: Run) -> Row:
-    """The same of the start (`untrained`), of each client alone (`local`), and of one model on all
-    training text (`centralised`), by the clients' optimizer, as `baselines` says.
+    """The same losses for three baselines, trained with the clients' optimizer.
+
+    `untrained` is the start, `local` each client alone, `centralised` one model on all training
+    data; see `evaluation.baselines`.
     """
     assert run.client_optimizer is not None  # noqa: S101 - not asked for otherwise
     found = baselines(
@@ -117,7 +122,7 @@ def _shares(name: str, measured: Mapping[str, ByClient]) -> Row:
 
 
 def _sizes(run: Run) -> np.ndarray:
-    """Bytes of each token."""
+    """Bytes of each token of the vocabulary."""
     vocab, tokenizer = run.workload.decoder.vocab_size, run.workload.tokenizer
     return np.ones(vocab, int) if tokenizer is None else token_bytes(tokenizer, vocab_size=vocab)
 

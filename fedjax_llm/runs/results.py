@@ -1,4 +1,4 @@
-"""Rows as JSON lines: appended whole, read strictly."""
+"""Result files: rows as JSON lines, appended whole and read strictly."""
 
 import json
 import math
@@ -11,7 +11,7 @@ Row: TypeAlias = dict[str, Any]
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one row and see it to the disk. Numbers that are not finite become null."""
+    """Append one row and flush it to the disk. Numbers that are not finite become null."""
     line = json.dumps(_finite(row), allow_nan=False) + "\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
@@ -20,16 +20,16 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def write_object(path: Path, value: Mapping[str, Any]) -> None:
-    """One object as a file of its own, which appears whole or not at all."""
+    """Write one JSON object to a file, which appears whole or not at all."""
     draft = path.with_name(path.name + ".part")
     draft.write_text(json.dumps(_finite(value), allow_nan=False, indent=2) + "\n", encoding="utf-8")
     draft.replace(path)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows; none where there is no file.
+    """All rows of a file; an empty list where there is none.
 
-    Raises `ValueError` for a line that is not a whole JSON object, by its number.
+    Raises `ValueError` for a line that is not a whole JSON object, with its number.
     """
     if not path.exists():
         return []
@@ -42,7 +42,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}: line {number}: expected a whole JSON object and a line end, got "
-                f"{line[-40:].decode(errors='replace')!r} at its end; take the line out to go on."
+                f"{line[-40:].decode(errors='replace')!r} at its end; remove the line to continue."
             )
         rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""What is said of a run: a row for each round, and one for all."""
+"""Rows: one for each round, and a summary of the run."""
 
 import importlib.metadata
 import platform
@@ -21,11 +21,16 @@ from .results import Row
 
 
 class Trained(NamedTuple):
-    """What came of a run."""
+    """A run's result.
+
+    Attributes:
+        params: The trained parameters.
+        frozen: The task's frozen parameters, with what the method added to them.
+
+    """
 
     params: PyTree
     frozen: PyTree
-    """The task's, with what the method has added to it."""
 
 
 def summary(
@@ -35,7 +40,16 @@ def summary(
     snapshot: Callable[[], Snapshot | None],
     seconds: float,
 ) -> tuple[Row, Trained]:
-    """Of a run that ended in this state, or before its first round, and what came of it."""
+    """The summary row and the trained parameters of a run.
+
+    Args:
+        run: The run.
+        rows: The rows of its rounds.
+        state: The last server state; None before the first round.
+        snapshot: `() -> snapshot` of the last round.
+        seconds: Wall-clock seconds.
+
+    """
     params = run.task.params if state is None else state.params
     trained = Trained(params, base_of(state, run.task.frozen))
     ended = snapshot() if run.algorithm.personal else None
@@ -57,7 +71,7 @@ def summary(
 
 
 def round_row(run: Run, finished: Round) -> Row:
-    """Of a round."""
+    """The row of a round."""
     info, targets = finished.client_info, finished.client_info.targets
     seen = np.isfinite(info.loss) * targets
     return {
@@ -77,7 +91,7 @@ def round_row(run: Run, finished: Round) -> Row:
 
 
 def _of_plan(run: Run, finished: Round) -> Row:
-    """Who did not do as asked, and the run's simulated seconds so far, where there are such."""
+    """Fields of faults, deadlines and simulated time; none for a run without them."""
     row: Row = {}
     if run.conditions.network:
         row["simulated_seconds"] = finished.seconds
@@ -123,7 +137,7 @@ def _bytes(run: Run, rows: Sequence[Row]) -> Row:
 
 
 def versions() -> dict[str, str]:
-    """Of what a run's bits depend on."""
+    """Versions of the packages that a run's bits depend on."""
     packages = ("fedjax-llm", "jax", "jaxlib", "flax", "optax", "numpy")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), **found}

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, answered between two rounds; and a lock on its folder."""
+"""Stop signals, answered between two rounds; and a lock on a run's folder."""
 
 import fcntl
 import signal
@@ -14,16 +14,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Whether a run was asked to stop, and by what."""
+    """Whether a run was asked to stop, and by which signal (`by`)."""
 
     by: signal.Signals | None = None
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """SIGTERM and SIGINT ask at first, and end the process at once the second time.
+    """Turn the first SIGTERM or SIGINT into a request to stop; the second ends the process.
 
-    Nothing changes outside the main thread, where Python lets no handler be.
+    Outside the main thread, where Python allows no handler, signals keep their meaning.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -35,8 +35,8 @@ def stop_signals() -> Iterator[Stop]:
             raise SystemExit(128 + number)
         stop.by = signal.Signals(number)
         print(
-            f"fedjax-llm: {stop.by.name}: the running round is finished and a checkpoint "
-            "written; a second signal ends it at once.",
+            f"fedjax-llm: {stop.by.name}: finishing the current round and writing a checkpoint; "
+            "a second signal ends the process at once.",
             file=sys.stderr,
             flush=True,
         )
@@ -51,9 +51,9 @@ def stop_signals() -> Iterator[Stop]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, until the end however it comes, SIGKILL too.
+    """Lock a folder for this process; the lock ends with the process, even on SIGKILL.
 
-    Raises `ValueError` where another process holds it.
+    Raises `ValueError` where another process has locked it.
     """
     with (folder / ".lock").open("a") as file:
         try:

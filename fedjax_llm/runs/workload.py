@@ -1,4 +1,4 @@
-"""What a run learns, and with what: clients' text as tokens, and the model that reads them."""
+"""A run's data and model: clients' text as tokens, and a decoder with that vocabulary."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,14 +18,20 @@ from .texts import Parsed, built
 
 
 class Workload(NamedTuple):
-    """Text and model, which fit each other."""
+    """Data, and a decoder with the same vocabulary.
+
+    Attributes:
+        corpus: The data by client.
+        decoder: The decoder's sizes.
+        params: Parameters of the pretrained model; None for a fresh decoder.
+        tokenizer: The pretrained model's tokenizer; None for bytes.
+
+    """
 
     corpus: ClientData
     decoder: DecoderConfig
     params: PyTree | None
-    """Of the checkpoint; None for a decoder from scratch."""
     tokenizer: Any
-    """Of the checkpoint; None for bytes."""
 
 
 def workload(
@@ -40,10 +46,22 @@ def workload(
     long: Long,
     cache: Path | None,
 ) -> Workload:
-    """The clients that `text` names, as what is learnt of them needs it, and a checkpoint with its
-    tokenizer, or a fresh decoder of bytes; as `RunConfig` describes them.
+    """Load a run's data and model; the arguments are fields of `RunConfig`.
 
-    Raises `ValueError` naming the field, what was expected and what was got.
+    Args:
+        task_spec: The task, which says how records become data.
+        text: The parsed `data`.
+        population: Clients to keep; None keeps all.
+        seed: Seed that draws them.
+        model: Pretrained model; None for a fresh byte-level decoder.
+        decoder: Sizes of the fresh decoder, and the dtype and remat of either.
+        seq: Tokens in a window.
+        long: How to handle longer examples.
+        cache: Folder for tokens; None keeps none.
+
+    Raises:
+        ValueError: Naming the field, what was expected and what was got.
+
     """
     records = _drawn(_records(text), population, seed)
     task_spec.check(records, long)
@@ -72,23 +90,23 @@ def _records(text: Parsed) -> Records:
 
 
 def _drawn(examples: Records, population: int | None, seed: int) -> Records:
-    """So many of the clients, drawn by the seed."""
+    """Keep `population` of the clients, drawn by the seed."""
     if population is None:
         return examples
     names = sorted(examples)
     if not 1 <= population <= len(names):
         raise ValueError(
-            f"population: expected 1 to {len(names)}, the clients there are, got {population}."
+            f"population: expected 1 to {len(names)}, the number of clients, got {population}."
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
     return {names[i]: examples[names[i]] for i in sorted(order[:population].tolist())}
 
 
 def _check_sizes(decoder: DecoderConfig) -> None:
-    """A checkpoint has its own sizes: others would silently do nothing."""
+    """Refuse sizes beside a pretrained model, which has its own."""
     fresh = DecoderConfig(dtype=decoder.dtype, remat=decoder.remat)
     for field in dataclasses.fields(decoder):
         if (got := getattr(decoder, field.name)) != getattr(fresh, field.name):
             raise ValueError(
-                f"{field.name}: expected none, as the model's is that of its checkpoint, got {got}."
+                f"{field.name}: expected none beside --model, whose own is used, got {got}."
             )

@@ -1,7 +1,8 @@
-"""Sweeps over codecs, and what they show."""
+"""Sweeps over codecs: runs, points, Pareto fronts, tables and pictures."""
 
 from .figure import draw
 from .front import BYTES, SECONDS, Cost, Point, cost_of, pareto_front, points
+from .frontier import frontier
 from .sweep import CODECS, QUICK_CODECS, configurations, sweep
 from .table import table
 
@@ -15,6 +16,7 @@ __all__ = [
     "configurations",
     "cost_of",
     "draw",
+    "frontier",
     "pareto_front",
     "points",
     "sweep",

@@ -1,12 +1,9 @@
-"""The frontier as a picture."""
+"""A sweep as a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from ..runs import Row
 from .front import BYTES, Cost, points, unit
@@ -16,11 +13,20 @@ MARKERS = "osv^<>PXphd*"
 
 
 def draw(rows: Sequence[Row], path: Path, cost: Cost = BYTES) -> None:
-    """Held-out loss against a cost, which is uplink bytes unless given, the Pareto front drawn and
-    the uncompressed run marked.
+    """Draw held-out loss against a cost, with the Pareto front and the uncompressed run.
 
-    Bars span the seeds. Writes a PNG that is the same for the same rows.
+    Bars span the seeds. The PNG is the same for the same rows.
+
+    Args:
+        rows: Summary rows.
+        path: File to write.
+        cost: Uplink bytes by default.
+
     """
+    import matplotlib  # noqa: PLC0415 - takes half a second, and few runs draw
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415
+
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.add_subplot()
     finite = (p for p in points(rows, cost) if np.isfinite(p.nats))

@@ -1,4 +1,4 @@
-"""Which runs nothing beats in both cost and loss."""
+"""Points of a sweep, and its Pareto front: the runs that no other beats in cost and loss."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,15 +9,20 @@ from ..runs import Row
 
 
 class Cost(NamedTuple):
-    """What loss is held against."""
+    """The cost that loss is drawn against.
+
+    Attributes:
+        field: The row's field that holds it.
+        words: Its name in a table's title.
+        label: Label of a figure's axis.
+        unit: What the field is divided by for that axis.
+
+    """
 
     field: str
-    """Of a row."""
     words: str
     label: str
-    """Of an axis."""
     unit: float
-    """In which the axis is."""
 
 
 BYTES = Cost(
@@ -29,29 +34,41 @@ SECONDS = Cost(
 
 
 class Point(NamedTuple):
-    """One codec, over its seeds: means, but for the extremes."""
+    """One codec, averaged over its seeds.
+
+    Attributes:
+        codec: Its text.
+        cost: The cost that the front is drawn against.
+        uplink_bytes: Bytes that clients sent.
+        bits_per_parameter: Uplink bits per trainable parameter and message.
+        nats: Loss on held-out data of training clients, per byte or per pair.
+        lowest: The smallest such loss over the seeds.
+        highest: The largest.
+        unseen_nats: Loss on unseen clients; infinite where there are none.
+        seconds: Wall-clock seconds of a run.
+        on_front: Whether no other codec is at most as large in cost and loss and smaller in one.
+
+    """
 
     codec: str
     cost: float
     uplink_bytes: float
     bits_per_parameter: float
     nats: float
-    """Per byte of what was held out of the training clients' text, or per pair of that."""
     lowest: float
     highest: float
     unseen_nats: float
-    """The same of clients that took no part; infinite where none were set aside."""
     seconds: float
     on_front: bool
 
 
 def unit(rows: Sequence[Row]) -> str:
-    """What the nats of rows of one task are counted by: byte, or pair."""
+    """The unit of the rows' loss: "byte" or "pair"."""
     return "pair" if rows and "heldout_nats_per_pair" in rows[0] else "byte"
 
 
 def cost_of(rows: Sequence[Row]) -> Cost:
-    """Seconds where all rows have a link's, else bytes."""
+    """`SECONDS` where every row has simulated seconds, else `BYTES`."""
     return SECONDS if all(SECONDS.field in row for row in rows) else BYTES
 
 
@@ -66,7 +83,13 @@ def points(rows: Sequence[Row], cost: Cost = BYTES) -> list[Point]:
 
 
 def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each (cost, loss): whether no other is at most as large in both and smaller in one."""
+    """For each (cost, loss): whether no other is at most as large in both and smaller in one.
+
+    Example:
+        >>> pareto_front([(1, 3), (2, 2), (3, 3)])
+        [True, True, False]
+
+    """
     array = np.asarray(costs, float).reshape(-1, 2)
     return [
         bool(np.isfinite(cost).all())

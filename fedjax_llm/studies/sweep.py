@@ -1,11 +1,13 @@
-"""One run per codec and seed, kept as rows; rows already there are not run again."""
+"""A sweep: one run per codec and seed, stored as rows; stored rows are not run again."""
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..runs import Row, RunConfig, canonical, execute, execute_together, prepare
+from fedjax_compression import Compressor
+
+from ..runs import Named, Row, RunConfig, canonical, execute, execute_together, prepare
 from ..runs.live import live_progress
 from ..runs.results import append_row, read_rows
 
@@ -23,7 +25,7 @@ CODECS = (
     "error_feedback(chain(top_k(fraction=0.1), stochastic_quantize(bits=4)))",
     "error_feedback(chain(top_k(fraction=0.1), eden(bits=1)))",
 )
-"""What the default sweep compares."""
+"""The codecs of the default sweep."""
 
 QUICK_CODECS = (
     "identity()",
@@ -33,28 +35,47 @@ QUICK_CODECS = (
     "top_k(fraction=0.1)",
     "error_feedback(top_k(fraction=0.1))",
 )
-"""What the quick sweep compares."""
+"""The codecs of the quick sweep."""
 
 _DEFAULTS = dataclasses.asdict(canonical(RunConfig()))
-"""Of the options that are younger than some results."""
+"""Values of the fields that rows of earlier versions lack."""
 
 
-def configurations(base: RunConfig, codecs: Sequence[str], seeds: Sequence[int]) -> list[RunConfig]:
+def configurations(
+    base: RunConfig, codecs: Sequence[str] | Mapping[str, Compressor], seeds: Sequence[int]
+) -> list[RunConfig]:
     """The base configuration with each codec on the uplink and each seed.
 
-    Raises `ValueError` for what the base or a codec gets wrong, before anything runs.
+    Args:
+        base: What the runs have in common.
+        codecs: Codecs as texts; or `Compressor` objects by the text that names them in rows.
+        seeds: Seeds.
+
+    Raises:
+        ValueError: For a wrong field of `base` or a wrong codec, before anything runs.
+
     """
+    if isinstance(codecs, Mapping):
+        codecs = [Named(text, value) for text, value in codecs.items()]
     wanted = [
         dataclasses.replace(base, uplink=codec, seed=seed) for seed in seeds for codec in codecs
     ]
     if not wanted:
-        raise ValueError("expected at least one codec and one seed, got none.")
+        raise ValueError("frontier: expected at least one codec and one seed, got none.")
     return list(dict.fromkeys(prepare(config).config for config in wanted))
 
 
 def sweep(configs: Sequence[RunConfig], results: Path, *, together: bool = False) -> Iterator[Row]:
-    """The summary of each configuration, run and appended to `results` where it is not there;
-    `together`, those that differ in seed alone as one program, as `execute_together` does.
+    """Yield the summary row of each configuration; run those whose row is missing.
+
+    Args:
+        configs: The configurations.
+        results: File of rows (JSON lines); new rows are appended.
+        together: Run configurations that differ only in their seed as one program.
+
+    Raises:
+        ValueError: For a file with a line that is no row.
+
     """
     rows = {}
     for number, row in enumerate(read_rows(results), start=1):
@@ -91,7 +112,7 @@ def _of(config: RunConfig) -> str:
 
 
 def _key(config: dict) -> str:
-    """A row from before an option existed had that option's default."""
+    """A configuration's identity; fields that did not exist yet had their defaults."""
     return json.dumps(
         _DEFAULTS | config | {"decoder": _DEFAULTS["decoder"] | config.get("decoder", {})},
         sort_keys=True,

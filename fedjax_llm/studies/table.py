@@ -1,4 +1,4 @@
-"""The frontier as a table in the terminal."""
+"""A sweep as a table in the terminal."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,12 @@ UNCOMPRESSED = "identity()"
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """One line per codec, most bytes first; * marks the Pareto front, against simulated seconds
-    where all rows have a link's, else against bytes.
+    """One line per codec, most bytes first; * marks the Pareto front.
 
+    The front is drawn against simulated seconds where all rows have them, else against bytes.
     Columns: bytes sent by clients, how many times fewer than uncompressed, bits per trainable
-    parameter and message, nats per byte (or pair) held out of the training clients, how much more
-    than uncompressed, nats per byte (or pair) of clients that took no part, seconds
-    that it took, and on the link.
+    parameter and message, held-out nats per byte (or pair) of training clients, the difference to
+    uncompressed, nats of unseen clients, wall-clock seconds, and simulated seconds.
     """
     cost = cost_of(rows)
     timed = cost is SECONDS

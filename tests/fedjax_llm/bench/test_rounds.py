@@ -69,7 +69,7 @@ def test_the_command_writes_what_it_measured_once(row, tmp_path, monkeypatch, ca
     assert "smallest" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["bench", "--out", str(tmp_path)])
-    assert "expected a folder without results, got bench.json" in capsys.readouterr().err
+    assert "expected a folder without results, got one with bench.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

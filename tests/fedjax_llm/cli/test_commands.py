@@ -178,7 +178,10 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
             ("--prediction", "0.5", "--uplink", "ef21(top_k(fraction=0.1))"),
             "expected prediction 0 where the uplink's receiver keeps a memory",
         ),
-        (("--uplink", "eden(bits=7)"), "eden: bits must be above 0 and at most 4, got 7"),
+        (
+            ("--uplink", "eden(bits=7)"),
+            "eden: bits: expected a number above 0 and at most 4, got 7",
+        ),
         (("--downlink", "eden(bit=1)"), "downlink: codec 'eden(bit=1)': expected eden(bits)"),
         (("--algorithm", "fed_agv"), "got 'fed_agv' (did you mean fed_avg?)"),
         (
@@ -209,7 +212,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (("--server-optimizer", "sgd()"), "server_optimizer: expected sgd(learning_rate"),
         (("--adapter", "lora(rank=0)"), "adapter: lora: rank must be an integer of at least 1"),
         (("--rounds", "0"), "rounds: expected at least 1, got 0"),
-        (("--clients", "9"), "clients: expected 1 to 4, the clients there are, got 9"),
+        (("--clients", "9"), "clients: expected 1 to 4, the number of training clients, got 9"),
         (("--seed", "-1"), "seed: expected 0 to"),
         (("--seq", "0"), "Batching: seq must be at least 1, got 0"),
         (("--local-epochs", "1"), "Batching: give either steps or epochs"),
@@ -218,8 +221,8 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (("--data", "fields(text='a')"), "data: expected clients' text, got \"fields(text='a')\""),
         (("--data", "chitchat()"), "model: expected a checkpoint, whose tokenizer can write"),
         (("--data", "jsonl('no.jsonl', fields(text='a'))"), "No such file or directory: 'no"),
-        (("--population", "5"), "population: expected 1 to 4, the clients there are, got 5"),
-        (("--model", "nowhere"), "hidden_size: expected none, as the model's is that of its check"),
+        (("--population", "5"), "population: expected 1 to 4, the number of clients, got 5"),
+        (("--model", "nowhere"), "hidden_size: expected none beside --model, whose own is used"),
         (("--hidden-size", "15"), "DecoderConfig: hidden_size must be a multiple"),
         (
             ("--data", "shakespeare(roles='hamlet/YORICK')"),
@@ -313,6 +316,6 @@ def test_what_cannot_be_measured_is_refused(capsys, tmp_path, flags, message):
 
 def test_a_run_that_diverges_is_reported(tmp_path, capsys):
     summary = train(tmp_path / "nan", "--client-optimizer", "sgd(1e30)")
-    assert "seed 0: 4 updates were not finite and left out." in capsys.readouterr().out
+    assert "seed 0: 4 updates were not finite and were left out." in capsys.readouterr().out
     assert summary["failed"] == 4
     assert summary["heldout_nats_per_byte"] > 0  # the server kept the model that it had

@@ -86,10 +86,13 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--algorithm", "ffa_lora()"), "algorithm: ffa_lora: expected LoRA's a and b alone"),
+        (
+            ("--algorithm", "ffa_lora()"),
+            "algorithm: ffa_lora: params: expected LoRA factors a and b only",
+        ),
         (
             ("--algorithm", "ffa_lora()", "--adapter", "dora(rank=2)"),
-            "got a, b, magnitude: with DoRA's magnitudes",
+            "got a, b, magnitude; use fed_avg for DoRA magnitudes",
         ),
         (
             ("--algorithm", "flora()", "--adapter", "lora(rank=2)"),
@@ -124,18 +127,18 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
         ),
         (
             ("--algorithm", "hetlora(ranks='1,2')", "--adapter", "prompt_tuning(tokens=2)"),
-            "algorithm: hetlora: expected LoRA's a and b alone",
+            "algorithm: hetlora: params: expected LoRA factors a and b only",
         ),
         (
             (
                 *("--algorithm", "flexlora(ranks='1')"),
                 *("--adapter", "lora(rank=2, rank_pattern='q_proj=1')"),
             ),
-            "algorithm: flexlora: expected LoRA of one rank, got [1, 2]",
+            "algorithm: flexlora: params: expected LoRA of one rank, got [1, 2]",
         ),
         (
             ("--algorithm", "fed_sb(seed=None)", "--adapter", "lora(rank=2)"),
-            "trains within the factors of the start, expected none of zeros",
+            "expected factors that are not all zero with seed=None, got lora(rank=2)",
         ),
         (
             ("--algorithm", "spry()", "--adapter", "seeds(count=4)"),
@@ -147,7 +150,7 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
         ),
         (
             ("--algorithm", "fed_bpt()", "--adapter", "seeds(count=4)"),
-            "expected an adapter such as prompt_tuning(tokens=20), got seeds(count=4)",
+            "initial parameters that differ, as their deviation scales the search, got seeds(count=4)",
         ),
     ],
 )

@@ -1,0 +1,54 @@
+"""A bandwidth-loss frontier: a sweep with its table and pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedjax_compression import Compressor
+
+from ..runs import Row, RunConfig, locked
+from .figure import draw
+from .front import SECONDS, cost_of
+from .sweep import CODECS, configurations, sweep
+
+
+def frontier(
+    base: RunConfig = RunConfig(),
+    codecs: Sequence[str] | Mapping[str, Compressor] = CODECS,
+    *,
+    seeds: Sequence[int] | None = None,
+    out: Path | str = "runs/frontier",
+    together: bool = False,
+) -> list[Row]:
+    """Compare uplink codecs: how much loss for how many bytes?
+
+    Writes `results.jsonl` (a row for each run), `frontier.png`, and `seconds.png` where the runs
+    have a link. Runs whose row is already in `results.jsonl` are not run again.
+
+    Args:
+        base: What the runs have in common.
+        codecs: Codecs as texts; or objects of your own by the text that names them, such as
+            `{"mine(bits=2)": my_codec}`. Default: twelve codecs.
+        seeds: Seeds to repeat each codec with. Default: that of `base`.
+        out: Folder for the results.
+        together: Run the seeds of a codec as one program: equal to rounding, and faster where one
+            run does not fill the device, for the memory of all.
+
+    Returns:
+        The summary rows, codec by codec for each seed.
+
+    Raises:
+        ValueError: For a wrong field of `base` or a wrong codec, before anything runs; for a
+            folder that another process writes to.
+
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder to write to, got a file.")
+    configs = configurations(base, codecs, (base.seed,) if seeds is None else seeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        rows = list(sweep(configs, folder / "results.jsonl", together=together))
+    draw(rows, folder / "frontier.png")
+    if cost_of(rows) is SECONDS:
+        draw(rows, folder / "seconds.png", SECONDS)
+    return rows

@@ -1,0 +1,419 @@
+"""The contracts of algorithms and aggregators as checks that anyone can call on their own."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from fedjax_compression import wire
+from fedjax_compression.checks import check_kind
+from fedjax_compression.testing import ContractError
+from jaxtyping import PyTree
+
+from .aggregators import Aggregator
+from .algorithm import FederatedAlgorithm
+from .client_training import Frozen, Params
+from .simulation import chunked, round_program, scan, vmap
+
+AXES = {"vmap": vmap(), "scan": scan(), "chunked": chunked(3)}
+ROUNDS = 3
+
+
+def check_algorithm(
+    algorithm: FederatedAlgorithm, params: Params, frozen: Frozen, batches: PyTree
+) -> None:
+    """Check every promise of the algorithm contract over three rounds of one cohort.
+
+    Args:
+        algorithm: The algorithm to check.
+        params: Trainable parameters that it can start from.
+        frozen: Frozen parameters.
+        batches: Batches of at least four clients: leaves `[clients, steps, batch, ...]`, with a
+            field `mask`. A floating-point leaf beside the mask is needed to make a client fail.
+
+    Raises:
+        ContractError: Naming the first promise that does not hold, what was expected, what was
+            got, and how to mend it.
+        TypeError: For anything but a `FederatedAlgorithm`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from fedjax_llm import fed_avg
+        >>> from fedjax_llm.data import Batching, cohort_batches, from_arrays, masked_mean
+        >>> data = from_arrays({f"client {i}": {"x": jnp.ones((2, 3)) * i} for i in range(4)})
+        >>> loss = masked_mean(lambda params, frozen, rows: (rows["x"] @ params["w"] - 1) ** 2)
+        >>> params = {"w": jnp.zeros(3)}
+        >>> keys = np.arange(8, dtype=np.uint32).reshape(4, 2)
+        >>> batches = cohort_batches(data, Batching(batch=1, steps=2), range(4), keys)
+        >>> mean = fed_avg(loss, params, client_optimizer=optax.sgd(0.01))
+        >>> check_algorithm(mean, params, (), batches)
+
+    """
+    check_kind(
+        algorithm,
+        FederatedAlgorithm,
+        who="check_algorithm",
+        name="algorithm",
+        expected="a FederatedAlgorithm",
+        remedy="call the factory first" if callable(algorithm) else "",
+    )
+    trial = AlgorithmTrial(algorithm, params, frozen, batches)
+    for promise in ALGORITHM_PROMISES:
+        promise(trial)
+
+
+class AlgorithmTrial:
+    """One algorithm on one cohort, whose programs are compiled once for all promises.
+
+    Args:
+        algorithm: The algorithm.
+        params: Its first parameters.
+        frozen: Frozen parameters.
+        batches: Batches of a cohort: leaves `[clients, steps, batch, ...]`.
+        weights: Weights of the clients. Default: 1, 2, 3, ...
+        cohort: `(round) -> batches` of other rounds. Default: `batches` dealt to other clients.
+
+    """
+
+    def __init__(
+        self,
+        algorithm: FederatedAlgorithm,
+        params: Params,
+        frozen: Frozen,
+        batches: PyTree,
+        *,
+        weights: Any = None,
+        cohort: Callable[[int], PyTree] | None = None,
+    ) -> None:
+        self.params, self.frozen, self.batches = params, frozen, batches
+        self.clients = len(jax.tree.leaves(batches)[0])
+        self.weights = jnp.arange(1.0, self.clients + 1) if weights is None else weights
+        self.cohort = cohort or self._dealt
+        self.traces = 0
+        self.algorithm = algorithm
+        counted = algorithm._replace(client_update=self._counted(algorithm.client_update))
+        self.programs = {name: round_program(counted, axis) for name, axis in AXES.items()}
+
+    def start(self) -> tuple[PyTree, PyTree]:
+        """The first server state, and the first client states stacked."""
+        own = self.algorithm.client_init(self.params)
+        rows = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.clients), own)
+        return self.algorithm.init(jr.key(7), self.params), rows
+
+    def play(
+        self,
+        state: PyTree,
+        client_states: PyTree,
+        rounds: range | list[int],
+        *,
+        axis: str = "vmap",
+        batches: PyTree = None,
+        weights: Any = None,
+    ) -> tuple[PyTree, PyTree, Any]:
+        """States after some rounds, and what the last one left: downlink, uplinks, infos."""
+        watched = None
+        for number in rounds:
+            here = self.cohort(number) if batches is None else batches
+            state, client_states, watched = self.programs[axis](
+                jr.fold_in(jr.key(3), number),
+                self.frozen,
+                state,
+                jnp.arange(self.clients),
+                self.weights if weights is None else weights,
+                client_states,
+                here,
+            )
+        return state, client_states, watched
+
+    @cached_property
+    def played(self) -> tuple[PyTree, PyTree, Any, list[int]]:
+        """`play` of the first rounds under `vmap`, and the traces made after each."""
+        state, client_states = self.start()
+        traces, watched = [], None
+        for number in range(ROUNDS):
+            state, client_states, watched = self.play(state, client_states, [number])
+            traces.append(self.traces)
+        return state, client_states, watched, traces
+
+    def broken(self, clients: Any) -> PyTree:
+        """The batches of round 9 with NaNs in the floating-point data of some clients."""
+
+        def fail(path: Any, leaf: Any) -> Any:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating) or "mask" in jax.tree_util.keystr(path):
+                return leaf
+            return jnp.asarray(leaf).at[clients].set(jnp.nan)
+
+        batches = jax.tree_util.tree_map_with_path(fail, self.cohort(9))
+        if all(
+            a is b for a, b in zip(*map(jax.tree.leaves, (batches, self.cohort(9))), strict=True)
+        ):
+            raise ValueError(
+                "check_algorithm: batches: expected a floating-point leaf beside the mask, got none."
+            )
+        return batches
+
+    def _dealt(self, number: int) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.roll(jnp.asarray(leaf), number, axis=0), self.batches)
+
+    def _counted(self, update: Callable) -> Callable:
+        def counted(*args: Any) -> Any:
+            self.traces += 1
+            return update(*args)
+
+        return counted
+
+
+def rounds_move_the_parameters(trial: AlgorithmTrial) -> None:
+    """Rounds change the states and keep them finite."""
+    state, client_states, _, _ = trial.played
+    first = trial.start()
+    _hold(_finite((state, client_states)), "rounds", "finite states", "others", "check the loss")
+    _hold(
+        not _equal((state.params, client_states), (first[0].params, first[1])),
+        "rounds",
+        "parameters or client states that move",
+        "those of the start",
+        "return the new states",
+    )
+
+
+def client_axes_agree(trial: AlgorithmTrial) -> None:
+    """`scan` and `chunked(3)` compute the round that `vmap` computes, to rounding."""
+    for axis in ("scan", "chunked"):
+        state, client_states, _ = trial.play(*trial.start(), range(ROUNDS), axis=axis)
+        _hold(
+            _close(state.params, trial.played[0].params, 2e-5)
+            and _close(client_states, trial.played[1], 2e-4),
+            "client axes",
+            f"{axis} to compute the round that vmap computes",
+            "other states",
+            "fold clients in with a sum or a row for each, whatever the size of a chunk",
+        )
+
+
+def states_are_arrays(trial: AlgorithmTrial) -> None:
+    """A run continues from the arrays of its states to the same bits."""
+    kept = trial.play(*trial.start(), range(1))[:2]
+    first = trial.start()
+    _hold(
+        jax.tree.map(jnp.shape, first) == jax.tree.map(jnp.shape, kept),
+        "states",
+        "states of the shapes that init made",
+        jax.tree.map(jnp.shape, kept),
+        "keep the structure and shapes of both states from round to round",
+    )
+    leaves = jax.device_get(jax.tree.leaves(kept))
+    again = jax.tree.unflatten(jax.tree.structure(first), leaves)
+    _hold(
+        _equal(trial.play(*again, range(1, ROUNDS))[:2], trial.played[:2]),
+        "states",
+        "the same bits after a copy of the states to the host and back",
+        "others",
+        "keep everything that lasts in the states, nothing in a closure",
+    )
+
+
+def rounds_trace_once(trial: AlgorithmTrial) -> None:
+    """Later rounds trace nothing again."""
+    once, *later = trial.played[3]
+    _hold(
+        once > 0 and set(later) == {once},
+        "tracing",
+        "no trace after the first round",
+        trial.played[3],
+        "keep dtypes and weak types of both states from round to round",
+    )
+
+
+def failed_clients_are_left_out(trial: AlgorithmTrial) -> None:
+    """A client with NaNs counts as failed, and the others as if it had weight zero."""
+    state, client_states, _ = trial.play(*trial.start(), range(1))
+    got, after, (_, _, info, server) = trial.play(
+        state, client_states, [5], batches=trial.broken(1)
+    )
+    without = jnp.asarray(trial.weights).at[1].set(0)
+    expected = trial.play(state, client_states, [5], batches=trial.cohort(9), weights=without)[0]
+    counts = (int(server.accepted), int(server.failed))
+    _hold(
+        counts == (trial.clients - 1, 1) and bool(np.isnan(info.loss[1])),
+        "failures",
+        f"(accepted, failed) of {(trial.clients - 1, 1)} and a NaN loss",
+        counts,
+        "send NaNs where has_failed(info, update), and gather with gather_updates",
+    )
+    _hold(
+        _close(got, expected, 1e-6) and _finite(after),
+        "failures",
+        "the server state without that client, and finite client states",
+        "others",
+        "keep a failed client's old state: choose(failed, old, new)",
+    )
+
+
+def a_round_of_failures_changes_no_parameters(trial: AlgorithmTrial) -> None:
+    """Where every client fails, the server keeps its parameters."""
+    state, client_states, _ = trial.play(*trial.start(), range(1))
+    got, _, (_, _, _, server) = trial.play(
+        state, client_states, [5], batches=trial.broken(slice(None))
+    )
+    counts = (int(server.accepted), int(server.failed))
+    _hold(
+        counts == (0, trial.clients) and _equal(got.params, state.params),
+        "failures",
+        f"(accepted, failed) of {(0, trial.clients)} and the old parameters",
+        counts,
+        "end server_update with server_result",
+    )
+
+
+def messages_have_the_bytes_that_are_made(trial: AlgorithmTrial) -> None:
+    """Downlink and uplinks become messages, and read back to the same messages."""
+    downlink, uplinks, _, _ = jax.device_get(trial.played[2])
+    sent = [jax.tree.map(lambda leaf, row=row: leaf[row], uplinks) for row in range(trial.clients)]
+    for payload in (downlink, *sent):
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), payload)
+        data = wire.dumps(payload)
+        _hold(
+            wire.dumps(wire.loads(data, like)) == data,
+            "messages",
+            "a message that reads back",
+            "another",
+            "keep only numeric and boolean arrays, Symbols and Prefix in a payload",
+        )
+
+
+def other_structures_are_refused(trial: AlgorithmTrial) -> None:
+    """`init` raises `ValueError` for parameters of another structure."""
+    try:
+        trial.algorithm.init(jr.key(0), {"other": jnp.zeros(1)})
+    except ValueError:
+        return
+    _hold(False, "structure", "a ValueError from init", "none", "call check_structure in init")
+
+
+ALGORITHM_PROMISES: tuple[Callable[[AlgorithmTrial], None], ...] = (
+    rounds_move_the_parameters,
+    client_axes_agree,
+    states_are_arrays,
+    rounds_trace_once,
+    failed_clients_are_left_out,
+    a_round_of_failures_changes_no_parameters,
+    messages_have_the_bytes_that_are_made,
+    other_structures_are_refused,
+)
+"""Every promise of an algorithm, each a function that raises `ContractError`."""
+
+
+def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None:
+    """Check every promise of the aggregator contract.
+
+    Args:
+        aggregator: The rule to check.
+        like: A pytree whose shapes the updates have. Default: a matrix and a scalar.
+
+    Raises:
+        ContractError: Naming the first promise that does not hold, what was expected, what was
+            got, and how to mend it.
+        TypeError: For anything but an `Aggregator`.
+
+    Example:
+        >>> from fedjax_llm import weighted_mean
+        >>> check_aggregator(weighted_mean())
+
+    """
+    check_kind(
+        aggregator,
+        Aggregator,
+        who="check_aggregator",
+        name="aggregator",
+        expected="an Aggregator",
+        remedy="call the factory first" if callable(aggregator) else "",
+    )
+    like = {"matrix": jnp.zeros((3, 2)), "scalar": jnp.zeros(())} if like is None else like
+    clients = 5
+    updates = jax.tree.map(lambda leaf: jr.normal(jr.key(leaf.size), (clients, *leaf.shape)), like)
+    weights = jnp.array([1.0, 2.0, 0.5, 3.0, 1.5])
+    empty, add, finish = (jax.jit(f, static_argnums=n) for f, n in _static(aggregator))
+
+    def folded(
+        chunks: list[list[int]], weights: Any = weights, updates: PyTree = updates
+    ) -> PyTree:
+        partial = empty(like, clients)
+        for rows in chunks:
+            index = jnp.array(rows)
+            chunk = jax.tree.map(lambda leaf, index=index: leaf[index], updates)
+            partial = add(partial, chunk, weights[index])
+        return partial
+
+    whole = finish(folded([[0, 1, 2, 3, 4]]))
+    _hold(
+        jax.tree.map(jnp.shape, whole) == jax.tree.map(jnp.shape, like) and _finite(whole),
+        "result",
+        "a finite update of the shapes of `like`",
+        jax.tree.map(jnp.shape, whole),
+        "reduce the client axis in finish",
+    )
+    for chunks in ([[0], [1], [2], [3], [4]], [[0, 1, 2], [3, 4]]):
+        _hold(
+            _close(finish(folded(chunks)), whole, 1e-5),
+            "chunks",
+            f"the same result from chunks {chunks}",
+            "another",
+            "let add append or sum a chunk, whatever its size",
+        )
+    padded = jnp.concatenate([weights, jnp.zeros(1)])
+    filled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[-1:]]), updates)
+    _hold(
+        _close(finish(folded([[0, 1, 2], [3, 4, 5]], padded, filled)), whole, 1e-5),
+        "padding",
+        "rows of weight zero, which fill up the last chunk, to count as nothing",
+        "another result",
+        "drop them in add: with `stacked`, which stores only rows of weight above zero",
+    )
+    merged = jax.jit(aggregator.merge)(folded([[0, 1]]), folded([[2, 3, 4]]))
+    _hold(
+        _close(finish(merged), whole, 1e-5),
+        "merge",
+        "the same result from two partial aggregates",
+        "another",
+        "let merge sum, or append the rows of the second to those of the first",
+    )
+    none = finish(folded([[0, 1, 2, 3, 4]], jnp.zeros(clients)))
+    _hold(
+        _finite(none),
+        "no clients",
+        "a finite update where every weight is zero",
+        none,
+        "divide by jnp.where(weight > 0, weight, 1)",
+    )
+
+
+def _static(aggregator: Aggregator) -> list[tuple[Callable, tuple[int, ...]]]:
+    return [(aggregator.empty, (1,)), (aggregator.add, ()), (aggregator.finish, ())]
+
+
+def _hold(holds: Any, promise: str, expected: str, got: Any, remedy: str) -> None:
+    if not holds:
+        raise ContractError(f"{promise}: expected {expected}, got {got!r:.200}; {remedy}.")
+
+
+def _finite(tree: PyTree) -> bool:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves)
+
+
+def _equal(one: PyTree, other: PyTree) -> bool:
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def _close(one: PyTree, other: PyTree, tolerance: float) -> bool:
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        np.allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )

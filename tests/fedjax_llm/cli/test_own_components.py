@@ -1,0 +1,146 @@
+"""Components of one's own on the command line and in Python: plugins, objects, declared needs."""
+
+import json
+import sys
+
+import optax
+import pytest
+from fedjax_compression import eden, registry
+
+import fedjax_llm
+from fedjax_llm import Method, Named, RunConfig, fed_avg, frontier
+from fedjax_llm.aggregators import registry as aggregators
+from fedjax_llm.algorithms import registry as methods
+from fedjax_llm.cli import main
+from fedjax_llm.data import registry as data
+from fedjax_llm.models import DecoderConfig
+from fedjax_llm.runs import prepare
+from tests.helpers.commands import ROLES, SMALL, refused, train
+
+PLUGIN = ("--plugin", "tests.helpers.a_plugin")
+TINY = RunConfig(
+    rounds=2,
+    clients=2,
+    local_steps=2,
+    batch=2,
+    seq=32,
+    decoder=DecoderConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1),
+    data=f"shakespeare(roles='{', '.join(ROLES)}')",
+)
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_before():
+    """What a test registers is gone after it, and a plugin is imported anew."""
+    tables = (registry.FACTORIES, methods.METHODS, aggregators.AGGREGATORS, data.DATA)
+    before = [dict(table) for table in tables]
+    yield
+    for table, names in zip(tables, before, strict=True):
+        table.clear()
+        table.update(names)
+    sys.modules.pop("tests.helpers.a_plugin", None)
+
+
+def test_a_plugins_codec_method_aggregator_and_data_run_beside_ours(tmp_path):
+    own = ("--uplink", "half()", "--algorithm", "small_server_steps()")
+    row = train(tmp_path / "own", *PLUGIN, *own, "--data", "notes()")
+    plain = train(tmp_path / "plain", *PLUGIN, "--data", "notes()", "--aggregate", "plain_mean()")
+    assert row["codec"] == "half()"
+    assert row["uplink_bytes"] * 1.9 < plain["uplink_bytes"]  # headers are not halved
+    assert row["digest"] != plain["digest"]
+
+
+def test_a_parameter_of_ones_own_may_have_the_name_of_a_need(tmp_path):
+    """`steps` and `scale` of the method are not the run's: only declared needs are passed."""
+    args = (*PLUGIN, "--algorithm", "small_server_steps(steps=5, scale=2.0)")
+    assert train(tmp_path / "run", *args)["algorithm"] == "small_server_steps(scale=2.0, steps=5)"
+
+
+def test_frontier_takes_a_plugins_codec(tmp_path):
+    main(["frontier", *SMALL, *PLUGIN, "--codecs", "identity()", "half()", "--out", str(tmp_path)])
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["codec"] for row in rows] == ["identity()", "half()"]
+    assert rows[1]["uplink_bytes"] < 0.6 * rows[0]["uplink_bytes"]
+
+
+def test_frontier_from_python_takes_objects_and_finds_its_rows_again(tmp_path):
+    codecs = {"identity()": registry.codec("identity()"), "mine(bits=1)": eden(bits=1)}
+    rows = frontier(TINY, codecs, out=tmp_path)
+    assert [row["codec"] for row in rows] == ["identity()", "mine(bits=1)"]
+    ours = frontier(TINY, ["eden(bits=1)"], out=tmp_path / "ours")
+    assert rows[1]["digest"] == ours[0]["digest"]
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    before = (tmp_path / "results.jsonl").read_bytes()
+    assert frontier(TINY, codecs, out=tmp_path) == json.loads(json.dumps(rows))
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+
+
+def test_a_run_takes_objects_with_their_text():
+    config = RunConfig(
+        **{field: getattr(TINY, field) for field in ("rounds", "clients", "batch", "data")},
+        decoder=TINY.decoder,
+        uplink=Named("mine()", eden(bits=1)),
+        client_optimizer=Named("slow()", optax.sgd(0.1)),
+        algorithm=Named("ours()", Method(fed_avg, needs=("client_optimizer", "uplink"))),
+    )
+    run = prepare(config)
+    assert (run.config.uplink, run.config.algorithm) == ("mine()", "ours()")
+    assert run.config.client_optimizer == "slow()"
+    with pytest.raises(ValueError, match=r"uplink: expected a text .* Named\(text, object\)"):
+        prepare(RunConfig(uplink=eden(bits=1)))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (
+            ("--plugin", "no_such_module_here"),
+            "plugin: expected a module that can be imported, got 'no_such_module_here'",
+        ),
+        (("--uplink", "half()"), "uplink: codec 'half()': expected one of adaptive"),
+        (("--algorithm", "fed_avgg()"), "(did you mean fed_avg?)"),
+        (
+            ("--algorithm", "scaffold()", "--aggregate", "weighted_mean()"),
+            "aggregate: scaffold takes none, expected None, got weighted_mean()",
+        ),
+        (("--aggregate", "median()"), "aggregate: expected one of weighted_mean, got 'median'"),
+    ],
+)
+def test_what_cannot_be_found_is_refused_by_name(args, said, tmp_path, capsys):
+    assert said in refused(capsys, "train", *SMALL, *args, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("room", [registry, methods, aggregators, data])
+def test_names_are_registered_once_and_are_identifiers(room):
+    def factory():
+        raise NotImplementedError
+
+    room.register("fresh_name", factory)
+    room.register("fresh_name", factory)
+    with pytest.raises(ValueError, match="expected one that is not in use, got 'fresh_name'"):
+        room.register("fresh_name", lambda: None)
+    with pytest.raises(ValueError, match="expected an identifier, got 'two words'"):
+        room.register("two words", factory)
+    with pytest.raises(TypeError, match="expected a"):
+        room.register("other_name", 3)
+
+
+def test_needs_are_out_of_a_closed_set():
+    with pytest.raises(ValueError, match="needs: expected some of client_optimizer.*got 'stepz'"):
+        methods.register("other", Method(fed_avg, needs=("stepz",)))
+
+
+def test_help_lists_every_name_that_a_text_may_take(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    lines = dict(line.split(maxsplit=1) for line in said.splitlines() if line.startswith("  "))
+    for name in (*registry.FACTORIES, *methods.METHODS, "shakespeare", "lora", "adam", "faults"):
+        assert lines[name], name
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_the_version_is_said(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"fedjax-llm {fedjax_llm.__version__}\n"
