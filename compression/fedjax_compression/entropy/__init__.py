@@ -1,4 +1,4 @@
-"""Codecs whose messages are entropy-coded to a rate."""
+"""Codecs whose messages are entropy-coded to a given rate."""
 
 from .adaptive import adaptive
 from .entropy_coded import entropy_coded

@@ -1,9 +1,9 @@
-"""The codec that spends a byte budget where an update has the most to say.
+"""A codec that spends its bits where the update has most energy.
 
-Three classical parts: a basis for each matrix in which few directions hold most of it, as in the
-Karhunen-Loeve transform; one step for all entries, which is reverse water-filling over directions
-and tensors; and entropy-coded trellis quantisation (Fischer & Wang 1992) with a table for each
-octave of variance.
+It combines three classical methods: a basis of principal directions for each matrix, in which few
+rows carry most of the energy (Karhunen-Loeve transform); one step for all entries, which is reverse
+water-filling over directions and tensors; and entropy-coded trellis quantisation (Fischer & Wang
+1992) with a frequency table for each octave of variance.
 """
 
 import math
@@ -26,51 +26,84 @@ from .trellis_bits import histogram, message_bits
 from .trellis_path import PATH_BYTES, Path, find_path, walk_path
 
 _CLASSES = 16
-"""Octaves of a row's variance, below the largest, that have tables of their own."""
+"""Number of classes of rows: octaves of variance below the largest, each with its own tables."""
 _FINER = 8
-"""Octaves above them in which directions may lie."""
+"""Number of classes of directions above those of rows: entries of directions vary more."""
 _MOST_DIRECTIONS = 128
+"""Most directions of one matrix."""
 _DIRECTION_STEP = 3.0
-"""Of the directions' step over the trellis's."""
+"""Step of the directions as a multiple of the trellis's step."""
 _TINY = 1e-37
+"""Variances below this are treated as this."""
 
 
 class Adaptive(NamedTuple):
-    """Payload of an update."""
+    """Payload of an update. A matrix's basis consists of its directions and their complement.
+
+    Attributes:
+        path: The entries of all matrices in their bases, rows of larger variance first.
+        directions: Each direction times the square root of its energy, in steps, directions of
+            larger variance first; unused directions last.
+        step: Step of the directions as a share of the update's largest magnitude, shape []. Not
+            used by `decode`.
+        octaves: Octaves by which each row's variance is below the largest, as differences from row
+            to row.
+        ranks: Number of directions of each matrix; one array for each group of matrices of one
+            shape.
+
+    """
 
     path: Path
-    """The rows of all matrices in their bases, those of larger variance first."""
     directions: Symbols
-    """Each direction times the root of its energy, in steps, those of larger variance first."""
     step: Float[Array, ""]
-    """Of the directions, as a share of the update's largest magnitude."""
     octaves: Symbols
-    """Octaves of each row's variance below the largest, as differences from row to row."""
     ranks: list[UInt8[Array, "_matrices"]]
-    """How many directions each matrix has, by group."""
 
 
 def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
-    """Spend `rate` bits per entry on an update as its own statistics ask for.
+    """Code each matrix in the basis of its directions of largest energy, at `rate` bits per entry.
 
-    Each matrix (the last two axes of a leaf; what has fewer axes is one row) is turned into the
-    basis of its own largest directions, as many as save more than they cost: none where it has no
-    such structure, half of its rows at most. The directions are sent, the turned rows are coded
-    by the entropy-coded trellis, with one step for all and tables by the row's variance. Updates
-    of language models lie in few directions, and err several dB less than Shannon's bound for a
-    Gaussian of their variance; on a Gaussian it is `trellis`. Nothing is rotated at random, which
-    would make every update as hard as a Gaussian.
+    A matrix is the last two axes of a leaf; a leaf with fewer axes, or with fewer than 8 rows or
+    columns, is one row. Each matrix is turned into the basis of its largest directions, as many as
+    save more bits than they cost: none for a matrix without such structure, at most half of its
+    rows and at most 128. The directions are sent, and the turned rows are coded by the
+    entropy-coded trellis, with one step for all and frequency tables by the row's variance. There
+    is no random rotation, which would make every update as hard to code as a Gaussian.
 
-    Least error, biased: for use under `error_feedback` or with many clients; `unbiased_scale`
-    makes the scale right, not the direction. Zeros are exact; an update with a NaN or an infinity
-    decodes to NaNs. The receiver's basis is recomputed from the integers sent, so that decoding
-    agrees between machines to rounding.
-    Message: at most `rate` bits per entry, header, tables and directions and all, unless that is
-    less than the overhead of about 200 bytes; within 1 % of it as a rule, and a few percent below
-    where tables are large beside it. Cost: one or two searches of `states`
-    states an entry, some five on a sample of it, and for matrices of r by c about r * r * c
-    operations; clients under `vmap` take turns.
-    Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
+    Guarantees: least error, and biased: for use under `error_feedback` or with many clients.
+    `unbiased_scale` corrects the scale, not the direction. Updates of language models lie in few
+    directions, and their error is several dB below Shannon's bound for a Gaussian of the same
+    variance; on a Gaussian the error is that of `trellis`. Zeros are exact; an update with a NaN or
+    an infinity decodes to NaNs. The receiver recomputes the basis from the integers sent, so that
+    decoding agrees between machines to rounding. At most 2^31 - 8 entries.
+
+    Message: at most `rate` bits per entry, including header, tables and directions, unless that is
+    less than the overhead of about 200 bytes; usually within 1 % of the rate, and a few percent
+    below it where tables are large in comparison. Cost: one or two searches of `states` states per
+    entry, about five on a sample of the entries, and about r * r * c operations for each matrix of
+    r by c; under `vmap` clients are searched one after another. Stateless.
+
+    Args:
+        rate: Bits per entry of the whole message, above 0 and at most 8.
+        states: Number of states of the trellis, a power of two from 4 to 1,024. More states give
+            less error and a slower search. Default: 32.
+
+    Returns:
+        The codec.
+
+    Raises:
+        ValueError: For a rate or a number of states out of range.
+
+    Example:
+        >>> import jax
+        >>> from fedjax_compression import adaptive, payload_structure
+        >>> like = {"w": jax.ShapeDtypeStruct((64, 96), "float32")}
+        >>> payload = payload_structure(adaptive(rate=1), like)
+        >>> payload.path.symbols.codes.shape  # a code per entry, whose bytes depend on the values
+        (6144,)
+        >>> payload.directions.codes.shape  # room for 32 directions of 64; zeros take few bits
+        (2048,)
+
     """
     check_trellis(rate, states, who="adaptive")
 
@@ -84,36 +117,36 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
         x = [jnp.where(usable, a / jnp.where(usable, largest, 1.0), 0.0) for a in x]
         bits = float(rate) * sum(a.size for a in x)
 
-        found = list(map(_directions, groups, x))
+        principal = list(map(_directions, groups, x))
         totals = [(a * a).sum(axis=(1, 2)) for a in x]
-        step, ranks = _plan(groups, [energy for _, energy in found], totals, bits)
+        step, ranks = _plan(groups, [energy for _, energy in principal], totals, bits)
         finer = _DIRECTION_STEP * step
         directions = [
             jnp.where(
                 _used(rank, u.shape[2])[:, None], jnp.round(u * jnp.sqrt(e)[:, None] / finer), 0.0
             ).astype(jnp.int32)
-            for (u, e), rank in zip(found, ranks, strict=True)
+            for (u, e), rank in zip(principal, ranks, strict=True)
         ]
         turned = list(map(_turned(to_axes), directions, x))
         variances = [(a * a).mean(axis=2) if a.size else a.sum(axis=2) for a in turned]
         top = jnp.stack([jnp.float32(_TINY), *(v.max(initial=0) for v in variances)]).max()
-        # rows of one variance, of which top is the largest that was met, are of one class
+        # top is the largest of noisy variances: the offset keeps rows of its true variance together
         below = [jnp.log2(top / jnp.maximum(v, _TINY)) - 0.25 for v in variances]
         octaves = [jnp.clip(jnp.round(b), 0, _CLASSES - 1).astype(jnp.int32) for b in below]
         order, classes, runs = _entry_order(groups, octaves)
         direction_order, direction_classes, direction_runs = _direction_order(
             groups, octaves, ranks
         )
-        codes = _joined(directions, jnp.int32)[direction_order]
-        differences = jnp.diff(_joined(octaves, jnp.int32), prepend=jnp.zeros(1, jnp.int32))
-        beside = _plain_bits(codes, direction_classes, len(direction_runs))
-        beside += _plain_bits(differences, jnp.zeros_like(differences), 1)
+        codes = _concatenated(directions, jnp.int32)[direction_order]
+        differences = jnp.diff(_concatenated(octaves, jnp.int32), prepend=jnp.zeros(1, jnp.int32))
+        side_bits = _symbols_bits(codes, direction_classes, len(direction_runs))
+        side_bits += _symbols_bits(differences, jnp.zeros_like(differences), 1)
         fixed = HEADER_BYTES + PATH_BYTES + 4 + 2 * 16 + sum(len(rank) for rank in ranks)
         path = find_path(
-            _joined(turned, jnp.float32)[order],
+            _concatenated(turned, jnp.float32)[order],
             classes,
             runs,
-            bits=bits - beside - 8 * fixed,
+            bits=bits - side_bits - 8 * fixed,
             states=states,
         )
         scale = jnp.where(jnp.isfinite(largest), largest, jnp.nan)
@@ -127,19 +160,19 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
 
     def decode(payload: Adaptive, like: Like) -> Update:
         groups = groups_of(like)
-        octaves = _parted(
+        octaves = _split(
             jnp.cumsum(jnp.asarray(payload.octaves.codes)), [(g.matrices, g.rows) for g in groups]
         )
         ranks = [jnp.asarray(rank).astype(jnp.int32) for rank in payload.ranks]
         order, _, _ = _entry_order(groups, octaves)
         values = walk_path(payload.path, states=states)
-        turned = _parted(
+        turned = _split(
             jnp.zeros_like(values).at[order].set(values),
             [(g.matrices, g.rows, g.columns) for g in groups],
         )
         order, _, _ = _direction_order(groups, octaves, ranks)
         codes = jnp.asarray(payload.directions.codes)
-        directions = _parted(
+        directions = _split(
             jnp.zeros_like(codes).at[order].set(codes),
             [(g.matrices, g.rows, _most_directions(g)) for g in groups],
         )
@@ -163,6 +196,8 @@ def _directions(
 
 
 def _turned(turn: Callable[[Reflections, Array], Array]) -> Callable[[Array, Array], Array]:
+    """Return a function that turns all matrices of a group into or out of their bases."""
+
     def turned(
         directions: Int[Array, "matrices rows count"], x: Float[Array, "matrices rows columns"]
     ) -> Float[Array, "matrices rows columns"]:
@@ -180,10 +215,14 @@ def _plan(
     totals: Sequence[Float[Array, "_matrices"]],
     bits: float,
 ) -> tuple[Float[Array, ""], list[Int[Array, "_matrices"]]]:
-    """The step that spends so many bits, about, and how many directions are worth sending at it."""
+    """Return a step that spends about `bits`, and the best number of directions of each matrix.
+
+    `energies` are those along the directions of each group's matrices; `totals` are the energies of
+    the whole matrices.
+    """
 
     def rate(variance: Array, step: Array) -> Array:
-        return 0.5 * jnp.log2(1 + 4 * variance / step**2)  # of the trellis, measured
+        return 0.5 * jnp.log2(1 + 4 * variance / step**2)  # fitted to measured rates of the trellis
 
     def spend(step: Array) -> tuple[Array, list[Array]]:
         spent, ranks = jnp.zeros(()), []
@@ -192,14 +231,14 @@ def _plan(
             none = jnp.zeros((g.matrices, 1))
             finer = _DIRECTION_STEP * step
             row = jnp.maximum(g.columns, 1)
-            taken = jnp.concatenate([none, jnp.cumsum(energy, axis=1)], axis=1)
-            # what the directions' rounding turns out of them stays with the other rows
-            left = jnp.maximum(total[:, None] - taken, 0) / ((g.rows - used) * row)
+            along = jnp.concatenate([none, jnp.cumsum(energy, axis=1)], axis=1)
+            # energy that rounding turns out of the directions is left to the other rows
+            left = jnp.maximum(total[:, None] - along, 0) / ((g.rows - used) * row)
             left += used * finer**2 / (12 * row)
             each = g.columns * rate(energy / row, step)
             each += g.rows * (0.5 * jnp.log2(1 + 17 * energy / g.rows / finer**2) + 0.1)
-            own = jnp.concatenate([none, jnp.cumsum(each, axis=1)], axis=1)
-            cost = own + (g.rows - used) * g.columns * rate(left, step)
+            directions = jnp.concatenate([none, jnp.cumsum(each, axis=1)], axis=1)
+            cost = directions + (g.rows - used) * g.columns * rate(left, step)
             ranks.append(cost.argmin(axis=1).astype(jnp.int32))
             spent += cost.min(axis=1).sum()
         return spent, ranks
@@ -218,12 +257,15 @@ def _plan(
 def _entry_order(
     groups: Sequence[Group], octaves: Sequence[Int[Array, "_matrices _rows"]]
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " classes"]]:
-    """All entries, those of rows of larger variance first; their classes, and how many of each."""
+    """Order the entries by class, rows of larger variance first.
+
+    Returns the order, the class of each entry in that order, and the number of entries per class.
+    """
     each = [
         jnp.broadcast_to(o[:, :, None], (g.matrices, g.rows, g.columns))
         for g, o in zip(groups, octaves, strict=True)
     ]
-    return _by_class(_joined(each, jnp.int32), _CLASSES)
+    return _by_class(_concatenated(each, jnp.int32), _CLASSES)
 
 
 def _direction_order(
@@ -231,16 +273,19 @@ def _direction_order(
     octaves: Sequence[Int[Array, "_matrices _rows"]],
     ranks: Sequence[Int[Array, "_matrices"]],
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " classes"]]:
-    """The same of the directions' entries; those that are not used come last."""
+    """Order the entries of the directions by class; entries of unused directions come last.
+
+    Returns the same as `_entry_order`.
+    """
     each = []
     for g, octave, rank in zip(groups, octaves, ranks, strict=True):
         count = _most_directions(g)
-        # the energy of a row is that of its direction, spread over fewer entries
+        # a direction has the energy of its row, spread over fewer entries
         longer = round(math.log2(g.columns / g.rows)) if count else 0
-        own = jnp.clip(octave[:, :count] + _FINER - longer, 0, _CLASSES + _FINER - 1)
-        own = jnp.where(_used(rank, count), own, _CLASSES + _FINER)
-        each.append(jnp.broadcast_to(own[:, None], (g.matrices, g.rows, count)))
-    return _by_class(_joined(each, jnp.int32), _CLASSES + _FINER + 1)
+        classes = jnp.clip(octave[:, :count] + _FINER - longer, 0, _CLASSES + _FINER - 1)
+        classes = jnp.where(_used(rank, count), classes, _CLASSES + _FINER)
+        each.append(jnp.broadcast_to(classes[:, None], (g.matrices, g.rows, count)))
+    return _by_class(_concatenated(each, jnp.int32), _CLASSES + _FINER + 1)
 
 
 def _used(rank: Int[Array, " matrices"], count: int) -> Bool[Array, "matrices count"]:
@@ -254,16 +299,19 @@ def _by_class(
     return order, classes[order], jnp.bincount(classes, length=count).astype(jnp.int32)
 
 
-def _plain_bits(codes: Int[Array, " n"], classes: Int[Array, " n"], count: int) -> Float[Array, ""]:
-    """Of `Symbols`, tables and all."""
+def _symbols_bits(
+    codes: Int[Array, " n"], classes: Int[Array, " n"], count: int
+) -> Float[Array, ""]:
+    """The bits of a `Symbols` leaf, tables included."""
     return message_bits(histogram(codes, jnp.zeros_like(codes), classes, count))
 
 
-def _joined(parts: Sequence[Array], dtype: Any) -> Array:
+def _concatenated(parts: Sequence[Array], dtype: Any) -> Array:
     return jnp.concatenate([jnp.zeros(0, dtype), *(part.reshape(-1) for part in parts)])
 
 
-def _parted(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+def _split(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Split a vector into arrays of the given shapes."""
     out, start = [], 0
     for shape in shapes:
         out.append(vector[start : start + math.prod(shape)].reshape(shape))

@@ -1,6 +1,6 @@
-"""Uniform quantisation with entropy coding (Gish & Pierce 1968), at a rate that is met.
+"""Uniform quantisation with entropy coding (Gish & Pierce 1968), at a given rate.
 
-Within 1.53 dB, a quarter of a bit, of Shannon's bound at high rates, and nearer at low ones.
+Within 1.53 dB, or a quarter of a bit, of Shannon's bound at high rates, and closer at low rates.
 """
 
 import math
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update
 from ..ops.blocks import group_means
 from ..ops.flat import flatten, unflatten
@@ -18,49 +19,79 @@ from ..wire import HEADER_BYTES
 from ..wire.leaves import Symbols
 
 _OCTAVES = 24
-"""Magnitudes below 2**-24 of the largest count as zero when the step is chosen."""
+"""Octaves of the histogram: magnitudes below 2**-24 of the largest count as zero in it."""
 _PER_OCTAVE = 128
+"""Bins of the histogram per octave."""
 _DIRECT = 256
-"""Levels whose probability is taken one by one when the step is chosen."""
+"""Levels whose probabilities are estimated one by one; higher levels are estimated by bin."""
 _CENTROIDS = 4
+"""Groups of levels with a centroid each: levels 1, 2, 3, and all higher ones."""
 _FIXED_BYTES = HEADER_BYTES + 4 + 20 + 12
-"""Header, length, step and shifts, and the coder's own length and last words."""
+"""Header; length of the section; step and shifts; length and last words of the coded stream."""
 _RUN_BYTES = 4
+"""Bytes for the length of a run."""
 _CODER = 1 - 1e-4
-"""What the range coder reaches of the entropy."""
+"""Share of the budget that the entropy may take; the rest is the range coder's overhead."""
 _SMALLEST_RUN = 4096
-"""Entries below which a tensor shares its table with its neighbours."""
+"""A tensor with fewer entries shares a table with its neighbours."""
 _LARGEST_RUN = 2**30
-"""Entries above which a tensor has several runs, as their lengths travel in 32 bits."""
+"""A tensor with more entries has several runs, as their lengths are 32-bit integers."""
 
 
 class EntropyCoded(NamedTuple):
-    """Payload of an update of n entries, whose values are step * (codes + shift by level)."""
+    """Payload of an update of n entries, with values sign(code) * step * (|code| + shift).
+
+    Attributes:
+        symbols: n signed levels, in one run per table.
+        step: Distance of two levels, shape [].
+        shifts: Mean of the entries rounded to level 1, 2, 3 and all higher levels, minus the level,
+            in steps, shape [4].
+
+    """
 
     symbols: Symbols
-    """n levels, in runs of tensors."""
     step: Float[Array, ""]
     shifts: Float[Array, " 4"]
-    """From levels 1, 2, 3 and all others to the mean of what was rounded to them, in steps."""
 
 
 def entropy_coded(*, rate: float | int) -> Compressor:
-    """Round every entry to a multiple of one step, chosen so that the message has `rate` bits per
-    entry, and send the levels at their entropy.
+    """Round every entry to a multiple of one step, and entropy-code the levels to `rate` bits each.
 
-    One step for all tensors spreads the error evenly, so that tensors of small entries take few
-    bits (reverse water-filling); each tensor of 4,096 entries or more has a table of its own.
-    Decoded values are the means of what was rounded to each level: least error, biased. Without
-    error feedback take `unbiased_scale(rotated(entropy_coded(...)))`. On a Gaussian
-    E||x - decode||^2 / ||x||^2 is .349, .0890, .0223 at 1, 2, 3 bits; less on every other source
-    of the same variance. Zeros are exact; an update with a NaN or an infinity decodes to NaNs.
+    The step is the smallest whose message meets the rate. It is the same for all tensors, which
+    spreads the error evenly, so that tensors of small entries take few bits (reverse
+    water-filling). Each tensor of 4,096 entries or more has its own frequency table; smaller ones
+    share a table with their neighbours.
 
-    Message: `rate` bits per entry, header, tables and all, to about one part in a thousand where
-    tables are small beside it; fewer where the update has less to say. Raises `ValueError` unless
-    0 < rate <= 16.
+    Guarantees: decoded values are the means of the entries rounded to each level (each of levels 1
+    to 3, and all higher levels together). This is the least error, and biased: without error
+    feedback use `unbiased_scale(rotated(entropy_coded(...)))`. On a Gaussian
+    E||x - decode||^2 / ||x||^2 is .349, .0890, .0223 at 1, 2, 3 bits; it is less on every other
+    source of the same variance. Zeros are exact; an update with a NaN or an infinity decodes to
+    NaNs.
+
+    Message: `rate` bits per entry, including header and tables, to about one part in a thousand
+    where the tables are small in comparison; fewer bits for an update with less entropy. Cost: one
+    pass for a histogram of magnitudes, and the range coder on the host. Stateless.
+
+    Args:
+        rate: Bits per entry of the whole message, above 0 and at most 16.
+
+    Returns:
+        The codec.
+
+    Raises:
+        ValueError: For a rate that is not such a number.
+
+    Example:
+        >>> import jax
+        >>> from fedjax_compression import entropy_coded, wire
+        >>> c, x = entropy_coded(rate=2), jax.random.normal(jax.random.key(0), (10_000,))
+        >>> payload, _ = jax.jit(c.encode)(jax.random.key(1), x, c.init(x))
+        >>> round(8 * len(wire.dumps(payload)) / x.size, 1)  # bits per entry
+        2.0
+
     """
-    if not isinstance(rate, int | float) or not 0 < rate <= 16:
-        raise ValueError(f"entropy_coded: rate must be above 0 and at most 16, got {rate!r}.")
+    check_number(rate, who="entropy_coded", name="rate", above=0, at_most=16)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="entropy_coded").astype(jnp.float32)
@@ -85,10 +116,10 @@ def entropy_coded(*, rate: float | int) -> Compressor:
 
 
 def choose_step(x: Float[Array, " n"], runs: tuple[int, ...], *, bits: float) -> Float[Array, ""]:
-    """The smallest step at which the levels of x, and their tables, fit in so many bits.
+    """Return the smallest step at which the levels of x and their tables take at most `bits`.
 
-    Bisects on a histogram of magnitudes, 128 bins to the octave: one pass over x. NaN where x is
-    not finite, zero where it is zero.
+    Bisects on a histogram of magnitudes with 128 bins per octave, so that x is read once. NaN if x
+    has a non-finite entry; 0 if x is zero or has no entries.
     """
     if not x.size:
         return jnp.float32(0)
@@ -110,7 +141,7 @@ def choose_step(x: Float[Array, " n"], runs: tuple[int, ...], *, bits: float) ->
 
 
 def table_runs(update: Like, *, smallest: int = _SMALLEST_RUN) -> tuple[int, ...]:
-    """Entries of neighbouring leaves that share a table."""
+    """Return the number of entries of each run: neighbouring leaves that share a table."""
     runs: list[int] = []
     for leaf in jax.tree.leaves(update):
         whole, rest = divmod(math.prod(leaf.shape), _LARGEST_RUN)
@@ -123,8 +154,9 @@ def table_runs(update: Like, *, smallest: int = _SMALLEST_RUN) -> tuple[int, ...
 
 
 def _position(magnitude: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Where a magnitude of at most 1 lies among the bins: linear within each bin, as float32's
-    own bits are.
+    """The position of a magnitude of at most 1 on the axis of the bins.
+
+    Linear within each bin, as the mantissa of a float32 is.
     """
     bits = jax.lax.bitcast_convert_type(magnitude, jnp.int32)
     smallest = (127 - _OCTAVES) << 23
@@ -132,17 +164,17 @@ def _position(magnitude: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _histogram(x: Float[Array, " n"]) -> Float[Array, " bins"]:
-    """How many magnitudes fall into each bin; the first bin holds all that are too small."""
+    """Count the magnitudes in each bin; the first bin counts all that are too small."""
     bins = 2 + _OCTAVES * _PER_OCTAVE
     place = jnp.clip(jnp.floor(_position(jnp.abs(x))).astype(jnp.int32) + 1, 0, bins - 1)
     return jnp.bincount(place, length=bins).astype(jnp.float32)
 
 
 def _message_bits(counts: Float[Array, "runs bins"], step: Float[Array, ""]) -> Float[Array, ""]:
-    """Bits of levels and tables at a step, as a share of the largest magnitude.
+    """Estimate the bits of levels and tables for a step relative to the largest magnitude.
 
-    The first 256 levels one by one; beyond, a bin's entries are taken to be spread evenly over the
-    levels in it. A sign is taken to cost a bit.
+    The first 256 levels are counted one by one; in the bins above them, the entries are assumed to
+    be spread evenly over the levels of a bin. A sign is assumed to cost one bit.
     """
     runs, bins = counts.shape
     below = jnp.concatenate([jnp.zeros((runs, 1)), jnp.cumsum(counts, axis=1)], axis=1)
@@ -157,7 +189,7 @@ def _message_bits(counts: Float[Array, "runs bins"], step: Float[Array, ""]) -> 
     tail = jnp.where(jnp.arange(bins) > whole[-1], counts, 0.0)
     spread = edges / (_PER_OCTAVE * step)
     beyond = (tail * (_log2(total / tail) + jnp.maximum(_log2(spread), 0.0))).sum()
-    # a frequency takes up to three bytes, for either sign; above level 16 levels share symbols
+    # each sign of a level has a frequency of up to three bytes; levels above 16 share symbols
     share = jnp.where(levels > 0, levels / jnp.maximum(total, 1.0) * 2.0**15, 0.0)
     table = sum((share > least).astype(jnp.float32) for least in (0.0, 2.0**7, 2.0**14))
     symbols = jnp.minimum(1.0, 16.0 / jnp.arange(1.0, _DIRECT + 1))
@@ -167,5 +199,5 @@ def _message_bits(counts: Float[Array, "runs bins"], step: Float[Array, ""]) -> 
 
 
 def _log2(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Zero where it would not be finite: for shares of nothing."""
+    """log2(x), but 0 where x is not positive and finite, as for shares of empty counts."""
     return jnp.log2(jnp.where((x > 0) & jnp.isfinite(x), x, 1.0))

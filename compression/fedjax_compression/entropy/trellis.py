@@ -1,4 +1,4 @@
-"""Entropy-coded trellis quantisation at a rate that is met (Fischer & Wang 1992)."""
+"""Entropy-coded trellis quantisation (Fischer & Wang 1992), at a given rate."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Key
@@ -12,20 +12,42 @@ from .trellis_path import PATH_BYTES, Path, find_path, walk_path
 
 
 def trellis(*, rate: float | int, states: int = 64) -> Compressor:
-    """Code all entries by the path through a trellis that errs least for `rate` bits per entry.
+    """Quantise all entries along a trellis path of low error, entropy-coded to `rate` bits each.
 
-    One step for all tensors, as in `entropy_coded`, whose tables it shares out likewise; the
-    trellis wins back most of what rounding each entry by itself loses to Shannon's bound. On a
-    Gaussian E||x - decode||^2 / ||x||^2 is .283, .0688, .0170 at 1, 2, 3 bits with 64 states,
-    .5 to .36 dB from the bound, and .31 to .23 dB with 1024. Least error, biased: without
-    error feedback take `unbiased_scale(rotated(trellis(...)))`. Below a quarter of a bit
-    `entropy_coded` is as good and faster. Zeros are exact; an update with a NaN or an infinity
-    decodes to NaNs.
+    The step is the same for all tensors, and tensors share frequency tables as in `entropy_coded`.
+    Rounding each entry by itself, as `entropy_coded` does, falls short of Shannon's bound; the
+    trellis recovers most of that loss.
 
-    Message: at most `rate` bits per entry, header, tables and all, unless that is less than the
-    overhead of about 100 bytes; within 1 % of it where the update has that much to say. Cost:
-    about two searches of 4 * states operations an entry; clients under `vmap` take turns.
-    Raises `ValueError` unless 0 < rate <= 8 and `states` is a power of two from 4 to 1024.
+    Guarantees: on a Gaussian E||x - decode||^2 / ||x||^2 is .283, .0688, .0170 at 1, 2, 3 bits with
+    64 states, .5 to .36 dB from the bound; with 1,024 states it is .31 to .23 dB from it. Least
+    error, and biased: without error feedback use `unbiased_scale(rotated(trellis(...)))`. Below a
+    quarter of a bit `entropy_coded` is as good and faster. Zeros are exact; an update with a NaN or
+    an infinity decodes to NaNs. At most 2^31 - 8 entries.
+
+    Message: at most `rate` bits per entry, including header and tables, unless that is less than
+    the overhead of about 100 bytes; within 1 % of it for an update with enough entropy. Cost: about
+    two searches of 4 * states operations per entry; under `vmap` clients are searched one after
+    another. Stateless.
+
+    Args:
+        rate: Bits per entry of the whole message, above 0 and at most 8.
+        states: Number of states of the trellis, a power of two from 4 to 1,024. More states give
+            less error and a slower search. Default: 64.
+
+    Returns:
+        The codec.
+
+    Raises:
+        ValueError: For a rate or a number of states out of range.
+
+    Example:
+        >>> import jax
+        >>> from fedjax_compression import payload_structure, trellis
+        >>> like = {"w": jax.ShapeDtypeStruct((64, 96), "float32")}
+        >>> path = payload_structure(trellis(rate=2), like)
+        >>> path.symbols.codes.shape  # a code per entry, whose bytes depend on the values
+        (6144,)
+
     """
     check_trellis(rate, states, who="trellis")
 

@@ -1,7 +1,7 @@
-"""What the codes of paths cost on the wire: the bits of their symbols, and of the tables.
+"""The length of a `TrellisSymbols` section, computed inside the program from a histogram.
 
-The symbols are those of `trellis_symbols`, and the tables' frequencies are those of
-`scaled_frequencies`, so that a histogram of a whole vector tells its message to a few bytes.
+Symbols are those of `wire/trellis_symbols.py` and frequencies those of `scaled_frequencies` in
+`wire/tables.py`, so that the histogram of a whole vector gives its section to within a few bytes.
 """
 
 import jax
@@ -12,25 +12,36 @@ from jaxtyping import Array, Float, Int
 from ..ops.union_trellis import LEVELS, bits_below_level, levels
 
 SYMBOLS = 2 * LEVELS - 1
-"""Zero, and each level of magnitude with either sign."""
+"""Number of symbols: zero, and each other level of magnitude with either sign."""
 _CODER = 1.6e-4
-"""Bits that the range coder takes of each code beside its entropy."""
+"""Bits per code that the range coder takes above the entropy."""
 _RARE = 0.05
-"""Of a code, that every level is taken to have."""
+"""Added to the count of every level, so that levels that do not occur have a finite price."""
 
 
 def histogram(
     codes: Int[Array, " n"], books: Int[Array, " n"], classes: Int[Array, " n"], count: int
 ) -> Float[Array, "classes 2 symbols"]:
-    """How often each class has each symbol in each codebook."""
+    """Count the codes by class, codebook and symbol.
+
+    Args:
+        codes: Codes of the paths, shape [n].
+        books: Codebook of each code, 0 or 1, shape [n].
+        classes: Class of each code, from 0 to `count` - 1, shape [n].
+        count: Number of classes.
+
+    Returns:
+        Counts, shape [classes, 2, symbols].
+
+    """
     symbol = jnp.maximum(2 * levels(jnp.abs(codes)) - (codes > 0).astype(codes.dtype), 0)
     place = (2 * classes + books) * SYMBOLS + symbol
-    found = jnp.bincount(place, length=count * 2 * SYMBOLS)
-    return found.astype(jnp.float32).reshape(-1, 2, SYMBOLS)
+    counts = jnp.bincount(place, length=count * 2 * SYMBOLS)
+    return counts.astype(jnp.float32).reshape(-1, 2, SYMBOLS)
 
 
 def level_bits(counts: Float[Array, "classes 2 symbols"]) -> Float[Array, "classes 2 levels"]:
-    """Bits of each magnitude, its sign among them; what was not seen is taken to be rare."""
+    """Return the bits of each level of magnitude, sign included, by class and codebook."""
     either = counts[:, :, 1::2] + counts[:, :, 2::2]
     number = jnp.concatenate([counts[:, :, :1], either], axis=2)
     share = (number + _RARE) / (number.sum(axis=2, keepdims=True) + _RARE * LEVELS)
@@ -39,21 +50,21 @@ def level_bits(counts: Float[Array, "classes 2 symbols"]) -> Float[Array, "class
 
 
 def code_bits(counts: Float[Array, "classes 2 symbols"]) -> Float[Array, " classes"]:
-    """Bits of each class's codes, by the frequencies that travel."""
+    """Return the bits of each class's codes, with the scaled frequencies that are sent."""
     frequency, total = _frequencies(counts)
     bits = jnp.log2(total) - jnp.log2(jnp.maximum(frequency, 1.0)) + _below_symbol()
     return (counts * bits).sum(axis=(1, 2)) + _CODER * counts.sum(axis=(1, 2))
 
 
 def message_bits(counts: Float[Array, "classes 2 symbols"]) -> Float[Array, ""]:
-    """Bits of codes, tables and runs."""
+    """Return the bits of all codes, tables and run lengths."""
     frequency, _ = _frequencies(counts)
     present = frequency > 0
     place = jnp.arange(SYMBOLS)
     last = jnp.where(present, place, -1).max(axis=2)
-    seen = jax.lax.cummax(jnp.where(present, place, -1), axis=2)
-    zeros = place - jnp.pad(seen, ((0, 0), (0, 0), (1, 0)), constant_values=-1)[:, :, :-1] - 1
-    gap = jnp.where(zeros > 0, 1 + _bytes(zeros - 1), 0)  # a zero, and how many more follow
+    latest = jax.lax.cummax(jnp.where(present, place, -1), axis=2)
+    zeros = place - jnp.pad(latest, ((0, 0), (0, 0), (1, 0)), constant_values=-1)[:, :, :-1] - 1
+    gap = jnp.where(zeros > 0, 1 + _bytes(zeros - 1), 0)  # a zero, and the number of zeros after it
     tables = jnp.where(present, _bytes(frequency) + gap, 0).sum(axis=2) + _bytes(last + 1)
     length = counts.sum(axis=(1, 2))
     runs = _bytes(length) + jnp.where(length > 0, tables.sum(axis=1), 0)
@@ -63,7 +74,7 @@ def message_bits(counts: Float[Array, "classes 2 symbols"]) -> Float[Array, ""]:
 def _frequencies(
     counts: Float[Array, "classes 2 symbols"],
 ) -> tuple[Float[Array, "classes 2 symbols"], Float[Array, "classes 2 1"]]:
-    """Counts scaled to what a table's frequencies sum to, and that."""
+    """Return the scaled counts of each table, and the total that they sum to."""
     number = counts.sum(axis=2, keepdims=True)
     octave = (jax.lax.bitcast_convert_type(number, jnp.int32) >> 23) - 127
     total = jnp.left_shift(1, jnp.clip(octave, 9, 16)).astype(jnp.float32)
@@ -75,9 +86,10 @@ def _frequencies(
 
 
 def _bytes(value: Array) -> Int[Array, "..."]:
-    """Of an integer in groups of seven bits."""
+    """The length of an integer in bytes of seven bits each, as `put` writes it."""
     return 1 + sum((value >= 2 ** (7 * more)).astype(jnp.int32) for more in (1, 2, 3, 4))
 
 
 def _below_symbol() -> Float[np.ndarray, " symbols"]:
+    """The number of raw bits of each symbol."""
     return np.concatenate([[0], np.repeat(bits_below_level()[1:], 2)]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The path through a trellis that spends so many bits on a vector."""
+"""Search for the trellis path of a vector that meets a budget of bits, and its decoding."""
 
 from typing import NamedTuple
 
@@ -11,37 +11,51 @@ from ..ops.magnitudes import largest_magnitude
 from ..ops.union_trellis import codebooks, points
 from ..wire.leaves import TrellisSymbols
 from .trellis_bits import message_bits
-from .trellis_step import LARGEST, SMALLEST, Settled, attempt, closer, settle
+from .trellis_step import LARGEST, SMALLEST, Calibration, attempt, calibrate, next_step
 
 PATH_BYTES = 4 + 1 + 4 + 4 + 4 + 16
-"""Its length, memory, the length and the last words of the coder, last bits, step and shifts."""
+"""Bytes of a path besides codes, tables and run lengths: the length of the section, the memory, the
+length of the coded stream, its last words, the last raw bits, and step and shifts."""
 _TRIES = 4
-"""Steps tried on the whole, at most, where one fits."""
+"""Most steps to try on the whole vector once one fits the budget."""
 _ATTEMPTS = 8
-"""Steps tried on the whole until one fits, at most."""
+"""Most steps to try on the whole vector until one fits."""
 
 
 class Path(NamedTuple):
-    """Payload of a vector, whose values are step * (point + shift) by codebook and magnitude."""
+    """Payload of a vector, with values sign(code) * step * (point + shift).
+
+    Attributes:
+        symbols: Code of each entry, which names a point of a codebook.
+        step: Distance of two points, shape [].
+        shifts: Mean of the entries rounded to a group of points, minus the point, in steps, shape
+            [2, 2]: by codebook, then codes of magnitude 1 and codes of larger magnitude.
+
+    """
 
     symbols: TrellisSymbols
     step: Float[Array, ""]
     shifts: Float[Array, "2 2"]
-    """By codebook, from the points of magnitude 1 and of all above to the mean of what was rounded
-    to them, in steps."""
 
 
 class _Best(NamedTuple):
-    """What came of the steps that were tried on the whole."""
+    """Result of the steps tried so far on the whole vector.
+
+    Attributes:
+        over: log2 of the largest step that took too many bits.
+        fits: log2 of the smallest step that fitted the budget.
+        codes: Codes at the step that fitted.
+        bits: Bits of these codes.
+        next: log2 of the step to try next.
+        tries: Number of steps tried.
+
+    """
 
     over: Float[Array, ""]
-    """log2 of the largest step that took too many bits,"""
     fits: Float[Array, ""]
-    """and of the smallest that did not, whose codes these are."""
     codes: Int[Array, " n"]
     bits: Float[Array, ""]
     next: Float[Array, ""]
-    """log2 of the step to try."""
     tries: Int[Array, ""]
 
 
@@ -53,14 +67,23 @@ def find_path(
     bits: Float[Array, ""] | float,
     states: int,
 ) -> Path:
-    """The path of least squared error, about, whose codes and tables take at most so many bits.
+    """Find the path of about least squared error whose codes and tables take at most `bits`.
 
-    `classes` are sorted, and `runs` says how many entries each has; each has tables of its own.
-    The step, and what each code is taken to cost at it, are chosen on 64 paths of 1024 entries, and
-    the step then on the whole, in one or two tries as a rule. NaN where x is not finite, zero where
-    it is zero.
-    Under `vmap` one vector is searched after another: no memory for all, and no waiting for the
-    one that needs most attempts.
+    The step and the price of each code are chosen on 64 paths of 1,024 entries; the step is then
+    adjusted on the whole vector, usually in one or two tries. Under `vmap` vectors are searched
+    one after another: memory is that of one search, and no vector waits for the one that needs the
+    most tries.
+
+    Args:
+        x: The vector, shape [n]. A non-finite entry gives a NaN step; zeros give a step of 0.
+        classes: Class of each entry, sorted, shape [n]. Each class has its own tables.
+        runs: Number of entries of each class, shape [classes].
+        bits: Budget of codes, tables and run lengths.
+        states: Number of states of the trellis.
+
+    Returns:
+        The path.
+
     """
     if not x.size:
         return Path(_symbols(jnp.zeros(0, jnp.int32), runs, states), jnp.float32(0), _no_shifts())
@@ -82,20 +105,22 @@ def _find_path(
     largest = largest_magnitude(x)
     usable = (largest > 0) & jnp.isfinite(largest)
     x = jnp.where(usable, x / jnp.where(usable, largest, 1.0), 0.0)
-    settled = settle(x, classes, runs, bits, states)
-    found = _whole(x, classes, settled)
-    step = jnp.exp2(found.fits)
-    shifts = _shifts(x / step, found.codes, states)
+    best = _search_whole(x, classes, calibrate(x, classes, runs, bits, states))
+    step = jnp.exp2(best.fits)
+    shifts = _shifts(x / step, best.codes, states)
     scaled = jnp.where(usable, step * largest, jnp.where(jnp.isfinite(largest), 0.0, jnp.nan))
-    return Path(_symbols(found.codes, runs, states), scaled, shifts)
+    return Path(_symbols(best.codes, runs, states), scaled, shifts)
 
 
-def _whole(x: Float[Array, " n"], classes: Int[Array, " n"], settled: Settled) -> _Best:
-    """The codes of the smallest step that was found to meet the bits, or to leave the slack.
+def _search_whole(
+    x: Float[Array, " n"], classes: Int[Array, " n"], calibration: Calibration
+) -> _Best:
+    """Return the codes of the smallest step tried that fits the budget.
 
-    Where none does, all codes are zero.
+    Stops as soon as a step leaves no more bits unspent than the slack. All codes are zero if no
+    step fits.
     """
-    budget, slack = settled.budget, settled.slack
+    budget, slack = calibration.budget, calibration.slack
 
     def again(best: _Best) -> Bool[Array, ""]:
         enough = best.bits >= budget.bits - slack
@@ -104,14 +129,14 @@ def _whole(x: Float[Array, " n"], classes: Int[Array, " n"], settled: Settled) -
         return (none | ~enough) & (best.tries < _ATTEMPTS)
 
     def once(best: _Best) -> _Best:
-        codes, counts = attempt(x, classes, best.next, settled.prices, budget.states)
+        codes, counts = attempt(x, classes, best.next, calibration.prices, budget.states)
         spent = message_bits(counts)
         fits, tries = spent <= budget.bits, best.tries + 1
         over = jnp.where(fits, best.over, best.next)
         smallest = jnp.where(fits, best.next, best.fits)
-        # larger and larger until one fits: in the end, all is zero
+        # the margin grows until a step fits: in the end, all codes are zero
         margin = jnp.where(fits, 0.0, 0.00003 * 4.0 ** tries.astype(jnp.float32))
-        near = closer(best.next, spent + 0.4 * slack, budget) + margin
+        near = next_step(best.next, spent + 0.4 * slack, budget) + margin
         between = (over < near) & (near < smallest)
         return _Best(
             over,
@@ -124,12 +149,21 @@ def _whole(x: Float[Array, " n"], classes: Int[Array, " n"], settled: Settled) -
 
     widest = jnp.float32(SMALLEST - 1), jnp.float32(LARGEST)
     zeros = jnp.zeros(x.size, jnp.int32)
-    start = _Best(*widest, zeros, jnp.float32(0), settled.log_step, jnp.int32(0))
+    start = _Best(*widest, zeros, jnp.float32(0), calibration.log_step, jnp.int32(0))
     return jax.lax.while_loop(again, once, start)
 
 
 def walk_path(path: Path, *, states: int) -> Float[Array, " n"]:
-    """The values of a path."""
+    """Decode a path.
+
+    Args:
+        path: The payload, from `find_path` or `wire.loads`.
+        states: Number of states of the trellis, as in `find_path`.
+
+    Returns:
+        The values, shape [n].
+
+    """
     codes = jnp.asarray(path.symbols.codes)
     books = codebooks(codes, states=states)
     magnitude = jnp.abs(codes)
@@ -147,7 +181,7 @@ def _no_shifts() -> Float[Array, "2 2"]:
 
 
 def _shifts(x: Float[Array, " n"], codes: Int[Array, " n"], states: int) -> Float[Array, "2 2"]:
-    """The mean of what was rounded to each group of points, less the point."""
+    """The mean of the entries rounded to each group of points, minus the point."""
     books = codebooks(codes, states=states)
     magnitude = jnp.abs(codes)
     off = jnp.sign(codes).astype(x.dtype) * x - points(magnitude, books).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""How coarse a trellis is to be, and what its codes cost: settled on samples of a vector."""
+"""Choice of the step of a trellis and of the prices of its codes, on samples of the vector."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,54 +12,88 @@ from ..ops.union_trellis import LANE, codebooks, lanes, search
 from .trellis_bits import histogram, level_bits, message_bits
 
 SMALLEST, LARGEST = -24.0, 3.0
-"""log2 of the step, in units of the largest magnitude."""
+"""Bounds of log2 of the step, relative to the largest magnitude."""
 _FEW, _MORE = 64, 128
-"""Paths that prices are found on, and that the step is then chosen on."""
+"""Number of paths in the sample for the prices, and in the sample that then refines the step."""
 _TRIES, _MOST_TRIES = 4, 12
-"""Steps tried on the fewer paths, at least and at most."""
+"""Fewest and most steps tried on the smaller sample."""
 
 
 class Budget(NamedTuple):
-    """Bits, how many more an octave of step takes, and the states of the trellis."""
+    """Budget of a search.
+
+    Attributes:
+        bits: Bits to spend.
+        slope: Bits saved by a step that is one octave larger.
+        states: Number of states of the trellis.
+
+    """
 
     bits: Float[Array, ""]
     slope: Float[Array, ""]
     states: int
 
 
-class Settled(NamedTuple):
-    """What the whole is to be coded with."""
+class Calibration(NamedTuple):
+    """Parameters for coding the whole vector.
+
+    Attributes:
+        log_step: log2 of the first step to try, relative to the largest magnitude.
+        prices: Price of each level of magnitude in squared steps, by class and codebook.
+        budget: Budget of the whole vector.
+        slack: Bits that a search may leave unspent.
+
+    """
 
     log_step: Float[Array, ""]
     prices: Float[Array, "classes 2 levels"]
     budget: Budget
     slack: Float[Array, ""]
-    """Bits that a pass over the whole may leave unspent."""
 
 
 class _Sampled(NamedTuple):
-    """A step, and prices, for the sample."""
+    """State of the search on the smaller sample.
+
+    Attributes:
+        log_step: log2 of the step.
+        prices: Prices of the levels, as in `Calibration`.
+        weight: Price of one bit in squared steps.
+        off: Excess of the last two tries over the budget, as a share of it, newest first.
+        pace: Factor of the move of the step that the slope suggests.
+        tries: Number of steps tried.
+
+    """
 
     log_step: Float[Array, ""]
     prices: Float[Array, "classes 2 levels"]
     weight: Float[Array, ""]
-    """What a bit costs in squared steps."""
     off: Float[Array, "2"]
-    """How much more than the bits the last two tries took, as a share."""
     pace: Float[Array, ""]
-    """Of what the slope says, how far to go."""
     tries: Int[Array, ""]
 
 
-def settle(
+def calibrate(
     x: Float[Array, " n"],
     classes: Int[Array, " n"],
     runs: Int[Array, " classes"],
     bits: Float[Array, ""],
     states: int,
-) -> Settled:
-    """The step at which the path of a vector, of magnitudes to 1, takes about so many bits, and the
-    prices that are those of the codes that come of it.
+) -> Calibration:
+    """Find a step at which a vector takes about `bits`, and the prices of the codes at that step.
+
+    The prices are those of the code frequencies that they lead to: the two are iterated until they
+    agree.
+
+    Args:
+        x: The vector, with magnitudes of at most 1, shape [n].
+        classes: Class of each entry, sorted, shape [n].
+        runs: Number of entries of each class, shape [classes].
+        bits: Budget of codes, tables and run lengths.
+        states: Number of states of the trellis.
+
+    Returns:
+        The step, prices, budget and slack for the search on the whole vector.
+
     """
     few, few_classes = _sample(x, _FEW), _sample(classes, _FEW)
     scale = x.size / few.size
@@ -77,14 +111,14 @@ def settle(
 
         def nearer(_: Array, log_step: Array) -> Array:
             _, counts = attempt(more, more_classes, log_step, prices, states)
-            # as far as rounding tells how the whole differs from the sample
+            # plain rounding estimates by how much the whole differs from the sample
             more_counts = _rounded_histogram(more, more_classes, len(runs), log_step)
             whole_bits = message_bits(_rounded_histogram(x, classes, len(runs), log_step))
             spent, more_bits = (message_bits(x.size / more.size * c) for c in (counts, more_counts))
-            return closer(log_step, spent * whole_bits / more_bits + 0.4 * slack, budget)
+            return next_step(log_step, spent * whole_bits / more_bits + 0.4 * slack, budget)
 
         log_step = jax.lax.fori_loop(0, 2, nearer, log_step)
-    return Settled(log_step, prices, budget, slack)
+    return Calibration(log_step, prices, budget, slack)
 
 
 def attempt(
@@ -94,13 +128,18 @@ def attempt(
     prices: Float[Array, "classes 2 levels"],
     states: int,
 ) -> tuple[Int[Array, " n"], Float[Array, "classes 2 symbols"]]:
-    """The codes at a step, and how many there are of each."""
+    """Return the codes at a step, and their histogram."""
     codes = search(x * jnp.exp2(-log_step), classes, prices, states=states)
     return codes, histogram(codes, codebooks(codes, states=states), classes, len(prices))
 
 
-def closer(log_step: Float[Array, ""], spent: Float[Array, ""], budget: Budget) -> Float[Array, ""]:
-    """Where the bits would be met if they followed the slope."""
+def next_step(
+    log_step: Float[Array, ""], spent: Float[Array, ""], budget: Budget
+) -> Float[Array, ""]:
+    """Return log2 of the step that would meet the budget if bits were linear in it.
+
+    `spent` is the number of bits at `log_step`. The move is at most .3 octaves.
+    """
     moved = log_step + jnp.clip((spent - budget.bits) / budget.slope, -0.3, 0.3)
     return jnp.clip(moved, SMALLEST, LARGEST)
 
@@ -113,8 +152,10 @@ def _priced(
     budget: Budget,
     scale: float,
 ) -> tuple[Float[Array, ""], Float[Array, "classes 2 levels"]]:
-    """The step and the prices at which a sample takes its share of the bits, and which are those
-    of the codes that come of them.
+    """Iterate step and prices on a sample until it takes its share of the bits.
+
+    `rounded(log_step)` estimates the histogram of the whole vector by plain rounding; `scale` is
+    the ratio of the vector's entries to the sample's.
     """
 
     def unsettled(last: _Sampled) -> Bool[Array, ""]:
@@ -126,23 +167,23 @@ def _priced(
         over = message_bits(scale * counts) - budget.bits
         off = jnp.stack([over / budget.bits, last.off[0]])
         pace = jnp.where(off[0] * off[1] < 0, last.pace / 2, last.pace)
-        log_step = closer(last.log_step, budget.bits + pace * over, budget)
+        log_step = next_step(last.log_step, budget.bits + pace * over, budget)
         weight = jnp.where(off.max() < -0.08, last.weight / 2, last.weight)
-        # a little of what rounding gives, or codes that became rare could not come back
+        # a share of the rounded histogram, or codes that became rare would stay rare
         counts = 0.98 * scale * counts + 0.02 * rounded(log_step)
         return _Sampled(log_step, weight * level_bits(counts), weight, off, pace, last.tries + 1)
 
     entries = scale * x.size
     weight = jnp.minimum(0.35 * jnp.maximum(budget.bits / entries, 0.0) ** 1.2, 0.5)
     prices = weight * level_bits(rounded(log_step))
-    # further than the slope says at first, as prices follow the step and take back a part
+    # the first moves overshoot the slope, as the new prices undo some of each move
     start = _Sampled(log_step, prices, weight, jnp.zeros(2), jnp.float32(1.3), jnp.int32(0))
-    settled = jax.lax.while_loop(unsettled, refine, start)
-    return settled.log_step, settled.prices
+    last = jax.lax.while_loop(unsettled, refine, start)
+    return last.log_step, last.prices
 
 
 def _sample(x: Array, count: int) -> Array:
-    """Whole paths, evenly spaced."""
+    """Take `count` whole paths, evenly spaced; everything if there are no more."""
     paths, _ = lanes(x.size)
     if paths <= count:
         return x
@@ -153,7 +194,7 @@ def _sample(x: Array, count: int) -> Array:
 def _first_step(
     rounded: Callable[[Array], Array], bits: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """log2 of the step at which rounding each entry by itself would take so many bits."""
+    """log2 of the step at which plain rounding of each entry takes `bits`."""
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -168,7 +209,7 @@ def _first_step(
 def _rounded_histogram(
     x: Float[Array, " n"], classes: Int[Array, " n"], count: int, log_step: Float[Array, ""]
 ) -> Float[Array, "classes 2 symbols"]:
-    """Counts of codes where each entry is rounded by itself, half of it by each codebook."""
+    """Histogram of plainly rounded codes; each entry counts half in either codebook."""
     magnitude = jnp.abs(x) * jnp.exp2(-log_step)
     even = jnp.floor(magnitude / 2 + 0.4)
     odd = jnp.where(magnitude < 0.65, 0.0, jnp.floor(jnp.maximum(magnitude, 1.0) / 2 + 0.95))

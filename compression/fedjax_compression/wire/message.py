@@ -222,7 +222,7 @@ def _has_symbols(payload: Like) -> bool:
 
 def _least_bytes(leaf: Any) -> int:
     """Bytes of an array; of a leaf of value-dependent length, the bytes of its section's length."""
-    return _LENGTH.size if is_symbols(leaf) else math.prod(leaf.shape) * _dtype(leaf).itemsize
+    return _LENGTH.size if is_symbols(leaf) else _dtype(leaf).itemsize * math.prod(leaf.shape)
 
 
 def _dump_leaf(leaf: Any) -> list[bytes]:

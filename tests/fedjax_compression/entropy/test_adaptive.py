@@ -101,16 +101,14 @@ def test_zeros_are_exact():
 
 @pytest.mark.parametrize("rate", [0, -1, 9, float("nan"), True])
 def test_rates_out_of_range_are_refused(rate):
-    message = f"adaptive: rate must be above 0 and at most 8, got {rate!r}."
+    message = f"adaptive: rate: expected a number above 0 and at most 8, got {rate!r}."
     with pytest.raises(ValueError, match=re.escape(message)):
         adaptive(rate=rate)
 
 
 @pytest.mark.parametrize("states", [5, 2, 2048, True])
 def test_trellises_that_are_not_known_are_refused(states):
-    message = (
-        f"adaptive: states must be one of 4, 8, 16, 32, 64, 128, 256, 512, 1024, got {states!r}."
-    )
+    message = f"adaptive: states: expected 4, 8, 16, 32, 64, 128, 256, 512 or 1024, got {states!r}."
     with pytest.raises(ValueError, match=re.escape(message)):
         adaptive(rate=1, states=states)
 

@@ -131,15 +131,13 @@ def test_clients_under_vmap_are_as_one_after_another():
 
 @pytest.mark.parametrize("rate", [0, -1, 9, float("nan"), True])
 def test_rates_out_of_range_are_refused(rate):
-    message = f"trellis: rate must be above 0 and at most 8, got {rate!r}."
+    message = f"trellis: rate: expected a number above 0 and at most 8, got {rate!r}."
     with pytest.raises(ValueError, match=re.escape(message)):
         trellis(rate=rate)
 
 
 @pytest.mark.parametrize("states", [5, 2, 2048, True])
 def test_trellises_that_are_not_known_are_refused(states):
-    message = (
-        f"trellis: states must be one of 4, 8, 16, 32, 64, 128, 256, 512, 1024, got {states!r}."
-    )
+    message = f"trellis: states: expected 4, 8, 16, 32, 64, 128, 256, 512 or 1024, got {states!r}."
     with pytest.raises(ValueError, match=re.escape(message)):
         trellis(rate=1, states=states)
