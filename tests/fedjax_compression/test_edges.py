@@ -13,10 +13,10 @@ from fedjax_compression.text import parse
 from tests.helpers.codec_table import CODECS, compiled, every_codec, names, structure, update
 
 SHORT = {"trellis", "adaptive"}
-"""Whose tables are longer than this update's budget: zeros are all that it pays for."""
+"""Codecs whose tables exceed the byte budget of this small update, so that they send zeros."""
 COUNTING = {"random_k", "top_k", "chunked_top_k", "threshold", "sparse_ternary", "dgc", "dct_top_k"}
 COUNTING |= {"random_subspace", "trellis", "adaptive", "sparse_loco", "dithered"}
-"""Whose positions are 32-bit integers: they refuse updates of about 2^31 entries."""
+"""Codecs that count entries with 32-bit integers and refuse updates of about 2^31 entries."""
 SCALING = ["trellis_fixed(bits=2)", "eden(bits=2)", "eden(bits=0.5)", "nf4()"]
 SCALING += ["blockwise_int(bits=2)", "blockwise_int(bits=8)"]
 LONG = {
@@ -27,7 +27,7 @@ LONG = {
 
 
 def scaled(value):
-    """Entries of one magnitude and both signs; NumPy's, as XLA makes zeros of denormals."""
+    """Entries of one magnitude and both signs, in NumPy: XLA would flush denormals to zero."""
     return jax.tree.map(lambda x: np.where(x < 0, -value, value).astype(np.float32), update())
 
 
@@ -40,7 +40,7 @@ def zeros(tree):
 
 
 @every_codec
-def test_denormals_decode_to_finite_numbers_and_huge_ones_do_not_vanish(text):
+def test_denormals_decode_to_finite_numbers_and_huge_entries_do_not_vanish(text):
     c, x = compiled(text), scaled(1e-40)
     payload, state = c.encode(jr.key(1), x, c.init(x))
     decoded = c.decode(payload, x)
@@ -63,7 +63,7 @@ def test_small_entries_do_not_vanish(text):
 
 
 @every_codec
-def test_a_scalar_and_a_single_entry_are_updates(text):
+def test_a_scalar_and_a_single_entry_are_valid_updates(text):
     c = compiled(text)
     for x in (jnp.float32(3.0), jnp.full((1,), 3.0)):
         decoded = c.decode(c.encode(jr.key(1), x, c.init(x))[0], x)
@@ -82,7 +82,7 @@ def test_dtypes_may_be_mixed(text):
 
 @pytest.mark.parametrize("power", [-80, 80, 125])
 @pytest.mark.parametrize("text", SCALING)
-def test_a_power_of_two_scales_what_is_decoded_and_no_more(text, power):
+def test_scaling_by_a_power_of_two_only_scales_the_decoded_update(text, power):
     c, x = compiled(text), jax.tree.map(lambda leaf: leaf / 8, update())
     scaled = jax.tree.map(lambda leaf: leaf * 2.0**power, x)
     decoded, large = (c.decode(c.encode(jr.key(1), u, ())[0], u) for u in (x, scaled))
@@ -92,11 +92,11 @@ def test_a_power_of_two_scales_what_is_decoded_and_no_more(text, power):
 
 @every_codec
 @pytest.mark.parametrize("like", LONG.values(), ids=LONG)
-def test_updates_of_2_31_entries_are_coded_or_refused_by_name(text, like):
+def test_updates_of_2_31_entries_are_coded_or_refused_with_the_limit(text, like):
     c, counting = codec(text), names(parse(text)) & COUNTING
     if counting:
         (name,) = counting
-        limit = rf"^{name}: expected at most 2147483640 entries, got {size(like)}; give each leaf"
+        limit = rf"^{name}: update: expected at most 2147483640 entries, got {size(like)}; send"
         with pytest.raises(ValueError, match=limit):
             payload_structure(c, like)
     else:
@@ -107,11 +107,11 @@ def test_updates_of_2_31_entries_are_coded_or_refused_by_name(text, like):
 
 
 @pytest.mark.parametrize("text", [t for t in CODECS if names(parse(t)) & COUNTING])
-def test_those_that_refuse_take_what_they_say(text):
+def test_codecs_with_a_limit_accept_updates_of_the_largest_size(text):
     c, like = codec(text), jax.ShapeDtypeStruct((2**31 - 8,), jnp.float32)
     decoded = jax.eval_shape(lambda payload: c.decode(payload, like), payload_structure(c, like))
     assert structure(decoded) == structure(like)
 
 
-def test_the_exceptions_are_codecs():
+def test_the_exceptions_are_registered_codecs():
     assert set(FACTORIES) >= SHORT | COUNTING

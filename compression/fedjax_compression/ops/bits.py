@@ -1,4 +1,4 @@
-"""Unsigned integers of a few bits each, packed into whole bytes inside the program."""
+"""Packing of unsigned integers of a few bits each into whole bytes, inside the program."""
 
 import math
 
@@ -8,14 +8,29 @@ from jaxtyping import Array, UInt8, UInt32
 
 
 def packed_size(entries: int, *, bits: int) -> int:
-    """Bytes that `pack` makes of so many entries: ceil(entries * bits / 8)."""
+    """Number of bytes that `pack` returns: ceil(entries * bits / 8)."""
     return -(-entries * bits // 8)
 
 
 def pack(codes: UInt32[Array, " entries"], *, bits: int) -> UInt8[Array, " bytes"]:
-    """Write integers below 2**bits one after another, lowest bit first, for bits in 1..24.
+    """Pack unsigned integers into bytes, `bits` bits each and lowest bit first.
 
-    The result has `packed_size(entries, bits=bits)` bytes; unused bits of the last byte are zero.
+    Args:
+        codes: Integers below 2**bits.
+        bits: Bits per integer, from 1 to 24.
+
+    Returns:
+        `packed_size(codes.size, bits=bits)` bytes. Unused bits of the last byte are zero.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_compression.ops.bits import pack, unpack
+        >>> packed = pack(jnp.array([7, 0, 4], jnp.uint32), bits=3)
+        >>> packed.tolist()
+        [7, 1]
+        >>> unpack(packed, 3, bits=3).tolist()
+        [7, 0, 4]
+
     """
     entries = codes.size
     per, width = _group(bits)
@@ -32,7 +47,17 @@ def pack(codes: UInt32[Array, " entries"], *, bits: int) -> UInt8[Array, " bytes
 def unpack(
     packed: UInt8[Array | np.ndarray, " bytes"], entries: int, *, bits: int
 ) -> UInt32[Array, " entries"]:
-    """Read back what `pack` wrote."""
+    """Unpack integers that `pack` wrote.
+
+    Args:
+        packed: The bytes.
+        entries: Number of integers.
+        bits: Bits per integer, from 1 to 24.
+
+    Returns:
+        The integers.
+
+    """
     per, width = _group(bits)
     groups = -(-entries // per)
     packed = jnp.pad(packed, (0, groups * width - packed.size)).reshape(groups, width)
@@ -45,19 +70,24 @@ def unpack(
 
 
 def _group(bits: int) -> tuple[int, int]:
-    """The smallest number of entries that fills whole bytes, and the number of those bytes."""
+    """Smallest number of entries that fills whole bytes, and the number of those bytes."""
     common = math.gcd(bits, 8)
     return 8 // common, bits // common
 
 
 def _entries_of(byte: int, bits: int) -> range:
+    """Entries of a group that have bits in the given byte."""
     return range(8 * byte // bits, -(-8 * (byte + 1) // bits))
 
 
 def _bytes_of(entry: int, bits: int) -> range:
+    """Bytes of a group that contain bits of the given entry."""
     return range(entry * bits // 8, -(-(entry + 1) * bits // 8))
 
 
 def _shift_left(x: UInt32[Array, " groups"], places: int) -> UInt32[Array, " groups"]:
-    """Bits of different entries never overlap, so the shifted parts are summed."""
+    """Shift left, or right for negative `places`.
+
+    Callers sum the results, because the bits of different entries never overlap.
+    """
     return x << places if places >= 0 else x >> -places

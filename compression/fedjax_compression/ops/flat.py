@@ -1,4 +1,4 @@
-"""An update as one vector."""
+"""Conversion between an update and one flat vector, and checks of updates."""
 
 import math
 
@@ -6,16 +6,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..checks import check_number
 from ..contract import Like, Update
 
 _MOST_COUNTED = 2**31 - 8
-"""Entries whose positions are 32-bit integers, padded to eighths or with one more, too."""
+"""Most entries whose positions fit in signed 32-bit integers, also after padding to a multiple of
+eight or with one more position past the end."""
 
 
 def flatten(update: Update, *, who: str) -> Float[Array, " entries"]:
-    """All entries in one vector, leaf after leaf, in the dtype that holds all of them.
+    """Concatenate all entries of an update into one vector, leaf after leaf.
 
-    Raises as `check_floating` does.
+    Args:
+        update: A pytree of floating-point arrays.
+        who: The codec to name in errors.
+
+    Returns:
+        The vector. Its dtype is that of the leaves if they agree, and otherwise float32, or float64
+        if a leaf has it.
+
+    Raises:
+        TypeError: If a leaf is not a floating-point array.
+
     """
     check_floating(update, who=who)
     leaves = jax.tree.leaves(update)
@@ -29,7 +41,7 @@ def flatten(update: Update, *, who: str) -> Float[Array, " entries"]:
 
 
 def unflatten(vector: Float[Array, " entries"], like: Like) -> Update:
-    """The vector's entries in the structure, shapes and dtypes of `like`."""
+    """Split a vector into leaves with the structure, shapes and dtypes of `like`."""
     leaves, treedef = jax.tree.flatten(like)
     out, start = [], 0
     for leaf in leaves:
@@ -40,39 +52,45 @@ def unflatten(vector: Float[Array, " entries"], like: Like) -> Update:
 
 
 def size(like: Like) -> int:
-    """How many entries an update has."""
+    """Number of entries of an update."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like))
 
 
 def check_countable(update: Like, *, who: str) -> None:
-    """Raise `ValueError` where an update has more entries than 32-bit integers count.
+    """Raise `ValueError` if an update has more entries than 32-bit integers can index.
 
-    For compressors that say where entries stand, or how many are alike; `who` is the one that asks.
+    Raises `TypeError` as `check_floating` does. For codecs that send positions or counts of
+    entries. `who` is the codec to name in the error.
     """
+    check_floating(update, who=who)
     if size(update) > _MOST_COUNTED:
         raise ValueError(
-            f"{who}: expected at most {_MOST_COUNTED} entries, got {size(update)}; give each leaf "
-            "a message of its own, or take eden or entropy_coded, which have no such limit."
+            f"{who}: update: expected at most {_MOST_COUNTED} entries, got {size(update)}; send "
+            "each leaf in its own message, or use eden or entropy_coded, which have no such limit."
         )
 
 
 def check_floating(update: Like, *, who: str) -> None:
-    """Raise `TypeError` unless every leaf is floating-point.
+    """Raise `TypeError` unless every leaf is a floating-point array.
 
-    `who` is the compressor that asks; the message names it and the leaf.
+    `who` is the codec to name in the error.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(update):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            where = f"leaf {jax.tree_util.keystr(path)}" if path else "the update"
-            raise TypeError(f"{who}: expected floating-point entries, got {leaf.dtype} in {where}.")
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            where = f" in leaf {jax.tree_util.keystr(path)}" if path else ""
+            got = dtype if dtype is not None else f"the {type(leaf).__name__} {leaf!r}"
+            raise TypeError(
+                f"{who}: update: expected floating-point entries, got {got}{where}; "
+                "convert each leaf to a floating-point array."
+            )
 
 
 def check_fraction(fraction: float, *, who: str, name: str = "fraction") -> None:
     """Raise `ValueError` unless 0 < fraction <= 1."""
-    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise ValueError(f"{who}: {name} must be above 0 and at most 1, got {fraction!r}.")
+    check_number(fraction, who=who, name=name, above=0, at_most=1)
 
 
 def count(fraction: float, entries: int) -> int:
-    """max(1, round(fraction * entries)), of no entries none."""
+    """Number of entries in a fraction: max(1, round(fraction * entries)), or 0 of no entries."""
     return min(max(1, round(fraction * entries)), entries)

@@ -7,14 +7,34 @@ import numpy as np
 from jaxtyping import Array, Float, UInt32
 
 BLOCK = 4096
+"""Entries that are transformed together."""
 
 
 def rotate(x: Float[Array, " entries"], seed: UInt32[Array, ""]) -> Float[Array, " entries"]:
-    """An orthogonal map drawn from `seed` that makes each block of 4096 entries close to Gaussian.
+    """Apply a random orthogonal map after which the entries of a block are close to Gaussian.
 
-    Random signs and a Hadamard transform on each whole block from the start, then the same on
-    the last 4096 entries where the blocks did not end there; vectors shorter than that take the
-    largest power of two. No entry is added.
+    Each whole block of 4096 entries from the start is multiplied by random signs and
+    Hadamard-transformed. If the length is not a multiple of 4096, the last 4096 entries then get
+    the same treatment with other signs. For a vector of fewer than 4096 entries, the block length
+    is the largest power of two that fits. The vector is not padded.
+
+    Args:
+        x: Vector of at least one entry.
+        seed: Determines the signs.
+
+    Returns:
+        The rotated vector, of the same length.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_compression.ops.hadamard import rotate, unrotate
+        >>> x, seed = jnp.zeros(4096).at[17].set(1.0), jnp.uint32(7)
+        >>> y = rotate(x, seed)
+        >>> jnp.unique(jnp.abs(y)).tolist()  # one spike is spread evenly: 1 / sqrt(4096)
+        [0.015625]
+        >>> bool(jnp.allclose(unrotate(y, seed), x, atol=1e-6))
+        True
+
     """
     first, last = _signs(seed, x.size)
     block, whole = _layout(x.size)
@@ -26,7 +46,7 @@ def rotate(x: Float[Array, " entries"], seed: UInt32[Array, ""]) -> Float[Array,
 
 
 def unrotate(y: Float[Array, " entries"], seed: UInt32[Array, ""]) -> Float[Array, " entries"]:
-    """The inverse of `rotate`."""
+    """Invert `rotate` with the same seed."""
     first, last = _signs(seed, y.size)
     block, whole = _layout(y.size)
     if whole < y.size:
@@ -36,15 +56,16 @@ def unrotate(y: Float[Array, " entries"], seed: UInt32[Array, ""]) -> Float[Arra
 
 
 def _layout(entries: int) -> tuple[int, int]:
-    """Block length, and the entries that whole blocks from the start cover."""
+    """Block length, and the number of entries that whole blocks from the start cover."""
     block = min(BLOCK, 1 << (entries.bit_length() - 1))
     return block, entries - entries % block
 
 
 def _signs(seed: UInt32[Array, ""], entries: int) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Two sign vectors, one bit of randomness per entry.
+    """Two random sign vectors, one for each of the two transforms.
 
-    The generator is named, as both ends must draw the same bits whatever JAX's default is.
+    The generator is fixed, because sender and receiver must draw the same bits whatever JAX's
+    default is.
     """
     words = jr.bits(jr.key(seed, impl="threefry2x32"), (2, -(-entries // 32)), jnp.uint32)
     bits = (words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
@@ -53,7 +74,11 @@ def _signs(seed: UInt32[Array, ""], entries: int) -> tuple[Float[Array, " n"], F
 
 
 def _blocks(x: Float[Array, " entries"], block: int) -> Float[Array, " entries"]:
-    """Transform each block, orthonormally, by two products with matrices of about its root."""
+    """Apply the orthonormal transform to each block.
+
+    The block's matrix is a Kronecker product, so two products with matrices of about the square
+    root of the block length replace one with the full matrix.
+    """
     rows = 1 << (block.bit_length() // 2)
     left, right = _hadamard(rows), _hadamard(block // rows)
     product = jnp.einsum(
@@ -67,7 +92,7 @@ def _blocks(x: Float[Array, " entries"], block: int) -> Float[Array, " entries"]
 
 
 def _hadamard(n: int) -> Float[np.ndarray, "n n"]:
-    """Sylvester's matrix, scaled to be orthonormal; n is a power of two."""
+    """Sylvester's Hadamard matrix, scaled to be orthonormal. n is a power of two."""
     h = np.ones((1, 1), np.float32)
     while len(h) < n:
         h = np.block([[h, h], [h, -h]])

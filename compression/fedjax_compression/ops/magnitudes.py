@@ -1,4 +1,4 @@
-"""Magnitudes: the largest of a tensor, and powers of two near them."""
+"""The largest magnitude of a tensor, and the power of two near a magnitude."""
 
 import jax
 import jax.numpy as jnp
@@ -6,20 +6,36 @@ from jaxtyping import Array, Float, Float32
 
 
 def largest_magnitude(x: Float[Array, "..."], *, axis: int | None = None) -> Float32[Array, "..."]:
-    """Max |x| over an axis or all of them; a NaN where there is one, and zero of no entries.
+    """Largest |x| over one axis or over all entries.
 
-    Taken of the bits, whose order as integers is that of magnitudes, with NaNs above infinity: on a
-    CPU, XLA's maximum of more than some 2,000 floats leaves NaNs out.
+    NaN if any entry is NaN, and zero if there are no entries. The maximum is taken over the bit
+    patterns as integers, which sort like magnitudes with NaN above infinity. On a CPU, XLA's
+    floating-point maximum of more than about 2,000 entries ignores NaNs.
+
+    Args:
+        x: Floating-point entries.
+        axis: The axis to reduce; all of them by default.
+
+    Returns:
+        The maximum, in float32.
+
     """
     bits = jax.lax.bitcast_convert_type(jnp.abs(x.astype(jnp.float32)), jnp.int32)
     return jax.lax.bitcast_convert_type(bits.max(axis=axis, initial=0), jnp.float32)
 
 
 def near_power(magnitude: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """The power of two at or below a magnitude, and its inverse; both from 2^-126 to 2^126.
+    """Largest power of two at or below a magnitude, and its inverse.
 
-    Multiplying by either is exact. A magnitude that is not finite has the largest power, zero the
-    smallest.
+    Both are clipped to 2^-126 to 2^126. A magnitude that is not finite gets 2^126, and zero gets
+    2^-126. Multiplying a float32 by either is exact unless the result overflows or is subnormal.
+
+    Args:
+        magnitude: Non-negative entries.
+
+    Returns:
+        The powers and their inverses, in float32.
+
     """
     exponent = jax.lax.bitcast_convert_type(magnitude.astype(jnp.float32), jnp.uint32) >> 23
     exponent = (exponent & 255).clip(1, 253)

@@ -1,4 +1,4 @@
-"""Compressors that code each tensor of an update on its own."""
+"""Codecs that encode each leaf of an update separately."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +18,18 @@ def per_tensor(
     *,
     who: str,
 ) -> Compressor:
-    """The stateless compressor that codes every leaf as a vector, with a key of its own.
+    """Build a stateless compressor that encodes every leaf as a vector, with a separate key each.
 
-    `encode_leaf(key, x)` gets the leaf's entries in float32, as a mean or a step in bfloat16 would
-    bias what follows; `decode_leaf(sent, entries)` returns them in float32, and they are cast to
-    the leaf's dtype. `who` is the factory, which the TypeError of an integer leaf names.
+    Args:
+        encode_leaf: `(key, x) -> sent`. x holds the leaf's entries in float32, because a mean or a
+            step computed in bfloat16 would bias the result.
+        decode_leaf: `(sent, entries) -> x`, in float32. The result is cast to the leaf's dtype.
+        who: The factory to name in errors.
+
+    Returns:
+        A `Compressor` without state. Its payload has the update's structure, with `sent` in place
+        of each leaf. `encode` raises `TypeError` for a leaf that is not floating-point.
+
     """
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:

@@ -1,8 +1,8 @@
-"""The directions in which most of a matrix lies, as an orthogonal change of basis.
+"""The directions of largest energy of a matrix, and an orthogonal change to a basis of them.
 
 Directions are found by simultaneous iteration (Bauer 1957) and completed to a basis by reflections
-(Householder 1958), whose product is kept as Schreiber and Van Loan (1989) write it. Nothing calls
-LAPACK: XLA's CPU threads lock up where two of its batched factorisations wait for each other.
+(Householder 1958), whose product is stored in the form of Schreiber and Van Loan (1989). Nothing
+calls LAPACK: XLA's CPU threads deadlock when two of its batched factorisations wait for each other.
 """
 
 from typing import NamedTuple
@@ -13,21 +13,36 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 _ITERATIONS = 5
+"""Steps of simultaneous iteration, each with two products by the Gram matrix."""
 
 
 class Reflections(NamedTuple):
-    """The orthogonal matrix 1 - normals @ inner @ normals.T, a product of reflections."""
+    """The orthogonal matrix 1 - normals @ inner @ normals.T, a product of reflections.
+
+    Attributes:
+        normals: Unit normal vector of each reflection, [rows, count]; zeros for no reflection.
+        inner: Upper triangular matrix, [count, count].
+
+    """
 
     normals: Float[Array, "rows count"]
-    """Unit vectors; zeros where there is no reflection."""
     inner: Float[Array, "count count"]
-    """Upper triangular."""
 
 
 def principal_directions(
     x: Float[Array, "rows columns"], *, count: int
 ) -> tuple[Float[Array, "rows count"], Float[Array, " count"]]:
-    """Orthonormal directions of large energy and the energy along each, about in order of size."""
+    """Find orthonormal directions of large energy, and the energy along each.
+
+    Args:
+        x: Matrix whose columns are the vectors.
+        count: Number of directions, at most the number of rows.
+
+    Returns:
+        The directions as columns, approximately in order of decreasing energy, and the sum of
+        squares of x along each. A matrix of zeros has `count` directions with energy zero.
+
+    """
     gram = _product(x, x.T)
     largest = jnp.abs(gram).max()
     gram = gram / jnp.where(largest > 0, largest, 1.0)
@@ -42,32 +57,40 @@ def principal_directions(
 
 
 def orthonormal(x: Float[Array, "rows count"]) -> Float[Array, "rows count"]:
-    """Orthonormal columns that span those of x, one after another; completed where x has less
-    than full rank. x has no more columns than rows.
+    """Orthonormalise the columns of x, from first to last.
+
+    If x has less than full rank, other orthonormal columns fill the remaining places.
+
+    Args:
+        x: Matrix with no more columns than rows.
+
+    Returns:
+        A matrix of orthonormal columns, of the shape of x, whose columns span those of x.
+
     """
     return from_axes(reflections(x), jnp.eye(x.shape[0], x.shape[1]))
 
 
 def reflections(directions: Float[Array, "rows count"]) -> Reflections:
-    """The orthogonal matrix that takes the first axes to given directions.
+    """Build an orthogonal matrix that maps the first axes to given directions.
 
-    The i-th axis goes to the i-th direction, made orthogonal to those before it; a direction of
-    zeros leaves its axis alone. It varies smoothly with the directions, so that both ends of a
-    message agree to rounding.
+    The i-th axis maps to the i-th direction after that is made orthogonal to the directions before
+    it. A direction of zeros leaves its axis unchanged. The matrix varies smoothly with the
+    directions, so sender and receiver agree to rounding when their directions do.
     """
     places = jnp.arange(len(directions))
 
-    def reflect(left: Array, at: Array) -> tuple[Array, Array]:
-        column = left[:, at]
+    def reflect(reduced: Array, at: Array) -> tuple[Array, Array]:
+        column = reduced[:, at]
         rest = jnp.where(places > at, column, 0.0)
         axis, beyond = column[at], (rest * rest).sum()
         length = jnp.sqrt(axis * axis + beyond)
-        # axis - length, without the cancellation of nearly equal numbers
+        # equals axis - length, without cancellation of nearly equal numbers
         close = -beyond / jnp.where(axis + length > 0, axis + length, 1.0)
         normal = rest.at[at].set(jnp.where(axis > 0, close, axis - length))
         size = jnp.sqrt((normal * normal).sum())
         normal = normal / jnp.where(size > 0, size, 1.0)
-        return left - 2.0 * normal[:, None] * _product(normal[None], left), normal
+        return reduced - 2.0 * normal[:, None] * _product(normal[None], reduced), normal
 
     count = directions.shape[1]
     scale = jnp.abs(directions).max(axis=0)
@@ -86,13 +109,13 @@ def reflections(directions: Float[Array, "rows count"]) -> Reflections:
 
 
 def to_axes(basis: Reflections, x: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
-    """Coordinates of the columns along the directions, then along the rest of the basis."""
+    """Coordinates of the columns of x along the directions, then along the rest of the basis."""
     along = _product(basis.inner.T, _product(basis.normals.T, x))
     return x - _product(basis.normals, along)
 
 
 def from_axes(basis: Reflections, y: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
-    """The inverse of `to_axes`."""
+    """Invert `to_axes`."""
     along = _product(basis.inner, _product(basis.normals.T, y))
     return y - _product(basis.normals, along)
 

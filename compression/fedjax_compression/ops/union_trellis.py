@@ -1,12 +1,15 @@
 """Entropy-coded trellis quantisation on union codebooks.
 
 Marcellin & Fischer 1990; Fischer & Wang 1992; zero in both codebooks after Marcellin 1994. The
-trellis is Ungerboeck's (1987), searched by the algorithm of Viterbi 1967.
+trellis is Ungerboeck's (1987), searched with the algorithm of Viterbi 1967.
 
-The multiples of a step are two codebooks: the even ones, and zero with the odd ones. A code k names
-2k in the first and 2k - sgn(k) in the second. A shift register, which takes in the parity of each
-code, says which codebook is next: a code thus costs what it would cost with twice the step, and the
-path that is chosen among all errs like one with a finer step.
+The multiples of a step form two codebooks: the even multiples, and the odd multiples with zero. A
+code k stands for 2k in the first codebook and for 2k - sgn(k) in the second. A shift register fed
+with the parity of each code selects the codebook of the next code. A code therefore costs as many
+bits as it would with twice the step, while the best path has the error of a finer step.
+
+A path is the sequence of codes of up to 1024 consecutive entries. Paths are independent, so they
+are searched side by side, one in each lane.
 """
 
 from typing import Any
@@ -15,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from ..checks import check_choice, check_number
 
 POLYNOMIALS = {
     4: (0o5, 0o2),
@@ -27,63 +32,72 @@ POLYNOMIALS = {
     512: (0o1525, 0o616),
     1024: (0o3031, 0o1722),
 }
-"""Parity checks by number of states. Up to 256 Ungerboeck's; above, the best of some random ones
-for a Gaussian at one bit."""
+"""Parity-check polynomials by number of states: Ungerboeck's up to 256; above, the best of some
+random polynomials for a Gaussian at one bit."""
 LANE = 1024
-"""Entries that one path walks through. Each path starts in state zero."""
+"""Entries of one path. Each path starts in state zero."""
 _DIRECT, _PER_OCTAVE = 16, 8
 LEVELS = _DIRECT + _PER_OCTAVE * 20
-"""Levels of magnitude that are told apart: 0 to 15, and then eight to the octave, four of either
-parity; `trellis_symbols` has a symbol for each and either sign."""
+"""Number of levels. A level is a set of magnitudes of codes: there is one for each magnitude from 0
+to 15, then eight per octave, four of each parity. `trellis_symbols` has a symbol for each level and
+sign."""
 _NEVER = 1e9
+"""Cost of a state in which a path cannot start."""
 
 
 def check_trellis(rate: float | int, states: int, *, who: str) -> None:
-    """Raise `ValueError` unless 0 < rate <= 8 and there is a trellis of so many states."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 8:
-        raise ValueError(f"{who}: rate must be above 0 and at most 8, got {rate!r}.")
-    if type(states) is not int or states not in POLYNOMIALS:
-        known = ", ".join(map(str, POLYNOMIALS))
-        raise ValueError(f"{who}: states must be one of {known}, got {states!r}.")
+    """Raise `ValueError` unless 0 < rate <= 8 and a trellis with that number of states exists."""
+    check_number(rate, who=who, name="rate", above=0, at_most=8)
+    check_choice(states, tuple(POLYNOMIALS), who=who, name="states")
 
 
 def lanes(entries: int) -> tuple[int, int]:
-    """Number and length of the paths that so many entries are coded by; the last may be short."""
+    """Number and length of the paths that encode a vector; the last path may be shorter."""
     steps = max(min(entries, LANE), 1)
     return -(-entries // steps), steps
 
 
 def successor(states: Any, odd: Any, *, count: int) -> Any:
-    """The states after codes that are odd or not: the same integers in the program and outside.
+    """Next states of the trellis.
 
-    A state's lowest bit is the codebook that its code is from.
+    The arithmetic is the same for traced arrays and for NumPy arrays on the host.
+
+    Args:
+        states: Current states. A state's lowest bit is the codebook of the code read in it.
+        odd: Parity of each code read, 0 or 1.
+        count: Number of states of the trellis, a key of `POLYNOMIALS`.
+
+    Returns:
+        The states after those codes.
+
     """
     first, second = POLYNOMIALS[count]
     return (states >> 1) ^ ((states & 1) * (first >> 1)) ^ (odd * (second >> 1))
 
 
 def points(codes: Int[Array, "..."], codebooks: Int[Array, "..."]) -> Int[Array, "..."]:
-    """What codes of given codebooks name, in steps."""
+    """Values of codes from the given codebooks (0 or 1), in steps."""
     return 2 * codes - jnp.sign(codes) * codebooks
 
 
 def levels(magnitudes: Int[Array, "..."]) -> Int[Array, "..."]:
-    """The level of each magnitude below 2**24."""
+    """Level of each magnitude below 2**24."""
     half = magnitudes >> 1
     bits = jax.lax.bitcast_convert_type(half.astype(jnp.float32), jnp.int32)
-    octaves = (bits >> 21) - ((127 + 3) * _PER_OCTAVE - _DIRECT) // 2  # exponent and two bits more
-    own = jnp.where(magnitudes < _DIRECT, half, jnp.minimum(octaves, LEVELS // 2 - 1))
-    return 2 * own + (magnitudes & 1)
+    # bits >> 21 is the exponent followed by the two leading bits of the mantissa
+    octaves = (bits >> 21) - ((127 + 3) * _PER_OCTAVE - _DIRECT) // 2
+    pair = jnp.where(magnitudes < _DIRECT, half, jnp.minimum(octaves, LEVELS // 2 - 1))
+    return 2 * pair + (magnitudes & 1)
 
 
 def bits_below_level() -> Float[np.ndarray, " levels"]:
-    """How many bits tell the magnitudes of a level apart."""
+    """Number of bits that distinguish the magnitudes within each level."""
     above = np.arange(LEVELS) - _DIRECT
     return np.where(above < 0, 0, above // _PER_OCTAVE + 1).astype(np.float32)
 
 
 def codebooks(codes: Int[Array, " n"], *, states: int) -> Int[Array, " n"]:
-    """The codebook of each code, 0 or 1."""
+    """Codebook of each code, 0 or 1, which follows from the codes before it on its path."""
     count, steps = lanes(codes.size)
     rows = jnp.pad(codes, (0, count * steps - codes.size)).reshape(count, steps)
 
@@ -102,36 +116,46 @@ def search(
     *,
     states: int,
 ) -> Int[Array, " n"]:
-    """The codes of least squared error, in steps, plus their prices.
+    """Find the codes of approximately least squared error plus price.
 
-    `prices` are those of a magnitude of code by class and codebook, in squared steps. Of each
-    codebook and parity one point stands for all, or zero. Costs about 4 * states operations an
-    entry, and memory for a few paths at a time.
+    Viterbi's algorithm over the trellis. For each codebook and parity, only the nearest point and
+    zero are candidates. Costs about 4 * states operations per entry, and the memory of a few paths
+    at a time.
+
+    Args:
+        x: Entries, in steps.
+        classes: Class of each entry, which selects its prices.
+        prices: Price of each level of a code's magnitude, by class and codebook, in squared steps.
+        states: Number of states of the trellis, a key of `POLYNOMIALS`.
+
+    Returns:
+        One code per entry, of the sign of the entry or zero.
+
     """
     count, steps = lanes(x.size)
-    side_by_side = min(max(2**13 // states, 32), 128, count)  # what a core's cache holds
+    side_by_side = min(max(2**13 // states, 32), 128, count)  # fits in a core's cache
     groups = -(-count // side_by_side)
     fill = groups * side_by_side * steps - x.size
-    # two levels up is dearer by so much that the border between two points lies above the middle
-    dearer = jnp.clip(prices[:, :, 3] - prices[:, :, 1], 0.0, 3.0).mean()
-    border = 0.5 - dearer / 32
+    # the larger of two points costs more, so the border between them lies above their midpoint
+    extra = jnp.clip(prices[:, :, 3] - prices[:, :, 1], 0.0, 3.0).mean()
+    border = 0.5 - extra / 32
 
     def grouped(a: Array) -> Array:
         rows = jnp.pad(a, (0, fill)).reshape(groups, side_by_side, steps)
         return rows.transpose(0, 2, 1)
 
-    def one(group: tuple[Array, Array]) -> Array:
-        magnitude, own = group
+    def search_group(group: tuple[Array, Array]) -> Array:
+        magnitude, class_of = group
 
         def best(book: Any, odd: Any) -> tuple[Array, Array]:
-            return _best(magnitude, own, prices.reshape(-1), border, book, odd)
+            return _best(magnitude, class_of, prices.reshape(-1), border, book, odd)
 
         branches = [best(book, odd)[1] for odd in (0, 1) for book in (0, 1)]
         branch = _walk(jnp.stack(branches, axis=1), states).astype(jnp.int32)
         return best(branch & 1, branch >> 1)[0]
 
-    found = jax.lax.map(one, (grouped(jnp.abs(x)), grouped(classes)))
-    codes = found.transpose(0, 2, 1).reshape(-1)[: x.size]
+    by_group = jax.lax.map(search_group, (grouped(jnp.abs(x)), grouped(classes)))
+    codes = by_group.transpose(0, 2, 1).reshape(-1)[: x.size]
     return jnp.where(x < 0, -codes, codes)
 
 
@@ -143,7 +167,7 @@ def _best(
     book: Any,
     odd: Any,
 ) -> tuple[Int[Array, "steps lanes"], Float[Array, "steps lanes"]]:
-    """The code of a codebook and a parity, and its cost: of the nearest point, or of zero."""
+    """Cheaper code, of a given codebook and parity, for the nearest point or for zero; its cost."""
     row = (classes * 2 + book) * LEVELS
 
     def price(level: Any) -> Array:
@@ -162,10 +186,11 @@ def _best(
 
 
 def _walk(costs: Float[Array, "steps 4 lanes"], states: int) -> Int[Array, "steps lanes"]:
-    """Viterbi's algorithm, the lanes last as vectors want them.
+    """Find the branch of the cheapest path at each step with Viterbi's algorithm.
 
-    The costs are those of the codebooks and parities 00, 10, 01, 11, and so are the results. States
-    are numbered by the newest bits of a shift register, so that no row moves between two steps.
+    A branch is twice the parity of a code plus its codebook; `costs` has one row per branch. Lanes
+    are the last axis, for vector instructions. States are numbered by the newest bits of a shift
+    register, so that no row moves between two steps.
     """
     half, width = states // 2, costs.shape[2]
     branches = _branches(states)
@@ -173,8 +198,8 @@ def _walk(costs: Float[Array, "steps 4 lanes"], states: int) -> Int[Array, "step
     def forward(
         best: Float[Array, "states lanes"], cost: Float[Array, "4 lanes"]
     ) -> tuple[Float[Array, "states lanes"], Bool[Array, "states lanes"]]:
-        own = cost.at[branches].get(mode="promise_in_bounds").reshape(2, half, 2, width)
-        total = (best.reshape(2, half, 1, width) + own).reshape(2, states, width)
+        added = cost.at[branches].get(mode="promise_in_bounds").reshape(2, half, 2, width)
+        total = (best.reshape(2, half, 1, width) + added).reshape(2, states, width)
         return jnp.minimum(total[0], total[1]), total[1] < total[0]
 
     def backward(
@@ -192,10 +217,11 @@ def _walk(costs: Float[Array, "steps 4 lanes"], states: int) -> Int[Array, "step
 
 
 def _branches(states: int) -> Int[Array, " registers"]:
-    """Twice the parity of the code, plus its codebook, for each content of a shift register.
+    """Branch for each content of a shift register: twice the code's parity plus its codebook.
 
-    Parities are sums of the bits in it by the first polynomial and codebooks by the second, which
-    are all the sequences that the check allows, each of them once.
+    The parity is the sum modulo 2 of the register's bits that the first polynomial selects, and the
+    codebook that of the bits that the second selects. This generates every sequence that satisfies
+    the parity check exactly once.
     """
     first, second = POLYNOMIALS[states]
     registers = range(2 * states)

@@ -1,7 +1,7 @@
 """Trellis-coded quantisation on a bit-shift trellis.
 
-The trellis of Tseng et al. 2024, arXiv:2406.11235, section 3, searched by the algorithm of Viterbi
-1967; trellis-coded quantisation is Marcellin and Fischer 1990.
+The trellis is that of Tseng et al. 2024, arXiv:2406.11235, section 3, searched with the algorithm
+of Viterbi 1967. Trellis-coded quantisation is from Marcellin and Fischer 1990.
 """
 
 import jax
@@ -11,19 +11,29 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 STEPS = 1024
-"""Entries that one search walks through; searches run side by side."""
+"""Entries of one search. Searches run side by side."""
 MARGIN = 64
-"""Entries on either side of a join between two searches that settle its state."""
+"""Entries on each side of a join between two searches that determine the state at the join."""
 
 
 def trellis_encode(
     x: Float[Array, " entries"], table: Float[np.ndarray, " states"], *, bits: int
 ) -> UInt32[Array, " entries"]:
-    """Codes below 2**bits whose `trellis_decode` is close to x in squared error.
+    """Find codes whose `trellis_decode` is close to x in squared error.
 
-    The path is the closest one but for the joins between searches of 1024 entries, where the
-    best path through 64 entries on either side decides. Costs about 4 * len(table) operations an
-    entry, and memory for a few searches at a time, whatever the number of entries and under `vmap`.
+    The path is optimal except at the joins between searches of 1024 entries: the state at a join
+    is that of the best path through the 64 entries on each side. Costs about 4 * len(table)
+    operations per entry. Memory is that of a few searches at a time, for any number of entries and
+    also under `vmap`.
+
+    Args:
+        x: Entries, in units of the table; at least one.
+        table: Value of each state. Its length is a power of two, at least 2**bits.
+        bits: Bits per code.
+
+    Returns:
+        One code below 2**bits per entry.
+
     """
     searches = -(-x.size // STEPS)
     steps = min(x.size, STEPS)
@@ -43,7 +53,10 @@ def trellis_encode(
 def trellis_decode(
     codes: UInt32[Array, " entries"], table: Float[np.ndarray, " states"], *, bits: int
 ) -> Float[Array, " entries"]:
-    """The table's entry at each state; a state is the log2(len(table)) newest bits of the codes."""
+    """Look up the table's value at the state of each entry.
+
+    A state is the last log2(len(table)) bits of the codes up to and including the entry's.
+    """
     memory = len(table).bit_length() - 1
     window = -(-memory // bits)
     history = jnp.pad(codes, (window - 1, 0))
@@ -58,11 +71,11 @@ def _paths(
     table: Float[np.ndarray, " states"],
     bits: int,
 ) -> Int[Array, "searches steps"]:
-    """The states of the best path of each search, from and to the given histories (-1: any).
+    """States of the best path of each search between given start and end histories (-1: any).
 
-    A history is what the next state keeps of a state: all but its `bits` oldest bits.
+    A history is the part of a state that the next state keeps: all but its `bits` oldest bits.
     """
-    side_by_side = min(max(2**15 // len(table), 8), 64)  # what a core's cache holds
+    side_by_side = min(max(2**15 // len(table), 8), 64)  # fits in a core's cache
 
     @custom_vmap
     def paths(
@@ -83,15 +96,15 @@ def _paths(
         return out.reshape(-1, steps)[:searches]
 
     @paths.def_vmap
-    def more_searches(
+    def batch_as_searches(
         clients: int, batched: list[bool], *arguments: Array
     ) -> tuple[Int[Array, "clients searches steps"], bool]:
-        """Clients are more searches, so that their number does not change the memory."""
-        every = [
-            a if has else jnp.broadcast_to(a, (clients, *a.shape))
-            for a, has in zip(arguments, batched, strict=True)
+        """Treat a batch axis as more searches, so that its size does not change the memory."""
+        stacked = [
+            a if is_batched else jnp.broadcast_to(a, (clients, *a.shape))
+            for a, is_batched in zip(arguments, batched, strict=True)
         ]
-        out = paths(*(a.reshape(-1, *a.shape[2:]) for a in every))
+        out = paths(*(a.reshape(-1, *a.shape[2:]) for a in stacked))
         return out.reshape(clients, -1, out.shape[-1]), True
 
     return paths(x, starts, ends)
@@ -104,14 +117,17 @@ def _search(
     table: Float[np.ndarray, " states"],
     bits: int,
 ) -> Int[Array, "lanes steps"]:
-    """Viterbi's algorithm for a few searches in step, the lanes last as vectors want them."""
+    """Run Viterbi's algorithm for a few searches in step, one per lane.
+
+    Lanes are the last axis, for vector instructions.
+    """
     histories = len(table) >> bits
     values = jnp.asarray(table)[:, None]
 
     def forward(
         best: Float[Array, "histories lanes"], entry: Float[Array, " lanes"]
     ) -> tuple[Float[Array, "histories lanes"], Array]:
-        # (entry - value)^2 but for the square of the entry, which all paths share
+        # (entry - value)^2 without the square of the entry, which is the same for all paths
         error = jnp.repeat(best, 2**bits, axis=0) + values * (values - 2 * entry)
         by_oldest = error.reshape(2**bits, histories, -1)
         return by_oldest.min(axis=0), by_oldest.argmin(axis=0).astype(jnp.uint8)

@@ -1,4 +1,4 @@
-"""Codecs that send an update in fewer dimensions."""
+"""Codecs that project an update to fewer dimensions."""
 
 from .count_sketch import count_sketch
 from .power_sgd import power_sgd

@@ -11,43 +11,72 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
+from ..checks import check_integer
 from ..contract import Compressor, Like, Payload, State, Update
 from ..ops.flat import check_floating
 from ..ops.principal_basis import orthonormal
 
 
 class Factors(NamedTuple):
-    """Payload of a leaf of matrices, each of which is left @ right.T."""
+    """Payload of a leaf of matrices, each of which is left @ right.T.
+
+    Attributes:
+        left: Left factors with orthonormal columns, [matrices, rows, rank].
+        right: Right factors, [matrices, columns, rank].
+
+    """
 
     left: Float[Array, "matrices rows rank"]
-    """Orthonormal columns."""
     right: Float[Array, "matrices columns rank"]
 
 
 def power_sgd(*, rank: int) -> Compressor:
-    """Send each matrix as a product of two thin ones, found by one step of subspace iteration.
+    """Send each matrix as a product of two thin matrices, from one step of subspace iteration.
 
-    A leaf of two or more dimensions is a batch of matrices, its last two dimensions (a kernel of
-    [layers, in, out] is one matrix per layer). Leaves of fewer dimensions, and those whose factors
-    would be no smaller, are sent as they are. The step starts from the subspace that the last
-    message of this sender found: P = orth(M Q), Q = M^T P, M ~ P Q^T.
+    The last two dimensions of a leaf are matrices, and the dimensions before them count the
+    matrices: a kernel of [layers, in, out] is one matrix per layer. Leaves with fewer than two
+    dimensions, and leaves whose factors would be no smaller, are sent unchanged. The step starts
+    from the subspace of this sender's last message: P = orth(M Q), Q = M^T P, M ~ P Q^T.
 
-    Guarantees: a projection, so the squared error is never above ||x||^2; exact to rounding for
-    matrices of rank at most `rank`; for a matrix that stays the same, messages tend to the best
-    approximation of that rank; biased, so meant for `error_feedback`. A matrix with a NaN or an
-    infinity decodes to no finite entry. State: one orthonormal float32 Q per compressed leaf, which
-    an update that is not finite, and a matrix of zeros, leave as it was. Payload: 4 * rank * (rows
-    + columns) bytes per matrix, float32 whatever the update's dtype.
+    Guarantees: a projection, so the squared error is never above ||x||^2. Exact to rounding for
+    matrices of rank at most `rank`. For a constant matrix, messages converge to the best
+    approximation of that rank. Biased, so meant for `error_feedback`. A matrix with a NaN or an
+    infinity decodes to no finite entry.
 
-    The paper sums P over workers before it orthonormalises, in two rounds of communication, so
-    that all share P and the sum of their Q is that of the mean. Here each sender has its own P, in
-    one message: factors of different senders do not add up, what they decode to does.
-    Raises `ValueError` unless rank is a positive integer.
+    State: one orthonormal float32 Q per factored leaf. An update that is not finite leaves it
+    unchanged, and so does a matrix of zeros. Payload: 4 * rank * (rows + columns) bytes per matrix;
+    factors are float32 for any dtype of the update.
+
+    In the paper, workers sum P before it is orthonormalised, in two rounds of communication. They
+    then share P, and the mean of their Q belongs to the mean of their matrices. Here each sender
+    sends a separate P in one message. Factors of different senders cannot be added; their decoded
+    updates can.
+
+    Args:
+        rank: Rank of the approximation, at least 1.
+
+    Returns:
+        A `Compressor` whose state is a list with one Q per leaf, or () for a leaf sent unchanged.
+
+    Raises:
+        ValueError: If `rank` is not a positive integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import power_sgd, wire
+        >>> x = {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)}
+        >>> c = power_sgd(rank=2)
+        >>> payload, state = c.encode(jax.random.key(0), x, c.init(x))
+        >>> wire.nbytes(payload)  # header 12, factors 2 * (30 + 20) * 4, bias 80
+        492
+        >>> bool(jnp.allclose(c.decode(payload, x)["kernel"], 1.0, atol=1e-5))
+        True
+
     """
-    if not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"power_sgd: rank must be a positive integer, got {rank!r}.")
+    check_integer(rank, who="power_sgd", name="rank", at_least=1)
 
     def is_factored(leaf: Any) -> bool:
+        """Whether a leaf is sent as factors."""
         if len(leaf.shape) < 2:
             return False
         rows, columns = leaf.shape[-2:]
@@ -55,7 +84,7 @@ def power_sgd(*, rank: int) -> Compressor:
 
     def init(like: Like) -> State:
         check_floating(like, who="power_sgd")
-        key = jr.key(0, impl="threefry2x32")  # any start serves, as long as it is in no subspace
+        key = jr.key(0, impl="threefry2x32")  # a random start misses no subspace
         leaves = jax.tree.leaves(like)
         return [start(jr.fold_in(key, i), leaf) for i, leaf in enumerate(leaves)]
 
@@ -79,11 +108,11 @@ def power_sgd(*, rank: int) -> Compressor:
         matrices = x.reshape(-1, *x.shape[-2:]).astype(jnp.float32)
         left = jax.vmap(orthonormal)(_product("bij,bjk->bik", matrices, basis))
         right = _product("bij,bik->bjk", matrices, left)
-        # sums of large entries may overflow where none of them does
-        known = jnp.isfinite(right).all(axis=(1, 2), keepdims=True)
-        learnt = finite & known & (right != 0).any(axis=(1, 2), keepdims=True)
-        # orthonormal, so that directions this matrix lacks are not lost to the next
-        return Factors(left, right), jnp.where(learnt, jax.vmap(orthonormal)(right), basis)
+        # sums of large finite entries may overflow
+        no_overflow = jnp.isfinite(right).all(axis=(1, 2), keepdims=True)
+        usable = finite & no_overflow & (right != 0).any(axis=(1, 2), keepdims=True)
+        # orthonormal, so that directions absent from this matrix stay available for the next
+        return Factors(left, right), jnp.where(usable, jax.vmap(orthonormal)(right), basis)
 
     def decode(payload: Payload, like: Like) -> Update:
         def decode_leaf(leaf: Any, sent: Any) -> Float[Array, "..."]:

@@ -1,4 +1,4 @@
-"""Codecs that send every entry in fewer bits."""
+"""Quantisers: codecs that send every entry in fewer bits."""
 
 from .blockwise import blockwise_int, mxfp4, nf4
 from .dithered import dithered

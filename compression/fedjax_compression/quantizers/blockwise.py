@@ -1,4 +1,4 @@
-"""Number formats of a few bits that share a scale among the entries of a block.
+"""Number formats of a few bits per entry, with one scale per block of entries.
 
 NF4 is from QLoRA (Dettmers et al. 2023, arXiv:2305.14314, appendix E); MXFP4 from the OCP
 Microscaling formats (Rouhani et al. 2023, arXiv:2310.10537).
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, BFloat16, Float, Key, UInt8
 
+from ..checks import check_choice, check_integer
 from ..contract import Compressor
 from ..ops.bits import pack, unpack
 from ..ops.magnitudes import largest_magnitude, near_power
@@ -28,36 +29,66 @@ _MX_BLOCK = 32
 
 
 class Scaled(NamedTuple):
-    """Payload of one tensor, whose values are scale * level(code), block after block."""
+    """Payload of one tensor. An entry's value is level(code) * scale of its block.
+
+    Attributes:
+        codes: Level of each entry, packed.
+        scales: One scale per block. bfloat16 has the range of float32, while float16 would lose
+            blocks whose entries are about 1e-8.
+
+    """
 
     codes: UInt8[Array, " bytes"]
-    """Of each entry, packed."""
     scales: BFloat16[Array, " blocks"]
-    """In bfloat16, which has the range of float32: float16 loses blocks of size 1e-8."""
 
 
 class Microscaled(NamedTuple):
-    """Payload of one tensor, whose values are 2**(exponent - 127) * level(code)."""
+    """Payload of one tensor. An entry's value is level(code) * 2**(exponent - 127).
+
+    Attributes:
+        codes: For each entry a sign and an index into 0, .5, 1, 1.5, 2, 3, 4, 6; packed.
+        exponents: One exponent per block; 255 for a block that is not finite.
+
+    """
 
     codes: UInt8[Array, " bytes"]
-    """A sign and an index among 0, .5, 1, 1.5, 2, 3, 4, 6 for each entry, packed."""
     exponents: UInt8[Array, " blocks"]
-    """255 where the block is not finite."""
 
 
 def blockwise_int(*, bits: int, block: int = 64) -> Compressor:
     """Round each entry to the nearest of 2**bits - 1 evenly spaced values around zero.
 
-    The largest magnitude of each block of a tensor is the last of them. Guarantees: an entry errs
-    by at most half a step, which is the block's largest magnitude over 2**(bits - 1) - 1, to 1 part
-    in 256; deterministic, so biased. Zeros are exact. A block with a NaN or an infinity decodes to
-    no finite entry, others as ever. Payload: `bits` per entry and 2 bytes per block; a tensor's
-    last block may be shorter.
-    Raises `ValueError` unless bits is 2, 4 or 8 and block a positive integer.
+    The last of these values is the largest magnitude of the entry's block.
+
+    Guarantees: an entry errs by at most half a step, up to a factor of 1 + 1/256. A step is the
+    block's largest magnitude over 2**(bits - 1) - 1. Deterministic, so biased. Zeros are exact. A
+    block with a NaN or an infinity decodes to no finite entry; other blocks are unaffected.
+
+    Payload: `bits` per entry and 2 bytes per block. A tensor's last block may be shorter.
+
+    Args:
+        bits: Bits per entry: 2, 4 or 8.
+        block: Entries that share a scale, at least 1; 64 by default.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Raises:
+        ValueError: If `bits` is not 2, 4 or 8, or `block` is not a positive integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import blockwise_int, wire
+        >>> c, x = blockwise_int(bits=4, block=3), jnp.array([7.0, -3.2, 0.4, -14.0, 3.1])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> wire.nbytes(payload)  # header 12, codes 3, scales 4
+        19
+        >>> c.decode(payload, x).tolist()
+        [7.0, -3.0, 0.0, -14.0, 4.0]
+
     """
-    if type(bits) is not int or bits not in (2, 4, 8):
-        raise ValueError(f"blockwise_int: bits must be 2, 4 or 8, got {bits!r}.")
-    _check_block(block, who="blockwise_int")
+    check_choice(bits, (2, 4, 8), who="blockwise_int", name="bits")
+    check_integer(block, who="blockwise_int", name="block", at_least=1)
     top = 2 ** (bits - 1) - 1
 
     def encode_leaf(_: Key[Array, ""], x: Float[Array, " entries"]) -> Scaled:
@@ -75,16 +106,38 @@ def blockwise_int(*, bits: int, block: int = 64) -> Compressor:
 
 
 def nf4(*, block: int = 64) -> Compressor:
-    """Round each entry to the nearest of 16 quantiles of a Gaussian, in units of its block's
-    largest magnitude.
+    """Round each entry to the nearest of 16 quantiles of a Gaussian, scaled to its block (NF4).
 
-    Guarantees: an entry errs by at most .152 of that magnitude, half the widest gap, to 1 part in
-    256; deterministic, so biased. Zeros are exact. A block with a NaN or an infinity decodes to no
-    finite entry, others as ever. Payload: 4 bits per entry and 2 bytes per block; a tensor's last
-    block may be shorter. Departure: the paper quantises the scales once more.
-    Raises `ValueError` unless block is a positive integer.
+    The unit of the levels is the largest magnitude of the entry's block.
+
+    Guarantees: an entry errs by at most .152 of that magnitude, half the widest gap between levels,
+    up to a factor of 1 + 1/256. Deterministic, so biased. Zeros are exact. A block with a NaN or an
+    infinity decodes to no finite entry; other blocks are unaffected.
+
+    Payload: 4 bits per entry and 2 bytes per block. A tensor's last block may be shorter. The paper
+    also quantises the scales; this codec does not.
+
+    Args:
+        block: Entries that share a scale, at least 1; 64 by default.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Raises:
+        ValueError: If `block` is not a positive integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import nf4, wire
+        >>> c, x = nf4(), jnp.array([4.0, -4.0, 0.0, 2.8, 0.1])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> wire.nbytes(payload)  # header 12, codes 3, scale 2
+        17
+        >>> [round(value, 2) for value in c.decode(payload, x).tolist()]
+        [4.0, -4.0, 0.0, 2.89, 0.0]
+
     """
-    _check_block(block, who="nf4")
+    check_integer(block, who="nf4", name="block", at_least=1)
     bounds = (_NF4[1:] + _NF4[:-1]) / 2
 
     def encode_leaf(_: Key[Array, ""], x: Float[Array, " entries"]) -> Scaled:
@@ -102,17 +155,34 @@ def nf4(*, block: int = 64) -> Compressor:
 
 
 def mxfp4() -> Compressor:
-    """Round each entry to a float of 4 bits (E2M1), in units of a power of two by block of 32.
+    """Round each entry to a 4-bit float (E2M1), with a power-of-two unit per block of 32 entries.
 
-    The block's largest magnitude is from 4 to 8 units. Guarantees: the nearest number of the
-    format, the even one of two as near; magnitudes above 6 units become 6, so an entry errs by at
-    most a quarter of the block's largest magnitude; deterministic, so biased.
-    Zeros and the format's numbers are exact; units below 2**-126 are not told apart. A block with a
-    NaN or an infinity decodes to NaN, others as ever. Payload: 4 bits per entry and a byte per
-    block of 32; a tensor's last block may be shorter.
+    The unit is chosen so that the block's largest magnitude is at least 4 and below 8 units; the
+    smallest unit is 2**-126.
+
+    Guarantees: rounds to the nearest number of the format, and a tie to the number of even code.
+    Magnitudes above 6 units become 6, so an entry errs by at most a quarter of the block's largest
+    magnitude. Deterministic, so biased. Zeros and the format's numbers are exact. A block with a
+    NaN or an infinity decodes to NaNs; other blocks are unaffected.
+
+    Payload: 4 bits per entry and a byte per block of 32. A tensor's last block may be shorter.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import mxfp4, wire
+        >>> c, x = mxfp4(), jnp.array([0.0, 24.0, -2.0, 3.0])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> wire.nbytes(payload)  # header 12, codes 2, exponent 1
+        15
+        >>> c.decode(payload, x).tolist()  # multiples of the unit 4: 0, 6, -.5, 1
+        [0.0, 24.0, -2.0, 4.0]
+
     """
     bounds = (_E2M1[1:] + _E2M1[:-1]) / 2
-    # midway between an odd code and the even one above, the latter is nearest
+    # a tie between an odd code and the even code above it goes to the even code
     bounds[1::2] = np.nextafter(bounds[1::2], np.float32(0))
 
     def encode_leaf(_: Key[Array, ""], x: Float[Array, " entries"]) -> Microscaled:
@@ -133,12 +203,8 @@ def mxfp4() -> Compressor:
     return per_tensor(encode_leaf, decode_leaf, who="mxfp4")
 
 
-def _check_block(block: int, *, who: str) -> None:
-    if type(block) is not int or block < 1:
-        raise ValueError(f"{who}: block must be a positive integer, got {block!r}.")
-
-
 def _rows(x: Float[Array, " entries"], block: int) -> Float[Array, "blocks block"]:
+    """One row per block; the last is padded with zeros."""
     return jnp.pad(x, (0, -x.size % block)).reshape(-1, block)
 
 
@@ -149,14 +215,15 @@ def _largest(rows: Float[Array, "blocks block"]) -> Float[Array, " blocks"]:
 def _relative(
     rows: Float[Array, "blocks block"], scales: BFloat16[Array, " blocks"]
 ) -> Float[Array, "blocks block"]:
-    """Entries over the scale as it is sent."""
+    """Entries divided by their scale as it is sent, in bfloat16."""
     scale = scales.astype(jnp.float32)[:, None]
-    _, inverse = near_power(scale)  # XLA may divide by a reciprocal, which float32 must hold
+    # XLA may multiply by a reciprocal instead of dividing, and that must not overflow
+    _, inverse = near_power(scale)
     return rows * inverse / jnp.where(scale == 0, 1, scale * inverse)
 
 
 def _power(exponents: UInt8[Array | np.ndarray, " blocks"]) -> Float[Array, " blocks"]:
-    """2**(exponent - 127), built from its bits to be exact; NaN for 255."""
+    """2**(exponent - 127), built from its bits so that it is exact; NaN for 255."""
     exponents = jnp.asarray(exponents).astype(jnp.uint32)
     power = jax.lax.bitcast_convert_type(exponents << 23, jnp.float32)
     return jnp.where(exponents == 255, jnp.nan, power)
@@ -165,5 +232,5 @@ def _power(exponents: UInt8[Array | np.ndarray, " blocks"]) -> Float[Array, " bl
 def _per_entry(
     scales: Float[Array | np.ndarray, " blocks"], block: int, entries: int
 ) -> Float[Array, " entries"]:
-    """Each block's scale, repeated for its entries."""
+    """Repeat each block's scale for its entries."""
     return jnp.repeat(jnp.asarray(scales).astype(jnp.float32), block)[:entries]

@@ -1,4 +1,4 @@
-"""QSGD (Alistarh et al. 2017, arXiv:1610.02132), with levels of fixed length."""
+"""QSGD (Alistarh et al. 2017, arXiv:1610.02132), with codes of fixed length."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key, UInt8
 
+from ..checks import check_integer
 from ..contract import Compressor
 from ..ops.bits import pack, unpack
 from ..ops.magnitudes import largest_magnitude
@@ -13,30 +14,56 @@ from ..ops.per_tensor import per_tensor
 
 
 class Qsgd(NamedTuple):
-    """Payload of one tensor, whose values are norm * level / levels."""
+    """Payload of one tensor. An entry's value is norm * level / levels.
+
+    Attributes:
+        codes: level + levels of each entry, packed.
+        norm: Euclidean norm of the tensor.
+
+    """
 
     codes: UInt8[Array, " bytes"]
-    """level + levels of each entry, packed."""
     norm: Float[Array, ""]
 
 
 def qsgd(*, levels: int) -> Compressor:
-    """Round levels * x / ||x|| at random to one of its two neighbouring integers.
+    """Round levels * x / ||x|| at random to one of the two nearest integers, for each tensor x.
 
-    The norm is the Euclidean one of each tensor. Guarantees: unbiased over keys; an entry errs by
-    less than ||x|| / levels, and the squared error of a tensor of d entries is on average at most
-    min(d / levels**2, sqrt(d) / levels) ||x||^2, which few levels make large on long tensors.
-    Zeros are exact. A tensor with a NaN or an infinity decodes to no finite entry, other tensors
-    as ever. Payload: ceil(log2(2 levels + 1)) bits per entry and 4 bytes per tensor.
-    Departure: the paper goes on to code the levels by Elias's integer code, of varying length.
-    Raises `ValueError` unless levels is an integer from 1 to 32767.
+    ||x|| is the Euclidean norm of the tensor.
+
+    Guarantees: unbiased over keys. An entry errs by less than ||x|| / levels. The expected squared
+    error of a tensor of d entries is at most min(d / levels**2, sqrt(d) / levels) ||x||^2, which is
+    large for long tensors and few levels. Zeros are exact. A tensor with a NaN or an infinity
+    decodes to no finite entry; other tensors are unaffected.
+
+    Payload: ceil(log2(2 levels + 1)) bits per entry and 4 bytes per tensor. The paper also codes
+    the levels with Elias's variable-length integer code; this codec does not.
+
+    Args:
+        levels: Number of positive levels, from 1 to 32767.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Raises:
+        ValueError: If `levels` is not an integer from 1 to 32767.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import qsgd, wire
+        >>> c, x = qsgd(levels=5), jnp.array([3.0, 0.0, -4.0])  # the norm is 5
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> wire.nbytes(payload)  # header 12, codes 2, norm 4
+        18
+        >>> [round(value, 4) for value in c.decode(payload, x).tolist()]
+        [3.0, 0.0, -4.0]
+
     """
-    if type(levels) is not int or not 1 <= levels <= 32767:
-        raise ValueError(f"qsgd: levels must be an integer from 1 to 32767, got {levels!r}.")
+    check_integer(levels, who="qsgd", name="levels", at_least=1, at_most=32767)
     bits = (2 * levels).bit_length()
 
     def encode_leaf(key: Key[Array, ""], x: Float[Array, " entries"]) -> Qsgd:
-        # squares of the entries over the largest neither overflow nor vanish
+        # dividing by the largest entry first keeps the squares from overflow and underflow
         largest = largest_magnitude(x)
         relative = x / jnp.where(largest == 0, 1, largest)
         relative_norm = jnp.sqrt((relative * relative).sum())

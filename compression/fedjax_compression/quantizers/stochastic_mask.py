@@ -1,4 +1,4 @@
-"""Random masks of given probabilities (FedPM; Isik et al. 2022, arXiv:2209.15328)."""
+"""Random binary masks with given probabilities (FedPM; Isik et al. 2022, arXiv:2209.15328)."""
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,19 +10,38 @@ from ..ops.flat import flatten, unflatten
 from ..wire.leaves import Symbols
 
 _FAILED = 2
+"""Code of an entry that is not finite."""
 
 
 def stochastic_mask() -> Compressor:
-    """Send a one with each entry for its probability, and else a zero.
+    """Send each entry p as a one with probability p and as a zero otherwise.
 
-    FedPM trains no weights but which of frozen random ones to keep: a client's entries are
-    p = sigmoid(scores), and the server takes the mean of the masks, or with pseudo-counts the mean
-    of a Beta posterior, for the next probabilities.
-    Guarantees: unbiased for p, with variance p (1 - p); zero and one are exact; entries below 0
-    count as 0 and those above 1 as 1. An entry that is a NaN or an infinity decodes to a NaN.
-    Payload: `Symbols`, a table for each run of tensors of 4,096 entries or more. A message has
-    H(m) bits per entry, with m the share of ones in a run and H the entropy of a coin, a bit at
-    most, to a part in a thousand; header and table take about 40 bytes.
+    In FedPM the weights are random and frozen, and clients train which of them to keep: a client's
+    update is p = sigmoid(scores). The server uses the mean of the masks as the next probabilities,
+    or, with pseudo-counts, the mean of a Beta posterior.
+
+    Guarantees: unbiased, with variance p (1 - p) per entry. Zeros and ones are exact. Entries below
+    0 are treated as 0, and those above 1 as 1. A NaN or an infinity decodes to a NaN in its place;
+    other entries are unaffected.
+
+    Payload: `Symbols`. Each tensor of 4,096 entries or more has a separate table, which smaller
+    neighbours share. A message has H(m) bits per entry to within one part in a thousand, where m is
+    the share of ones among the entries of a table and H is the binary entropy, at most one bit.
+    Header and table take about 40 bytes.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import stochastic_mask, wire
+        >>> c, p = stochastic_mask(), jnp.tile(jnp.array([0.0, 1.0]), 400)
+        >>> payload, _ = c.encode(jax.random.key(0), p, c.init(p))
+        >>> wire.nbytes(payload)  # 800 entries at one bit take 100 bytes
+        128
+        >>> c.decode(payload, p)[:4].tolist()
+        [0.0, 1.0, 0.0, 1.0]
+
     """
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:

@@ -1,4 +1,4 @@
-"""TernGrad (Wen et al. 2017, arXiv:1705.07878), five entries in a byte."""
+"""TernGrad (Wen et al. 2017, arXiv:1705.07878), with five entries per byte."""
 
 from typing import NamedTuple
 
@@ -12,26 +12,47 @@ from ..ops.magnitudes import largest_magnitude
 from ..ops.per_tensor import per_tensor
 
 _PLACES = (1, 3, 9, 27, 81)
-"""3**5 = 243 of a byte's 256 values are used: 1.6 bits per entry, where log2(3) is 1.585."""
+"""Place values of the five trits of a byte: 1.6 bits per entry, while log2(3) is 1.585."""
 
 
 class Ternary(NamedTuple):
-    """Payload of one tensor, whose values are -scale, 0 or scale."""
+    """Payload of one tensor, whose values are -scale, 0 or scale.
+
+    Attributes:
+        trits: 0, 1 or 2 for each entry, five per byte, lowest place first.
+        scale: Largest magnitude of the tensor.
+
+    """
 
     trits: UInt8[Array, " bytes"]
-    """0, 1 or 2 for each entry: five to a byte, lowest first."""
     scale: Float[Array, ""]
-    """The largest magnitude."""
 
 
 def terngrad() -> Compressor:
-    """Send each entry as its sign times the tensor's largest magnitude, or as zero, at random.
+    """Send each entry as zero or as its sign times the tensor's largest magnitude, at random.
 
-    Guarantees: unbiased over keys, as an entry is sent with probability |x| / max |x|; the squared
-    error is on average (max |x| * ||x||_1 / ||x||^2 - 1) ||x||^2. Zeros and entries of the largest
-    magnitude are exact. A tensor with a NaN or an infinity decodes to no finite entry, other
-    tensors as ever. Payload: a byte per five entries, and 4 bytes per tensor.
-    Departure: the paper may clip entries at 2.5 standard deviations first, which is biased.
+    An entry is non-zero with probability |x| / max |x|.
+
+    Guarantees: unbiased over keys. The expected squared error is
+    (max |x| * ||x||_1 / ||x||^2 - 1) ||x||^2. Zeros and entries of the largest magnitude are exact.
+    A tensor with a NaN or an infinity decodes to no finite entry; other tensors are unaffected.
+
+    Payload: a byte per five entries and 4 bytes per tensor. The paper's optional clipping of
+    entries at 2.5 standard deviations, which is biased, is left out.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import terngrad, wire
+        >>> c, x = terngrad(), jnp.array([2.0, 0.0, -2.0, -2.0, 0.0, 0.0, 2.0])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> wire.nbytes(payload)  # header 12, trits 2, scale 4
+        18
+        >>> c.decode(payload, x).tolist()
+        [2.0, 0.0, -2.0, -2.0, 0.0, 0.0, 2.0]
+
     """
 
     def encode_leaf(key: Key[Array, ""], x: Float[Array, " entries"]) -> Ternary:

@@ -1,7 +1,7 @@
 """Trellis-coded quantisation at a fixed rate, after a random rotation.
 
-Tseng et al. 2024 (QTIP), arXiv:2406.11235; Marcellin and Fischer 1990. Made unbiased as EDEN is:
-Vargaftik et al. 2022, arXiv:2108.08842.
+Tseng et al. 2024 (QTIP), arXiv:2406.11235; Marcellin and Fischer 1990. A scale per block makes it
+unbiased as in EDEN (Vargaftik et al. 2022, arXiv:2108.08842).
 """
 
 from statistics import NormalDist
@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
+from ..checks import check_integer
 from ..contract import Compressor, Like, Payload, State, Update
 from ..ops.bits import pack, unpack
 from ..ops.blocks import block_largest, block_sums, per_entry
@@ -21,45 +22,72 @@ from ..ops.magnitudes import near_power
 from ..ops.viterbi import trellis_decode, trellis_encode
 
 MULTIPLIER = {1: 235 / 512, 2: 119 / 512, 3: 61 / 512, 4: 159 / 512}
-"""Of the state, by bits, as a fraction of the number of states: the least error over memories of
-7 to 10 bits among all odd multiples of 1 / 512 below 1 / 2."""
+"""Multiplier of the state in `gaussian_table` by bits, as a fraction of the number of states. Among
+all odd multiples of 1 / 512 below 1 / 2, these have the least error over memories of 7 to 10 bits.
+"""
 
 
 class Trellis(NamedTuple):
-    """Payload of an update of n entries."""
+    """Payload of an update.
+
+    Attributes:
+        codes: The bits that enter the state at each rotated entry, packed.
+        scales: Factor for the values of each scale block (see `ops.blocks`).
+        seed: Seed of the rotation.
+
+    """
 
     codes: UInt8[Array, " bytes"]
-    """What the state takes in at each rotated entry, packed."""
     scales: Float[Array, " blocks"]
-    """What the values of each block of 4096 are multiplied by."""
     seed: UInt32[Array, ""]
-    """Of the rotation."""
 
 
 def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
     """Rotate the whole update at random and send the closest path through a trellis, unbiased.
 
-    Each entry sends `bits` bits, and the last `memory` bits sent pick its value from a table, so
-    that an entry has 2**memory values to be near to. The scale ||y||^2 / <y, q> of each block
-    makes the estimate unbiased for a uniform rotation, as in `eden`. Guarantees: E||x - decode||^2
-    / ||x||^2 is .395, .0822, .0203, .0054 at 1, 2, 3, 4 bits with a memory of 8, and .373, .0750,
-    .0182, .0047 with one of 12, to a few percent whatever the update looks like, and falls as 1/n
-    in a mean over n clients; an update of less than about 20 entries may err more than `eden`'s.
-    One entry and zeros are exact; a block with a NaN or an infinity decodes to no finite entry,
-    others as ever.
+    Each entry sends `bits` bits. The last `memory` bits sent select its value from a table of
+    2**memory values. The scale ||y||^2 / <y, q> of each block of 4096 entries, where y is the
+    rotated block and q its values, makes the estimate unbiased for a uniform rotation, as in
+    `eden`.
+
+    Guarantees: unbiased, with E||x - decode||^2 / ||x||^2 equal to .395, .0822, .0203, .0054 at 1,
+    2, 3, 4 bits with a memory of 8, and to .373, .0750, .0182, .0047 with a memory of 12. These
+    hold to a few percent for any update, and the error of a mean over n clients falls as 1/n. An
+    update of fewer than about 20 entries may have a larger error than with `eden`. A single entry
+    and zeros are exact. A block with a NaN or an infinity decodes to no finite entry; other blocks
+    are unaffected, except one that overlaps it in the rotation.
+
     Payload: `bits` per entry, 4 bytes per 4096 entries and a seed of 4 bytes. The trellis starts
-    from a history of zeros, which costs no bits and the error of a few entries per message.
-    Encoding takes about 4 * 2**memory operations an entry; decoding is no search.
-    Departs from the paper in the table, for which see `gaussian_table`, and in a memory short
-    enough to search for every update (16 there).
-    Raises `ValueError` unless bits is in 1..4 and memory in bits + 1..12.
+    from a history of zeros. This costs no bits, but adds to the error of the first few entries.
+
+    Cost: encoding takes about 4 * 2**memory operations per entry. Decoding needs no search.
+
+    The paper uses another table (see `gaussian_table`) and a memory of 16. The memory here is short
+    enough to search in every round.
+
+    Args:
+        bits: Bits per entry, from 1 to 4.
+        memory: Bits of the state, from bits + 1 to 12; 8 by default. A longer memory has a smaller
+            error.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Raises:
+        ValueError: If `bits` is not an integer from 1 to 4, or `memory` is not an integer from
+            bits + 1 to 12.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import trellis_fixed, wire
+        >>> c, x = trellis_fixed(bits=2, memory=4), jnp.sin(jnp.arange(1000.0))
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> wire.nbytes(payload)  # header 12, codes 250, scale 4, seed 4
+        270
+
     """
-    if type(bits) is not int or bits not in range(1, 5):
-        raise ValueError(f"trellis_fixed: bits must be an integer from 1 to 4, got {bits!r}.")
-    if type(memory) is not int or memory not in range(bits + 1, 13):
-        raise ValueError(
-            f"trellis_fixed: memory must be an integer from bits + 1 to 12, got {memory!r}."
-        )
+    check_integer(bits, who="trellis_fixed", name="bits", at_least=1, at_most=4)
+    check_integer(memory, who="trellis_fixed", name="memory", at_least=bits + 1, at_most=12)
     table = gaussian_table(bits=bits, memory=memory)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
@@ -69,10 +97,10 @@ def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
             return Trellis(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
         y = rotate(x, seed)
         magnitude, inverse = near_power(block_largest(y))
-        y = y * per_entry(inverse, y.size)  # whose squares neither vanish nor overflow
+        y = y * per_entry(inverse, y.size)  # so that squares neither overflow nor vanish
         deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(jnp.ones_like(y))), y.size)
         unit = y / jnp.where(deviation > 0, deviation, 1.0)
-        # paths run through all blocks: one that is not finite must not lead the others astray
+        # one path spans all blocks, so entries that are not finite must not affect other blocks
         codes = trellis_encode(jnp.where(jnp.isfinite(unit), unit, 0.0), table, bits=bits)
         overlap = block_sums(unit * trellis_decode(codes, table, bits=bits))
         power = block_sums(unit * y)
@@ -91,12 +119,12 @@ def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
 
 
 def gaussian_table(*, bits: int, memory: int) -> Float[np.ndarray, " states"]:
-    """The value of each state: evenly spaced quantiles of a Gaussian, in the order of an odd
-    multiple of the state.
+    """Build the table of values by state: permuted, evenly spaced quantiles of a Gaussian.
 
-    Thus the values that a state may be followed by lie evenly among the quantiles, and where they
-    lie is moved by each older bit. The complement of a state has the opposite value. The deviation
-    is the ideal one for long memory, sqrt(1 - 4**-bits), made larger where memory is short.
+    The permutation multiplies the state by an odd number modulo the number of states. The values of
+    the states that can follow a state are therefore spread evenly over the quantiles, and every
+    older bit shifts them. The complement of a state has the opposite value. The standard deviation
+    is sqrt(1 - 4**-bits), the ideal one for long memory, times 1 + bits / (2 memory).
     """
     states = 2**memory
     multiplier = int(MULTIPLIER[bits] * states) | 1

@@ -1,4 +1,4 @@
-"""Codecs that send some of the entries."""
+"""Sparsifiers: codecs that send a subset of the entries."""
 
 from .chunked_top_k import chunked_top_k
 from .dct_top_k import dct_top_k

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt32
 
+from ..checks import check_integer
 from ..contract import Compressor, Like, Payload, State, Update
 from ..ops.flat import check_countable, check_fraction, count, flatten, size, unflatten
 from .support import encode_support
@@ -11,20 +12,44 @@ from .top_k import Sparse, densify
 
 
 def chunked_top_k(*, fraction: float, chunk: int = 4096) -> Compressor:
-    """Send the entries of largest magnitude of each chunk of the whole update, the rest being zero.
+    """Send the entries of largest magnitude of each chunk of the update; the others decode to zero.
 
-    A chunk is `chunk` entries of the update as one vector, the last one what remains; of each,
-    max(1, round(fraction * its entries)) are sent; among equals the first. Guarantees: a chunk's
-    squared error is at most (1 - sent / entries) of its squared norm; biased. A NaN or an infinity
-    counts as largest, so that it is seen. Payload: the values in the update's dtype, and the
-    supports, entropy-coded as one: 8.13 bits per value at 1 % of 2**20. Cost: one pass, where
-    `top_k` makes 32.
-    SparseLoCo, which has it from DeMo, sends two bits of each value: `sparse_loco`.
-    Raises `ValueError` unless 0 < fraction <= 1 and chunk is a positive integer, and in encoding
-    for more than 2**31 - 8 entries.
+    The update as one vector is cut into chunks of `chunk` entries; the last chunk may be shorter.
+    Each chunk of n entries sends max(1, round(fraction * n)). Of entries with equal magnitude the
+    first are sent.
+
+    Guarantees: a chunk's squared error is at most (1 - sent / entries) of its squared norm. Biased.
+    A NaN or an infinity counts as the largest magnitude, so it is sent.
+
+    Payload: the values in the update's dtype and one entropy-coded support, which takes 8.13 bits
+    per value at 1 % of 2**20 entries. SparseLoCo, which adopts this selection from DeMo, sends two
+    bits per value: see `sparse_loco`.
+
+    Cost: one pass over the update, where `top_k` makes 32.
+
+    Args:
+        fraction: Share of each chunk's entries to send, above 0 and at most 1.
+        chunk: Entries per chunk, at least 1; 4096 by default.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Raises:
+        ValueError: If `fraction` is not a number above 0 and at most 1, or `chunk` is not a
+            positive integer. `encode` raises it for more than 2**31 - 8 entries.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import chunked_top_k
+        >>> c = chunked_top_k(fraction=0.5, chunk=4)
+        >>> x = jnp.array([1.0, -5.0, 0.5, 4.0, 9.0, -8.0, 7.0, 0.25])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> c.decode(payload, x).tolist()
+        [0.0, -5.0, 0.0, 4.0, 9.0, -8.0, 0.0, 0.0]
+
     """
     check_fraction(fraction, who="chunked_top_k")
-    check_chunk(chunk, who="chunked_top_k")
+    check_integer(chunk, who="chunked_top_k", name="chunk", at_least=1)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         check_countable(update, who="chunked_top_k")
@@ -38,28 +63,23 @@ def chunked_top_k(*, fraction: float, chunk: int = 4096) -> Compressor:
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
 
 
-def check_chunk(chunk: int, *, who: str) -> None:
-    """Raise `ValueError` unless chunk is a positive integer."""
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"{who}: chunk must be a positive integer, got {chunk!r}.")
-
-
 def largest_of_chunks(
     x: Float[Array, " entries"], *, fraction: float, chunk: int
 ) -> UInt32[Array, " k"]:
-    """Sorted positions of the entries of largest magnitude of each chunk and of the tail."""
+    """Sorted positions of the entries of largest magnitude of each chunk.
+
+    The last chunk may be shorter than the others.
+    """
     whole = x.size - x.size % chunk
-    parts = [x[:whole].reshape(-1, chunk), x[whole:].reshape(1, -1)]
-    heads, tail = (_largest_of_rows(p, count(fraction, p.shape[1])).reshape(-1) for p in parts)
+    both = [x[:whole].reshape(-1, chunk), x[whole:].reshape(1, -1)]
+    heads, tail = (_largest_of_rows(r, count(fraction, r.shape[1])).reshape(-1) for r in both)
     return jnp.concatenate([heads, whole + tail])
 
 
 def _largest_of_rows(x: Float[Array, "rows entries"], k: int) -> UInt32[Array, "rows k"]:
     """Sorted positions, in the whole array, of the k entries of largest magnitude of each row."""
     magnitude = jnp.abs(x.astype(jnp.float32))
-    magnitude = jnp.where(
-        jnp.isnan(magnitude), jnp.inf, magnitude
-    )  # a NaN has no place in an order
+    magnitude = jnp.where(jnp.isnan(magnitude), jnp.inf, magnitude)  # NaNs do not sort
     _, columns = jax.lax.top_k(magnitude, k)
     first = jnp.arange(x.shape[0], dtype=jnp.uint32)[:, None] * x.shape[1]
     return first + jnp.sort(columns, axis=1).astype(jnp.uint32)

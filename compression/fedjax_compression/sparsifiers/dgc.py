@@ -6,50 +6,68 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update
-from ..ops.flat import (
-    check_countable,
-    check_floating,
-    check_fraction,
-    count,
-    flatten,
-    size,
-    unflatten,
-)
+from ..ops.flat import check_countable, check_fraction, count, flatten, size, unflatten
 from .support import encode_support
 from .top_k import Sparse, densify, largest
 
 
 class Momentum(NamedTuple):
-    """What a sender keeps, of the update as one vector."""
+    """State of a sender, for the update as one vector.
+
+    Attributes:
+        velocity: Momentum of each entry since it was last sent; u in the paper.
+        accumulated: Sum of the velocities of each entry since it was last sent; v in the paper.
+
+    """
 
     velocity: Float[Array, " entries"]
-    """u of the paper: momentum of the entries since they were last sent."""
     accumulated: Float[Array, " entries"]
-    """v of the paper: sum of the velocities that were not sent."""
 
 
 def dgc(*, fraction: float, momentum: float) -> Compressor:
-    """Send the largest entries of the sum of local momenta, and start those entries afresh.
+    """Send the largest entries of the accumulated local momentum, and reset those entries.
 
-    u = momentum * u + x and v = v + u (momentum correction); the k = max(1, round(fraction *
-    entries)) entries of v of largest magnitude are sent, and set to zero in u and v (momentum
-    factor masking). It is its own error memory, to be used without `error_feedback`. Guarantees:
-    with momentum 0, what was sent plus what remains is the sum of all updates, to the rounding of
-    what was sent; fraction 1 sends each update as it is. An update with a NaN or an infinity is
-    seen, and leaves the state as it was. State: two float32 vectors. Payload: as
-    `top_k(fraction=fraction)`.
-    The paper also clips each update and raises the sparsity over the first epochs: that is for the
-    caller.
-    Raises `ValueError` unless 0 < fraction <= 1 and 0 <= momentum < 1, and in encoding for more
-    than 2**31 - 8 entries.
+    For an update x, u = momentum * u + x and v = v + u (momentum correction). The
+    k = max(1, round(fraction * entries)) entries of v of largest magnitude are sent and set to zero
+    in u and v (momentum factor masking). The state already is an error memory, so this codec is
+    used without `error_feedback`.
+
+    Guarantees: with momentum 0, the sum of all sent messages and the accumulated rest is the sum of
+    all updates, to the rounding of the sent values. Fraction 1 sends each update unchanged. Biased
+    per message. An update with a NaN or an infinity decodes to a non-finite entry and leaves the
+    state unchanged.
+
+    State: two float32 vectors. Payload: as for `top_k(fraction=fraction)`. The paper also clips
+    each update and raises the sparsity over the first epochs; both are left to the caller.
+
+    Args:
+        fraction: Share of the entries to send, above 0 and at most 1.
+        momentum: Factor of the old velocity, at least 0 and below 1.
+
+    Returns:
+        A `Compressor` whose state is a `Momentum`.
+
+    Raises:
+        ValueError: If `fraction` is not a number above 0 and at most 1, or `momentum` is not a
+            number at least 0 and below 1. `init` raises it for more than 2**31 - 8 entries.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import dgc
+        >>> c, x = dgc(fraction=0.5, momentum=0.5), jnp.array([4.0, 1.0])
+        >>> payload, state = c.encode(jax.random.key(0), x, c.init(x))
+        >>> c.decode(payload, x).tolist()
+        [4.0, 0.0]
+        >>> state.velocity.tolist(), state.accumulated.tolist()
+        ([0.0, 1.0], [0.0, 1.0])
+
     """
     check_fraction(fraction, who="dgc")
-    if not isinstance(momentum, int | float) or not 0 <= momentum < 1:
-        raise ValueError(f"dgc: momentum must be at least 0 and below 1, got {momentum!r}.")
+    check_number(momentum, who="dgc", name="momentum", at_least=0, below=1)
 
     def init(like: Like) -> State:
-        check_floating(like, who="dgc")
         check_countable(like, who="dgc")
         return Momentum(jnp.zeros(size(like)), jnp.zeros(size(like)))
 

@@ -14,26 +14,53 @@ from .top_k import largest
 
 
 class SparseTernary(NamedTuple):
-    """The entries that are sent, which are plus or minus one magnitude; all others are zero."""
+    """Payload of an update whose entries are zero or plus or minus one magnitude.
+
+    Attributes:
+        support: Positions of the non-zero entries in the update as one vector.
+        signs: One bit per sent entry, set if it is negative.
+        magnitude: Mean magnitude of the sent entries.
+
+    """
 
     support: Symbols
-    """Where they stand, in the update as one vector."""
     signs: UInt8[Array, " bytes"]
-    """One bit each, set where the entry is negative."""
     magnitude: Float[Array, ""]
-    """Mean magnitude of the k entries."""
 
 
 def sparse_ternary(*, fraction: float) -> Compressor:
-    """Send where the entries of largest magnitude stand, their signs and their mean magnitude.
+    """Send positions, signs and mean magnitude of the k entries of largest magnitude.
 
-    k = max(1, round(fraction * entries)), of the whole update. Guarantees: the squared error is
-    ||x||^2 - k * magnitude^2, never above ||x||^2, and the mean is the one magnitude that makes
-    it least; biased, so meant for `error_feedback`. Zeros are exact, and k entries of one
-    magnitude; a NaN or an infinity makes all k entries so. Payload: the support, entropy-coded, and
-    one bit per value, 9.13 together at 1 % of 2**20, and 4 bytes. The paper codes the support's
-    gaps by Golomb's code: no table and about as long where a support is uniform, longer elsewhere.
-    Raises `ValueError` unless 0 < fraction <= 1, and in encoding for more than 2**31 - 8 entries.
+    k = max(1, round(fraction * entries)), over the whole update. Sent entries decode to plus or
+    minus their mean magnitude, the others to zero.
+
+    Guarantees: the squared error is ||x||^2 - k * magnitude^2, never above ||x||^2. The mean is the
+    single magnitude of least error. Biased, so meant for `error_feedback`. Zeros are exact, and so
+    is an update with k non-zero entries of one magnitude. With a NaN or an infinity, none of the k
+    sent entries decodes to a finite number.
+
+    Payload: the entropy-coded support and one bit per sent entry, together 9.13 bits per sent entry
+    at 1 % of 2**20 entries, and 4 bytes. The paper codes the gaps of the support with a Golomb
+    code, which needs no table. It is about as short for a uniform support and longer otherwise.
+
+    Args:
+        fraction: Share of the entries to send, above 0 and at most 1.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Raises:
+        ValueError: If `fraction` is not a number above 0 and at most 1. `encode` raises it for more
+            than 2**31 - 8 entries.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import sparse_ternary
+        >>> c, x = sparse_ternary(fraction=0.5), jnp.array([1.0, -5.0, 7.0, 0.5])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> c.decode(payload, x).tolist()
+        [0.0, -6.0, 6.0, 0.0]
+
     """
     check_fraction(fraction, who="sparse_ternary")
 

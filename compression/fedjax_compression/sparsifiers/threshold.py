@@ -1,10 +1,9 @@
 """Sparsification by a fixed threshold (Sahu et al. 2021, arXiv:2108.00951)."""
 
-import math
-
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update
 from ..ops.flat import check_countable, check_fraction, count, flatten, size, unflatten
 from .support import encode_support
@@ -12,20 +11,42 @@ from .top_k import Sparse, densify, largest
 
 
 def threshold(*, value: float, capacity: float) -> Compressor:
-    """Send the entries of magnitude `value` or more, the rest being zero.
+    """Send the entries of magnitude at least `value`; the others decode to zero.
 
-    At most max(1, round(capacity * entries)) are sent, those of largest magnitude. Guarantees:
-    sent entries are exact; unless more entries reach `value` than fit, the others err by less than
-    `value`, so the squared error is below entries * value^2; biased. A NaN or an infinity reaches
-    every threshold, so that it is seen. Payload: the values of `top_k(fraction=capacity)`, however
-    many entries are sent, as shapes are static, and a support that costs what the sent entries
-    cost. Places that are not used come last, with the value zero and the position one past the
-    last entry; their positions cost about ten bytes together.
-    Raises `ValueError` unless value is positive and finite and 0 < capacity <= 1, and in encoding
-    for more than 2**31 - 8 entries.
+    At most max(1, round(capacity * entries)) entries are sent, those of largest magnitude.
+
+    Guarantees: sent entries are exact. Unless more entries reach `value` than the capacity allows,
+    the others err by less than `value`, so the squared error is below entries * value^2. Biased. A
+    NaN or an infinity exceeds every threshold, so it is sent.
+
+    Payload: shapes are static, so the number of values is that of `top_k(fraction=capacity)`
+    however many entries are sent. The support takes bytes only for the sent entries, plus about ten
+    bytes for all unused places. These come last, with value zero and the position one past the last
+    entry.
+
+    Args:
+        value: The threshold, positive and finite.
+        capacity: Largest share of the entries to send, above 0 and at most 1.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Raises:
+        ValueError: If `value` is not a positive finite number, or `capacity` is not a number above
+            0 and at most 1. `encode` raises it for more than 2**31 - 8 entries.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import threshold
+        >>> c, x = threshold(value=1.75, capacity=0.75), jnp.array([1.0, -2.0, 4.0, 0.5])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> payload.values.tolist()
+        [-2.0, 4.0, 0.0]
+        >>> c.decode(payload, x).tolist()
+        [0.0, -2.0, 4.0, 0.0]
+
     """
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"threshold: value must be positive and finite, got {value!r}.")
+    check_number(value, who="threshold", name="value", above=0)
     check_fraction(capacity, who="threshold", name="capacity")
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:

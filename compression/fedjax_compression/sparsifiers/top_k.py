@@ -16,21 +16,49 @@ from .support import decode_support, encode_support
 
 
 class Sparse(NamedTuple):
-    """The entries of an update that are sent; all others are zero."""
+    """Payload with some entries of an update; the others are zero.
+
+    Attributes:
+        support: Positions of the sent entries in the update as one vector.
+        values: The sent entries, [k].
+
+    """
 
     support: Symbols
-    """Where they stand, in the update as one vector."""
     values: Float[Array, " k"]
 
 
 def top_k(*, fraction: float) -> Compressor:
-    """Send the entries of largest magnitude of the whole update, the rest being zero.
+    """Send the k entries of largest magnitude of the whole update; the others decode to zero.
 
-    k = max(1, round(fraction * entries)); among equals the first stay. Guarantees: the squared
-    error is at most (1 - k / entries) of the update's squared norm; biased. A NaN or an infinity
-    counts as largest, so that it is seen. Payload: k values in the update's dtype, and the support,
-    entropy-coded: 8.13 bits per value at 1 % of 2**20 (`encode_support` says what others cost).
-    Raises `ValueError` unless 0 < fraction <= 1, and in encoding for more than 2**31 - 8 entries.
+    k = max(1, round(fraction * entries)). Of entries with equal magnitude the first are sent.
+
+    Guarantees: the squared error is at most (1 - k / entries) of the update's squared norm. Biased.
+    A NaN or an infinity counts as the largest magnitude, so it is sent.
+
+    Payload: k values in the update's dtype and the entropy-coded support, which takes 8.13 bits per
+    value at 1 % of 2**20 entries (see `encode_support` for other fractions).
+
+    Args:
+        fraction: Share of the entries to send, above 0 and at most 1.
+
+    Returns:
+        A stateless `Compressor`.
+
+    Raises:
+        ValueError: If `fraction` is not a number above 0 and at most 1. `encode` raises it for more
+            than 2**31 - 8 entries.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import top_k, wire
+        >>> c, x = top_k(fraction=0.4), jnp.array([1.0, -5.0, 0.5, 4.0, -0.1])
+        >>> payload, _ = c.encode(jax.random.key(0), x, c.init(x))
+        >>> payload.values.tolist()
+        [-5.0, 4.0]
+        >>> c.decode(payload, x).tolist()
+        [0.0, -5.0, 0.0, 4.0, 0.0]
+
     """
     check_fraction(fraction, who="top_k")
 
@@ -47,9 +75,9 @@ def top_k(*, fraction: float) -> Compressor:
 
 
 def densify(sparse: Sparse, entries: int) -> Float[Array, " entries"]:
-    """The vector that has the sent values at their places, and zeros elsewhere.
+    """Put the sent values at their positions in a vector of zeros.
 
-    Values whose place is not among the entries are dropped.
+    Values whose position is not below `entries` are dropped.
     """
     indices = decode_support(sparse.support)
     x = jnp.zeros(entries, sparse.values.dtype)
@@ -57,16 +85,16 @@ def densify(sparse: Sparse, entries: int) -> Float[Array, " entries"]:
 
 
 def largest(x: Float[Array, " entries"], k: int) -> UInt32[Array, " k"]:
-    """Sorted positions of the k entries of largest magnitude, NaN counting as largest."""
-    # positive floats sort like their bits
+    """Sorted positions of the k entries of largest magnitude. NaN counts as largest."""
+    # non-negative floats sort like their bits
     return highest(jax.lax.bitcast_convert_type(jnp.abs(x.astype(jnp.float32)), jnp.uint32), k)
 
 
 def highest(words: UInt32[Array, " entries"], k: int) -> UInt32[Array, " k"]:
-    """Sorted positions of the k highest words; among equals the first stay.
+    """Sorted positions of the k highest words. Of equal words the first are chosen.
 
-    Finds the k-th word bit by bit: 32 passes that count, which beats a sort, above all under
-    `vmap`.
+    The k-th highest word is found bit by bit, with 32 counting passes. This is faster than a sort,
+    especially under `vmap`.
     """
 
     def keep_bit(i: Int[Array, ""], threshold: UInt32[Array, ""]) -> UInt32[Array, ""]:

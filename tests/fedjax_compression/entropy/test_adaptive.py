@@ -9,7 +9,7 @@ from fedjax_compression import wire
 from fedjax_compression.entropy import adaptive, entropy_coded, trellis
 
 ONE_BIT = adaptive(rate=1)
-"""One for all tests, and updates of one shape, so that it compiles once."""
+"""Shared by all tests, on updates of one shape, so that it compiles once."""
 
 
 def low_rank(key, *, rank=4, noise=0.05):
@@ -33,17 +33,17 @@ def error(x, out):
     return float(left / sum((a**2).sum() for a in jax.tree.leaves(x)))
 
 
-def test_an_update_of_few_directions_errs_a_third_of_entry_by_entry():
+def test_an_update_of_few_directions_has_a_third_of_the_scalar_error():
     x = low_rank(jr.key(1))
     got, err, payload, _ = coded(ONE_BIT, x)
     scalar_bits, scalar, _, _ = coded(entropy_coded(rate=1), x)
     assert got <= 1 <= 1.1 * scalar_bits
     assert err < scalar / 3
     ranks = np.concatenate(payload.ranks)
-    assert sorted(ranks.tolist()) == [0, 4, 4]  # the bias, which is one row, has none
+    assert sorted(ranks.tolist()) == [0, 4, 4]  # the bias is one row and has no directions
 
 
-def test_a_gaussian_matrix_errs_as_in_the_trellis():
+def test_a_gaussian_matrix_has_the_error_of_the_trellis():
     x = jr.normal(jr.key(1), (128, 512))
     got, err, _, _ = coded(ONE_BIT, x)
     _, plain, _, _ = coded(trellis(rate=1), x)
@@ -53,7 +53,7 @@ def test_a_gaussian_matrix_errs_as_in_the_trellis():
 
 @pytest.mark.parametrize(("rate", "c"), [(1, ONE_BIT), (2, adaptive(rate=2, states=8))])
 def test_the_rate_is_met(rate, c):
-    x = low_rank(jr.key(2), noise=0.3)  # which lies just below the step at one bit
+    x = low_rank(jr.key(2), noise=0.3)  # noise just below the step at one bit
     got, _, _, _ = coded(c, x)
     assert 0.97 * rate <= got <= rate
 
@@ -83,7 +83,7 @@ def test_the_receiver_needs_nothing_but_the_message():
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_what_is_not_finite_is_seen(bad):
+def test_a_non_finite_entry_makes_every_leaf_non_finite(bad):
     x = low_rank(jr.key(1))
     for leaf in x:
         _, _, _, out = coded(ONE_BIT, x | {leaf: x[leaf].at[..., 3].set(bad)})
@@ -107,7 +107,7 @@ def test_rates_out_of_range_are_refused(rate):
 
 
 @pytest.mark.parametrize("states", [5, 2, 2048, True])
-def test_trellises_that_are_not_known_are_refused(states):
+def test_numbers_of_states_without_a_trellis_are_refused(states):
     message = f"adaptive: states: expected 4, 8, 16, 32, 64, 128, 256, 512 or 1024, got {states!r}."
     with pytest.raises(ValueError, match=re.escape(message)):
         adaptive(rate=1, states=states)

@@ -35,7 +35,7 @@ def error(x, out):
 
 
 @pytest.mark.parametrize("rate", [1, 2])
-def test_the_rate_is_met_by_other_sources(rate):
+def test_the_rate_is_met_on_other_sources(rate):
     got, _, _ = coded(trellis(rate=rate, states=16), heavy(jr.key(1)))
     assert 0.97 * rate <= got <= rate
 
@@ -44,7 +44,7 @@ def test_the_rate_is_met_by_other_sources(rate):
     ("rate", "scalar", "documented"),
     [(0.5, 0.6173, 0.55), (1, 0.3484, 0.284), (2, 0.0891, 0.0695), (3, 0.0223, 0.0171)],
 )
-def test_a_gaussian_errs_less_than_entry_by_entry(rate, scalar, documented):
+def test_the_error_on_a_gaussian_is_below_the_scalar_error(rate, scalar, documented):
     x = gaussian(jr.key(1))
     got, out, _ = coded(trellis(rate=rate), x)
     assert 0.97 * rate <= got <= rate
@@ -54,7 +54,7 @@ def test_a_gaussian_errs_less_than_entry_by_entry(rate, scalar, documented):
         assert error(x, out) == pytest.approx(documented, rel=0.03)
 
 
-def test_more_states_err_less():
+def test_more_states_give_less_error():
     x = gaussian(jr.key(1))
     few, many = (error(x, coded(trellis(rate=1, states=states), x)[1]) for states in (4, 128))
     assert many < 0.97 * few
@@ -104,7 +104,7 @@ def test_zeros_are_exact():
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, -jnp.inf])
-def test_what_is_not_finite_is_seen(bad):
+def test_a_non_finite_entry_makes_every_leaf_non_finite(bad):
     x = {"a": gaussian(jr.key(1), 3000), "b": jnp.ones(10).at[3].set(bad)}
     _, out, _ = coded(trellis(rate=1, states=4), x)
     assert all(jnp.isnan(leaf).any() for leaf in out.values())
@@ -120,7 +120,7 @@ def test_small_updates_come_back(shape):
     assert jnp.isfinite(out).all()
 
 
-def test_clients_under_vmap_are_as_one_after_another():
+def test_clients_under_vmap_equal_a_loop():
     clients, c = jr.normal(jr.key(0), (2, 2048)), trellis(rate=1, states=4)
     payloads, _ = jax.jit(jax.vmap(lambda x: c.encode(jr.key(0), x, ())))(clients)
     for i, x in enumerate(clients):
@@ -137,7 +137,7 @@ def test_rates_out_of_range_are_refused(rate):
 
 
 @pytest.mark.parametrize("states", [5, 2, 2048, True])
-def test_trellises_that_are_not_known_are_refused(states):
+def test_numbers_of_states_without_a_trellis_are_refused(states):
     message = f"trellis: states: expected 4, 8, 16, 32, 64, 128, 256, 512 or 1024, got {states!r}."
     with pytest.raises(ValueError, match=re.escape(message)):
         trellis(rate=1, states=states)

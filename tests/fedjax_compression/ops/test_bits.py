@@ -6,7 +6,7 @@ from fedjax_compression.ops.bits import pack, packed_size, unpack
 
 @pytest.mark.parametrize("entries", [0, 1, 7, 8, 9, 100])
 @pytest.mark.parametrize("bits", range(1, 25))
-def test_unpack_reads_what_pack_wrote(bits, entries):
+def test_unpack_inverts_pack(bits, entries):
     codes = np.random.default_rng(bits).integers(0, 2**bits, entries, dtype=np.uint32)
     packed = pack(jnp.asarray(codes), bits=bits)
     assert packed.shape == (packed_size(entries, bits=bits),) == (-(-entries * bits // 8),)

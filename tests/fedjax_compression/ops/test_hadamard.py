@@ -27,7 +27,7 @@ def test_one_spike_is_spread_over_its_block():
     np.testing.assert_allclose(jnp.abs(y), BLOCK**-0.5, rtol=1e-5)
 
 
-def test_another_seed_is_another_rotation():
+def test_different_seeds_give_different_rotations():
     x = jr.normal(jr.key(0), (BLOCK,))
     overlap = rotate(x, SEED) @ rotate(x, jnp.uint32(8)) / (x @ x)
     assert abs(overlap) < 5 / BLOCK**0.5

@@ -6,7 +6,7 @@ from fedjax_compression import codec
 from fedjax_compression.ops.magnitudes import largest_magnitude
 
 LONG = 2**13
-"""Entries of which XLA's maximum on a CPU leaves NaNs out."""
+"""Number of entries at which XLA's maximum on a CPU ignores NaNs."""
 
 
 def long(**entries):
@@ -26,12 +26,12 @@ def test_the_largest_magnitude_is_found(entries, value, dtype):
     np.testing.assert_equal(float(found), float(abs(value)))
 
 
-def test_each_row_has_its_own():
+def test_each_row_has_a_separate_maximum():
     rows = long(at0=jnp.nan, at5000=-9.0).reshape(2, -1)
     np.testing.assert_equal(np.asarray(largest_magnitude(rows, axis=1)), [np.nan, 9.0])
 
 
-def test_of_zeros_and_of_nothing_it_is_zero():
+def test_the_maximum_of_zeros_and_of_no_entries_is_zero():
     assert largest_magnitude(jnp.zeros(3)) == 0
     assert largest_magnitude(jnp.zeros((0, 2))) == 0
 

@@ -42,12 +42,12 @@ def round_trip(update):
 
 
 @pytest.mark.parametrize("name", UPDATE)
-def test_a_leaf_comes_back(name):
+def test_a_leaf_round_trips(name):
     round_trip({name: UPDATE[name]})
     round_trip(UPDATE[name])
 
 
-def test_an_update_of_all_shapes_comes_back():
+def test_an_update_of_all_shapes_round_trips():
     groups = round_trip(UPDATE)
     assert sorted(m.leaf for g in groups for m in g.members) == list(range(len(UPDATE)))
     assert sum(g.matrices * g.rows * g.columns for g in groups) == sum(
@@ -55,11 +55,11 @@ def test_an_update_of_all_shapes_comes_back():
     )
 
 
-def test_an_update_without_leaves_comes_back():
+def test_an_update_without_leaves_round_trips():
     assert round_trip({}) == []
 
 
-def test_leaves_of_other_dtypes_come_back_in_them():
+def test_leaves_of_other_dtypes_keep_their_dtypes():
     round_trip({name: x.astype(jnp.bfloat16) for name, x in UPDATE.items()})
     round_trip({"a": UPDATE["wide"].astype(jnp.float16), "b": UPDATE["wide"]})
 
@@ -95,11 +95,11 @@ def test_thin_leaves_are_one_row(shape):
     assert (group.rows, group.columns) == (1, np.prod(shape, dtype=int))
 
 
-def test_groups_of_a_structure_are_those_of_the_update():
+def test_a_structure_has_the_groups_of_its_update():
     assert groups_of(jax.eval_shape(lambda: UPDATE)) == groups_of(UPDATE)
 
 
-def test_clients_under_vmap_are_gathered_alike():
+def test_gathering_under_vmap_equals_a_loop():
     clients = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), UPDATE)
     groups = groups_of(UPDATE)
     parts = jax.vmap(lambda update: gather_matrices(update, groups))(clients)

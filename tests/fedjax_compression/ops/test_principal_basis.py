@@ -117,10 +117,10 @@ def test_the_change_of_basis_is_orthogonal(directions):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_the_first_coordinates_are_along_the_directions(scale):
+def test_the_first_coordinates_are_those_along_the_directions(scale):
     x, directions = jr.normal(jr.key(5), (ROWS, 11)), full_rank()
     q, r = np.linalg.qr(np.asarray(directions, np.float64))
-    q = q * np.sign(np.diag(r))  # Gram and Schmidt's, which point along what they came from
+    q = q * np.sign(np.diag(r))  # as from Gram-Schmidt, which keeps the sign of each column
     close(to_axes(reflections(scale * directions), x)[:COUNT], q.T @ np.asarray(x))
 
 
@@ -129,7 +129,7 @@ def test_orthonormal_directions_are_kept():
     close(from_axes(reflections(q), jnp.eye(ROWS, COUNT)), q)
 
 
-def test_a_direction_of_zeros_leaves_its_axis_alone():
+def test_a_direction_of_zeros_leaves_its_axis_unchanged():
     x = jr.normal(jr.key(5), (ROWS, 11))
     np.testing.assert_array_equal(to_axes(reflections(zeros()), x), x)
     close(
@@ -149,7 +149,7 @@ def test_a_basis_varies_smoothly_with_the_directions():
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.3])
 @pytest.mark.parametrize(("rows", "columns", "rank", "count"), [(32, 96, 4, 8), (48, 48, 6, 6)])
-def test_directions_hold_what_singular_vectors_hold(rows, columns, rank, count, noise):
+def test_directions_have_the_energy_of_the_singular_vectors(rows, columns, rank, count, noise):
     x = low_rank(jr.key(7), rows, columns, rank, noise)
     q, energy = jax.jit(lambda x: principal_directions(x, count=count))(x)
     close(q.T @ q, jnp.eye(count))
@@ -158,7 +158,7 @@ def test_directions_hold_what_singular_vectors_hold(rows, columns, rank, count, 
     np.testing.assert_allclose(energy, ((q.T @ x) ** 2).sum(axis=1), rtol=1e-3, atol=1e-3)
 
 
-def test_directions_far_apart_in_energy_are_in_order_of_it():
+def test_directions_of_very_different_energy_are_sorted_by_energy():
     basis = orthonormal(jr.normal(jr.key(8), (16, 16)))
     x = basis * 2.0 ** -np.arange(16, dtype=np.float32)
     q, energy = principal_directions(x, count=4)
@@ -172,7 +172,7 @@ def test_zeros_have_directions_without_energy():
     np.testing.assert_array_equal(energy, jnp.zeros(COUNT))
 
 
-def test_matrices_under_vmap_are_as_one_after_another():
+def test_vmap_over_matrices_equals_a_loop():
     x = jnp.stack([low_rank(jr.key(i), 16, 40, 3, 0.1) for i in range(4)])
     q, energy = jax.vmap(lambda m: principal_directions(m, count=3))(x)
     turned = jax.vmap(lambda q, m: to_axes(reflections(q), m))(q, x)

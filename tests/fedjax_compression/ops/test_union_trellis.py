@@ -17,11 +17,11 @@ from fedjax_compression.ops.union_trellis import (
 )
 
 FREE = jnp.zeros((1, 2, LEVELS))
-"""Prices where a bit costs nothing."""
+"""Prices of zero."""
 
 
 def checked(codes, states):
-    """Codebooks as the parity check defines them, one code after another."""
+    """Codebooks by the definition of the parity check, code by code."""
     first, second = POLYNOMIALS[states]
     memory = states.bit_length() - 1
     assert first & 1, "the check must determine the codebook"
@@ -49,14 +49,15 @@ def squared_error(x, **kwargs):
 
 
 def least_error(x, states):
-    """Over all paths, each the parities of its codes, with the nearest point at each step."""
+    """Least squared error over all paths, by enumerating the parities of their codes."""
     codes = np.arange(-6, 7)
     best = np.inf
     for parities in itertools.product((0, 1), repeat=len(x)):
         error = 0.0
         for value, odd, book in zip(x, parities, checked(parities, states), strict=True):
-            own = codes[codes % 2 == odd]
-            error += ((value - (2 * own - np.sign(own) * book)) ** 2).min()
+            candidates = codes[codes % 2 == odd]
+            named = 2 * candidates - np.sign(candidates) * book
+            error += ((value - named) ** 2).min()
         best = min(best, error)
     return best
 
@@ -100,10 +101,10 @@ def test_more_states_err_less():
     x = 4 * jr.normal(jr.key(0), (2**15,))
     few, some, many = (squared_error(x, states=states) for states in (4, 16, 64))
     assert many < 0.98 * some < 0.98**2 * few
-    assert few < x.size / 12 * 2**2  # what the even points alone would err
+    assert few < x.size / 12 * 2**2  # the error with the even points alone
 
 
-def test_entries_that_are_points_of_a_path_come_back():
+def test_points_of_a_path_are_exact():
     codes = jr.randint(jr.key(0), (LANE,), -20, 21)
     x = points(codes, codebooks(codes, states=32)).astype(jnp.float32)
     assert squared_error(x, states=32) == 0
@@ -115,11 +116,11 @@ def test_a_search_commutes_with_the_sign():
     np.testing.assert_array_equal(searched(-x, states=8)[0], -codes)
 
 
-def test_codes_that_are_dear_are_avoided():
+def test_expensive_codes_are_avoided():
     x = 3 * jr.normal(jr.key(0), (4096,))
-    dear = FREE.at[:, :, 1:].set(1.0)  # a bit for all but zero
+    expensive = FREE.at[:, :, 1:].set(1.0)  # every code but zero costs one
     zeros = [
-        int((searched(x, states=8, prices=weight * dear)[0] == 0).sum())
+        int((searched(x, states=8, prices=weight * expensive)[0] == 0).sum())
         for weight in (0.0, 2.0, 1e4)
     ]
     assert zeros[0] < zeros[1] < zeros[2] == x.size
@@ -143,15 +144,15 @@ def test_no_path_is_cheaper_with_prices_by_class():
         assert found <= cost(moved) + 1e-4
 
 
-def test_levels_are_the_magnitudes_and_then_four_of_either_parity_to_the_octave():
+def test_levels_are_magnitudes_up_to_15_and_then_four_of_each_parity_per_octave():
     magnitudes = np.arange(2**14)
     got = np.asarray(levels(jnp.asarray(magnitudes)))
     np.testing.assert_array_equal(got[:16], magnitudes[:16])
     np.testing.assert_array_equal(got % 2, magnitudes % 2)
     for octave in range(4, 14):
-        own, sizes = np.unique(got[2**octave : 2 ** (octave + 1)], return_counts=True)
-        np.testing.assert_array_equal(own, 16 + 8 * (octave - 4) + np.arange(8))
-        np.testing.assert_array_equal(np.log2(sizes), bits_below_level()[own])
+        found, sizes = np.unique(got[2**octave : 2 ** (octave + 1)], return_counts=True)
+        np.testing.assert_array_equal(found, 16 + 8 * (octave - 4) + np.arange(8))
+        np.testing.assert_array_equal(np.log2(sizes), bits_below_level()[found])
 
 
 def test_the_largest_magnitudes_have_a_level():

@@ -12,7 +12,7 @@ LADDER = np.array([-3, -1, 1, 3], np.float32)
 
 
 def reference(codes, table, bits):
-    """Decoding as the trellis is defined, a state after another."""
+    """Decode by the definition of the trellis, state by state."""
     state, values = 0, []
     for code in codes:
         state = ((state << bits) | int(code)) % len(table)
@@ -38,7 +38,7 @@ def test_a_path_worked_by_hand():
 
 
 @pytest.mark.parametrize(("bits", "memory"), [(1, 3), (1, 8), (2, 5), (3, 8), (4, 5)])
-def test_the_sliding_window_is_the_state_machine(bits, memory):
+def test_the_sliding_window_decoder_matches_the_state_machine(bits, memory):
     codes = jr.randint(jr.key(0), (300,), 0, 2**bits).astype(jnp.uint32)
     table = random_table(memory)
     np.testing.assert_array_equal(
@@ -57,7 +57,7 @@ def test_no_path_is_closer(bits, memory, entries):
 
 
 @pytest.mark.parametrize("entries", [5000, 1025])
-def test_joins_between_searches_cost_next_to_nothing(entries, monkeypatch):
+def test_joins_between_searches_add_little_error(entries, monkeypatch):
     x, table = jr.normal(jr.key(0), (entries,)), random_table(6)
     joined = squared_error(x, table, 1)
     monkeypatch.setattr(viterbi, "STEPS", entries)
@@ -65,7 +65,7 @@ def test_joins_between_searches_cost_next_to_nothing(entries, monkeypatch):
     assert whole * (1 - 1e-5) <= joined <= whole * 1.002
 
 
-def test_clients_are_more_searches():
+def test_vmap_over_clients_equals_a_loop():
     clients, table = jr.normal(jr.key(0), (3, 2100)), random_table(6)
 
     def encode(x):
@@ -73,5 +73,5 @@ def test_clients_are_more_searches():
 
     together = jax.jit(jax.vmap(jax.vmap(encode)))(clients[None])[0]
     for row, x in zip(together, clients, strict=True):
-        # an entry in a hundred may take another of two paths that are equal but for rounding
+        # fewer than 1 % of entries may differ, where two paths are equal but for rounding
         assert (np.asarray(row) != np.asarray(encode(x))).mean() < 0.01

@@ -11,14 +11,14 @@ def encoded(c, x):
     return c.encode(jr.key(0), x, ())[0]
 
 
-def test_a_lone_entry_is_exact():
+def test_a_single_non_zero_entry_is_exact():
     c, x = count_sketch(rows=3, columns=8), jnp.zeros(100).at[17].set(-2.5)
     payload = encoded(c, x)
     assert sorted(np.abs(np.asarray(payload.table)).max(axis=1)) == [2.5, 2.5, 2.5]
     assert c.decode(payload, x)[17] == -2.5
 
 
-def test_it_is_a_table_of_signed_sums_and_their_median():
+def test_it_matches_a_numpy_table_of_signed_sums_and_their_median():
     n, rows, columns, seed = 200, 5, 31, 9
     x = np.array(jr.normal(jr.key(0), (n,)))
     words = np.asarray(jr.bits(jr.key(seed, impl="threefry2x32"), (rows, n), jnp.uint32))
@@ -60,7 +60,7 @@ def test_it_is_unbiased_over_seeds(rows):
     assert jnp.abs(2 * outs.mean(axis=0) - x).max() > tolerance  # a wrong scale fails that test
 
 
-def test_one_row_errs_as_stated_and_a_median_less():
+def test_one_row_has_the_docstrings_error_and_a_median_less():
     x, errors = jr.normal(jr.key(0), (20_000,)), {}
     for rows in (1, 5):
         c = count_sketch(rows=rows, columns=500)
@@ -85,9 +85,12 @@ def test_a_message_has_the_size_worked_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rows": 0, "columns": 5}, "count_sketch: rows must be a positive integer, got 0"),
-        ({"rows": 1, "columns": -5}, "count_sketch: columns must be a positive integer, got -5"),
-        ({"rows": 1, "columns": 5, "seed": -1}, "seed must be an integer from 0 to .*, got -1"),
+        ({"rows": 0, "columns": 5}, "count_sketch: rows: expected an integer at least 1, got 0"),
+        ({"rows": 1, "columns": -5}, "count_sketch: columns: expected .* at least 1, got -5"),
+        (
+            {"rows": 1, "columns": 5, "seed": -1},
+            "count_sketch: seed: expected an integer at least 0 and at most 4294967295, got -1",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

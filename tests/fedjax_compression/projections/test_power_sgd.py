@@ -25,7 +25,7 @@ def test_a_matrix_of_at_most_that_rank_is_exact(rank):
     np.testing.assert_allclose(repeat(c, x, 2)[0], x, atol=1e-5 * jnp.abs(x).max())
 
 
-def test_a_step_is_the_papers():
+def test_a_step_matches_the_papers():
     x, c = jr.normal(jr.key(0), (40, 30)), power_sgd(rank=4)
     q = np.asarray(c.init(x)[0][0])
     for _ in range(3):  # the paper's Q, not orthonormal, and Gram-Schmidt in double precision
@@ -34,17 +34,17 @@ def test_a_step_is_the_papers():
     np.testing.assert_allclose(repeat(c, x, 3)[0], p @ q.T, atol=1e-4)
 
 
-def test_a_matrix_that_stays_tends_to_its_best_approximation():
+def test_messages_of_a_constant_matrix_converge_to_its_best_approximation():
     u, s, v = np.linalg.svd(np.array(jr.normal(jr.key(0), (40, 30))))
     s = np.float32(0.8) ** np.arange(30, dtype=np.float32)
     x = jnp.asarray((u[:, :30] * s) @ v)
     best = (s[4:] ** 2).sum()
     once, often = (((repeat(power_sgd(rank=4), x, n)[0] - x) ** 2).sum() for n in (1, 40))
     assert often == pytest.approx(best, rel=1e-3)
-    assert once > 1.05 * best  # so the warm start is what does it
+    assert once > 1.05 * best  # so the improvement comes from the warm start
 
 
-def test_stacked_kernels_are_matrices_of_their_own():
+def test_stacked_kernels_are_separate_matrices():
     x, c = jr.normal(jr.key(0), (3, 20, 16)), power_sgd(rank=2)
     c_state = c.init(x)
     payload, _ = c.encode(jr.key(0), x, c_state)
@@ -54,7 +54,7 @@ def test_stacked_kernels_are_matrices_of_their_own():
         np.testing.assert_allclose(out, c.decode(alone, x[layer]), atol=1e-5)
 
 
-def test_vectors_and_matrices_that_would_not_shrink_are_sent_as_they_are():
+def test_vectors_and_matrices_that_would_not_shrink_are_sent_unchanged():
     c = power_sgd(rank=2)
     x = {"bias": jnp.arange(50.0), "small": jr.normal(jr.key(0), (4, 4))}
     payload, state = c.encode(jr.key(0), x, c.init(x))
@@ -70,7 +70,7 @@ def test_a_message_has_the_size_worked_by_hand():
     assert len(wire.dumps(payload)) == 12 + 2 * (30 + 20) * 3 * 4 + 20 * 2
 
 
-def test_failed_and_zero_updates_leave_the_subspace_as_it_was():
+def test_non_finite_and_zero_updates_leave_the_subspace_unchanged():
     c = power_sgd(rank=2)
     x = {"a": low_rank(2), "b": jnp.ones(3)}
     _, state = c.encode(jr.key(0), x, c.init(x))
@@ -92,5 +92,6 @@ def test_a_matrix_of_lower_rank_does_not_narrow_the_subspace():
 
 @pytest.mark.parametrize("rank", [0, -1])
 def test_ranks_out_of_range_are_refused(rank):
-    with pytest.raises(ValueError, match=f"power_sgd: rank must be a positive integer, got {rank}"):
+    message = f"power_sgd: rank: expected an integer at least 1, got {rank}"
+    with pytest.raises(ValueError, match=message):
         power_sgd(rank=rank)

@@ -18,7 +18,7 @@ def test_the_whole_space_is_exact(entries):
     np.testing.assert_allclose(decoded(random_subspace(fraction=1.0), jr.key(1), x), x, atol=1e-5)
 
 
-def test_it_is_a_projection_times_entries_over_k():
+def test_it_is_an_orthogonal_projection_times_entries_over_k():
     c, x = random_subspace(fraction=0.25), jr.normal(jr.key(0), (64,))
     columns = jax.vmap(lambda e: decoded(c, jr.key(1), e))(jnp.eye(64))
     projection = np.asarray(columns) / 4
@@ -28,7 +28,7 @@ def test_it_is_a_projection_times_entries_over_k():
     np.testing.assert_allclose(decoded(c, jr.key(1), x), 4 * projection @ x, atol=1e-4)
 
 
-def test_it_is_unbiased_and_has_the_variance_stated():
+def test_it_is_unbiased_with_the_docstrings_variance():
     c, x, draws = random_subspace(fraction=0.2), jr.normal(jr.key(0), (50,)), 8000
     outs = jax.vmap(lambda key: decoded(c, key, x))(jr.split(jr.key(1), draws))
     tolerance = 5 * outs.std(axis=0) / draws**0.5
@@ -38,7 +38,7 @@ def test_it_is_unbiased_and_has_the_variance_stated():
     assert errors.mean() == pytest.approx(5 - 1, abs=5 * float(errors.std()) / draws**0.5)
 
 
-def test_the_error_of_a_spike_does_not_swing_as_random_ks_does():
+def test_the_error_of_a_spike_varies_less_than_random_ks():
     x, keys = jnp.zeros(1024).at[3].set(1.0), jr.split(jr.key(0), 200)
     errors = {
         c: jax.vmap(lambda key, c=c: ((decoded(c, key, x) - x) ** 2).sum())(keys)
@@ -57,5 +57,6 @@ def test_a_message_has_the_size_worked_by_hand():
 
 @pytest.mark.parametrize("fraction", [0.0, 1.1])
 def test_fractions_out_of_range_are_refused(fraction):
-    with pytest.raises(ValueError, match="random_subspace: fraction must be above 0 and at most 1"):
+    message = "random_subspace: fraction: expected a number above 0 and at most 1, got"
+    with pytest.raises(ValueError, match=message):
         random_subspace(fraction=fraction)

@@ -55,19 +55,19 @@ def test_a_message_of_100_entries_has_the_size_worked_by_hand(c, size):
         (mxfp4(), 0.0132, 0.0003),
     ],
 )
-def test_the_error_for_a_gaussian_is_the_one_known(c, expected, tolerance):
+def test_the_error_on_a_gaussian_is_the_known_value(c, expected, tolerance):
     assert error(c, jr.normal(jr.key(0), (200_000,))) == pytest.approx(expected, abs=tolerance)
 
 
 @pytest.mark.parametrize("c", ALL)
 @pytest.mark.parametrize("power", [-100, -27, 27, 100])
-def test_scales_neither_vanish_nor_overflow(c, power):
+def test_scales_neither_underflow_nor_overflow(c, power):
     x = jr.normal(jr.key(0), (1000,))
     np.testing.assert_array_equal(decoded(c, x * 2.0**power), decoded(c, x) * 2.0**power)
 
 
 @pytest.mark.parametrize("c", ALL)
-def test_blocks_of_other_size_keep_their_scale(c):
+def test_blocks_of_very_different_scale_do_not_affect_each_other(c):
     x = jr.normal(jr.key(0), (128,))
     y = jnp.concatenate([x[:64] * 1e-8, x[64:] * 1e8])
     assert error(c, y[:64]) == pytest.approx(error(c, x[:64]), rel=0.5)
@@ -76,14 +76,14 @@ def test_blocks_of_other_size_keep_their_scale(c):
 
 @pytest.mark.parametrize("c", ALL)
 @pytest.mark.parametrize("value", [jnp.nan, -jnp.inf])
-def test_a_number_that_is_not_finite_stays_in_its_block(c, value):
+def test_a_nan_or_infinity_affects_only_its_block(c, value):
     out = decoded(c, jnp.ones(128).at[5].set(value))
     assert not np.isfinite(out[:32]).any()
     np.testing.assert_array_equal(out[64:], decoded(c, jnp.ones(64)))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_an_integer_errs_by_half_a_step(bits):
+def test_blockwise_int_errs_by_at_most_half_a_step(bits):
     x = jr.normal(jr.key(0), (100, 64))
     left = jnp.abs(decoded(blockwise_int(bits=bits), x) - x).max(axis=1)
     step = jnp.abs(x).max(axis=1) / (2 ** (bits - 1) - 1)
@@ -92,14 +92,14 @@ def test_an_integer_errs_by_half_a_step(bits):
 
 
 def test_nf4_levels_are_those_of_the_paper():
-    ppf, offset = NormalDist().inv_cdf, 0.9677083  # of the authors' code
+    ppf, offset = NormalDist().inv_cdf, 0.9677083  # from the authors' code
     positive = [ppf(p) for p in np.linspace(offset, 0.5, 9)[:-1]]
     negative = [-ppf(p) for p in np.linspace(offset, 0.5, 8)[:-1]]
     levels = np.sort([*positive, 0, *negative]) / max(positive)
     np.testing.assert_allclose(_NF4, levels, atol=2e-6)
 
 
-def test_nf4_takes_the_nearest_level_of_numpy():
+def test_nf4_rounds_to_the_nearest_level():
     x = np.asarray(jr.normal(jr.key(0), (64,)))
     scale = np.abs(x).max().astype(ml_dtypes.bfloat16).astype(np.float32)
     nearest = _NF4[np.abs(x[:, None] / scale - _NF4).argmin(axis=1)] * scale
@@ -123,11 +123,12 @@ def test_mxfp4_worked_by_hand():
 
 
 def test_hyper_parameters_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="blockwise_int: bits must be 2, 4 or 8, got 3"):
+    with pytest.raises(ValueError, match="blockwise_int: bits: expected 2, 4 or 8, got 3"):
         blockwise_int(bits=3)
-    with pytest.raises(ValueError, match="blockwise_int: block must be a positive integer, got 0"):
+    message = "blockwise_int: block: expected an integer at least 1, got 0"
+    with pytest.raises(ValueError, match=message):
         blockwise_int(bits=4, block=0)
-    with pytest.raises(ValueError, match="nf4: block must be a positive integer, got True"):
+    with pytest.raises(ValueError, match="nf4: block: expected an integer at least 1, got True"):
         nf4(block=True)
     for text in ("blockwise_int(bits='a')", "blockwise_int(bits=4, block=1.5)", "nf4(block=None)"):
         with pytest.raises(ValueError, match="codec"):

@@ -43,7 +43,7 @@ def test_rate_and_error_on_a_gaussian_are_those_of_the_theory(rate, error):
     x = jr.normal(jr.key(1), (ENTRIES,))
     payload, out = coded(x, rate)
     assert 0.998 * rate < bits(payload, x.size) <= rate
-    # tables of eight ranges of dithers, for this many entries, take about a hundredth of a bit
+    # the tables of eight ranges of dithers take about a hundredth of a bit at this size
     assert float(((out - x) ** 2).sum() / (x**2).sum()) == pytest.approx(error, rel=0.025)
 
 
@@ -62,7 +62,7 @@ def test_errors_are_uniform_and_independent_of_the_entry():
     payload, out = coded(x, 1)
     error = np.asarray((out - x) / payload.step)
     assert np.abs(error).max() <= 0.5 + 1e-5
-    for part in (error[:ENTRIES], error[ENTRIES : 2 * ENTRIES]):  # whatever the entries are
+    for part in (error[:ENTRIES], error[ENTRIES : 2 * ENTRIES]):  # Gaussian entries, then zeros
         counts, _ = np.histogram(part, 20, (-0.5, 0.5))
         # a bin of n / 20 varies by less than its own size: five deviations
         np.testing.assert_allclose(counts, ENTRIES / 20, atol=5 * (ENTRIES / 20) ** 0.5)
@@ -89,18 +89,18 @@ def test_every_entry_is_unbiased():
     np.testing.assert_allclose(out.std(axis=0), deviation, rtol=0.1)
 
 
-def test_the_mean_over_clients_has_an_error_of_one_over_their_number():
+def test_the_error_of_a_mean_over_clients_falls_as_one_over_their_number():
     x = jr.normal(jr.key(1), (2**16,))
     c = dithered(rate=1)
     one = jax.jit(lambda key: c.decode(c.encode(key, x, ())[0], x))
     outs = jnp.stack([one(jr.key(seed)) for seed in range(8)])
     single = float(((outs[0] - x) ** 2).mean())
-    # a squared error varies by about its own size, over as many entries: five deviations
+    # the deviation of one squared error is about its mean, so that of the average is small
     assert float(((outs.mean(axis=0) - x) ** 2).mean()) == pytest.approx(single / 8, rel=0.03)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 8])
-def test_dithers_are_uniform_and_one_of_each_range_is_in_each_row(parts):
+def test_dithers_are_uniform_and_each_row_has_one_in_each_range(parts):
     sign, magnitude, range_of = _dithers(jnp.uint32(5), 8 * 4096, parts)
     np.testing.assert_array_equal(jnp.sort(range_of, axis=1)[0], np.arange(parts))
     np.testing.assert_array_equal(jnp.floor(magnitude * 2 * parts), range_of)
@@ -114,7 +114,7 @@ def test_dithers_are_uniform_and_one_of_each_range_is_in_each_row(parts):
 
 
 @pytest.mark.parametrize("scale", [0.4, 5.0, 3000.0])
-def test_the_bits_that_a_step_is_chosen_by_are_those_of_the_message(scale):
+def test_the_message_size_used_to_choose_a_step_is_the_real_one(scale):
     levels = jnp.round(scale * jr.normal(jr.key(1), (2**16,))).astype(jnp.int32)
     runs = (2**15, 2**15)
     made = 8 * len(dump_symbols(Symbols(np.asarray(levels), np.array(runs, np.int32))))
@@ -130,7 +130,7 @@ def test_runs_cover_the_levels():
     assert len(runs) == 16
 
 
-def test_the_dithers_key_is_no_other_draws_key():
+def test_the_dither_is_independent_of_other_draws_from_the_key():
     key = jr.key(3)
     x = jr.uniform(key, (ENTRIES,), minval=-1.0)
     payload, out = coded(x, 2, key=3)
@@ -141,5 +141,6 @@ def test_the_dithers_key_is_no_other_draws_key():
 
 @pytest.mark.parametrize("rate", [0, -1, 17, float("nan"), True])
 def test_rates_out_of_range_are_refused(rate):
-    with pytest.raises(ValueError, match="dithered: rate must be above 0 and at most 16, got"):
+    message = "dithered: rate: expected a number above 0 and at most 16, got"
+    with pytest.raises(ValueError, match=message):
         dithered(rate=rate)

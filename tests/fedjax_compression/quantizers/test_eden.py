@@ -10,8 +10,8 @@ from fedjax_compression.ops.hadamard import rotate
 from fedjax_compression.quantizers import eden
 from fedjax_compression.quantizers.eden import gaussian_levels
 
-# arXiv:2108.08842, table 1; pi / (2 bits) - 1 up to one bit; in between D / (1 - D), where the
-# least squared error D is the mean of those at the two rates, and D = omega / (1 + omega)
+# arXiv:2108.08842, table 1; pi / (2 bits) - 1 up to one bit; between integers D / (1 - D), where
+# the least squared error D is the mean of those at the two rates, and D = omega / (1 + omega)
 VARIANCE = {
     0.1: 14.708,
     0.5: 2.14159,
@@ -40,7 +40,7 @@ def spike_train(key, entries):
 
 
 @pytest.mark.parametrize("bits", VARIANCE)
-def test_the_variance_is_the_papers_whatever_the_update(bits):
+def test_the_variance_is_the_papers_for_any_update(bits):
     c, entries = eden(bits=bits), 100_001
     dense, sparse = jr.normal(jr.key(5), (entries,)), spike_train(jr.key(5), entries)
     assert error(c, jr.key(1), dense) == pytest.approx(VARIANCE[bits], rel=0.02)
@@ -48,7 +48,7 @@ def test_the_variance_is_the_papers_whatever_the_update(bits):
 
 
 @pytest.mark.parametrize("bits", [0.5, 1, 1.5, 2])
-def test_means_over_clients_shrink_as_one_over_n_so_it_is_unbiased(bits):
+def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     c, x, clients = eden(bits=bits), spike_train(jr.key(5), 9000), 64
     draws = jax.vmap(coded(c), in_axes=(0, None))(jr.split(jr.key(1), clients), x)
     left = draws.mean(axis=0) - x
@@ -56,13 +56,13 @@ def test_means_over_clients_shrink_as_one_over_n_so_it_is_unbiased(bits):
     assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
 
 
-def test_a_vector_and_its_key_may_share_a_key():
+def test_an_update_drawn_from_the_encoding_key_has_the_same_error():
     key = jr.key(3)
     assert error(eden(bits=1), key, jr.normal(key, (2**16,))) == pytest.approx(0.5708, rel=0.02)
 
 
 def test_a_message_has_the_size_worked_by_hand():
-    x = jnp.ones(10_000)  # three parts share a scale: 4096, 1808 and the last 4096 entries
+    x = jnp.ones(10_000)  # three scale blocks: 4096, 1808 and the last 4096 entries
     payload, _ = eden(bits=3).encode(jr.key(0), x, ())
     assert len(wire.dumps(payload)) == 12 + 3750 + 3 * 4 + 4
 
@@ -70,8 +70,8 @@ def test_a_message_has_the_size_worked_by_hand():
 @pytest.mark.parametrize(
     ("bits", "size"),
     [
-        (0.5, 625),  # of 4096, 1808 and 4096 entries half are sent, in one bit
-        (2.25, 1875 + 938),  # 3072 + 1356 + 3072 in 2 bits, and 1024 + 452 + 1024 in 3
+        (0.5, 625),  # half of 4096, 1808 and 4096 entries are sent, at one bit
+        (2.25, 1875 + 938),  # 3072 + 1356 + 3072 at 2 bits, and 1024 + 452 + 1024 at 3
     ],
 )
 def test_a_message_of_a_fractional_rate_has_the_size_worked_by_hand(bits, size):
@@ -79,8 +79,8 @@ def test_a_message_of_a_fractional_rate_has_the_size_worked_by_hand(bits, size):
     assert len(wire.dumps(payload)) == 12 + size + 3 * 4 + 4
 
 
-def test_half_a_bit_of_two_equal_entries_sends_all_of_it_half_the_time():
-    # rotation leaves one entry of two and the other zero: doubled where sent, and zero elsewhere
+def test_half_a_bit_sends_one_of_two_rotated_entries():
+    # one rotated entry has all the energy and the other is zero: decoded is twice x, or zero
     c, x = eden(bits=0.5), jnp.full(2, 3.0)
     out = jax.vmap(lambda key: c.decode(c.encode(key, x, ())[0], x))(jr.split(jr.key(1), 4000))
     overlap = np.round(np.asarray(out) @ np.asarray(x) / 18, 4)
@@ -104,7 +104,7 @@ def test_one_entry_is_exact():
     )
 
 
-def test_blocks_of_other_size_keep_their_scale():
+def test_blocks_of_very_different_scale_do_not_affect_each_other():
     x = jnp.concatenate([1e-8 * jr.normal(jr.key(0), (4096,)), 1e8 * jr.normal(jr.key(1), (4096,))])
     c = eden(bits=4)
     out = c.decode(c.encode(jr.key(2), x, ())[0], x)
@@ -122,7 +122,8 @@ def test_levels_are_those_of_max():
 
 @pytest.mark.parametrize("bits", [0, 5, 4.001, -0.5, float("nan"), True])
 def test_bits_out_of_range_are_refused(bits):
-    with pytest.raises(ValueError, match="eden: bits must be above 0 and at most 4, got"):
+    message = "eden: bits: expected a number above 0 and at most 4, got"
+    with pytest.raises(ValueError, match=message):
         eden(bits=bits)
 
 

@@ -20,7 +20,7 @@ def test_powers_of_two_and_zero_are_exact_and_coded_as_worked_by_hand():
     np.testing.assert_array_equal(natural().decode(payload, x), x)
 
 
-def test_three_is_two_or_four_with_equal_chances():
+def test_three_decodes_to_two_or_four_with_equal_probability():
     out = decoded(jr.key(0), jnp.full(10_000, 3.0))
     assert set(np.asarray(out)) == {2.0, 4.0}
     assert abs((out == 4).mean() - 0.5) < 5 * 0.5 / 100
@@ -48,8 +48,8 @@ def test_the_variance_for_a_gaussian_is_about_a_twelfth():
     assert (left @ left) / (x @ x) == pytest.approx(0.082, abs=0.002)
 
 
-def test_denormals_round_without_bias_to_zero_and_the_least_normal():
-    # made on the host, as a device may flush them
+def test_denormals_round_without_bias_to_zero_or_the_smallest_normal():
+    # made on the host, because a device may flush denormals
     x = jnp.asarray(np.full(40_000, 2.0**-128, np.float32))
     payload, _ = natural().encode(jr.key(0), x, ())
     assert payload.top == 1
@@ -57,11 +57,11 @@ def test_denormals_round_without_bias_to_zero_and_the_least_normal():
     assert ((payload.codes == 127) | (payload.codes == 0)).all()
 
 
-def test_what_is_not_finite_stays_in_its_place():
+def test_a_nan_or_infinity_decodes_to_an_infinity_in_its_place():
     x = jnp.array([8.0, jnp.inf, jnp.nan, -jnp.inf, 16.0])
     np.testing.assert_array_equal(decoded(jr.key(0), x), [8, jnp.inf, jnp.inf, -jnp.inf, 16])
 
 
-def test_entries_far_below_the_largest_are_zero():
+def test_entries_far_below_the_largest_decode_to_zero():
     x = jnp.array([2.0**100, 2.0**-26, 2.0**-27])
     np.testing.assert_array_equal(decoded(jr.key(0), x), [2.0**100, 2.0**-26, 0])

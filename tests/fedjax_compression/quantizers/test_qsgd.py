@@ -49,7 +49,8 @@ def test_rounding_is_unbiased_with_the_variance_of_its_draws(levels):
 
 @pytest.mark.parametrize("levels", [0, -1, 32768, True])
 def test_levels_out_of_range_are_refused(levels):
-    with pytest.raises(ValueError, match="qsgd: levels must be an integer from 1 to 32767, got"):
+    message = f"qsgd: levels: expected an integer at least 1 and at most 32767, got {levels}"
+    with pytest.raises(ValueError, match=message):
         qsgd(levels=levels)
 
 

@@ -30,7 +30,7 @@ def test_a_tensor_of_zeros_is_exact_beside_another():
     np.testing.assert_array_equal(out["one"], 1)
 
 
-def test_the_error_is_the_one_of_the_docstring_and_no_other_scale_has_less():
+def test_the_error_is_the_docstrings_and_no_other_scale_has_less():
     x = np.asarray(jr.normal(jr.key(0), (100_000,)), np.float64)
     out = np.asarray(decoded(jnp.asarray(x, jnp.float32)), np.float64)
     error = ((x - out) ** 2).sum() / (x @ x)
@@ -40,7 +40,7 @@ def test_the_error_is_the_one_of_the_docstring_and_no_other_scale_has_less():
         assert ((x - factor * out) ** 2).sum() / (x @ x) > error + 1e-5
 
 
-def test_a_number_that_is_not_finite_leaves_other_tensors_alone():
+def test_a_nan_does_not_affect_other_tensors():
     x = {"bad": jnp.array([1.0, jnp.nan]), "good": jnp.array([1.0, -1.0])}
     out = jax.jit(decoded)(x)
     assert np.isnan(out["bad"]).all()

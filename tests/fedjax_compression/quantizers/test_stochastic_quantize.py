@@ -37,5 +37,6 @@ def test_rounding_is_unbiased_and_errs_by_at_most_a_step(bits):
 
 @pytest.mark.parametrize("bits", [0, 9, -1])
 def test_bits_out_of_range_are_refused(bits):
-    with pytest.raises(ValueError, match="bits must be an integer from 1 to 8, got"):
+    message = f"stochastic_quantize: bits: expected an integer at least 1 and at most 8, got {bits}"
+    with pytest.raises(ValueError, match=message):
         stochastic_quantize(bits=bits)

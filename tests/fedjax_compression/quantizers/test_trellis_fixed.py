@@ -9,8 +9,9 @@ from fedjax_compression import codec, wire
 from fedjax_compression.quantizers import trellis_fixed
 from fedjax_compression.quantizers.trellis_fixed import gaussian_table
 
-# The unbiased error of a memory of 8; the bit-shift trellis of arXiv:2406.11235 with a trained
-# table of 256 values has .4076, .0891, .0232, .0067, the scalar quantiser .571, .133, .0358, .0096.
+# The error of the unbiased estimate with a memory of 8. The bit-shift trellis of arXiv:2406.11235
+# with a trained table of 256 values has .4076, .0891, .0232, .0067, and a scalar quantiser .571,
+# .133, .0358, .0096.
 VARIANCE = {1: 0.3951, 2: 0.0822, 3: 0.02025, 4: 0.00539}
 
 
@@ -30,7 +31,7 @@ def spike_train(key, entries):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_the_variance_is_as_promised_whatever_the_update(bits):
+def test_the_variance_is_the_docstrings_for_any_update(bits):
     c, entries = trellis_fixed(bits=bits), 100_001
     dense, sparse = jr.normal(jr.key(5), (entries,)), spike_train(jr.key(5), entries)
     assert error(c, jr.key(1), dense) == pytest.approx(VARIANCE[bits], rel=0.02)
@@ -45,7 +46,7 @@ def test_longer_memory_errs_less():
 
 
 @pytest.mark.parametrize("bits", [1, 2])
-def test_means_over_clients_shrink_as_one_over_n_so_it_is_unbiased(bits):
+def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     c, x, clients = trellis_fixed(bits=bits), spike_train(jr.key(5), 9000), 64
     draws = jax.vmap(coded(c), in_axes=(0, None))(jr.split(jr.key(1), clients), x)
     left = draws.mean(axis=0) - x
@@ -54,7 +55,7 @@ def test_means_over_clients_shrink_as_one_over_n_so_it_is_unbiased(bits):
 
 
 def test_a_message_has_the_size_worked_by_hand():
-    x = jnp.ones(10_000)  # three parts share a scale: 4096, 1808 and the last 4096 entries
+    x = jnp.ones(10_000)  # three scale blocks: 4096, 1808 and the last 4096 entries
     payload, _ = trellis_fixed(bits=3).encode(jr.key(0), x, ())
     assert len(wire.dumps(payload)) == 12 + 3750 + 3 * 4 + 4
 
@@ -64,7 +65,7 @@ def test_one_entry_is_exact():
     np.testing.assert_allclose(c.decode(c.encode(jr.key(0), x, ())[0], x), x, rtol=1e-6)
 
 
-def test_blocks_of_other_size_keep_their_scale():
+def test_blocks_of_very_different_scale_do_not_affect_each_other():
     x = jnp.concatenate([1e-8 * jr.normal(jr.key(0), (4096,)), 1e8 * jr.normal(jr.key(1), (4096,))])
     c = trellis_fixed(bits=4)
     out = c.decode(c.encode(jr.key(2), x, ())[0], x)
@@ -74,7 +75,7 @@ def test_blocks_of_other_size_keep_their_scale():
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
-def test_a_block_that_is_not_finite_leaves_the_others_as_they_are(value):
+def test_a_block_that_is_not_finite_does_not_affect_the_others(value):
     x = jr.normal(jr.key(0), (3 * 4096,))
     c = trellis_fixed(bits=2)
     out = c.decode(c.encode(jr.key(1), x.at[5000].set(value), ())[0], x)
@@ -85,7 +86,7 @@ def test_a_block_that_is_not_finite_leaves_the_others_as_they_are(value):
 
 
 @pytest.mark.parametrize(("bits", "memory"), [(1, 2), (1, 8), (2, 8), (4, 5), (3, 12)])
-def test_the_table_holds_each_quantile_once_and_is_odd(bits, memory):
+def test_the_table_has_each_quantile_once_and_is_antisymmetric(bits, memory):
     table = gaussian_table(bits=bits, memory=memory)
     assert len(np.unique(table)) == 2**memory
     np.testing.assert_allclose(table, -table[::-1], rtol=1e-5)
@@ -94,8 +95,8 @@ def test_the_table_holds_each_quantile_once_and_is_odd(bits, memory):
 
 
 def test_a_small_table_worked_by_hand():
-    # multiplier int(4 * 235 / 512) | 1 = 1: quantiles 1/8, 3/8, 5/8, 7/8 in order, of deviation
-    # sqrt(3/4) * (1 + 1/4)
+    # multiplier int(4 * 235 / 512) | 1 = 1: quantiles 1/8, 3/8, 5/8, 7/8 in order, for a deviation
+    # of sqrt(3/4) * (1 + 1/4)
     quantiles = np.array([-1.15035, -0.31864, 0.31864, 1.15035])
     np.testing.assert_allclose(
         gaussian_table(bits=1, memory=2), quantiles * 0.75**0.5 * 1.25, rtol=1e-5
@@ -104,13 +105,13 @@ def test_a_small_table_worked_by_hand():
 
 @pytest.mark.parametrize("bits", ["0", "5", "True"])
 def test_bits_out_of_range_are_refused(bits):
-    with pytest.raises(ValueError, match="trellis_fixed: bits must be an integer from 1 to 4, got"):
+    message = f"trellis_fixed: bits: expected an integer at least 1 and at most 4, got {bits}"
+    with pytest.raises(ValueError, match=message):
         codec(f"trellis_fixed(bits={bits})")
 
 
 @pytest.mark.parametrize("memory", ["2", "13", "True"])
 def test_memory_out_of_range_is_refused(memory):
-    with pytest.raises(
-        ValueError, match=r"trellis_fixed: memory must be an integer from bits \+ 1 to 12, got"
-    ):
+    message = f"trellis_fixed: memory: expected an integer at least 3 and at most 12, got {memory}"
+    with pytest.raises(ValueError, match=message):
         codec(f"trellis_fixed(bits=2, memory={memory})")

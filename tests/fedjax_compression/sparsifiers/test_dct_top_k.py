@@ -15,7 +15,7 @@ def test_the_transform_is_the_orthonormal_dct():
     np.testing.assert_allclose(_dct(48) @ _dct(48).T, np.eye(48), atol=1e-5)
 
 
-def test_a_cosine_is_sent_whole_and_leaves_nothing():
+def test_a_cosine_is_one_coefficient_and_leaves_no_residual():
     c, x = dct_top_k(fraction=1 / 16, decay=0.9, block=16), 3.0 * jnp.asarray(_dct(16)[5])
     payload, state = c.encode(jr.key(0), x, c.init(x))
     assert payload.values.shape == (1,)
@@ -23,7 +23,7 @@ def test_a_cosine_is_sent_whole_and_leaves_nothing():
     np.testing.assert_allclose(state, 0.0, atol=1e-5)
 
 
-def test_it_is_the_papers_algorithm_in_one_dimension():
+def test_it_matches_the_papers_algorithm_in_one_dimension():
     c, n, block, k = dct_top_k(fraction=0.25, decay=0.9, block=16), 40, 16, {16: 4, 8: 2}
     encode, state, m = jax.jit(c.encode), c.init(jnp.zeros(40)), jnp.zeros(40)
     for round_ in range(10):
@@ -42,23 +42,23 @@ def test_it_is_the_papers_algorithm_in_one_dimension():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_without_decay_what_was_sent_and_what_remains_is_the_sum_of_updates(dtype):
+def test_without_decay_sent_messages_and_state_add_up_to_the_sum_of_updates(dtype):
     c, xs = dct_top_k(fraction=0.1, decay=1.0), jr.normal(jr.key(0), (10, 100)).astype(dtype)
     state, sent = c.init(xs[0]), jnp.zeros(100)
     for x in xs:
         payload, state = jax.jit(c.encode)(jr.key(0), x, state)
-        # read in float32: an update's rounding is the receiver's
+        # decoded to float32, so that the receiver does not round to bfloat16
         sent += c.decode(payload, x.astype(jnp.float32))
     np.testing.assert_allclose(sent + state, xs.astype(jnp.float32).sum(axis=0), atol=1e-4)
 
 
-def test_what_remains_is_within_the_contraction():
+def test_the_remaining_momentum_is_within_the_bound():
     c, x = dct_top_k(fraction=0.1, decay=0.9, block=50), jr.normal(jr.key(0), (500,))
     _, left = c.encode(jr.key(0), x, c.init(x))
     assert (left @ left) / (x @ x) < 0.9
 
 
-def test_a_failed_update_leaves_the_state_as_it_was():
+def test_a_non_finite_update_leaves_the_state_unchanged():
     c, x = dct_top_k(fraction=0.1, decay=0.9), jr.normal(jr.key(0), (150,))
     _, state = c.encode(jr.key(0), x, c.init(x))
     _, after = c.encode(jr.key(0), x.at[149].set(jnp.inf), state)
@@ -75,10 +75,19 @@ def test_a_message_has_the_size_worked_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fraction": 0.0, "decay": 0.9}, "dct_top_k: fraction must be above 0 and at most 1"),
-        ({"fraction": 0.1, "decay": 1.1}, "dct_top_k: decay must be from 0 to 1, got 1.1"),
-        ({"fraction": 0.1, "decay": 0.9, "block": 0}, "block must be an integer from 1 to 1024"),
-        ({"fraction": 0.1, "decay": 0.9, "block": 1025}, "from 1 to 1024, got 1025"),
+        (
+            {"fraction": 0.0, "decay": 0.9},
+            "dct_top_k: fraction: expected a number above 0 and at most 1, got 0.0",
+        ),
+        (
+            {"fraction": 0.1, "decay": 1.1},
+            "dct_top_k: decay: expected a number at least 0 and at most 1, got 1.1",
+        ),
+        (
+            {"fraction": 0.1, "decay": 0.9, "block": 0},
+            "dct_top_k: block: expected an integer at least 1 and at most 1024, got 0",
+        ),
+        ({"fraction": 0.1, "decay": 0.9, "block": 1025}, "at least 1 and at most 1024, got 1025"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

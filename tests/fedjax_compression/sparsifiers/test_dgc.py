@@ -18,7 +18,7 @@ def test_two_rounds_worked_by_hand():
     assert state.velocity.tolist() == state.accumulated.tolist() == [1.0, 0.0]
 
 
-def test_it_is_the_papers_algorithm():
+def test_it_matches_the_papers_algorithm():
     c, n, k = dgc(fraction=0.1, momentum=0.9), 200, 20
     encode = jax.jit(c.encode)
     u, v, state = np.zeros(n), np.zeros(n), c.init(jnp.zeros(n))
@@ -34,7 +34,7 @@ def test_it_is_the_papers_algorithm():
     np.testing.assert_allclose(state.accumulated, v, atol=1e-4)
 
 
-def test_without_momentum_what_was_sent_and_what_remains_is_the_sum_of_updates():
+def test_without_momentum_sent_messages_and_state_add_up_to_the_sum_of_updates():
     c, xs = dgc(fraction=0.1, momentum=0.0), jr.normal(jr.key(0), (10, 100))
     state, sent = c.init(xs[0]), jnp.zeros(100)
     for x in xs:
@@ -43,7 +43,7 @@ def test_without_momentum_what_was_sent_and_what_remains_is_the_sum_of_updates()
     np.testing.assert_allclose(sent + state.accumulated, xs.sum(axis=0), atol=1e-5)
 
 
-def test_a_failed_update_leaves_the_state_as_it_was():
+def test_a_non_finite_update_leaves_the_state_unchanged():
     c, x = dgc(fraction=0.1, momentum=0.9), jr.normal(jr.key(0), (50,))
     _, state = c.encode(jr.key(0), x, c.init(x))
     _, after = c.encode(jr.key(0), x.at[7].set(jnp.nan), state)
@@ -59,11 +59,13 @@ def test_a_message_has_the_size_worked_by_hand():
 
 @pytest.mark.parametrize("fraction", [0.0, 1.1])
 def test_fractions_out_of_range_are_refused(fraction):
-    with pytest.raises(ValueError, match="dgc: fraction must be above 0 and at most 1, got"):
+    message = "dgc: fraction: expected a number above 0 and at most 1, got"
+    with pytest.raises(ValueError, match=message):
         dgc(fraction=fraction, momentum=0.9)
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0])
 def test_momenta_out_of_range_are_refused(momentum):
-    with pytest.raises(ValueError, match="dgc: momentum must be at least 0 and below 1, got"):
+    message = "dgc: momentum: expected a number at least 0 and below 1, got"
+    with pytest.raises(ValueError, match=message):
         dgc(fraction=0.1, momentum=momentum)

@@ -12,13 +12,13 @@ def decoded(c, key, x):
     return c.decode(c.encode(key, x, ())[0], x)
 
 
-def test_the_support_is_that_of_the_highest_words_of_the_seed():
+def test_the_support_is_the_positions_of_the_highest_random_words():
     words = np.asarray(jr.bits(jr.key(5, impl="threefry2x32"), (1000,), jnp.uint32))
     expected = np.sort(np.argsort(words)[-30:])
     np.testing.assert_array_equal(random_support(jnp.uint32(5), 1000, 30), expected)
 
 
-def test_k_entries_arrive_times_entries_over_k():
+def test_k_entries_decode_to_their_value_times_entries_over_k():
     x = jnp.arange(1.0, 11.0)
     out = decoded(random_k(fraction=0.2), jr.key(0), x)
     sent = np.flatnonzero(out)
@@ -33,7 +33,7 @@ def test_a_message_has_the_size_worked_by_hand():
         assert len(wire.dumps(payload)) == 12 + 100 * width + 4
 
 
-def test_it_is_unbiased_and_has_the_variance_stated():
+def test_it_is_unbiased_with_the_docstrings_variance():
     c, x, draws = random_k(fraction=0.2), jr.normal(jr.key(0), (50,)), 8000
     outs = jax.vmap(lambda key: decoded(c, key, x))(jr.split(jr.key(1), draws))
     # an entry is 5x with chance 1/5: deviation 2|x|, so five deviations of the mean
@@ -44,7 +44,7 @@ def test_it_is_unbiased_and_has_the_variance_stated():
     assert errors.mean() == pytest.approx(5 - 1, abs=5 * float(errors.std()) / draws**0.5)
 
 
-def test_pairs_are_sent_together_as_often_as_in_a_uniform_subset():
+def test_pairs_of_entries_are_as_frequent_as_in_a_uniform_subset():
     draws = 8000
     masks = jax.vmap(lambda s: jnp.zeros(12).at[random_support(s, 12, 4)].set(1.0))(
         jr.bits(jr.key(0), (draws,), jnp.uint32)
@@ -54,7 +54,7 @@ def test_pairs_are_sent_together_as_often_as_in_a_uniform_subset():
     assert jnp.abs(pairs - chance).max() < 5 * (chance * (1 - chance) / draws) ** 0.5
 
 
-def test_scaled_values_do_not_overflow_on_their_way():
+def test_sent_float16_values_do_not_overflow():
     x = jnp.full(1000, 3000.0, jnp.float16)
     payload, _ = random_k(fraction=0.01).encode(jr.key(0), x, ())
     assert jnp.isfinite(payload.values).all()
@@ -62,5 +62,6 @@ def test_scaled_values_do_not_overflow_on_their_way():
 
 @pytest.mark.parametrize("fraction", ["0.0", "-0.1", "1.1"])
 def test_fractions_out_of_range_are_refused(fraction):
-    with pytest.raises(ValueError, match="random_k: fraction must be above 0 and at most 1, got"):
+    message = "random_k: fraction: expected a number above 0 and at most 1, got"
+    with pytest.raises(ValueError, match=message):
         codec(f"random_k(fraction={fraction})")

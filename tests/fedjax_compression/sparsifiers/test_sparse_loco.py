@@ -15,8 +15,8 @@ def decoded(c, x):
 
 
 def test_a_payload_worked_by_hand():
-    # two entries of each chunk of eight, one of the tail, which is zero and not sent. Geometric
-    # means 4 and 2, an octave apart; magnitudes are half and twice that
+    # two entries of each chunk of eight are sent; the one of the tail is zero and is not sent.
+    # The geometric means are 4 and 2, an octave apart; magnitudes are half and twice the mean
     c = sparse_loco(fraction=0.25, chunk=8)
     payload, _ = c.encode(jr.key(0), BY_HAND, ())
     assert payload.support.codes.tolist() == [0, 2, 7, 3, 8]
@@ -44,7 +44,7 @@ def test_the_entries_are_those_of_chunked_top_k_with_their_signs():
 
 
 @pytest.mark.parametrize("scales", [1.0, "apart"])
-def test_the_error_is_the_one_stated_and_other_magnitudes_err_more(scales):
+def test_the_error_is_the_docstrings_and_other_magnitudes_err_more(scales):
     x = jr.t(jr.key(0), 3.0, (8, 4096))
     x = (x * (1.0 if scales == 1.0 else 8.0 ** jnp.arange(8.0)[:, None])).reshape(-1)
     c = sparse_loco()
@@ -57,7 +57,7 @@ def test_the_error_is_the_one_stated_and_other_magnitudes_err_more(scales):
         assert ((other - x) ** 2).sum() > error
 
 
-def test_what_two_bits_leave_of_a_gaussian_is_half_a_percent_of_what_is_sent():
+def test_the_two_bit_error_on_a_gaussian_is_half_a_percent_of_the_sent_energy():
     x = jr.normal(jr.key(0), (2**18,))
     sent, out = decoded(chunked_top_k(fraction=1 / 64), x), decoded(sparse_loco(), x)
     assert ((out - sent) ** 2).sum() / (sent @ sent) < 0.005
@@ -85,7 +85,7 @@ def test_entries_that_are_zero_are_not_sent():
     np.testing.assert_allclose(c.decode(payload, x), x, rtol=1e-5)
 
 
-def test_memory_of_it_stays_bounded():
+def test_the_residual_stays_bounded():
     c, x = error_feedback(sparse_loco(chunk=256), decay=0.95), jr.normal(jr.key(0), (1000,))
     encode, state = jax.jit(c.encode), c.init(x)
     for seed in range(100):
@@ -94,11 +94,11 @@ def test_memory_of_it_stays_bounded():
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
-def test_what_is_not_finite_is_seen_among_zeros(value):
+def test_a_nan_or_infinity_among_zeros_is_reported(value):
     assert not jnp.isfinite(decoded(sparse_loco(), jnp.zeros(9000).at[5000].set(value))).all()
 
 
-def test_hostile_codes_decode_to_something():
+def test_hostile_codes_decode_without_an_error():
     c, x = sparse_loco(chunk=64), jnp.ones(200)
     like = payload_structure(c, x)
     hostile = jax.tree.map(lambda leaf: np.full(leaf.shape, 255, leaf.dtype), like)
@@ -111,8 +111,8 @@ def test_hostile_codes_decode_to_something():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fraction": 0.0}, "sparse_loco: fraction must be above 0 and at most 1, got 0.0"),
-        ({"chunk": 0}, "sparse_loco: chunk must be a positive integer, got 0"),
+        ({"fraction": 0.0}, "sparse_loco: fraction: expected .* above 0 and at most 1, got 0.0"),
+        ({"chunk": 0}, "sparse_loco: chunk: expected an integer at least 1, got 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -10,14 +10,14 @@ def decoded(c, x):
     return c.decode(c.encode(jr.key(0), x, ())[0], x)
 
 
-def test_the_largest_become_their_mean_magnitude():
+def test_the_largest_decode_to_their_mean_magnitude():
     x = {"a": jnp.array([1.0, -5.0, 0.5]), "b": jnp.array([4.0, 6.0, -0.1])}
     out = decoded(sparse_ternary(fraction=0.5), x)
     assert out["a"].tolist() == [0.0, -5.0, 0.0]
     assert out["b"].tolist() == [5.0, 5.0, 0.0]
 
 
-def test_it_is_the_papers_algorithm():
+def test_it_matches_the_papers_algorithm():
     x = np.array(jr.normal(jr.key(0), (1000,)))
     mask = np.abs(x) >= np.sort(np.abs(x))[-50]
     expected = mask * np.sign(x) * np.abs(x[mask]).mean()
@@ -33,7 +33,7 @@ def test_a_message_has_the_size_worked_by_hand():
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 1.0])
-def test_the_error_is_the_one_stated_and_another_magnitude_errs_more(fraction):
+def test_the_error_is_the_docstrings_and_another_magnitude_errs_more(fraction):
     x = jr.normal(jr.key(0), (500,))
     out = decoded(sparse_ternary(fraction=fraction), x)
     k, magnitude = int((out != 0).sum()), jnp.abs(out).max()
@@ -44,5 +44,6 @@ def test_the_error_is_the_one_stated_and_another_magnitude_errs_more(fraction):
 
 @pytest.mark.parametrize("fraction", [0.0, 1.1])
 def test_fractions_out_of_range_are_refused(fraction):
-    with pytest.raises(ValueError, match="sparse_ternary: fraction must be above 0 and at most 1"):
+    message = "sparse_ternary: fraction: expected a number above 0 and at most 1, got"
+    with pytest.raises(ValueError, match=message):
         sparse_ternary(fraction=fraction)

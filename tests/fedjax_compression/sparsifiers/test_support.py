@@ -29,7 +29,7 @@ def bound(entries, count):
 
 @settings(max_examples=50, deadline=None)
 @given(st.sets(st.integers(0, 2**32 - 1)))
-def test_any_sorted_set_comes_back(members):
+def test_any_sorted_set_round_trips(members):
     indices = jnp.asarray(np.array(sorted(members), np.uint32))
     sent = encode_support(indices, below=2**32 - 1)
     got = wire.loads(wire.dumps(sent), sent)
@@ -56,7 +56,7 @@ def test_a_uniform_support_costs_little_more_than_its_entropy(share, above):
     assert bound(entries, count) <= bits <= bound(entries, count) + above
 
 
-def test_places_that_are_not_used_cost_a_few_bytes_together():
+def test_unused_places_cost_a_few_bytes_in_all():
     entries = 2**20
     used = uniform(entries, 10_000)
     padded = jnp.pad(used, (0, 90_000), constant_values=entries)
@@ -74,7 +74,7 @@ def test_positions_beyond_2_to_the_31_are_right_under_jit_and_vmap():
     np.testing.assert_array_equal(jax.vmap(decode_support)(sent), rows)
 
 
-def test_hostile_gaps_wrap_and_what_is_out_of_range_is_dropped():
+def test_hostile_gaps_wrap_and_positions_out_of_range_are_dropped():
     codes = np.array([2, 2**32 - 1, 2**32 - 1, 2**31, 7], np.uint32)
     hostile = Symbols(codes, np.array([0, 5], np.int32))
     indices = decode_support(wire.loads(wire.dumps(hostile), hostile))

@@ -19,19 +19,19 @@ def test_entries_that_reach_the_value_are_exact_and_the_others_zero():
     assert out["b"].tolist() == [4.0, -1.75, 0.0]
 
 
-def test_overflow_drops_the_smallest():
+def test_the_smallest_are_dropped_beyond_the_capacity():
     x = jnp.array([3.0, -2.0, 5.0, 4.0, 0.5])
     assert decoded(threshold(value=1.0, capacity=0.4), x).tolist() == [0.0, 0.0, 5.0, 4.0, 0.0]
 
 
 @pytest.mark.parametrize("value", [0.01, 1.0, 2.5, 100.0])
-def test_it_is_a_mask_where_all_fit(value):
+def test_it_equals_a_mask_if_all_entries_fit(value):
     x = jr.normal(jr.key(0), (1000,))
     out = jax.jit(lambda x: decoded(threshold(value=value, capacity=1.0), x))(x)
     np.testing.assert_array_equal(out, np.where(np.abs(x) >= np.float32(value), x, 0))
 
 
-def test_the_support_says_how_many_were_sent():
+def test_unused_places_come_last_with_the_position_past_the_end():
     x = jnp.zeros(100).at[jnp.array([99, 7])].set(2.0)
     payload, _ = threshold(value=1.0, capacity=0.05).encode(jr.key(0), x, ())
     positions = decode_support(payload.support)
@@ -51,11 +51,12 @@ def test_a_message_has_the_size_worked_by_hand():
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_values_out_of_range_are_refused(value):
-    with pytest.raises(ValueError, match="threshold: value must be positive and finite, got"):
+    with pytest.raises(ValueError, match="threshold: value: expected a number above 0, got"):
         threshold(value=value, capacity=0.1)
 
 
 @pytest.mark.parametrize("capacity", [0.0, 1.1])
 def test_capacities_out_of_range_are_refused(capacity):
-    with pytest.raises(ValueError, match="capacity must be above 0 and at most 1, got"):
+    message = "threshold: capacity: expected a number above 0 and at most 1, got"
+    with pytest.raises(ValueError, match=message):
         threshold(value=1.0, capacity=capacity)

@@ -8,7 +8,7 @@ from fedjax_compression.sparsifiers import top_k
 from fedjax_compression.sparsifiers.top_k import largest
 
 
-def test_the_largest_of_the_whole_update_stay():
+def test_the_largest_of_the_whole_update_are_sent():
     c = top_k(fraction=0.4)
     x = {"a": jnp.array([1.0, -5.0, 0.5]), "b": jnp.array([4.0, -0.1])}
     out = c.decode(c.encode(jr.key(0), x, ())[0], x)
@@ -23,7 +23,7 @@ def test_positions_are_those_of_a_sort(k):
     np.testing.assert_array_equal(largest(x, k), expected)
 
 
-def test_the_first_among_equals_stay():
+def test_the_first_of_equal_entries_are_chosen():
     x = jnp.array([1.0, 2.0, -1.0, 1.0, 0.0])
     assert largest(x, 3).tolist() == [0, 1, 2]
     assert largest(jnp.zeros(4), 2).tolist() == [0, 1]
@@ -62,5 +62,6 @@ def test_it_works_inside_vmap():
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
 def test_fractions_out_of_range_are_refused(fraction):
-    with pytest.raises(ValueError, match="fraction must be above 0 and at most 1, got"):
+    message = "top_k: fraction: expected a number above 0 and at most 1, got"
+    with pytest.raises(ValueError, match=message):
         top_k(fraction=fraction)
