@@ -1,4 +1,4 @@
-"""Federations on one device, on several, or on many hosts."""
+"""Simulates a federation on one device, on several devices, or on many hosts."""
 
 from .client_axes.auto import Auto, Timed, auto, candidates, fastest
 from .client_axes.contract import ClientAxis
@@ -12,6 +12,7 @@ from .conditions.faults import Fate, Faults, faults
 from .conditions.network import Links, Network, link, links
 from .loop.buffered import simulate_buffered
 from .loop.client_store import ClientStore, StoreRows
+from .loop.compiled_rounds import CompiledRounds
 from .loop.programs import round_program
 from .loop.round import Round, Snapshot
 from .loop.simulate import simulate
@@ -24,6 +25,7 @@ __all__ = [
     "Availability",
     "ClientAxis",
     "ClientStore",
+    "CompiledRounds",
     "Conditions",
     "Deadline",
     "Fate",

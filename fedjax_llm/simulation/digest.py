@@ -1,4 +1,4 @@
-"""What tells two pytrees apart."""
+"""A digest that tells two pytrees apart."""
 
 import hashlib
 
@@ -8,7 +8,22 @@ from jaxtyping import PyTree
 
 
 def digest(tree: PyTree) -> str:
-    """SHA-256 over the names, shapes, dtypes and bits of arrays."""
+    """SHA-256 over the names, shapes, dtypes and bits of the arrays of a pytree.
+
+    Args:
+        tree: A pytree of arrays.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_llm.simulation.digest import digest
+        >>> one = digest({"a": np.zeros(2, np.float32)})
+        >>> one == digest({"a": np.zeros(2, np.float32)}), one == digest({"a": np.zeros(2)})
+        (True, False)
+
+    """
     state = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         state.update(f"{jax.tree_util.keystr(path)}:{leaf.dtype}:{leaf.shape}\n".encode())

@@ -1,4 +1,4 @@
-"""Where a run stands, kept on disk while it goes on, and read again after whatever stopped it."""
+"""Checkpoints of a run on disk, from which a stopped run resumes."""
 
 import os
 import re
@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from fedjax_compression.checks import check_kind
 
 from ..algorithm import ClientState, ServerState
+from .checks import check_count
 from .digest import digest
 from .loop.client_store import StoreRows
 from .loop.round import Snapshot
@@ -23,7 +25,13 @@ _DRAFTS = "*.orbax-checkpoint-tmp"
 
 
 class Restored(NamedTuple):
-    """What a checkpoint gave back."""
+    """The content of a checkpoint.
+
+    Attributes:
+        snapshot: The snapshot to resume from.
+        notes: The notes that were saved with it.
+
+    """
 
     snapshot: Snapshot
     notes: dict[str, Any]
@@ -32,31 +40,63 @@ class Restored(NamedTuple):
 class RunCheckpoints:
     """The last few checkpoints of one run, written by Orbax in the background.
 
-    A checkpoint is whole or is not there: it is written under another name and renamed. It holds
-    the server's state with that of its optimizer and codecs, every client's that was ever changed,
-    the round, simulated time, and notes in JSON; keys, faults and the order of data follow from
-    seed and round. With it lies a SHA-256 over every array, as Orbax does not notice bits that
-    turned.
-    Costs a copy of all that in memory and a full write each time. One process at a time.
+    A checkpoint is whole or absent: it is written under another name and then renamed. It holds
+    the server state, with the states of its optimizer and codecs, the client state of every client
+    that ever changed it, the round, the simulated time, and notes in JSON. Keys, faults and the
+    order of data follow from the seed and the round. A SHA-256 over every array is stored beside
+    them, because Orbax does not detect flipped bits.
+
+    Cost: a copy of the whole content in memory and a full write for each checkpoint. Only one
+    process may use a folder at a time. As a context manager it closes itself.
+
+    Args:
+        folder: Folder of the checkpoints; made if it does not exist.
+        keep: Number of checkpoints to keep, at least 1; 3 by default.
+
+    Raises:
+        TypeError: For a folder that is no `pathlib.Path`.
+        ValueError: For a `keep` below 1.
+        OSError: If the folder cannot be made.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.simulation import ClientStore, Snapshot
+        >>> from fedjax_llm.simulation.run_checkpoints import RunCheckpoints
+        >>> state, client_state = {"params": jnp.arange(3.0)}, jnp.zeros(2)
+        >>> snapshot = Snapshot(5, state, ClientStore(client_state).rows())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with RunCheckpoints(pathlib.Path(folder)) as checkpoints:
+        ...         checkpoints.save(snapshot, {"note": "halfway"})
+        ...         checkpoints.wait()
+        ...         restored = checkpoints.restore(state, client_state)
+        >>> restored.snapshot.round, restored.snapshot.state["params"].tolist(), restored.notes
+        (5, [0.0, 1.0, 2.0], {'note': 'halfway'})
+
     """
 
     def __init__(self, folder: Path, *, keep: int = 3) -> None:
-        """Raises `ValueError` unless `keep` is at least 1, `OSError` where the folder cannot be."""
+        check_kind(folder, Path, who="RunCheckpoints", name="folder", expected="a pathlib.Path")
+        check_count(keep, who="RunCheckpoints", name="keep", at_least=1)
         import orbax.checkpoint as ocp  # noqa: PLC0415 (takes a second)
 
-        if keep < 1:
-            raise ValueError(f"Checkpoints: keep must be at least 1, got {keep!r}.")
         self._ocp = ocp
-        self._folder = folder.absolute()  # Orbax fails late and unseen at a relative one
+        self._folder = folder.absolute()  # with a relative one, Orbax fails late and silently
         self._keep = keep
         self._writing: int | None = None
         self._folder.mkdir(parents=True, exist_ok=True)
         self._open()
 
     def save(self, snapshot: Snapshot, notes: Mapping[str, Any]) -> None:
-        """Begin to write a checkpoint, once the one before it is written.
+        """Start writing a checkpoint, after waiting for the one before it.
 
-        Raises `OSError` where that one could not be, as `wait` does.
+        Args:
+            snapshot: The snapshot to save.
+            notes: Whatever else to save: values that JSON can hold, by name.
+
+        Raises:
+            OSError: If the checkpoint before it could not be written; see `wait`.
+
         """
         self.wait()
         arrays = _arrays(snapshot)
@@ -74,42 +114,51 @@ class RunCheckpoints:
                 snapshot.round,
                 args=args.Composite(state=args.StandardSave(arrays), about=args.JsonSave(about)),
             )
-        except Exception as error:  # of whatever type Orbax lets through
+        except Exception as error:  # Orbax documents no types
             raise self._not_written(error) from error
 
     def wait(self) -> None:
-        """Return when what was saved is on disk.
+        """Wait until the last checkpoint is on disk.
 
-        Raises `OSError` where it could not be written, such as on a full disk: saying of which
-        round, why, and which checkpoint is the last good one.
+        Raises:
+            OSError: If it could not be written, such as on a full disk. The message names its
+                round, the reason, and the last good checkpoint.
+
         """
         try:
             self._manager.wait_until_finished()
-        except Exception as error:  # of whatever type Orbax lets through
+        except Exception as error:  # Orbax documents no types
             raise self._not_written(error) from error
         self._writing = None
 
     def restore(self, server: ServerState, client: ClientState) -> Restored | None:
-        """The newest checkpoint that is whole; None where there is none.
+        """Read the newest whole checkpoint.
 
-        `server` and `client` are a state that the run's algorithm starts with, for structure. A
-        checkpoint that is cut off or whose bits turned is named in a warning, put aside under the
-        name `damaged-ROUND`, and the one before it is taken.
+        A damaged checkpoint (truncated, or with flipped bits) is named in a warning and renamed to
+        `damaged-ROUND`, and the one before it is read.
+
+        Args:
+            server: A server state that the run's algorithm starts with, for its structure.
+            client: A client state that the run's algorithm starts with, for its structure.
+
+        Returns:
+            The checkpoint; None if there is no whole one.
+
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return self._read(step, server, client)
-            except Exception as error:  # of whatever type Orbax lets through
+            except Exception as error:  # Orbax documents no types
                 warnings.warn(
                     f"{self._folder / str(step)}: expected a whole checkpoint, got one that "
-                    f"cannot be read ({_reason(error)}); going back to the one before.",
+                    f"cannot be read ({_reason(error)}); using the one before it.",
                     stacklevel=2,
                 )
                 self._put_aside(step)
         return None
 
     def close(self) -> None:
-        """Wait as `wait` does, and end the threads."""
+        """Wait for the last checkpoint, as `wait` does, and end the threads."""
         try:
             self.wait()
         finally:
@@ -127,7 +176,7 @@ class RunCheckpoints:
         try:
             self.close()
         except OSError:
-            if error is None:  # else there is something to say already
+            if error is None:  # otherwise that error is raised
                 raise
 
     def _open(self) -> None:
@@ -156,13 +205,11 @@ class RunCheckpoints:
             ),
             about["simulated_seconds"],
         )
-        wanted = _arrays(like)
-        found = self._manager.restore(
-            step, args=args.Composite(state=args.StandardRestore(wanted))
-        )["state"]
-        if (got := digest(found)) != about["sha256"]:
+        restore_args = args.Composite(state=args.StandardRestore(_arrays(like)))
+        arrays = self._manager.restore(step, args=restore_args)["state"]
+        if (got := digest(arrays)) != about["sha256"]:
             raise ValueError(f"expected SHA-256 {about['sha256'][:16]}…, got {got[:16]}…")
-        return Restored(_progress(like, found), about["notes"])
+        return Restored(_snapshot(like, arrays), about["notes"])
 
     def _put_aside(self, step: int) -> None:
         aside = self._folder / f"damaged-{step}"
@@ -174,7 +221,9 @@ class RunCheckpoints:
         for draft in self._folder.glob(_DRAFTS):
             shutil.rmtree(draft, ignore_errors=True)
         rounds = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
-        last = f"the last good one is of round {rounds[-1]}" if rounds else "there is none before"
+        last = (
+            f"the last good one is of round {rounds[-1]}" if rounds else "there is no earlier one"
+        )
         return OSError(
             f"{self._folder}: the checkpoint of round {self._writing} could not be written "
             f"({_reason(error)}); {last}."
@@ -182,12 +231,12 @@ class RunCheckpoints:
 
 
 def _arrays(snapshot: Snapshot) -> dict[str, np.ndarray]:
-    """Every array by number, on the host; those without entries, which Orbax refuses, left out."""
+    """The arrays of a snapshot on the host, numbered, without empty ones, which Orbax refuses."""
     leaves = [_host(leaf) for leaf in _leaves(snapshot)]
     return {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}
 
 
-def _progress(like: Snapshot, arrays: Mapping[str, np.ndarray]) -> Snapshot:
+def _snapshot(like: Snapshot, arrays: Mapping[str, np.ndarray]) -> Snapshot:
     """The inverse of `_arrays`."""
     leaves = [
         _as(leaf, arrays[str(i)] if str(i) in arrays else _host(leaf))
@@ -206,19 +255,20 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _host(leaf: Any) -> np.ndarray:
-    """A copy of a leaf that no device and no later round writes to."""
+    """A copy of a leaf on the host, which no later round writes to."""
     return np.array(jr.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def _as(like: Any, found: np.ndarray) -> Any:
-    return jr.wrap_key_data(jnp.asarray(found), impl=jr.key_impl(like)) if _is_key(like) else found
+def _as(like: Any, array: np.ndarray) -> Any:
+    """The array, as a key if `like` is one."""
+    return jr.wrap_key_data(jnp.asarray(array), impl=jr.key_impl(like)) if _is_key(like) else array
 
 
 def _reason(error: Exception) -> str:
-    """The end of what an error says first; in words, where that is a number of the system's."""
+    """The last 200 characters of an error's first line, with the words for an OS error code."""
     line = (str(error) or type(error).__name__).splitlines()[0]
-    said = line if len(line) <= 200 else f"…{line[-200:]}"
-    code = re.search(r"os_error_code='(\d+)'", said)  # its words may be far before it
-    if code and os.strerror(int(code[1])) not in said:
-        return f"{os.strerror(int(code[1]))}: {said}"
-    return said
+    text = line if len(line) <= 200 else f"…{line[-200:]}"
+    code = re.search(r"os_error_code='(\d+)'", text)  # the words for it may have been cut off
+    if code and os.strerror(int(code[1])) not in text:
+        return f"{os.strerror(int(code[1]))}: {text}"
+    return text

@@ -1,6 +1,3 @@
-import functools
-import importlib
-
 import jax.random as jr
 import pytest
 
@@ -19,18 +16,3 @@ def corpus():
 @pytest.fixture(scope="session")
 def task():
     return language_model(TINY, key=jr.key(0))
-
-
-@pytest.fixture(scope="module")
-def compiled_once():
-    """Runs of one algorithm share their programs, whatever conditions they are under."""
-    names = {
-        "simulate": ("with_failures", "whole_round", "round_programs"),
-        "buffered": ("with_failures", "round_programs", "_one", "_added"),
-    }
-    with pytest.MonkeyPatch.context() as patched:
-        for module, parts in names.items():
-            found = importlib.import_module(f"fedjax_llm.simulation.loop.{module}")
-            for part in parts:
-                patched.setattr(found, part, functools.cache(getattr(found, part)))
-        yield

@@ -1,4 +1,4 @@
-"""A run of a few rounds, as its parameters and messages: on one device, several, or two processes.
+"""Runs a few rounds on one device, several, or two processes; saves parameters and messages.
 
 python sharded_runs.py OUT AXIS UPLINK CLIENTS [PORT PROCESS]
 """

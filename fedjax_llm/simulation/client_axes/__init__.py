@@ -1,1 +1,1 @@
-"""Client axes: ways to run the clients of a round."""
+"""Client axes: how the clients of a round run inside compiled programs."""

@@ -10,4 +10,4 @@ from .sharded import sharded
 CLIENT_AXES: dict[str, Callable[..., ClientAxis | Auto]] = {
     axis.__name__: axis for axis in (vmap, scan, chunked, sharded, auto)
 }
-"""Every client axis, by its name."""
+"""The factory of every client axis, by its name."""

@@ -1,10 +1,12 @@
-"""Clients over devices, of one process or of many, their folds merged across the devices."""
+"""The client axis that distributes clients over devices, of one process or of many."""
 
 from collections.abc import Callable
 from functools import partial as bind
 
 import jax
 import jax.numpy as jnp
+from fedjax_compression.checks import check_choice, check_kind
+from fedjax_compression.errors import message
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
@@ -12,41 +14,66 @@ from jaxtyping import Array, Float, PyTree
 from .contract import Client, ClientAxis, Outputs, Placement, RoundGather
 from .on_one_device import vmap
 
+_INNER = "vmap(), scan() or chunked(size)"
+
 
 def sharded(
     mesh: Mesh | None = None, *, axis: str = "clients", inner: ClientAxis | None = None
 ) -> ClientAxis:
-    """Each device of a mesh's axis runs its share of the cohort as `inner` (`vmap()`) does.
+    """Run each device's share of a cohort with `inner`, and merge the partials over the devices.
 
-    Unless given, the mesh is that of all devices. A cohort that the devices do not divide is filled
-    up with rows of weight zero. What the devices folded is merged in their order, in a tree of
-    log2(devices) steps that holds two partials on each. Parameters lie on every device; `frozen`
-    may be sharded over other axes of the mesh, of the type Auto, and stays so. Where devices belong
-    to several processes, each makes the batches and the messages of its own clients.
-    Raises `ValueError` for what is no mesh, an axis that it has not, and an inner axis that is not
-    of one device.
+    A cohort that does not divide evenly over the devices is padded with clients of weight zero. The
+    partials are merged in the order of the devices, in a tree of log2(devices) steps; each device
+    holds two partials during a step. Trainable parameters are replicated on every device. `frozen`
+    may be sharded over other axes of the mesh (of axis type Auto) and keeps that sharding. If the
+    devices belong to several processes, each process makes the batches and the messages of its own
+    clients.
+
+    Args:
+        mesh: The device mesh; by default a mesh of all devices with the single axis `axis`.
+        axis: The mesh axis that clients are distributed over; `"clients"` by default.
+        inner: How one device runs its clients: `vmap()`, the default, `scan()` or `chunked(size)`.
+
+    Returns:
+        The client axis. It is equal to no other: reuse one object to reuse its compiled programs.
+
+    Raises:
+        TypeError: For a mesh or an inner client axis of another kind.
+        ValueError: For an axis that the mesh does not have, and for an inner client axis that is
+            itself distributed over devices.
+
+    Example:
+        >>> import jax
+        >>> from fedjax_llm.simulation import chunked, sharded
+        >>> axis = sharded(inner=chunked(4))  # four clients at a time on each device
+        >>> axis.at_most == 4 * jax.device_count()
+        True
+
     """
+    who = "sharded"
+    if mesh is not None:
+        remedy = "jax.make_mesh makes one"
+        check_kind(mesh, Mesh, who=who, name="mesh", expected="a jax.sharding.Mesh", remedy=remedy)
+    if inner is not None:
+        remedy = "call the factory first" if callable(inner) else ""
+        check_kind(inner, ClientAxis, who=who, name="inner", expected=_INNER, remedy=remedy)
     if mesh is None:
         mesh = jax.make_mesh((jax.device_count(),), (axis,), axis_types=(AxisType.Auto,))
-    if not isinstance(mesh, Mesh):
-        raise ValueError(f"sharded: mesh must be a jax.sharding.Mesh, got {mesh!r}.")
-    if axis not in mesh.axis_names:
-        raise ValueError(f"sharded: axis must be one of {mesh.axis_names}, got {axis!r}.")
+    check_choice(axis, tuple(mesh.axis_names), who=who, name="axis")
     inner = vmap() if inner is None else inner
-    if not isinstance(inner, ClientAxis) or inner.placement:
-        raise ValueError("sharded: inner must be vmap(), scan() or chunked(size).")
+    if inner.placement:
+        raise ValueError(message(who, "inner", _INNER, inner.placement))
     devices = mesh.shape[axis]
 
     def run(
         client: Client,
-        fold: RoundGather,
+        gather: RoundGather,
         shared: PyTree,
         partial: PyTree,
         inputs: PyTree,
         weights: Float[Array, " clients"],
     ) -> tuple[PyTree, Outputs]:
-        # Were variance over the mesh checked, a gradient by what is replicated would be the sum
-        # over the devices.
+        # With check_vma=True, the gradient at replicated parameters would be summed over devices.
         @bind(
             jax.shard_map,
             mesh=mesh,
@@ -55,14 +82,15 @@ def sharded(
             axis_names={axis},
             check_vma=False,
         )
-        def share(
+        def run_share(
             shared: PyTree, inputs: PyTree, weights: Float[Array, " share"]
         ) -> tuple[PyTree, Outputs]:
-            folded, outputs = inner.run(client, fold, shared, fold.empty(shared), inputs, weights)
-            return _merged(folded, fold.merge, axis, devices), outputs
+            empty = gather.empty(shared)
+            folded, outputs = inner.run(client, gather, shared, empty, inputs, weights)
+            return _merged(folded, gather.merge, axis, devices), outputs
 
-        folded, outputs = share(shared, inputs, weights)
-        return fold.merge(partial, folded), outputs
+        folded, outputs = run_share(shared, inputs, weights)
+        return gather.merge(partial, folded), outputs
 
     at_most = inner.at_most and inner.at_most * devices
     return ClientAxis(run, at_most, Placement(mesh, axis))
@@ -71,7 +99,7 @@ def sharded(
 def _merged(
     partial: PyTree, merge: Callable[[PyTree, PyTree], PyTree], axis: str, devices: int
 ) -> PyTree:
-    """Every device's partial, merged in their order, on all of them."""
+    """Merge the partials of all devices in device order; every device gets the result."""
     index = jax.lax.axis_index(axis)
     steps = [2**power for power in range((devices - 1).bit_length())]
     for step in steps:

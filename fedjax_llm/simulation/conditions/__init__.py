@@ -1,1 +1,1 @@
-"""Conditions: faults, network, deadlines and availability."""
+"""Conditions of a run: client faults, network links, deadlines and availability."""

@@ -1,4 +1,4 @@
-"""What a federation runs under, and what becomes of a round's clients."""
+"""The conditions that a federation runs under, and a round's plan under them."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,28 @@ from .network import Network
 
 
 class Conditions(NamedTuple):
-    """Under what a federation runs: without any of them nothing goes wrong, and nothing is timed.
+    """The conditions that a federation runs under.
 
-    A deadline and availability need a network, as time is its.
+    `Conditions()` means that every client answers and that rounds take no simulated time. A
+    deadline or an availability needs a network, which is what simulated time is computed from.
+
+    Attributes:
+        faults: Which clients drop out, stay silent, fail or do less work, such as
+            `faults(dropout=0.1)`; None, the default, for no faults.
+        network: Speeds of the clients' links and of their local steps: `link(...)` or
+            `links(path)`; None, the default, for rounds without simulated time.
+        deadline: When the server stops waiting for a round's clients: `deadline(...)`; None, the
+            default, to wait for all of them.
+        availability: When clients can be drawn: `diurnal(...)` or `trace(path)`; None, the default,
+            for always.
+
+    Example:
+        >>> from fedjax_llm.simulation import Conditions, deadline, faults, link
+        >>> network = link(uplink=1e6, downlink=1e7, latency=0.1, step=0.5)
+        >>> conditions = Conditions(faults(dropout=0.1), network, deadline(seconds=60))
+        >>> conditions.availability is None
+        True
+
     """
 
     faults: Faults | None = None
@@ -24,28 +43,34 @@ class Conditions(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What becomes of a round's clients: leaves `[cohort]`, on the host."""
+    """What happens to each client of a round's cohort: NumPy arrays `[cohort]` on the host.
+
+    Attributes:
+        dropped: Clients that drop out; see `Fate`.
+        silent: Clients that train and do not answer; see `Fate`.
+        failed: Clients that compute with NaNs; see `Fate`.
+        steps: Number of local steps that each client completes.
+        late: Clients whose answers come after the deadline and are discarded.
+
+    """
 
     dropped: Bool[np.ndarray, " cohort"]
-    """This, `silent` and `failed` are as `Fate` says."""
     silent: Bool[np.ndarray, " cohort"]
     failed: Bool[np.ndarray, " cohort"]
     steps: Int[np.ndarray, " cohort"]
-    """Local steps that each finishes."""
     late: Bool[np.ndarray, " cohort"]
-    """Whose answers come after the deadline, and are thrown away."""
 
     @property
     def answers(self) -> Bool[np.ndarray, " cohort"]:
-        """Whose uplinks are sent, in time or not."""
+        """Clients that send an uplink, in time or late."""
         return ~(self.dropped | self.silent)
 
     @property
     def counted(self) -> Bool[np.ndarray, " cohort"]:
-        """Whose uplinks the server folds in, if they are finite."""
+        """Clients whose uplink the server folds in, if it is finite."""
         return self.answers & ~self.late
 
     @property
     def keeps(self) -> Bool[np.ndarray, " cohort"]:
-        """Whose lasting state is that after the round."""
+        """Clients that keep the state their training left; the others keep their old state."""
         return ~(self.dropped | self.failed)

@@ -1,70 +1,98 @@
-"""When a round is over for the server, whoever is still on the way."""
+"""Deadlines: when the server stops waiting for a round's clients."""
 
 from typing import NamedTuple
 
 import numpy as np
+from fedjax_compression.checks import check_number
 from jaxtyping import Bool, Float
+
+from ..checks import check_count
 
 
 class Deadline(NamedTuple):
-    """The end of a round: what comes first."""
+    """When a round ends; the limit that is reached first counts.
+
+    Attributes:
+        first: The round ends with this many answers; None for no such limit.
+        seconds: The round ends this many simulated seconds after the server sent the model; None
+            for no such limit.
+
+    """
 
     first: int | None = None
-    """So many answers are there."""
     seconds: float | int | None = None
-    """So many have passed since the server sent the model."""
 
 
 def deadline(*, first: int | None = None, seconds: float | int | None = None) -> Deadline:
-    """More clients are drawn than are wanted, and the first so many to answer are folded in, or
-    those who do within some seconds, or both (Bonawitz et al. 2019, arXiv:1902.01046, section 2).
+    """Fold in the first few answers of a round, or those within some seconds, and discard the rest.
 
-    Who is late is settled before the round, by the length that a message is known to have; one that
-    is entropy-coded is taken to be as long as the parameters are, and is late before its time.
-    The late are thrown away. Their messages were sent and are counted, and their lasting states
-    are those of clients that have answered. A round with fewer answers than are wanted is folded,
-    where the paper's may be abandoned.
-    Raises `ValueError` unless one is given, `first` is at least 1 and `seconds` above 0.
+    To over-select, draw more clients than `first` asks for (Bonawitz et al. 2019, arXiv:1902.01046,
+    section 2). Needs a network. Which clients are late is decided before the round, from the known
+    length of their messages. An entropy-coded message is assumed to be as long as the parameters,
+    so that its client may be late although its message would have come in time.
+
+    A late answer has weight zero. Its message was sent and is counted, and its client keeps the
+    state that its training left. Departure from the paper: a round with fewer answers than wanted
+    is folded in, where the paper's may be abandoned.
+
+    Args:
+        first: Number of answers that ends the round, at least 1; by default no limit. Ties are
+            broken at random.
+        seconds: Simulated seconds, from when the server sends the model, that end the round: above
+            0 and finite; by default no limit.
+
+    Returns:
+        The deadline, for `Conditions`.
+
+    Raises:
+        ValueError: Without either, or for a value out of range.
+
+    Example:
+        >>> from fedjax_llm.simulation import deadline
+        >>> deadline(first=8, seconds=60)
+        Deadline(first=8, seconds=60)
+
     """
     if first is None and seconds is None:
         raise ValueError("deadline: expected first, seconds or both, got neither.")
-    if first is not None and (type(first) is not int or first < 1):
-        raise ValueError(f"deadline: first must be an integer of at least 1, got {first!r}.")
-    if seconds is not None and (isinstance(seconds, bool) or not 0 < seconds < float("inf")):
-        raise ValueError(f"deadline: seconds must be above 0 and finite, got {seconds!r}.")
+    if first is not None:
+        check_count(first, who="deadline", name="first", at_least=1)
+    if seconds is not None:
+        check_number(seconds, who="deadline", name="seconds", above=0)
     return Deadline(first, seconds)
 
 
 def late(
-    ends: Deadline,
+    limits: Deadline,
     arrivals: Float[np.ndarray, " clients"],
     answers: Bool[np.ndarray, " clients"],
     ties: Float[np.ndarray, " clients"],
 ) -> Bool[np.ndarray, " clients"]:
-    """Who answers too late. `ties` decide between those who answer in the same instant."""
+    """The clients that answer too late. `ties` orders clients that arrive at the same instant."""
     order = np.lexsort((ties, arrivals, ~answers))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
     after = np.zeros(len(order), bool)
-    if ends.first is not None:
-        after |= place >= ends.first
-    if ends.seconds is not None:
-        after |= arrivals > ends.seconds
+    if limits.first is not None:
+        after |= rank >= limits.first
+    if limits.seconds is not None:
+        after |= arrivals > limits.seconds
     return after & answers
 
 
 def duration(
-    ends: Deadline,
+    limits: Deadline,
     arrivals: Float[np.ndarray, " clients"],
     counted: Bool[np.ndarray, " clients"],
 ) -> float:
-    """Seconds that a round takes, of clients of whom some are `counted`.
+    """Simulated seconds that a round takes, from the arrival times of its clients.
 
-    Until the last of these has answered, where they are all that were drawn, or as many as are
-    wanted, or where the deadline has no seconds: who is gone is then known to be. Else its
-    seconds. Without anybody's answer and without seconds, until the last has done what it does.
+    The round ends with the last counted answer if that completes it: every client is counted, or
+    `first` of them are, or there is no limit in seconds, in which case the server knows which
+    clients are gone. Otherwise it ends at the limit. Without any counted answer and without a limit
+    in seconds, it ends when the last client has finished its work.
     """
-    enough = counted.all() or counted.sum() == ends.first
-    if ends.seconds is not None and not enough:
-        return float(ends.seconds)
+    complete = counted.all() or counted.sum() == limits.first
+    if limits.seconds is not None and not complete:
+        return float(limits.seconds)
     return float(arrivals[counted if counted.any() else slice(None)].max())

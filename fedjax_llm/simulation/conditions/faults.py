@@ -1,4 +1,4 @@
-"""What goes wrong with clients, as a schedule that key, round and client alone decide."""
+"""Client faults, drawn from the key, the round and the client alone."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from fedjax_compression.checks import check_number
+from fedjax_compression.errors import message
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, Uplink
@@ -13,27 +15,36 @@ from ...client_training import Batches, ClientInfo, Frozen
 
 
 class Fate(NamedTuple):
-    """What becomes of a client in a round."""
+    """What happens to a client in a round: scalars, or arrays `[clients]`.
+
+    Attributes:
+        dropped: The client receives the model and then drops out. It sends no uplink, and its
+            client state stays as it was, like that of a client that was not drawn.
+        silent: The client trains and keeps the state that its training leaves, as if it had
+            answered, but sends no uplink.
+        failed: Every floating-point number that the client received or kept is NaN. It sends what
+            results from that, and its client state stays as it was.
+        work: Share of its local steps that the client completes, rounded up to whole steps.
+
+    """
 
     dropped: Bool[Array, "*clients"]
-    """It takes the model and is gone before it has sent anything: no uplink is made or counted,
-    and its lasting state is what it was, as it is of a client that was not drawn."""
     silent: Bool[Array, "*clients"]
-    """It does its work and keeps what that leaves in its state, as if it had answered, and never
-    does: no uplink is counted."""
     failed: Bool[Array, "*clients"]
-    """It computes with NaNs for all that it received and kept, and sends what comes of that; its
-    lasting state is what it was."""
     work: Float[Array, "*clients"]
-    """Share of its steps that it finishes, rounded up to whole steps."""
 
 
 class Faults(NamedTuple):
-    """A schedule."""
+    """Which faults clients have in which round.
+
+    Attributes:
+        draw: `(key, round, client) -> fate`, traced: a key of this client in this round, used for
+            nothing else, the round's number and the client's number. A fate therefore depends on no
+            other client and on nothing that ran before.
+
+    """
 
     draw: Callable[[Key[Array, ""], Int[Array, ""], Int[Array, ""]], Fate]
-    """`(key, round, client) -> fate`, traced. The key is the client's in that round and the one of
-    no other purpose, so that a fate depends on nobody else, nor on what ran before."""
 
 
 def faults(
@@ -43,66 +54,91 @@ def faults(
     failure: float | int = 0.0,
     partial: float | int = 0.0,
 ) -> Faults:
-    """Independent faults: the probability that a client, in a round that it is drawn for, drops
-    out, is silent, fails, or does part of its work; as `Fate` says, one of these at most.
+    """Draw faults independently for each client and round; a client has at most one of the four.
 
-    Who does part of it finishes 1 step to all of them, each number as likely, as in FedProx (Li et
-    al. 2020, arXiv:1812.06127, section 5.2), and is folded in with its whole weight. Methods that
-    average differences then favour who does more; `fed_nova` corrects that (Wang et al. 2020,
-    arXiv:2007.07481).
-    Raises `ValueError` unless each is from 0 to 1, and their sum is.
+    A client with partial work completes 1 step to all of its steps, each number equally likely, as
+    in FedProx (Li et al. 2020, arXiv:1812.06127, section 5.2), and counts with its full weight.
+    Methods that average differences then favour clients that do more; `fed_nova` corrects that
+    (Wang et al. 2020, arXiv:2007.07481).
+
+    Args:
+        dropout: Probability, from 0 to 1, that a drawn client drops out of the round; 0 by default.
+        silence: Probability that it trains and does not answer; 0 by default.
+        failure: Probability that it fails and computes with NaNs; 0 by default.
+        partial: Probability that it completes only some of its steps; 0 by default.
+
+    Returns:
+        The faults, for `Conditions`. `Fate` says what each fault does.
+
+    Raises:
+        ValueError: For a probability that is not from 0 to 1, or if their sum is above 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_llm.simulation import Conditions, faults
+        >>> fate = faults(dropout=1.0).draw(jax.random.key(0), jnp.int32(1), jnp.int32(7))
+        >>> bool(fate.dropped), bool(fate.failed), float(fate.work)
+        (True, False, 1.0)
+        >>> conditions = Conditions(faults(dropout=0.1, partial=0.3))
+
     """
     chances = {"dropout": dropout, "silence": silence, "failure": failure, "partial": partial}
     for name, chance in chances.items():
-        if isinstance(chance, bool) or not 0 <= chance <= 1:
-            raise ValueError(f"faults: {name} must be from 0 to 1, got {chance!r}.")
+        check_number(chance, who="faults", name=name, at_least=0, at_most=1)
     if sum(chances.values()) > 1:
-        raise ValueError(
-            f"faults: {', '.join(chances)} must come to at most 1, as a client has one of them, "
-            f"got {sum(chances.values())}."
-        )
+        names = ", ".join(chances)
+        raise ValueError(message("faults", names, "a sum of at most 1", sum(chances.values())))
 
     def draw(key: Key[Array, ""], number: Int[Array, ""], client: Int[Array, ""]) -> Fate:
         which_key, work_key = jr.split(key)
         which, below = jr.uniform(which_key), 0.0
-        fallen = []  # one after another on [0, 1)
+        drawn = []  # each fault has an interval of [0, 1), as long as its probability
         for chance in chances.values():
-            fallen.append((which >= below) & (which < below + chance))
+            drawn.append((which >= below) & (which < below + chance))
             below += chance
-        dropped, silent, failed, chunk = fallen
-        return Fate(dropped, silent, failed, jnp.where(chunk, 1 - jr.uniform(work_key), 1.0))
+        dropped, silent, failed, some_work = drawn
+        return Fate(dropped, silent, failed, jnp.where(some_work, 1 - jr.uniform(work_key), 1.0))
 
     return Faults(draw)
 
 
 class FaultyBatches(NamedTuple):
-    """A client's batches, and whether it fails."""
+    """The batches of a client, or of several, with a boolean that says whether it fails.
+
+    Attributes:
+        batches: The batches.
+        failed: Whether the client fails: a boolean for each client.
+
+    """
 
     batches: Batches
     failed: Any
-    """A boolean for each."""
 
     @property
     def mask(self) -> PyTree:
-        """That of the batches."""
+        """The mask of the batches."""
         return self.batches.mask
 
 
 def with_failures(algorithm: FederatedAlgorithm) -> FederatedAlgorithm:
-    """The same algorithm, whose clients take `FaultyBatches` and fail where that says so.
+    """The same algorithm for `FaultyBatches`, whose `failed` clients compute with NaNs.
 
-    All floating-point numbers that reach such a client, and those that it has kept, are NaN, so
-    that it fails as the algorithm's clients do of themselves.
+    Every floating-point number in the downlink and in the client state of such a client is NaN, so
+    that it fails as the algorithm's clients fail by themselves.
     """
 
     def client_update(
-        key: Key[Array, ""], frozen: Frozen, sent: Downlink, own: ClientState, struck: Any
+        key: Key[Array, ""],
+        frozen: Frozen,
+        downlink: Downlink,
+        client_state: ClientState,
+        faulty: Any,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         def poisoned(leaf: Array) -> Array:
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-            return jnp.where(struck.failed, jnp.nan, leaf).astype(leaf.dtype) if floating else leaf
+            return jnp.where(faulty.failed, jnp.nan, leaf).astype(leaf.dtype) if floating else leaf
 
-        sent, own = jax.tree.map(poisoned, (sent, own))
-        return algorithm.client_update(key, frozen, sent, own, struck.batches)
+        downlink, client_state = jax.tree.map(poisoned, (downlink, client_state))
+        return algorithm.client_update(key, frozen, downlink, client_state, faulty.batches)
 
     return algorithm._replace(client_update=client_update)

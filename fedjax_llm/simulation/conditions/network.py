@@ -1,35 +1,48 @@
-"""How fast clients send, receive and compute: from bytes and steps to seconds."""
+"""Speeds of clients' links and local steps: from bytes and steps to simulated seconds."""
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from fedjax_compression.checks import check_kind
+from fedjax_compression.errors import message
 from jaxtyping import Float, Int
+
+from ..checks import check_above_zero, check_seconds
 
 _COLUMNS = ("uplink", "downlink", "latency", "step")
 
 
 class Links(NamedTuple):
-    """The links of some clients, and their speed."""
+    """The links of some clients and the speed of their local steps: NumPy arrays `[clients]`.
+
+    Attributes:
+        uplink: Bits per second from the client.
+        downlink: Bits per second to the client.
+        latency: Seconds that each message takes in addition to its bits, each way.
+        step: Seconds of one local step.
+
+    """
 
     uplink: Float[np.ndarray, " clients"]
-    """Bits per second from the client."""
     downlink: Float[np.ndarray, " clients"]
-    """Bits per second to it."""
     latency: Float[np.ndarray, " clients"]
-    """Seconds that a message takes beside its bits, each way."""
     step: Float[np.ndarray, " clients"]
-    """Seconds of a local step."""
 
 
 class Network(NamedTuple):
-    """The links of a federation."""
+    """The links of a federation.
+
+    Attributes:
+        links: `(names) -> links`: the `Links` of clients, given their names.
+
+    """
 
     links: Callable[[Sequence[str]], Links]
-    """`(names) -> links` of clients by name."""
 
 
 def link(
@@ -39,10 +52,26 @@ def link(
     latency: float | int = 0.0,
     step: float | int = 0.0,
 ) -> Network:
-    """One link for every client: bits per second up and down, seconds of latency each way, and
-    seconds of a local step.
+    """Give every client the same link and the same speed.
 
-    Raises `ValueError` unless the speeds are above 0 and the times at least 0.
+    Args:
+        uplink: Bits per second from a client to the server, above 0.
+        downlink: Bits per second from the server to a client, above 0.
+        latency: Seconds that a message takes in addition to its bits, each way; 0 by default.
+        step: Seconds of one local step; 0 by default.
+
+    Returns:
+        The network, for `Conditions`.
+
+    Raises:
+        ValueError: For a speed that is not above 0, or a time that is negative or infinite.
+
+    Example:
+        >>> from fedjax_llm.simulation import link
+        >>> network = link(uplink=1e6, downlink=1e7, latency=0.1)
+        >>> network.links(["ann", "bob"]).uplink
+        array([1000000., 1000000.])
+
     """
     given = {"uplink": uplink, "downlink": downlink, "latency": latency, "step": step}
     row = _checked(given, "link")
@@ -50,22 +79,46 @@ def link(
 
 
 def links(path: str) -> Network:
-    """A link for each client, from a table: CSV with a header, or JSON lines where the name ends
-    in .jsonl, with `client`, `uplink`, `downlink`, and `latency` and `step`, which are 0 unless
-    there; as `link` says.
+    r"""Read a link for each client from a table.
 
-    Raises `ValueError` for what is not such a table, by its line, for a client that is there
-    twice, and, where the run begins, for one that is not there; `OSError` without the file.
+    Args:
+        path: A CSV file with a header, or JSON lines if the name ends in `.jsonl`. The columns are
+            `client` (its name), `uplink`, `downlink`, `latency` and `step`, in the units of `link`;
+            `latency` and `step` may be missing or empty and are then 0.
+
+    Returns:
+        The network, for `Conditions`. Its `links` raises `ValueError` if a client is not in the
+        table.
+
+    Raises:
+        TypeError: For a path of another kind.
+        ValueError: Naming the line, for a malformed table, a value out of range, or a second row of
+            one client.
+        OSError: If the file cannot be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from fedjax_llm.simulation import links
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = pathlib.Path(folder.name, "links.csv")
+        >>> _ = path.write_text("client,uplink,downlink,step\nann,1e6,1e7,0.5\nbob,2e6,1e7,")
+        >>> links(str(path)).links(["bob", "ann"]).step
+        array([0. , 0.5])
+        >>> folder.cleanup()
+
     """
+    check_kind(path, (str, os.PathLike), who="links", name="path", expected="the path of a table")
     table: dict[str, tuple[float, ...]] = {}
     for where, row in _rows(Path(path)):
         client = row.get("client")
         if not isinstance(client, str) or not client or client in table:
-            raise ValueError(f"{where}: client: expected a name, and each once, got {client!r}.")
+            raise ValueError(
+                message(where, "client", "the name of a client without an earlier row", client)
+            )
         given = {name: _number(row.get(name), where, name) for name in _COLUMNS}
         table[client] = _checked(given, where)
 
-    def of(names: Sequence[str]) -> Links:
+    def links_of(names: Sequence[str]) -> Links:
         missing = [name for name in names if name not in table]
         if missing:
             raise ValueError(
@@ -75,41 +128,43 @@ def links(path: str) -> Network:
         columns = np.array([table[name] for name in names], float).reshape(-1, len(_COLUMNS))
         return Links(*columns.T)
 
-    return Network(of)
+    return Network(links_of)
 
 
 def arrivals(
     links: Links, *, down: int, steps: Int[np.ndarray, " clients"], up: Int[np.ndarray, " clients"]
 ) -> Float[np.ndarray, " clients"]:
-    """Seconds from the moment at which the server sends `down` bytes to each client until it has
-    all of the client's `up` bytes: two latencies, both messages at the link's speeds, and the
-    steps between them. Links are shared with nobody.
+    """Seconds from when the server sends the model until it has each client's whole answer.
+
+    That is two latencies, the transfer of both messages, and the local steps between them. No link
+    is shared between clients. `down` is the bytes of the downlink, `up` those of each uplink.
     """
-    sending = 8.0 * down / links.downlink + 8.0 * up / links.uplink
-    return 2 * links.latency + sending + links.step * steps
+    transfer = 8.0 * down / links.downlink + 8.0 * up / links.uplink
+    return 2 * links.latency + transfer + links.step * steps
 
 
 def _rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Each row of a table, with the file and line that errors name."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected text in UTF-8, got other bytes.") from None
+        raise ValueError(f"{path}: expected UTF-8 text, got other bytes.") from None
     lines = text.splitlines()
     if path.suffix != ".jsonl":
         try:
             for number, row in enumerate(csv.DictReader(lines, strict=True), start=2):
                 yield f"{path}: line {number}", row
         except csv.Error as error:
-            raise ValueError(f"{path}: expected a table in CSV, got one where {error}.") from None
+            raise ValueError(f"{path}: expected a CSV table, got an error: {error}.") from None
         return
     for number, line in enumerate(lines, start=1):
         try:
-            found = json.loads(line)
+            row = json.loads(line)
         except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+            row = None
+        if not isinstance(row, dict):
             raise ValueError(f"{path}: line {number}: expected a JSON object, got {line[:40]!r}.")
-        yield f"{path}: line {number}", found
+        yield f"{path}: line {number}", row
 
 
 def _number(value: Any, where: str, name: str) -> float:
@@ -118,15 +173,13 @@ def _number(value: Any, where: str, name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{where}: {name}: expected a number, got {value!r}.") from None
+        raise ValueError(message(where, name, "a number", value)) from None
 
 
 def _checked(given: Mapping[str, float | int], where: str) -> tuple[float, ...]:
-    """The values in order."""
+    """The values in the order of the columns; raises `ValueError` for one out of range."""
     for name in ("uplink", "downlink"):
-        if isinstance(given[name], bool) or not given[name] > 0:
-            raise ValueError(f"{where}: {name} must be above 0 bits a second, got {given[name]!r}.")
+        check_above_zero(given[name], who=where, name=name, unit="bits per second")
     for name in ("latency", "step"):
-        if isinstance(given[name], bool) or not 0 <= given[name] < float("inf"):
-            raise ValueError(f"{where}: {name} must be at least 0 seconds, got {given[name]!r}.")
+        check_seconds(given[name], who=where, name=name)
     return tuple(float(given[name]) for name in _COLUMNS)

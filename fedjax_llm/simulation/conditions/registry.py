@@ -13,4 +13,4 @@ CONDITIONS: Mapping[str, Mapping[str, Callable]] = {
     "deadline": {"deadline": deadline},
     "availability": {"diurnal": diurnal, "trace": trace},
 }
-"""By field, what it may name."""
+"""For each field of a run's configuration, the factories that it may name."""

@@ -1,1 +1,1 @@
-"""Rounds: who takes part, the compiled programs, the messages and states they leave."""
+"""Rounds: their cohorts, compiled programs, messages and client states."""

@@ -1,4 +1,4 @@
-"""FedBuff: a server that waits for no one (Nguyen et al. 2022, arXiv:2106.06639, algorithm 1)."""
+"""FedBuff: buffered asynchronous rounds (Nguyen et al. 2022, arXiv:2106.06639, algorithm 1)."""
 
 import heapq
 from collections.abc import Callable, Generator
@@ -11,18 +11,30 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
+from fedjax_compression.errors import message
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ...algorithm import Downlink, FederatedAlgorithm, Partial, ServerState, Uplink
 from ...client_training import ClientInfo, Frozen, Params
 from ...data import Batching, ClientData, cohort_batches, step_counts
 from ...ledger import Entry, entry
+from ..checks import check_count
 from ..client_axes.on_one_device import vmap
 from ..conditions.contract import Conditions, Plan
 from ..conditions.faults import FaultyBatches, with_failures
 from ..conditions.planning import RoundPlanner, Sizes, plan_rounds
+from .arguments import (
+    check_algorithm,
+    check_batching,
+    check_clients,
+    check_compiled,
+    check_conditions,
+    check_corpus,
+    check_rounds,
+)
 from .client_store import ClientStore
-from .cohorts import check_cohort, data_keys, order
+from .cohorts import data_keys, order
+from .compiled_rounds import CompiledRounds, build_with
 from .programs import first_state, round_programs
 from .round import Round, Snapshot, take_snapshot
 
@@ -39,70 +51,160 @@ def simulate_buffered(
     buffer: int,
     seed: int,
     conditions: Conditions,
+    compiled: CompiledRounds | None = None,
 ) -> Generator[Round, None, None]:
-    """So many clients are at work at a time, each from the model that it was sent; the server
-    folds answers in as they come, and steps once `buffer` of them are there: that is a round.
+    """Run a federated algorithm with a server that steps after every `buffer` answers.
 
-    An answer weighs its client's targets times (1 + staleness)^(-1/2), of the steps that the
-    server took while it was on its way, and is decoded by the state that its client was sent. Who
-    has answered, or is gone, is replaced at once, by the next in the order that the round draws of
-    the population; answers of one instant are folded in before anybody is replaced, so that where
-    all take as long and `buffer` is `clients`, this is `simulate`, to rounding. A round sends its
-    model to a client once at most. Where nobody is left to send it to, or to wait for, the server
-    steps with what it has.
+    `clients` clients are at work at any time, each from the model that it was sent. The server
+    folds in each answer when it arrives; a round ends, with a server step, when it has `buffer` of
+    them. A client that has answered or is gone is replaced at once by the next one in the order
+    that the round draws of the population. Each round sends its model to a client at most once. If
+    no client is left to be sent the model or to wait for, the server steps with the answers it has.
 
-    A `Round` lists those whose turn ended in it, by client, with each one's staleness; its messages
-    are those that were sent down and that came up in it. Nothing goes on from its `snapshot`,
-    which lacks what is on its way. Departure: weights are relative, as a mean's are, so that
-    answers that are all as stale count in full, where the paper divides by the buffer's size.
-    Cost: a client is run at a time, by one program; a server state is held for each model that is
-    still being worked on.
-    Raises `ValueError` unless `clients` is from 1 to those of the corpus and `buffer` at least 1,
-    and for conditions without a network, or with a deadline or availability.
+    An answer's weight is its client's number of targets times (1 + staleness)^(-1/2), where
+    staleness is the number of server steps taken while the client was at work. The answer is
+    decoded with the server state that its client was sent. All answers of one instant are folded in
+    before any client is replaced; if all clients take equally long and `buffer` equals `clients`,
+    the results are those of `simulate`, to rounding.
+
+    Departure from the paper: weights are relative, as those of a mean, so that answers of equal
+    staleness count in full; the paper divides by the buffer's size.
+
+    Cost: one program runs one client at a time, and a server state is held for each model that some
+    client is still working on.
+
+    Args:
+        algorithm: The algorithm. Its server must be able to fold in answers to earlier models.
+        params: Initial trainable parameters, a pytree.
+        frozen: Frozen parameters, a pytree; `()` if there are none.
+        corpus: The clients' training data.
+        batching: How a client's data is cut into local steps.
+        rounds: Number of server steps.
+        clients: Clients at work at a time, from 1 to the number of clients in the corpus.
+        buffer: Answers that a server step needs, at least 1.
+        seed: Seed of the run.
+        conditions: A network, and faults if wanted; no deadline and no availability.
+        compiled: Compiled rounds to share with other calls; by default the call compiles its own.
+
+    Yields:
+        The `Round` of each server step. `clients` are those whose work ended in it, sorted, with
+        the `staleness` of each; `messages` are those sent and received in it. A run cannot resume
+        from its `snapshot`, which lacks the answers on their way.
+
+    Raises:
+        TypeError: At the call, for an argument of the wrong kind.
+        ValueError: At the call, for a number out of range, for conditions without a network, or
+            with a deadline or an availability. At the first round, for a client without a link.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from fedjax_llm import fed_avg
+        >>> from fedjax_llm.data import Batching, byte_corpus
+        >>> from fedjax_llm.simulation import Conditions, link, simulate_buffered
+        >>> texts = {"ann": "to be or not to be, that is", "bob": "the question whether it is"}
+        >>> corpus = byte_corpus(texts)
+        >>> def loss(logits, frozen, batch):  # a unigram model of bytes
+        ...     return -jax.nn.log_softmax(logits)[batch.targets].mean(where=batch.mask)
+        >>> logits = jnp.zeros(256)
+        >>> algorithm = fed_avg(loss, logits, client_optimizer=optax.sgd(1.0))
+        >>> run = simulate_buffered(
+        ...     algorithm,
+        ...     logits,
+        ...     (),
+        ...     corpus,
+        ...     Batching(seq=8, batch=1, steps=2),
+        ...     rounds=2,
+        ...     clients=2,
+        ...     buffer=1,
+        ...     seed=0,
+        ...     conditions=Conditions(network=link(uplink=1e6, downlink=1e6, step=1.0)),
+        ... )
+        >>> [int(r.server_info.accepted) for r in run]
+        [1, 1]
+
     """
-    _check(clients, buffer, len(corpus.names), conditions)
-    key, store = jr.key(seed), ClientStore(algorithm.client_init(params))
+    who = "simulate_buffered"
+    check_algorithm(algorithm, who=who)
+    check_corpus(corpus, who=who)
+    check_batching(batching, who=who)
+    check_rounds(rounds, seed, who=who)
+    check_clients(clients, len(corpus.names), who=who)
+    check_count(buffer, who=who, name="buffer", at_least=1)
+    check_conditions(conditions, who=who)
+    _check_buffered(conditions)
+    check_compiled(compiled, who=who)
+    return _simulate_buffered(
+        algorithm,
+        params,
+        frozen,
+        corpus,
+        batching,
+        rounds=rounds,
+        clients=clients,
+        buffer=buffer,
+        key=jr.key(seed),
+        conditions=conditions,
+        build=build_with(compiled),
+    )
+
+
+def _simulate_buffered(
+    algorithm: FederatedAlgorithm,
+    params: Params,
+    frozen: Frozen,
+    corpus: ClientData,
+    batching: Batching,
+    *,
+    rounds: int,
+    clients: int,
+    buffer: int,
+    key: Any,
+    conditions: Conditions,
+    build: Callable[..., Any],
+) -> Generator[Round, None, None]:
+    """`simulate_buffered` with checked arguments; `build` is of `build_with`."""
+    store = ClientStore(algorithm.client_init(params))
     planner = plan_rounds(conditions, corpus.names, lambda: Sizes(0, 0))
     state = first_state(algorithm, key, params)
-    programs = round_programs(algorithm, vmap(), buffer)
-    train, add = jax.jit(_one(with_failures(algorithm))), jax.jit(_added(algorithm))
+    programs = build(round_programs, algorithm, vmap(), buffer)
+    train, add = build(_train_program, algorithm), build(_add_program, algorithm)
     send = partial(_send, train, frozen, corpus, batching, planner, store)
     targets, sequence = corpus.targets().astype(np.float32), count()
-    flying: list[tuple[float, int, _Flight]] = []
+    at_work: list[tuple[float, int, _Answer]] = []  # a heap: arrival time, order of sending
     now = 0.0
     for number in range(1, rounds + 1):
         round_key = jr.fold_in(key, number)
-        downlink, state, gathered = programs.begin(round_key, state)
+        downlink, state, folded = programs.begin(round_key, state)
         model = _Model(
             number, round_key, downlink, state, len(wire.dumps(jax.device_get(downlink)))
         )
         next_clients = iter(order(round_key, len(corpus.names)).tolist())
-        ended: list[_Flight] = []
+        ended: list[_Answer] = []
         messages: list[Entry] = []
-        while sum(bool(flight.plan.counted[0]) for flight in ended) < buffer:
-            if not flying or flying[0][0] > now:
-                busy = {flight.client for _, _, flight in flying}
-                while len(flying) < clients and (client := next(next_clients, None)) is not None:
+        while sum(bool(answer.plan.counted[0]) for answer in ended) < buffer:
+            if not at_work or at_work[0][0] > now:
+                busy = {answer.client for _, _, answer in at_work}
+                while len(at_work) < clients and (client := next(next_clients, None)) is not None:
                     if client not in busy:
-                        flight = send(model, client)
-                        heapq.heappush(flying, (now + flight.seconds, next(sequence), flight))
+                        answer = send(model, client)
+                        heapq.heappush(at_work, (now + answer.seconds, next(sequence), answer))
                         messages.append(entry(number, client, "down", model.bytes))
-            if not flying:
+            if not at_work:
                 break
-            now, _, flight = heapq.heappop(flying)
-            ended.append(flight)
-            if flight.plan.answers[0]:
-                messages.append(entry(number, flight.client, "up", flight.bytes))
-                stale = number - flight.model.number
-                weight = targets[flight.client] * np.float32((1 + stale) ** -0.5)
-                gathered = add(flight.model.state, gathered, flight.uplink, weight)
-        state, server_info = programs.finish(round_key, state, gathered)
+            now, _, answer = heapq.heappop(at_work)
+            ended.append(answer)
+            if answer.plan.answers[0]:
+                messages.append(entry(number, answer.client, "up", answer.bytes))
+                staleness = number - answer.model.number
+                weight = targets[answer.client] * np.float32((1 + staleness) ** -0.5)
+                folded = add(answer.model.state, folded, answer.uplink, weight)
+        state, server_info = programs.finish(round_key, state, folded)
         snapshot = partial(take_snapshot, number, state, store, now)
         yield _round(number, state, ended, jax.device_get(server_info), messages, snapshot, now)
 
 
 class _Model(NamedTuple):
-    """What a round sends."""
+    """The model that a round sends: its downlink, and the server state that decodes answers."""
 
     number: int
     round_key: Key[Array, ""]
@@ -111,8 +213,19 @@ class _Model(NamedTuple):
     bytes: int
 
 
-class _Flight(NamedTuple):
-    """A client at work, whose answer is known already."""
+class _Answer(NamedTuple):
+    """A client's answer, computed when the client is sent the model and used when it arrives.
+
+    Attributes:
+        client: The client's number.
+        model: The model that it was sent.
+        plan: Its plan, leaves `[1]`.
+        uplink: Its uplink.
+        info: What it reports.
+        bytes: Bytes of the uplink; 0 if it is not sent.
+        seconds: Simulated seconds from sending the model to the end of the client's work.
+
+    """
 
     client: int
     model: _Model
@@ -121,32 +234,38 @@ class _Flight(NamedTuple):
     info: ClientInfo
     bytes: int
     seconds: float
-    """From when it was sent the model to when its turn is over."""
 
 
-def _one(algorithm: FederatedAlgorithm) -> Callable[..., tuple[Uplink, PyTree, ClientInfo]]:
+def _train_program(
+    algorithm: FederatedAlgorithm,
+) -> Callable[..., tuple[Uplink, PyTree, ClientInfo]]:
+    """The jitted update of one client that may fail."""
+    faulty = with_failures(algorithm)
+
     def train(
         round_key: Key[Array, ""],
         frozen: Frozen,
         downlink: Downlink,
         client: Int[Array, ""],
-        own: PyTree,
+        client_state: PyTree,
         batches: Any,
     ) -> tuple[Uplink, PyTree, ClientInfo]:
         client_key = jr.fold_in(round_key, client)
-        return algorithm.client_update(client_key, frozen, downlink, own, batches)
+        return faulty.client_update(client_key, frozen, downlink, client_state, batches)
 
-    return train
+    return jax.jit(train)
 
 
-def _added(algorithm: FederatedAlgorithm) -> Callable[..., Partial]:
+def _add_program(algorithm: FederatedAlgorithm) -> Callable[..., Partial]:
+    """The jitted fold of one answer."""
+
     def add(
-        state: ServerState, gathered: Partial, uplink: Uplink, weight: Float[Array, ""]
+        state: ServerState, partial: Partial, uplink: Uplink, weight: Float[Array, ""]
     ) -> Partial:
         row = jax.tree.map(lambda leaf: leaf[None], uplink)
-        return algorithm.gather.add(state, gathered, row, jnp.asarray(weight)[None])
+        return algorithm.gather.add(state, partial, row, jnp.asarray(weight)[None])
 
-    return add
+    return jax.jit(add)
 
 
 def _send(
@@ -158,63 +277,60 @@ def _send(
     store: ClientStore,
     model: _Model,
     client: int,
-) -> _Flight:
+) -> _Answer:
+    """Send the model to a client, train it and store its client state."""
     cohort = np.array([client], np.int32)
-    assert planner.plan is not None  # noqa: S101 - a network makes one
+    assert planner.plan is not None  # noqa: S101 - with a network there is a plan
     steps = step_counts(corpus, batching, [client])
     plan = planner.plan(model.number, model.round_key, cohort, steps)
     keys = data_keys(model.round_key, cohort)
     batches = cohort_batches(corpus, batching, [client], keys, steps=plan.steps)
-    struck = jax.tree.map(lambda leaf: leaf[0], FaultyBatches(batches, plan.failed))
-    own = jax.tree.map(lambda leaf: leaf[0], store.gather(cohort))
-    uplink, own, info = train(
-        model.round_key, frozen, model.downlink, jnp.int32(client), own, struck
+    faulty = jax.tree.map(lambda leaf: leaf[0], FaultyBatches(batches, plan.failed))
+    client_state = jax.tree.map(lambda leaf: leaf[0], store.gather(cohort))
+    uplink, client_state, info = train(
+        model.round_key, frozen, model.downlink, jnp.int32(client), client_state, faulty
     )
     if plan.keeps[0]:
-        store.scatter(cohort, jax.tree.map(lambda leaf: np.asarray(leaf)[None], own))
+        store.scatter(cohort, jax.tree.map(lambda leaf: np.asarray(leaf)[None], client_state))
     ups = np.array([len(wire.dumps(jax.device_get(uplink))) if plan.answers[0] else 0])
     seconds = planner.seconds(cohort, plan, model.bytes, ups)
-    return _Flight(client, model, plan, uplink, jax.device_get(info), int(ups[0]), seconds)
+    return _Answer(client, model, plan, uplink, jax.device_get(info), int(ups[0]), seconds)
 
 
 def _round(
     number: int,
     state: ServerState,
-    ended: list[_Flight],
+    ended: list[_Answer],
     server_info: Any,
     messages: list[Entry],
     snapshot: Callable[[], Snapshot],
     now: float,
 ) -> Round:
-    ended = sorted(ended, key=lambda flight: flight.client)
+    ended = sorted(ended, key=lambda answer: answer.client)
     return Round(
         number,
         state,
-        np.array([flight.client for flight in ended], np.int32),
-        jax.tree.map(lambda *rows: np.stack(rows), *(flight.info for flight in ended)),
+        np.array([answer.client for answer in ended], np.int32),
+        jax.tree.map(lambda *rows: np.stack(rows), *(answer.info for answer in ended)),
         server_info,
         messages,
         snapshot,
-        jax.tree.map(lambda *rows: np.concatenate(rows), *(flight.plan for flight in ended)),
+        jax.tree.map(lambda *rows: np.concatenate(rows), *(answer.plan for answer in ended)),
         now,
-        np.array([number - flight.model.number for flight in ended]),
+        np.array([number - answer.model.number for answer in ended]),
     )
 
 
-def _check(clients: int, buffer: int, population: int, conditions: Conditions) -> None:
-    check_cohort(clients, population, who="simulate_buffered")
-    if type(buffer) is not int or buffer < 1:
-        raise ValueError(
-            f"simulate_buffered: buffer must be an integer of at least 1, got {buffer!r}."
-        )
+def _check_buffered(conditions: Conditions) -> None:
+    """Raise `ValueError` unless the conditions have a network and nothing that rounds wait for."""
+    who = "simulate_buffered"
     if conditions.network is None:
+        expected = "a network, which decides who answers first"
         raise ValueError(
-            "simulate_buffered: who answers first is a matter of time, expected a network, got "
-            "none."
+            message(who, "conditions.network", expected, None, "add network=link(...)")
         )
     for name in ("deadline", "availability"):
-        if getattr(conditions, name) is not None:
-            raise ValueError(
-                f"simulate_buffered: expected no {name}, as no round waits for its clients, "
-                "got one."
-            )
+        condition = getattr(conditions, name)
+        if condition is not None:
+            expected = "None, because no round waits for its clients"
+            raise ValueError(message(who, f"conditions.{name}", expected, condition))

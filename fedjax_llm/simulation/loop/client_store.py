@@ -1,4 +1,4 @@
-"""The lasting state of every client of the population, on the host."""
+"""The client states of a whole population, on the host."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,35 +6,66 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from fedjax_compression.checks import check_kind
 from jaxtyping import Int, PyTree
 
 _BLOCK_BYTES = 2**26
 
 
 class StoreRows(NamedTuple):
-    """What a store holds: a copy, which no later round changes."""
+    """A copy of the rows of a store, which later rounds do not change.
+
+    Attributes:
+        clients: The clients that have a row, sorted: `[touched]`.
+        states: Their client states: leaves `[touched, ...]`.
+
+    """
 
     clients: Int[np.ndarray, " touched"]
-    """Sorted."""
     states: PyTree
-    """Leaves `[touched, ...]`."""
 
 
 class ClientStore:
-    """Rows of client state, kept for the clients whose state was ever changed and for no others.
+    """The client states of a whole population, on the host.
 
-    Rows lie stacked in blocks of 64 MiB, which come as clients do and never move; a table says
-    which row is whose, at 8 bytes a client. Reading and writing a cohort copies its rows and
-    costs the same whatever the population. With a `folder` the blocks are memory-mapped, one file
-    for each leaf: scratch, which a new store writes over; what must last goes into a checkpoint.
-    One thread may read while another writes other clients' rows.
-    Raises `OSError` where the folder cannot be written to.
+    Only clients whose state was ever written have a row; every other client has the first state.
+    Rows are stacked in blocks of 64 MiB, allocated as clients appear and never moved; a table of 8
+    bytes per client says where each row is. Reading and writing a cohort copies its rows, at a cost
+    that does not depend on the population. One thread may read while another writes the rows of
+    other clients.
+
+    Args:
+        first: The state that every client starts with.
+        folder: Folder for memory-mapped blocks, one file for each leaf. The files are scratch space
+            that a new store overwrites; use a checkpoint to keep states. In memory by default.
+        block_bytes: Most bytes of a block, unless one row is larger; 64 MiB by default.
+
+    Raises:
+        TypeError: For a folder that is no `pathlib.Path`.
+        OSError: If the folder cannot be written to.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_llm.simulation import ClientStore
+        >>> store = ClientStore(np.zeros(2))
+        >>> store.scatter([5, 900_000], np.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> store.gather([900_000, 7]).tolist(), store.touched
+        ([[3.0, 4.0], [0.0, 0.0]], 2)
+
     """
 
     def __init__(
         self, first: PyTree, *, folder: Path | None = None, block_bytes: int = _BLOCK_BYTES
     ) -> None:
-        """`first` is the state that a client starts with."""
+        if folder is not None:
+            check_kind(
+                folder,
+                Path,
+                who="ClientStore",
+                name="folder",
+                expected="a pathlib.Path",
+                remedy=f"Path({folder!r}) makes one" if isinstance(folder, str) else "",
+            )
         leaves, self._treedef = jax.tree.flatten(jax.device_get(first))
         self._first = [np.asarray(leaf) for leaf in leaves]
         self._slots = np.full(0, -1, np.int64)
@@ -48,38 +79,52 @@ class ClientStore:
                 file.write_bytes(b"")
 
     def gather(self, clients: Sequence[int] | Int[np.ndarray, " clients"]) -> PyTree:
-        """The states of some clients, stacked: leaves `[clients, ...]`."""
+        """Read the states of some clients.
+
+        Args:
+            clients: The numbers of the clients, in any order.
+
+        Returns:
+            A copy of their states, in that order: leaves `[clients, ...]`.
+
+        """
         slots = self._slots_of(np.asarray(clients, np.int64))
         rows = [np.empty((len(slots), *leaf.shape), leaf.dtype) for leaf in self._first]
         for out, leaf in zip(rows, self._first, strict=True):
             out[slots < 0] = leaf
-        for block, members, places in self._by_block(slots):
-            for out, kept in zip(rows, block, strict=True):
-                out[members] = kept[places]
+        for block, indices, places in self._by_block(slots):
+            for out, stored in zip(rows, block, strict=True):
+                out[indices] = stored[places]
         return jax.tree.unflatten(self._treedef, rows)
 
     def scatter(self, clients: Sequence[int] | Int[np.ndarray, " clients"], states: PyTree) -> None:
-        """Keep the states of some clients, none twice, stacked as `gather` gave them."""
+        """Write the states of some clients.
+
+        Args:
+            clients: The numbers of the clients, each at most once.
+            states: Their states, in that order: leaves `[clients, ...]`.
+
+        """
         if not self._first:
             return
         chosen = np.asarray(clients, np.int64)
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
-        fresh = chosen[self._slots_of(chosen) < 0]
-        if fresh.size:
-            self._grow(int(fresh.max()) + 1, len(fresh))
-            self._slots[fresh] = self._used + np.arange(len(fresh))
-            self._used += len(fresh)
-        for block, members, places in self._by_block(self._slots[chosen]):
-            for kept, leaf in zip(block, leaves, strict=True):
-                kept[places] = leaf[members]
+        new = chosen[self._slots_of(chosen) < 0]
+        if new.size:
+            self._grow(int(new.max()) + 1, len(new))
+            self._slots[new] = self._used + np.arange(len(new))
+            self._used += len(new)
+        for block, indices, places in self._by_block(self._slots[chosen]):
+            for stored, leaf in zip(block, leaves, strict=True):
+                stored[places] = leaf[indices]
 
     @property
     def touched(self) -> int:
-        """How many clients have a row."""
+        """Number of clients that have a row."""
         return self._used
 
     def rows(self) -> StoreRows:
-        """A copy of every row that was ever kept."""
+        """Copy all rows."""
         touched = np.flatnonzero(self._slots >= 0)
         return StoreRows(touched, self.gather(touched))
 
@@ -92,11 +137,11 @@ class ClientStore:
     def _by_block(
         self, slots: Int[np.ndarray, " clients"]
     ) -> Iterator[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
-        """Each block that holds some of the rows: which of them, and where in it."""
+        """Each block that holds some of the rows, their indices in `slots` and in the block."""
         numbers = slots // self._per_block
         for number in np.unique(numbers[slots >= 0]):
-            members = np.flatnonzero(numbers == number)
-            yield self._blocks[number], members, slots[members] % self._per_block
+            indices = np.flatnonzero(numbers == number)
+            yield self._blocks[number], indices, slots[indices] % self._per_block
 
     def _grow(self, population: int, rows: int) -> None:
         if population > len(self._slots):
@@ -107,7 +152,7 @@ class ClientStore:
             self._blocks.append([self._block(i) for i in range(len(self._first))])
 
     def _block(self, leaf: int) -> np.ndarray:
-        """A block of one leaf, whose memory is taken up as it is written to."""
+        """A new block for one leaf; its memory is committed only as rows are written."""
         like = self._first[leaf]
         shape = (self._per_block, *like.shape)
         if not self._files or not like.nbytes:

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and what they bring: drawn by key, made ahead of their round."""
+"""Draws the cohort of each round and makes its batches ahead of time."""
 
 import itertools
 from collections.abc import Callable, Generator, Iterable
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 from ...data import Batching, ClientData, cohort_batches, step_counts
 from ..client_axes.contract import ClientAxis
-from ..client_axes.placing import put_clients, rows_here, shards
+from ..client_axes.placing import local_rows, put_clients, shards
 from ..conditions.availability import wait_for
 from ..conditions.contract import Plan
 from ..conditions.faults import FaultyBatches
@@ -23,69 +23,77 @@ from .prefetch import prefetched
 
 
 class CohortChunk(NamedTuple):
-    """Clients that one program takes at a time: a whole cohort, or a part of one."""
+    """The clients that one program takes at a time: a whole cohort or a chunk of it.
+
+    Attributes:
+        round: The number of the round.
+        first: Whether this is the round's first chunk.
+        last: Whether this is the round's last chunk.
+        round_key: The key of the round.
+        clients: The numbers of the clients, `[clients]`. A cohort's last chunk is padded with
+            repetitions of its last client.
+        valid: Number of clients without the padding, which has weight zero.
+        plan: The plan of the whole cohort; None if every client answers.
+        rows: The positions of the clients in the cohort, `[clients]`.
+        begins: Simulated seconds at which the round begins; None if clients are always available.
+        weights: The weight of each client, `[clients]`; zero if it is not counted.
+        local_rows: The indices of the clients on this process's devices, `[local]`.
+        client_states: Their client states on the host, leaves `[local, ...]`, read before the
+            previous round was over; `chunks_of_round` brings them up to date.
+        batches: Batches on the devices, leaves `[clients, ...]`; `FaultyBatches` if there is a
+            plan.
+
+    """
 
     round: int
     first: bool
     last: bool
     round_key: Key[Array, ""]
     clients: Int[np.ndarray, " clients"]
-    """The last one again where a cohort's last part is filled up."""
-    live: int
-    """How many take part; the others have weight zero."""
+    valid: int
     plan: Plan | None
-    """Of the whole cohort; None where everybody answers in time."""
     rows: Int[np.ndarray, " clients"]
-    """Their places in the cohort."""
     begins: float | None
-    """Simulated seconds at which the round does; None where clients are always there."""
     weights: Float[np.ndarray, " clients"]
-    here: Int[np.ndarray, " here"]
-    """Which of the rows lie with this process."""
-    own: PyTree
-    """The states of those, as they were before the round before this one was over."""
+    local_rows: Int[np.ndarray, " local"]
+    client_states: PyTree
     batches: Any
-    """On the devices; `FaultyBatches` where there is a plan."""
 
     @property
     def sends(self) -> Bool[np.ndarray, " clients"]:
-        """Whose uplinks are made."""
-        return self._among(self.plan and self.plan.answers)
+        """Clients, without padding, that send an uplink."""
+        return self._valid_and(self.plan and self.plan.answers)
 
     @property
     def keeps(self) -> Bool[np.ndarray, " clients"]:
-        """Whose lasting states are those after the round."""
-        return self._among(self.plan and self.plan.keeps)
+        """Clients, without padding, that keep the state their training left."""
+        return self._valid_and(self.plan and self.plan.keeps)
 
-    def _among(self, chosen: Bool[np.ndarray, " cohort"] | None) -> Bool[np.ndarray, " clients"]:
-        live = np.arange(len(self.clients)) < self.live
-        return live if chosen is None else live & chosen[self.rows]
-
-
-def check_cohort(
-    clients: int, population: int, *, who: str, of: str = "the clients of the corpus"
-) -> None:
-    """Raise `ValueError` where a round cannot draw so many clients."""
-    if not 1 <= clients <= population:
-        raise ValueError(f"{who}: clients must be from 1 to {population}, {of}, got {clients!r}.")
+    def _valid_and(
+        self, chosen: Bool[np.ndarray, " cohort"] | None
+    ) -> Bool[np.ndarray, " clients"]:
+        valid = np.arange(len(self.clients)) < self.valid
+        return valid if chosen is None else valid & chosen[self.rows]
 
 
 def draw(
     round_key: Key[Array, ""],
     population: int,
     clients: int,
-    free: Bool[np.ndarray, " population"] | None = None,
+    available: Bool[np.ndarray, " population"] | None = None,
 ) -> tuple[Int[np.ndarray, " cohort"], np.ndarray]:
-    """A round's cohort, sorted, and the key data of each client's batches. Where only those `free`
-    can be drawn, they come in the order that they have among all.
+    """A round's cohort, sorted, and the key data of each client's batches.
+
+    The cohort is the first `clients` of those `available` (all by default) in the order that the
+    round's key draws.
     """
     drawn = order(round_key, population)
-    cohort = np.sort((drawn if free is None else drawn[free[drawn]])[:clients])
+    cohort = np.sort((drawn if available is None else drawn[available[drawn]])[:clients])
     return cohort, data_keys(round_key, cohort)
 
 
 def order(round_key: Key[Array, ""], population: int) -> Int[np.ndarray, " population"]:
-    """All clients, in the order in which a round draws them."""
+    """All clients in the order in which a round draws them."""
     return np.asarray(_order(round_key, population))
 
 
@@ -119,62 +127,63 @@ def cohort_chunks(
     planner: RoundPlanner | None = None,
     now: Callable[[], float] = lambda: 0.0,
 ) -> Generator[CohortChunk, None, None]:
-    """The parts of each round in turn, each made in a thread while the one before is in use.
+    """Yield the chunks of each round in turn; a thread makes each while the last is in use.
 
-    Where clients come and go, a round waits until as many are there as it takes, and nothing of
-    it is made before the round before it is over at the simulated time `now()`.
+    If clients are not always available, a round waits until enough of them are, and its chunks are
+    made only after the round before it has ended at the simulated time `now()`.
     """
-    whole = -(-clients // shards(client_axis)) * shards(client_axis)
-    size = min(client_axis.at_most or whole, whole)
-    here = rows_here(client_axis, size)
+    devices = shards(client_axis)
+    padded = -(-clients // devices) * devices
+    size = min(client_axis.at_most or padded, padded)
+    local = local_rows(client_axis, size)
     weights = corpus.targets().astype(np.float32)
     windows = planner and planner.windows
 
     @lru_cache(maxsize=1)
     def drawn(number: int) -> tuple:
-        round_key, begins, free = jr.fold_in(key, number), None, None
+        round_key, begins, available = jr.fold_in(key, number), None, None
         if windows:
-            begins, free = wait_for(windows, now(), clients, len(corpus.names))
-        cohort, keys = draw(round_key, len(corpus.names), clients, free)
+            begins, available = wait_for(windows, now(), clients, len(corpus.names))
+        cohort, keys = draw(round_key, len(corpus.names), clients, available)
         plan = None
         if planner and planner.plan:
             steps = step_counts(corpus, batching, cohort.tolist())
             plan = planner.plan(number, round_key, cohort, steps)
         return round_key, begins, cohort, keys, plan
 
-    def make(place: tuple[int, int]) -> CohortChunk:
-        number, start = place
+    def make(number_and_start: tuple[int, int]) -> CohortChunk:
+        number, start = number_and_start
         round_key, begins, cohort, keys, plan = drawn(number)
         rows = np.minimum(np.arange(start, start + size), clients - 1)
-        live = min(size, clients - start)
-        chosen = cohort[rows]
-        counted = (np.arange(size) < live) & (True if plan is None else plan.counted[rows])
+        valid = min(size, clients - start)
+        members = cohort[rows]
+        counted = (np.arange(size) < valid) & (True if plan is None else plan.counted[rows])
         batches = cohort_batches(
             corpus,
             batching,
-            chosen[here].tolist(),
-            keys[rows][here],
-            steps=plan and plan.steps[rows][here],
+            members[local].tolist(),
+            keys[rows][local],
+            steps=plan and plan.steps[rows][local],
         )
         if plan:
-            batches = FaultyBatches(batches, plan.failed[rows][here])
+            batches = FaultyBatches(batches, plan.failed[rows][local])
         return CohortChunk(
             number,
             start == 0,
             start + size >= clients,
             round_key,
-            chosen,
-            live,
+            members,
+            valid,
             plan,
             rows,
             begins,
-            np.where(counted, weights[chosen], np.float32(0)),
-            here,
-            store.gather(chosen[here]),
+            np.where(counted, weights[members], np.float32(0)),
+            local,
+            store.gather(members[local]),
             put_clients(client_axis, batches, size),
         )
 
-    places = ([(number, start) for start in range(0, clients, size)] for number in rounds)
+    starts = ([(number, start) for start in range(0, clients, size)] for number in rounds)
     if windows is None:
-        return prefetched(make, itertools.chain.from_iterable(places))
-    return (chunk for of_one in places for chunk in prefetched(make, of_one))
+        return prefetched(make, itertools.chain.from_iterable(starts))
+    return (chunk for of_round in starts for chunk in prefetched(make, of_round))

@@ -1,4 +1,4 @@
-"""The next thing made while one is in use."""
+"""Makes the next item in a thread while the current one is in use."""
 
 import sys
 from collections import deque
@@ -11,22 +11,21 @@ Made = TypeVar("Made")
 
 
 def prefetched(make: Callable[[Item], Made], items: Iterable[Item]) -> Generator[Made, None, None]:
-    """`make(item)` of each item, in order, each made in a thread while the one before is in use.
+    """Yield `make(item)` for each item, in order; a thread makes each while the last is in use.
 
-    Never more than one is ahead. An error that making one raises comes up where that one is asked
-    for. The thread ends with the iterator: at its end, at an error, or when it is closed, after
-    what it is making then.
+    At most one result is made ahead. An error in `make` is raised when its result is requested. The
+    thread ends with the generator (exhausted, failed or closed), after the item that it is making.
     """
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
-    ahead: deque[Future[Made]] = deque()
-    finalizing = sys.is_finalizing  # a local name outlives its module at the interpreter's end
+    pending: deque[Future[Made]] = deque()
+    is_finalizing = sys.is_finalizing  # a local name: at interpreter exit the module may be gone
     try:
         for item in items:
-            ahead.append(pool.submit(make, item))
-            if len(ahead) > 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            pending.append(pool.submit(make, item))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        if not finalizing():  # else the thread has been joined, and what it needs is gone
+        if not is_finalizing():  # at interpreter exit the thread has been joined already
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The programs of a round: one for all of it, or three, so that a cohort comes in parts."""
+"""The compiled programs of a round: one for the whole round, or three for a round in chunks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,39 +11,94 @@ from ...algorithm import Downlink, FederatedAlgorithm, Partial, ServerInfo, Serv
 from ...client_training import Batches, Frozen, Params
 from ..client_axes.contract import ClientAxis, RoundGather
 from ..keys import SERVER
+from .arguments import check_algorithm, check_client_axis
 
 
-class Programs(NamedTuple):
-    """A round in three steps."""
+class RoundPrograms(NamedTuple):
+    """A round in three programs; `clients` runs once for each chunk of the cohort.
+
+    Attributes:
+        begin: `(round_key, state) -> (downlink, state, partial)`.
+        clients: `(round_key, frozen, downlink, state, partial, clients, weights, client_states,
+            batches) -> (partial, client_states, (uplinks, client_info))`. Everything from
+            `clients` on has a leading axis `[clients]`, as have the outputs after `partial`.
+        finish: `(round_key, state, partial) -> (state, server_info)`.
+
+    """
 
     begin: Callable[[Key[Array, ""], ServerState], tuple[Downlink, ServerState, Partial]]
-    """`(round_key, state) -> (downlink, state, partial)`."""
     clients: Callable[..., tuple]
-    """`(round_key, frozen, downlink, state, partial, clients, weights, own, batches) -> (partial,
-    own, (uplinks, client_info))` of some of the cohort."""
     finish: Callable[[Key[Array, ""], ServerState, Partial], tuple[ServerState, ServerInfo]]
-    """`(round_key, state, partial) -> (state, info)`."""
 
 
-def round_programs(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) -> Programs:
-    """The jitted steps of a round of so many clients, which is run in parts.
+def round_programs(
+    algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int
+) -> RoundPrograms:
+    """The jitted programs of a round that runs its `cohort` clients in chunks.
 
-    The partial and the clients' states are donated: they are the previous call's and the host's,
-    and nobody else's.
+    `clients` donates the partial and the client states: nothing else refers to them.
     """
-    begin, clients, finish = _steps(algorithm, client_axis, cohort)
-    return Programs(jax.jit(begin), jax.jit(clients, donate_argnums=(4, 7)), jax.jit(finish))
+    begin, clients, finish = _round_steps(algorithm, client_axis, cohort)
+    return RoundPrograms(jax.jit(begin), jax.jit(clients, donate_argnums=(4, 7)), jax.jit(finish))
 
 
 def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
-    """`whole_round`, jitted, for rounds by hand: `simulate` donates the clients' states to it."""
+    """Compile one round as a function, for rounds run by hand.
+
+    Unlike `simulate`, the program donates none of its arguments.
+
+    Args:
+        algorithm: The algorithm.
+        client_axis: How the clients run, such as `vmap()`; `at_most` is ignored.
+
+    Returns:
+        The jitted function `(round_key, frozen, state, clients, weights, client_states, batches) ->
+        (state, client_states, (downlink, uplinks, client_info, server_info))`. `clients`, `weights`
+        and the leaves of `client_states` and `batches` have a leading axis `[clients]`, as have
+        those of `uplinks` and `client_info`.
+
+    Raises:
+        TypeError: For an argument of another kind.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from typing import NamedTuple
+        >>> from fedjax_llm import fed_avg
+        >>> from fedjax_llm.simulation import round_program, vmap
+        >>> class Batch(NamedTuple):
+        ...     target: jax.Array
+        ...     mask: jax.Array
+        >>> def loss(w, frozen, batch):
+        ...     return ((w - batch.target) ** 2).mean()
+        >>> algorithm = fed_avg(loss, jnp.zeros(()), client_optimizer=optax.sgd(0.5))
+        >>> program = round_program(algorithm, vmap())
+        >>> key = jax.random.key(0)
+        >>> state = algorithm.init(key, jnp.zeros(()))
+        >>> client_states = jax.vmap(lambda _: algorithm.client_init(jnp.zeros(())))(jnp.arange(2))
+        >>> batches = Batch(jnp.array([[[1.0]], [[3.0]]]), jnp.ones((2, 1, 1)))
+        >>> weights = jnp.array([1.0, 3.0])
+        >>> state, *_ = program(
+        ...     key, (), state, jnp.arange(2), weights, client_states, batches
+        ... )
+        >>> float(state.params)  # (1 * 1 + 3 * 3) / 4
+        2.5
+
+    """
+    check_algorithm(algorithm, who="round_program")
+    check_client_axis(client_axis, who="round_program")
     return jax.jit(whole_round(algorithm, client_axis))
 
 
-def whole_round(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
-    """`(round_key, frozen, state, clients, weights, own, batches) -> (state, own, (downlink,
-    uplinks, client_info, server_info))`, traced.
+def donating_round(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
+    """`round_program` that donates the client states.
+
+    The server state is not donated, because a caller may keep the one of an earlier round.
     """
+    return jax.jit(whole_round(algorithm, client_axis), donate_argnums=5)
+
+
+def whole_round(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
+    """The function that `round_program` compiles."""
 
     def program(
         round_key: Key[Array, ""],
@@ -51,38 +106,44 @@ def whole_round(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Calla
         state: ServerState,
         cohort: Int[Array, " cohort"],
         weights: Float[Array, " cohort"],
-        own: PyTree,
+        client_states: PyTree,
         batches: Batches,
     ) -> tuple:
-        begin, clients, finish = _steps(algorithm, client_axis, len(cohort))
-        downlink, state, none = begin(round_key, state)
-        gathered, own, (uplinks, client_info) = clients(
-            round_key, frozen, downlink, state, none, cohort, weights, own, batches
+        begin, clients, finish = _round_steps(algorithm, client_axis, len(cohort))
+        downlink, state, empty = begin(round_key, state)
+        partial, client_states, (uplinks, client_info) = clients(
+            round_key, frozen, downlink, state, empty, cohort, weights, client_states, batches
         )
-        state, server_info = finish(round_key, state, gathered)
-        return state, own, (downlink, uplinks, client_info, server_info)
+        state, server_info = finish(round_key, state, partial)
+        return state, client_states, (downlink, uplinks, client_info, server_info)
 
     return program
 
 
 def first_state(algorithm: Any, key: Key[Array, ""], params: Params) -> ServerState:
-    """A run's state before its first round: of an algorithm, or of a split method."""
-    return strong(algorithm.init(jr.fold_in(key, 0), params))
+    """The server state before a run's first round, of an algorithm or of a split method."""
+    return without_weak_types(algorithm.init(jr.fold_in(key, 0), params))
 
 
 class _Shared(NamedTuple):
+    """What all clients of a round read."""
+
     round_key: Key[Array, ""]
     frozen: Frozen
     downlink: Downlink
     state: ServerState
 
 
-def _steps(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) -> Programs:
+def _round_steps(
+    algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int
+) -> RoundPrograms:
+    """The programs of a round, not compiled."""
+
     def begin(
         round_key: Key[Array, ""], state: ServerState
     ) -> tuple[Downlink, ServerState, Partial]:
-        send_key, _ = jr.split(jr.fold_in(round_key, SERVER))
-        downlink, state = algorithm.broadcast(send_key, state)
+        broadcast_key, _ = jr.split(jr.fold_in(round_key, SERVER))
+        downlink, state = algorithm.broadcast(broadcast_key, state)
         return downlink, state, algorithm.gather.empty(state, cohort)
 
     def clients(
@@ -90,43 +151,46 @@ def _steps(algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int) 
         frozen: Frozen,
         downlink: Downlink,
         state: ServerState,
-        gathered: Partial,
+        partial: Partial,
         numbers: Int[Array, " clients"],
         weights: Float[Array, " clients"],
-        own: PyTree,
+        client_states: PyTree,
         batches: Batches,
     ) -> tuple:
         def client(shared: _Shared, inputs: tuple) -> tuple:
-            number, own, batches = inputs
+            number, client_state, batches = inputs
             client_key = jr.fold_in(shared.round_key, number)
-            return algorithm.client_update(client_key, shared.frozen, shared.downlink, own, batches)
+            return algorithm.client_update(
+                client_key, shared.frozen, shared.downlink, client_state, batches
+            )
 
         gather = algorithm.gather
-        fold = RoundGather(
+        round_gather = RoundGather(
             empty=lambda shared: gather.empty(shared.state, cohort),
-            add=lambda shared, *folded: gather.add(shared.state, *folded),
+            add=lambda shared, *rest: gather.add(shared.state, *rest),
             merge=gather.merge,
         )
         shared = _Shared(round_key, frozen, downlink, state)
-        inputs = (numbers, own, batches)
-        gathered, (uplinks, own, client_info) = client_axis.run(
-            client, fold, shared, gathered, inputs, weights
+        inputs = (numbers, client_states, batches)
+        partial, (uplinks, client_states, client_info) = client_axis.run(
+            client, round_gather, shared, partial, inputs, weights
         )
-        return gathered, own, (uplinks, client_info)
+        return partial, client_states, (uplinks, client_info)
 
     def finish(
-        round_key: Key[Array, ""], state: ServerState, gathered: Partial
+        round_key: Key[Array, ""], state: ServerState, partial: Partial
     ) -> tuple[ServerState, ServerInfo]:
-        _, step_key = jr.split(jr.fold_in(round_key, SERVER))
-        state, info = algorithm.server_update(step_key, state, gathered)
-        return strong(state), info
+        _, update_key = jr.split(jr.fold_in(round_key, SERVER))
+        state, info = algorithm.server_update(update_key, state, partial)
+        return without_weak_types(state), info
 
-    return Programs(begin, clients, finish)
+    return RoundPrograms(begin, clients, finish)
 
 
-def strong(state: PyTree) -> PyTree:
-    """Without JAX's weak types, which a checkpoint cannot hold and which decide what a leaf's
-    product with a bfloat16 one is.
+def without_weak_types(state: PyTree) -> PyTree:
+    """The same state without JAX's weak types.
+
+    A checkpoint cannot store weak types, and they change the dtype of a product with bfloat16.
     """
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, _dtype(leaf)), state)
 

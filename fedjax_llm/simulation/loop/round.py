@@ -1,4 +1,4 @@
-"""A round as it is watched, and the snapshot that a run resumes from."""
+"""What `simulate` yields for each round, and the snapshot that a run resumes from."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,40 +13,60 @@ from .client_store import ClientStore, StoreRows
 
 
 class Snapshot(NamedTuple):
-    """Where a run stands: all that its next rounds depend on beside what `simulate` is given."""
+    """What a run resumes from: all that its later rounds need beside the arguments of `simulate`.
+
+    Pass it as `simulate(..., start=snapshot)` with the other arguments unchanged.
+
+    Attributes:
+        round: The number of the last completed round.
+        state: The server state after it.
+        store: The client states after it.
+        seconds: Simulated seconds since the run began; 0 without a network.
+
+    """
 
     round: int
-    """The last that is over."""
     state: ServerState
     store: StoreRows
     seconds: float = 0.0
-    """Simulated, since the run began."""
 
 
 def take_snapshot(
     number: int, state: ServerState, store: ClientStore, seconds: float = 0.0
 ) -> Snapshot:
-    """Where a run stands after a round, with a copy of what its store holds now."""
+    """The snapshot after a round, with a copy of the client states that the store holds now."""
     return Snapshot(number, state, store.rows(), seconds)
 
 
 class Round(NamedTuple):
-    """One round, as it is watched."""
+    """The result of one round.
+
+    Attributes:
+        round: The round's number, from 1.
+        state: The server state after the round; `state.params` are the trainable parameters.
+        clients: The cohort: sorted positions of its clients in the corpus, `[cohort]`.
+        client_info: What each client reports, such as its `loss` and its number of `targets`:
+            NumPy leaves `[cohort]`.
+        server_info: What the server reports: clients `accepted` and `failed`, and `update_norm`.
+        messages: The ledger's entries of all messages that the round sent.
+        snapshot: `() -> snapshot`: copies what a run resumes from. Call it before the next round
+            is requested, which changes the client states.
+        plan: What happened to each client of the cohort; None if there are neither faults nor a
+            network.
+        seconds: Simulated seconds from the run's beginning to the end of the round; 0 without a
+            network.
+        staleness: Server steps taken while each client was at work, `[cohort]`, in
+            `simulate_buffered`; None for rounds that wait for their cohort.
+
+    """
 
     round: int
-    """From 1."""
     state: ServerState
     clients: Int[np.ndarray, " cohort"]
-    """The cohort: sorted positions in the corpus."""
     client_info: ClientInfo
-    """Leaves `[cohort]`."""
     server_info: ServerInfo
     messages: list[Entry]
     snapshot: Callable[[], Snapshot]
-    """Where the run stands, copied; before the next round is asked for."""
     plan: Plan | None = None
-    """What became of the cohort; None where nothing could."""
     seconds: float = 0.0
-    """Simulated, from the run's beginning to the round's end; 0 without a network."""
     staleness: Int[np.ndarray, " cohort"] | None = None
-    """Steps of the server while each was at work; None where it waits for its cohort."""

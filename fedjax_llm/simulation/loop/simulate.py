@@ -1,9 +1,9 @@
-"""Rounds of a federated algorithm: from the data of clients to what the server makes of them."""
+"""Runs a federated algorithm round by round: cohorts, conditions, programs, ledger."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.random as jr
@@ -20,11 +20,24 @@ from ..client_axes.on_one_device import vmap
 from ..client_axes.placing import get_all, put_clients, put_shared
 from ..conditions.contract import Conditions, Plan
 from ..conditions.faults import with_failures
-from ..conditions.planning import RoundPlanner, known_sizes, plan_rounds
+from ..conditions.planning import RoundPlanner, estimated_sizes, plan_rounds
+from .arguments import (
+    check_algorithm,
+    check_batching,
+    check_client_axis,
+    check_clients,
+    check_compiled,
+    check_conditions,
+    check_corpus,
+    check_rounds,
+    check_start,
+    check_store,
+)
 from .chunk_results import ChunkResult, chunks_of_round, collect
 from .client_store import ClientStore
-from .cohorts import CohortChunk, check_cohort, cohort_chunks
-from .programs import first_state, round_programs, whole_round
+from .cohorts import CohortChunk, cohort_chunks
+from .compiled_rounds import CompiledRounds, build_with
+from .programs import RoundPrograms, donating_round, first_state, round_programs
 from .round import Round, Snapshot, take_snapshot
 
 
@@ -42,37 +55,131 @@ def simulate(
     start: Snapshot | None = None,
     store: ClientStore | None = None,
     conditions: Conditions = Conditions(),
+    compiled: CompiledRounds | None = None,
 ) -> Generator[Round, None, None]:
-    """Run round after round, each with a cohort drawn from the corpus without replacement.
+    """Run a federated algorithm, one round for each item that is requested.
 
-    Every key is fold_in(fold_in(key(seed), round), client), so that a client's numbers depend
-    neither on who else was drawn nor on the client axis. A client weighs as many as it has targets
-    (tokens to predict, pairs, texts), whatever part of them a round reaches. The round is traced
-    and compiled once. The next clients' batches are made in a thread meanwhile, which ends with
-    the iterator.
+    Each round draws a cohort from the corpus without replacement, trains its clients, and steps the
+    server. A client's weight is its total number of targets (tokens to predict, pairs, texts), not
+    the number visited in the round. Every message is made and counted.
 
-    From `start` on it goes on to the same bits as the run that it was taken from. Client states
-    lie in `store`, in memory unless given; a store that is given is fresh.
+    A client's numbers depend neither on the other clients of its cohort nor on the client axis
+    (beyond rounding): every key is `fold_in(fold_in(key(seed), round), client)`. The same seed
+    gives the same bits on one machine and client axis, also when the run resumes from a snapshot.
 
-    Under `conditions` some of a cohort do less, or nothing, and rounds take simulated time. Who
-    does not answer in time has weight zero, so that the server's state stays where nobody does;
-    no cohort, however small, compiles anything again. The downlink is sent, and counted, to all.
-    Raises `ValueError` at the first round where the corpus has not that many clients, and as
-    `plan_rounds` and `wait_for` do.
+    The round is traced and compiled once. A thread makes the batches of the next clients while the
+    device computes; it ends with the iterator.
+
+    Under `conditions`, clients may drop out, stay silent, fail, do less work or answer late, and
+    rounds take simulated time. The downlink is sent to the whole cohort, and counted. A client that
+    does not answer in time has weight zero; if no client does, the server state stays unchanged.
+    However many clients answer, nothing is compiled again.
+
+    Args:
+        algorithm: The algorithm, such as `fed_avg(...)`.
+        params: Initial trainable parameters, a pytree. With `start`, the server's parameters come
+            from the snapshot.
+        frozen: Frozen parameters, a pytree; `()` if there are none.
+        corpus: The clients' training data, such as a `Corpus` or the `train` of a `HoldOut`.
+        batching: How a client's data is cut into local steps.
+        rounds: Number of the last round: a run from a snapshot of round 3 with `rounds=10` runs
+            rounds 4 to 10.
+        clients: Clients in a cohort, from 1 to the number of clients in the corpus.
+        seed: Seed of the run.
+        client_axis: How the clients run: `vmap()`, the default, `scan()`, `chunked(size)` or
+            `sharded(...)`. They compute the same round up to rounding, and differ in memory and
+            speed.
+        start: Snapshot of an earlier run with the same arguments, to resume from; by default the
+            run starts at round 1.
+        store: An unused `ClientStore` for the client states, such as one on disk; by default one in
+            memory.
+        conditions: Faults, network, deadline and availability; by default none.
+        compiled: Compiled rounds to share with other calls; by default the call compiles its own.
+
+    Yields:
+        The `Round` of each round: server state, cohort, messages and what was reported.
+
+    Raises:
+        TypeError: At the call, for an argument of the wrong kind.
+        ValueError: At the call, for a number out of range, or a deadline or availability without a
+            network. At the first round, for a client without a link. At a round that cannot begin,
+            if too few clients are ever available again.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from fedjax_llm import fed_avg
+        >>> from fedjax_llm.data import Batching, byte_corpus
+        >>> from fedjax_llm.ledger import total_bytes
+        >>> from fedjax_llm.simulation import simulate
+        >>> texts = {"ann": "to be or not to be, that is", "bob": "the question whether it is"}
+        >>> corpus, batching = byte_corpus(texts), Batching(seq=8, batch=1, steps=2)
+        >>> def loss(logits, frozen, batch):  # a unigram model of bytes
+        ...     return -jax.nn.log_softmax(logits)[batch.targets].mean(where=batch.mask)
+        >>> logits = jnp.zeros(256)
+        >>> algorithm = fed_avg(loss, logits, client_optimizer=optax.sgd(1.0))
+        >>> for r in simulate(algorithm, logits, (), corpus, batching, rounds=2, clients=2, seed=0):
+        ...     print(r.round, r.clients, total_bytes(r.messages, "up"), r.state.params.shape)
+        1 [0 1] 2072 (256,)
+        2 [0 1] 2072 (256,)
+
     """
-    check_cohort(clients, len(corpus.names), who="simulate")
-    key = jr.key(seed)
-    axis = client_axis or vmap()
+    who = "simulate"
+    check_algorithm(algorithm, who=who)
+    check_corpus(corpus, who=who)
+    check_batching(batching, who=who)
+    check_rounds(rounds, seed, who=who)
+    check_clients(clients, len(corpus.names), who=who)
+    check_client_axis(client_axis, who=who)
+    check_start(start, who=who)
+    check_store(store, who=who)
+    check_conditions(conditions, who=who)
+    check_compiled(compiled, who=who)
+    return _simulate(
+        algorithm,
+        params,
+        frozen,
+        corpus,
+        batching,
+        rounds=rounds,
+        clients=clients,
+        key=jr.key(seed),
+        axis=client_axis or vmap(),
+        start=start,
+        store=store,
+        conditions=conditions,
+        build=build_with(compiled),
+    )
+
+
+def _simulate(
+    algorithm: FederatedAlgorithm,
+    params: Params,
+    frozen: Frozen,
+    corpus: ClientData,
+    batching: Batching,
+    *,
+    rounds: int,
+    clients: int,
+    key: Any,
+    axis: ClientAxis,
+    start: Snapshot | None,
+    store: ClientStore | None,
+    conditions: Conditions,
+    build: Callable[..., Any],
+) -> Generator[Round, None, None]:
+    """`simulate` with checked arguments; `build` is of `build_with`."""
     planner = plan_rounds(
         conditions,
         corpus.names,
-        lambda: known_sizes(algorithm, params, frozen, _of_one_client(corpus, batching)),
+        lambda: estimated_sizes(algorithm, params, frozen, _batches_of_one(corpus, batching)),
     )
     if planner.plan:
-        algorithm = with_failures(algorithm)
-    run_round = (_by_part if axis.at_most else _at_once)(
-        algorithm, axis, clients, put_shared(axis, frozen)
-    )
+        algorithm = build(with_failures, algorithm)
+    shared_frozen = put_shared(axis, frozen)
+    if axis.at_most:
+        run_round = _in_chunks(build(round_programs, algorithm, axis, clients), axis, shared_frozen)
+    else:
+        run_round = _at_once(build(donating_round, algorithm, axis), axis, shared_frozen)
     store = store or ClientStore(algorithm.client_init(params))
     if start:
         store.scatter(*start.store)
@@ -82,7 +189,7 @@ def simulate(
     state = put_shared(axis, state)
     seconds = start.seconds if start else 0.0
     numbers = range((start.round if start else 0) + 1, rounds + 1)
-    coming = cohort_chunks(
+    chunks = cohort_chunks(
         corpus,
         batching,
         store,
@@ -93,19 +200,21 @@ def simulate(
         planner=planner,
         now=lambda: seconds,
     )
-    with closing(coming):
+    with closing(chunks):
         cohort = np.zeros(0, np.int32)
         for number in numbers:
-            done = run_round(state, chunks_of_round(coming, store, cohort), store)
-            state, cohort = done.state, done.clients
+            result = run_round(state, chunks_of_round(chunks, store, cohort), store)
+            state, cohort = result.state, result.clients
             if conditions.network:
-                begins = seconds if done.begins is None else done.begins
-                seconds = begins + _took(planner, done)
+                begins = seconds if result.begins is None else result.begins
+                seconds = begins + _seconds(planner, result)
             snapshot = partial(take_snapshot, number, state, store, seconds)
-            yield Round(number, *done[:5], snapshot, done.plan, seconds)
+            yield Round(number, *result[:5], snapshot, result.plan, seconds)
 
 
-class _Done(NamedTuple):
+class _RoundResult(NamedTuple):
+    """A round's results; the fields are those of `Round` and `CohortChunk`."""
+
     state: ServerState
     clients: Int[np.ndarray, " cohort"]
     client_info: ClientInfo
@@ -115,84 +224,96 @@ class _Done(NamedTuple):
     begins: float | None
 
 
-_RunRound = Callable[[ServerState, Iterator[CohortChunk], ClientStore], _Done]
+_RunRound = Callable[[ServerState, Iterator[CohortChunk], ClientStore], _RoundResult]
 
 
-def _at_once(
-    algorithm: FederatedAlgorithm, client_axis: ClientAxis, clients: int, frozen: Frozen
-) -> _RunRound:
-    """Rounds in one program. The clients' states are donated; the server's is not, as who watches
-    rounds may keep it.
-    """
-    program = jax.jit(whole_round(algorithm, client_axis), donate_argnums=5)
+def _at_once(program: Callable[..., tuple], client_axis: ClientAxis, frozen: Frozen) -> _RunRound:
+    """Rounds that take the whole cohort in one program, which is of `donating_round`."""
 
-    def run(state: ServerState, whole: Iterator[CohortChunk], store: ClientStore) -> _Done:
-        (chunk,) = whole
+    def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
+        (chunk,) = chunks
         size = len(chunk.clients)
-        own = put_clients(client_axis, chunk.own, size)
-        state, own, (downlink, uplinks, info, server_info) = program(
-            chunk.round_key, frozen, state, chunk.clients, chunk.weights, own, chunk.batches
+        client_states = put_clients(client_axis, chunk.client_states, size)
+        state, client_states, (downlink, uplinks, info, server_info) = program(
+            chunk.round_key,
+            frozen,
+            state,
+            chunk.clients,
+            chunk.weights,
+            client_states,
+            chunk.batches,
         )
-        seen = collect(chunk, own, (uplinks, info), len(wire.dumps(get_all(downlink))), store)
-        return _Done(
-            state, *seen[:2], get_all(server_info), seen.messages, chunk.plan, chunk.begins
+        down = len(wire.dumps(get_all(downlink)))
+        result = collect(chunk, client_states, (uplinks, info), down, store)
+        return _RoundResult(
+            state,
+            result.clients,
+            result.client_info,
+            get_all(server_info),
+            result.messages,
+            chunk.plan,
+            chunk.begins,
         )
 
     return run
 
 
-def _by_part(
-    algorithm: FederatedAlgorithm, client_axis: ClientAxis, clients: int, frozen: Frozen
-) -> _RunRound:
-    """Rounds of which the host holds two parts at a time: it reads one while the device computes
-    the next.
-    """
-    programs = round_programs(algorithm, client_axis, clients)
+def _in_chunks(programs: RoundPrograms, client_axis: ClientAxis, frozen: Frozen) -> _RunRound:
+    """Rounds that run in chunks.
 
-    def run(state: ServerState, whole: Iterator[CohortChunk], store: ClientStore) -> _Done:
-        seen: list[ChunkResult] = []
-        computing: Callable[[], ChunkResult] | None = None
-        for chunk in whole:
+    The host holds two chunks at a time: it reads one while the device computes the next.
+    """
+
+    def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
+        results: list[ChunkResult] = []
+        collect_previous: Callable[[], ChunkResult] | None = None
+        for chunk in chunks:
             if chunk.first:
-                downlink, state, gathered = programs.begin(chunk.round_key, state)
+                downlink, state, folded = programs.begin(chunk.round_key, state)
                 down = len(wire.dumps(get_all(downlink)))
-            gathered, own, out = programs.clients(
+            folded, client_states, outputs = programs.clients(
                 chunk.round_key,
                 frozen,
                 downlink,
                 state,
-                gathered,
+                folded,
                 chunk.clients,
                 chunk.weights,
-                put_clients(client_axis, chunk.own, len(chunk.clients)),
+                put_clients(client_axis, chunk.client_states, len(chunk.clients)),
                 chunk.batches,
             )
-            if computing:
-                seen.append(computing())
-            computing = partial(
-                collect, chunk._replace(own=None, batches=None), own, out, down, store
-            )
-        if computing:
-            seen.append(computing())
-        state, server_info = programs.finish(chunk.round_key, state, gathered)
-        info = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s.client_info for s in seen))
-        cohort = np.concatenate([s.clients for s in seen])
-        messages = [entry for s in seen for entry in s.messages]
-        return _Done(state, cohort, info, get_all(server_info), messages, chunk.plan, chunk.begins)
+            if collect_previous:
+                results.append(collect_previous())
+            slim = chunk._replace(client_states=None, batches=None)
+            collect_previous = partial(collect, slim, client_states, outputs, down, store)
+        if collect_previous:
+            results.append(collect_previous())
+        state, server_info = programs.finish(chunk.round_key, state, folded)
+        return _RoundResult(
+            state,
+            np.concatenate([each.clients for each in results]),
+            jax.tree.map(
+                lambda *leaves: np.concatenate(leaves), *(each.client_info for each in results)
+            ),
+            get_all(server_info),
+            [entry for each in results for entry in each.messages],
+            chunk.plan,
+            chunk.begins,
+        )
 
     return run
 
 
-def _took(planner: RoundPlanner, done: _Done) -> float:
-    """Simulated seconds of a round, by its messages."""
-    length = {(e.client, e.direction): e.payload_bytes + e.header_bytes for e in done.messages}
-    cohort = done.clients.tolist()
-    ups = np.array([length.get((client, "up"), 0) for client in cohort])
-    assert done.plan is not None  # noqa: S101 - a network makes one
-    return planner.seconds(done.clients, done.plan, length[cohort[0], "down"], ups)
+def _seconds(planner: RoundPlanner, result: _RoundResult) -> float:
+    """Simulated seconds of a round, from the lengths of its messages."""
+    lengths = {(e.client, e.direction): e.payload_bytes + e.header_bytes for e in result.messages}
+    cohort = result.clients.tolist()
+    ups = np.array([lengths.get((client, "up"), 0) for client in cohort])
+    assert result.plan is not None  # noqa: S101 - with a network there is a plan
+    return planner.seconds(result.clients, result.plan, lengths[cohort[0], "down"], ups)
 
 
-def _of_one_client(corpus: ClientData, batching: Batching) -> PyTree:
-    """A client's batches, for their shapes."""
+def _batches_of_one(corpus: ClientData, batching: Batching) -> PyTree:
+    """One client's batches, for their shapes."""
     batches = cohort_batches(corpus, batching, [0], np.zeros((1, 2), np.uint32))
     return jax.tree.map(lambda leaf: leaf[0], batches)

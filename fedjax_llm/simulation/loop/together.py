@@ -1,4 +1,4 @@
-"""Several runs as one program: of other seeds, or of other numbers in the method."""
+"""Runs several simulations as one program: with other seeds, or other numbers in the algorithm."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
+from fedjax_compression.checks import check_function, check_kind
+from fedjax_compression.errors import message
 from jaxtyping import PyTree
 
 from ...algorithm import FederatedAlgorithm
@@ -17,22 +19,40 @@ from ...client_training import Frozen, Params
 from ...data import Batching, ClientData
 from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
+from .arguments import (
+    check_algorithm,
+    check_batching,
+    check_client_axis,
+    check_clients,
+    check_corpus,
+    check_rounds,
+)
 from .chunk_results import chunks_of_round, collect
 from .client_store import ClientStore
-from .cohorts import check_cohort, cohort_chunks
+from .cohorts import cohort_chunks
 from .programs import first_state, whole_round
 from .round import Round, take_snapshot
 
 
 class Member(NamedTuple):
-    """One of the runs."""
+    """One of the runs of `simulate_together`.
+
+    Attributes:
+        params: Initial trainable parameters, a pytree.
+        frozen: Frozen parameters, a pytree. If every member has the very same arrays, they are
+            stored once.
+        corpus: The clients' training data.
+        seed: Seed of the run.
+        varied: What `make` builds this member's algorithm from: a pytree of numbers or arrays, such
+            as a learning rate; `()`, the default, for none.
+
+    """
 
     params: Params
     frozen: Frozen
     corpus: ClientData
     seed: int
     varied: PyTree = ()
-    """Numbers that its method is made of, such as a learning rate."""
 
 
 def simulate_together(
@@ -44,19 +64,74 @@ def simulate_together(
     clients: int,
     client_axis: ClientAxis | None = None,
 ) -> Generator[list[Round], None, None]:
-    """Each round of all members, in the order given: as `simulate` runs each, to rounding, under
-    one vmap and one compilation. What pays is that small products of several runs are one large
-    one; memory is that of all.
+    """Run several simulations as one program, a round of all of them for each item requested.
 
-    `make` is traced: it builds the algorithm from what is varied, such as
-    `lambda rate: fed_avg(loss, like, client_optimizer=optax.sgd(rate))`. Frozen parameters that
-    are the same arrays in all members are held once.
-    Raises `ValueError` without members, for members whose arrays differ in shape, for a cohort
-    that a corpus has not, and for a client axis in parts or over devices.
+    Each member computes what `simulate` computes for it alone, to rounding. All members share one
+    `jax.vmap` and one compilation, which makes one large matrix product of several small ones.
+    Memory is that of all members together.
+
+    Args:
+        make: `(varied) -> algorithm`, traced: builds the algorithm from a member's `varied`, such
+            as `lambda rate: fed_avg(loss, like, client_optimizer=optax.sgd(rate))`.
+        members: The runs, at least one. `params`, `frozen` and `varied` have one structure and the
+            same shapes and dtypes in all of them.
+        batching: How a client's data is cut into local steps.
+        rounds: Number of rounds.
+        clients: Clients in a cohort, from 1 to the number of clients in the smallest corpus.
+        client_axis: How the clients of a member run: `vmap()`, the default, or `scan()`.
+
+    Yields:
+        For each round, the `Round` of every member, in the order given.
+
+    Raises:
+        TypeError: At the call, for an argument of the wrong kind.
+        ValueError: At the call, for a number out of range, without members, for members that differ
+            in structure, shapes or dtypes, or for a client axis in chunks or over devices.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from fedjax_llm import fed_avg
+        >>> from fedjax_llm.data import Batching, byte_corpus
+        >>> from fedjax_llm.simulation import Member, simulate_together
+        >>> corpus = byte_corpus({"ann": "to be or not to be, that is the question"})
+        >>> def loss(logits, frozen, batch):  # a unigram model of bytes
+        ...     return -jax.nn.log_softmax(logits)[batch.targets].mean(where=batch.mask)
+        >>> logits = jnp.zeros(256)
+        >>> def make(rate):
+        ...     return fed_avg(loss, logits, client_optimizer=optax.sgd(rate))
+        >>> members = [Member(logits, (), corpus, seed=0, varied=rate) for rate in (0.0, 1.0)]
+        >>> batching = Batching(seq=8, batch=1, steps=2)
+        >>> (both,) = simulate_together(make, members, batching, rounds=1, clients=1)
+        >>> [bool(jnp.any(r.state.params)) for r in both]  # a rate of zero changes nothing
+        [False, True]
+
     """
-    axis = client_axis or vmap()
-    _check(members, clients, axis)
+    who, axis = "simulate_together", client_axis or vmap()
+    check_function(make, who=who, name="make", signature="(varied) -> FederatedAlgorithm")
+    check_batching(batching, who=who)
+    check_client_axis(client_axis, who=who)
+    _check_members(members, rounds, who=who)
+    smallest = min(len(member.corpus.names) for member in members)
+    check_clients(clients, smallest, who=who, among="the clients of the smallest corpus")
+    if axis.at_most or axis.placement:
+        expected = "one program on one device, such as vmap() or scan()"
+        raise ValueError(message(who, "client_axis", expected, axis))
+    return _simulate_together(make, members, batching, rounds=rounds, clients=clients, axis=axis)
+
+
+def _simulate_together(
+    make: Callable[[PyTree], FederatedAlgorithm],
+    members: Sequence[Member],
+    batching: Batching,
+    *,
+    rounds: int,
+    clients: int,
+    axis: ClientAxis,
+) -> Generator[list[Round], None, None]:
+    """`simulate_together` with checked arguments."""
     algorithms = [make(member.varied) for member in members]
+    for algorithm in algorithms:
+        check_algorithm(algorithm, who="simulate_together: make")
     stores = [
         ClientStore(algorithm.client_init(member.params))
         for algorithm, member in zip(algorithms, members, strict=True)
@@ -69,15 +144,15 @@ def simulate_together(
         ]
     )
     varied = _stacked([member.varied for member in members])
-    frozen, of_all = _frozen(members)
+    frozen, is_shared = _frozen(members)
 
     @jax.jit
-    @partial(jax.vmap, in_axes=(0, None if of_all else 0, 0, 0, 0, 0, 0, 0))
+    @partial(jax.vmap, in_axes=(0, None if is_shared else 0, 0, 0, 0, 0, 0, 0))
     def program(varied: PyTree, frozen: Frozen, round_key: Any, state: Any, *rest: Any) -> tuple:
         return whole_round(make(varied), axis)(round_key, frozen, state, *rest)
 
     with ExitStack() as stack:
-        coming = [
+        chunks_by_member = [
             stack.enter_context(
                 closing(
                     cohort_chunks(
@@ -95,49 +170,71 @@ def simulate_together(
         ]
         cohorts = [np.zeros(0, np.int32)] * len(members)
         for number in range(1, rounds + 1):
-            whole = [
+            chunks = [  # one for each member
                 chunk
-                for each, store, before in zip(coming, stores, cohorts, strict=True)
-                for chunk in chunks_of_round(each, store, before)
+                for coming, store, previous in zip(chunks_by_member, stores, cohorts, strict=True)
+                for chunk in chunks_of_round(coming, store, previous)
             ]
-            columns = [(p.round_key, p.clients, p.weights, p.own, p.batches) for p in whole]
-            round_keys, *rest = _stacked(columns)
-            state, own, seen = program(varied, frozen, round_keys, state, *rest)
+            inputs = [
+                (each.round_key, each.clients, each.weights, each.client_states, each.batches)
+                for each in chunks
+            ]
+            round_keys, *rest = _stacked(inputs)
+            results = program(varied, frozen, round_keys, state, *rest)
+            state = results[0]
             finished = []
-            for i, (chunk, store) in enumerate(zip(whole, stores, strict=True)):
-                mine, kept, (downlink, uplinks, info, server) = _row((state, own, seen), i)
+            for i, (chunk, store) in enumerate(zip(chunks, stores, strict=True)):
+                member_state, client_states, (downlink, uplinks, info, server_info) = _row(
+                    results, i
+                )
                 down = len(wire.dumps(jax.device_get(downlink)))
-                left = collect(chunk, kept, (uplinks, info), down, store)
-                snapshot = partial(take_snapshot, number, mine, store)
-                server = jax.device_get(server)
-                finished.append(Round(number, mine, *left[:2], server, left.messages, snapshot))
+                result = collect(chunk, client_states, (uplinks, info), down, store)
+                finished.append(
+                    Round(
+                        number,
+                        member_state,
+                        result.clients,
+                        result.client_info,
+                        jax.device_get(server_info),
+                        result.messages,
+                        partial(take_snapshot, number, member_state, store),
+                    )
+                )
             cohorts = [each.clients for each in finished]
             yield finished
 
 
-def _check(members: Sequence[Member], clients: int, axis: ClientAxis) -> None:
+def _check_members(members: Sequence[Member], rounds: int, *, who: str) -> None:
+    """Raise unless there are members, all of one structure, with valid data and seeds."""
+    if isinstance(members, Member):
+        raise TypeError(message(who, "members", "a sequence of Members", members, "pass [member]"))
+    check_kind(members, Sequence, who=who, name="members", expected="a sequence of Members")
     if not members:
-        raise ValueError("simulate_together: members must be at least one, got none.")
-    fewest = min(len(member.corpus.names) for member in members)
-    check_cohort(clients, fewest, who="simulate_together", of="the fewest of a corpus")
-    if axis.at_most or axis.placement:
-        raise ValueError(
-            "simulate_together: client_axis must run a cohort in one program on one device, such "
-            "as vmap() or scan()."
+        raise ValueError(message(who, "members", "at least one", members))
+    for i, member in enumerate(members):
+        check_kind(member, Member, who=who, name=f"members[{i}]", expected="a Member")
+        check_corpus(member.corpus, who=who, name=f"members[{i}].corpus")
+        check_rounds(rounds, member.seed, who=who)
+    structures = [
+        jax.tree.map(
+            lambda leaf: (np.shape(leaf), jnp.result_type(leaf)),
+            (member.params, member.frozen, member.varied),
         )
-    shapes = [
-        jax.tree.map(lambda leaf: (np.shape(leaf), jnp.result_type(leaf)), member[:2] + member[4:])
         for member in members
     ]
-    if any(each != shapes[0] for each in shapes):
-        raise ValueError(
-            "simulate_together: members must have params, frozen and varied of one structure, "
-            "shape and type."
-        )
+    for i, structure in enumerate(structures):
+        if structure != structures[0]:
+            raise ValueError(
+                f"{who}: members[{i}]: expected params, frozen and varied of the structure, shapes "
+                "and dtypes that members[0] has, got others."
+            )
 
 
 def _frozen(members: Sequence[Member]) -> tuple[Frozen, bool]:
-    """Those of all, and whether they are the same arrays in all."""
+    """The frozen parameters, and whether they are the same arrays in all members.
+
+    If so they are stored once, else stacked.
+    """
     leaves = [jax.tree.leaves(member.frozen) for member in members]
     if all(one is other for each in leaves for one, other in zip(each, leaves[0], strict=True)):
         return members[0].frozen, True

@@ -1,4 +1,4 @@
-"""FedBuff: against synchronous rounds, and by a schedule worked by hand."""
+"""Buffered rounds, against synchronous rounds and against a schedule simulated by hand."""
 
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from fedjax_llm.algorithm import FederatedAlgorithm, Gather, ServerInfo
 from fedjax_llm.client_training import ClientInfo
 from fedjax_llm.data import Batching
 from fedjax_llm.simulation import (
+    CompiledRounds,
     Conditions,
     Fate,
     Faults,
@@ -34,7 +35,7 @@ ALIKE = link(uplink=1e6, downlink=1e6, latency=0.1, step=1.0)
 
 
 @pytest.fixture(scope="module")
-def federation(task, corpus, compiled_once):
+def federation(task, corpus):
     algorithm = fed_avg(
         task.loss,
         task.params,
@@ -45,10 +46,17 @@ def federation(task, corpus, compiled_once):
     return algorithm, task.params, task.frozen, corpus, BATCHING
 
 
-def run(federation, *, rounds=3, clients=3, buffer=3, **conditions):
-    conditions = Conditions(**{"network": ALIKE, **conditions})
-    options = {"rounds": rounds, "clients": clients, "seed": 0, "conditions": conditions}
-    return list(simulate_buffered(*federation, buffer=buffer, **options))
+@pytest.fixture(scope="module")
+def run(federation):
+    """Runs of one algorithm, or of another federation, that share their compiled rounds."""
+    compiled = CompiledRounds()
+
+    def rounds(federation=federation, *, rounds=3, clients=3, buffer=3, **conditions):
+        conditions = Conditions(**{"network": ALIKE, **conditions})
+        options = {"rounds": rounds, "clients": clients, "seed": 0, "conditions": conditions}
+        return list(simulate_buffered(*federation, buffer=buffer, compiled=compiled, **options))
+
+    return rounds
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +73,11 @@ def close(one, other):
     return all(np.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 
-def test_where_all_take_as_long_it_is_synchronous_rounds(federation):
+def test_clients_that_take_equally_long_give_synchronous_rounds(federation, run):
     conditions = Conditions(network=ALIKE)
     options = {"rounds": 3, "clients": 3, "seed": 0, "client_axis": scan()}
     expected = list(simulate(*federation, **options, conditions=conditions))
-    for one, other in zip(run(federation), expected, strict=True):
+    for one, other in zip(run(), expected, strict=True):
         assert one.clients.tolist() == other.clients.tolist()
         kept = ((r.state, r.snapshot().store) for r in (one, other))
         for a, b in zip(*map(jax.tree.leaves, kept), strict=True):
@@ -80,9 +88,9 @@ def test_where_all_take_as_long_it_is_synchronous_rounds(federation):
 
 
 def events(federation, *, clients, buffer, rounds):
-    """The same by a list of who is at work until when, from the rounds' own orders."""
+    """The schedule by a plain simulation: when each round ends, with which clients, how stale."""
     population = len(federation[3].names)
-    now, working, found = 0.0, [], []
+    now, working, schedule = 0.0, [], []
     for number in range(1, rounds + 1):
         coming = order(jr.fold_in(jr.key(0), number), population).tolist()
         ended = []
@@ -96,12 +104,12 @@ def events(federation, *, clients, buffer, rounds):
             working.remove(turn)
             now = turn[0]
             ended.append((turn[1], number - turn[2]))
-        found.append((now, sorted(ended)))
-    return found
+        schedule.append((now, sorted(ended)))
+    return schedule
 
 
-def test_the_fast_answer_more_often_and_the_slow_are_stale(federation, speeds):
-    got = run(federation, clients=4, buffer=2, rounds=8, network=speeds)
+def test_rounds_end_with_the_clients_of_the_schedule_and_their_staleness(federation, run, speeds):
+    got = run(clients=4, buffer=2, rounds=8, network=speeds)
     expected = events(federation, clients=4, buffer=2, rounds=8)
     for r, (now, ended) in zip(got, expected, strict=True):
         assert r.seconds == pytest.approx(now)
@@ -111,42 +119,46 @@ def test_the_fast_answer_more_often_and_the_slow_are_stale(federation, speeds):
     sent = [e.client for r in got for e in r.messages if e.direction == "down"]
     came = [e.client for r in got for e in r.messages if e.direction == "up"]
     assert len(came) == 16
-    assert len(sent) == 16 + 4 - 2  # the last two that came are not replaced
+    assert len(sent) == 16 + 4 - 2  # the last two to answer are not replaced
 
 
 class Counter(NamedTuple):
-    """A server that counts its steps, and keeps what each came to."""
+    """A server state that counts the steps and records the result of each."""
 
     params: jax.Array
-    said: jax.Array
+    results: jax.Array
 
 
 def counting(steps):
-    """An algorithm whose clients answer the count that they were sent, and whose server, by its
-    state of then, reads a hundred times that into it.
+    """An algorithm whose clients answer the step count that they were sent.
+
+    The server decodes an answer by adding a hundred times the count of the state it decodes with.
     """
     zero = jnp.zeros(2)
 
     def add(state, partial, uplinks, weights):
-        read = uplinks + 100 * state.params
-        return partial + jnp.stack([(weights * read).sum(), weights.sum()])
+        decoded = uplinks + 100 * state.params
+        return partial + jnp.stack([(weights * decoded).sum(), weights.sum()])
 
     def server_update(key, state, partial):
-        said = state.said.at[state.params.astype(int)].set(partial[0] / partial[1])
+        mean = partial[0] / partial[1]
+        results = state.results.at[state.params.astype(int)].set(mean)
         info = ServerInfo(jnp.int32(1), jnp.int32(0), jnp.float32(0))
-        return Counter(state.params + 1, said), info
+        return Counter(state.params + 1, results), info
 
     return FederatedAlgorithm(
         lambda key, params: Counter(params, jnp.zeros(steps)),
         lambda params: (),
         lambda key, state: (state.params, state),
-        lambda key, frozen, sent, own, batches: (sent, own, ClientInfo(zero[0], jnp.int32(1))),
+        lambda key, frozen, sent, state, _: (sent, state, ClientInfo(zero[0], jnp.int32(1))),
         Gather(lambda state, clients: zero, add, jnp.add),
         server_update,
     )
 
 
-def test_an_answer_is_read_by_the_state_it_came_from_and_weighs_less_as_it_is_stale(corpus, speeds):
+def test_an_answer_is_decoded_by_the_state_it_was_sent_and_weighed_by_staleness(
+    corpus, run, speeds
+):
     federation = counting(8), jnp.float32(0), {}, corpus, BATCHING
     found = run(federation, clients=4, buffer=2, rounds=8, network=speeds)
     targets = corpus.targets()
@@ -154,23 +166,23 @@ def test_an_answer_is_read_by_the_state_it_came_from_and_weighs_less_as_it_is_st
         weights = targets[r.clients] / np.sqrt(1 + r.staleness)
         sent = r.round - 1 - r.staleness  # the count when each was sent the model
         expected = (weights * 101 * sent).sum() / weights.sum()
-        assert float(r.state.said[r.round - 1]) == pytest.approx(expected, rel=1e-5)
+        assert float(r.state.results[r.round - 1]) == pytest.approx(expected, rel=1e-5)
     assert max(r.staleness.max() for r in found) > 1
 
 
-def test_the_same_seed_gives_the_same_bits(federation, speeds):
+def test_the_same_seed_gives_the_same_bits(run, speeds):
     given = {"clients": 4, "buffer": 2, "rounds": 3, "network": speeds}
-    one, other = run(federation, **given)[-1], run(federation, **given)[-1]
+    one, other = run(**given)[-1], run(**given)[-1]
     for a, b in zip(*map(jax.tree.leaves, (one.state, other.state)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_who_is_gone_is_replaced_and_fills_no_buffer(federation):
+def test_clients_that_do_not_answer_are_replaced_and_do_not_fill_the_buffer(run):
     def draw(key, number, client):
         no = jnp.array(False)
         return Fate(client == 1, client == 3, client == 5, jnp.where(no, 0.0, 1.0))
 
-    found = run(federation, faults=Faults(draw), rounds=4)
+    found = run(faults=Faults(draw), rounds=4)
     for r in found:
         assert r.plan.counted.sum() == 3
         gone = set(r.clients[~r.plan.answers].tolist())
@@ -184,8 +196,8 @@ def test_who_is_gone_is_replaced_and_fills_no_buffer(federation):
     assert 5 not in touched
 
 
-def test_where_all_are_gone_the_server_stays_as_it_was_and_goes_on(federation):
-    first, second = run(federation, faults=faults(dropout=1.0), rounds=2)
+def test_a_round_without_answers_leaves_the_server_state_unchanged(run):
+    first, second = run(faults=faults(dropout=1.0), rounds=2)
     assert first.server_info.accepted == 0
     assert first.clients.tolist() == list(range(7))  # each was sent the model once
     assert second.seconds > first.seconds
@@ -193,7 +205,7 @@ def test_where_all_are_gone_the_server_stays_as_it_was_and_goes_on(federation):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(second.state))
 
 
-def test_programs_are_compiled_once(task, corpus, speeds):
+def test_a_run_traces_once(task, corpus, speeds):
     traces = []
 
     def loss(params, frozen, batch):
@@ -213,13 +225,19 @@ def test_programs_are_compiled_once(task, corpus, speeds):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"clients": 8}, "clients must be from 1 to 7, the clients of the corpus, got 8"),
-        ({"buffer": 0}, "buffer must be an integer of at least 1, got 0"),
-        ({"network": None}, "expected a network, got none"),
-        ({"deadline": deadline(first=1)}, "expected no deadline"),
-        ({"availability": diurnal(share=0.5)}, "expected no availability"),
+        (
+            {"clients": 8},
+            "clients: expected an integer from 1 to 7, the clients of the corpus, got 8",
+        ),
+        ({"buffer": 0}, "buffer: expected an integer at least 1, got 0"),
+        (
+            {"network": None},
+            "conditions.network: expected a network, which decides .*, got None; add network=",
+        ),
+        ({"deadline": deadline(first=1)}, "conditions.deadline: expected None"),
+        ({"availability": diurnal(share=0.5)}, "conditions.availability: expected None"),
     ],
 )
-def test_what_has_no_meaning_is_refused(federation, given, message):
+def test_arguments_that_buffered_rounds_cannot_use_are_refused(run, given, message):
     with pytest.raises(ValueError, match=message):
-        run(federation, **given)
+        run(**given)

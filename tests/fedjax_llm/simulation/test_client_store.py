@@ -1,4 +1,4 @@
-"""The rows of clients, and what is made ahead of a round."""
+"""The store of client states, and prefetching."""
 
 import threading
 import time
@@ -23,13 +23,13 @@ def states(rng, count):
 
 @pytest.fixture(params=["memory", "disk"])
 def make(request, tmp_path):
-    """A store whose blocks hold two rows, in memory or on disk."""
+    """A factory of stores whose blocks hold two rows, in memory or on disk."""
     folder = tmp_path / "rows" if request.param == "disk" else None
     return lambda first=FIRST: ClientStore(first, folder=folder, block_bytes=30)
 
 
-def test_a_store_is_a_dictionary_of_rows(make):
-    """Against one, over cohorts that overlap, in any order and across blocks."""
+def test_a_store_agrees_with_a_dictionary(make):
+    """Over cohorts that overlap, in any order and across blocks."""
     rng, store, kept = np.random.default_rng(0), make(), {}
     for _ in range(30):
         cohort = rng.permutation(50)[: rng.integers(1, 12)]
@@ -50,7 +50,7 @@ def test_a_store_is_a_dictionary_of_rows(make):
     assert store.touched == len(kept)
 
 
-def test_a_copy_of_the_rows_makes_another_store_the_same(make):
+def test_a_copy_of_the_rows_restores_another_store(make):
     rng, store = np.random.default_rng(1), make()
     store.scatter([7, 3, 40], states(rng, 3))
     rows = store.rows()
@@ -62,26 +62,26 @@ def test_a_copy_of_the_rows_makes_another_store_the_same(make):
         np.testing.assert_array_equal(leaf, before[name])
 
 
-def test_rows_that_were_gathered_are_the_readers_own(make):
+def test_gathered_rows_are_a_copy(make):
     store = make()
     store.gather([1])["a"][:] = 9
     assert store.gather([1])["a"].tolist() == [[0, 1, 2]]
 
 
-def test_a_store_holds_what_was_changed_and_no_more(tmp_path):
-    """A megabyte a client, of which three are kept in blocks of one; the last client is far."""
+def test_a_store_holds_only_the_rows_that_were_written(tmp_path):
+    """A megabyte per client, in blocks of one client; three clients are written."""
     store = ClientStore(np.zeros(2**18, np.float32), folder=tmp_path, block_bytes=2**20)
     store.gather(np.arange(20) * 50_000)
     store.scatter([5, 999_999, 2], np.ones((3, 2**18), np.float32))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 3 * 2**20
 
 
-def test_a_new_store_writes_over_the_folder(tmp_path):
+def test_a_new_store_overwrites_the_folder(tmp_path):
     ClientStore(np.zeros(4, np.float32), folder=tmp_path).scatter([0], np.ones((1, 4), np.float32))
     assert ClientStore(np.zeros(4, np.float32), folder=tmp_path).gather([0]).tolist() == [[0] * 4]
 
 
-def test_what_is_made_ahead_comes_in_order_and_one_at_a_time():
+def test_prefetched_items_come_in_order_and_one_ahead():
     made = []
 
     def make(item):
@@ -98,7 +98,7 @@ def test_what_is_made_ahead_comes_in_order_and_one_at_a_time():
     assert list(ahead) == [1, 4, 9, 16]
 
 
-def test_an_error_comes_up_where_its_item_is_asked_for_and_ends_the_thread():
+def test_a_prefetching_error_is_raised_at_its_item_and_ends_the_thread():
     ahead = prefetched(lambda item: 6 // item, [3, 2, 0, 1])
     assert next(ahead) == 2
     assert next(ahead) == 3
@@ -107,7 +107,7 @@ def test_an_error_comes_up_where_its_item_is_asked_for_and_ends_the_thread():
     assert not threads()
 
 
-def test_the_thread_ends_when_the_rounds_are_closed():
+def test_closing_the_iterator_ends_the_thread():
     ahead = prefetched(lambda item: item, iter(range(10**9)))
     next(ahead)
     assert threads()

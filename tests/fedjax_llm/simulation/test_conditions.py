@@ -1,4 +1,4 @@
-"""Simulated time: links, deadlines and availability, by numbers worked by hand."""
+"""Simulated time: links, deadlines and availability, against numbers worked by hand."""
 
 import functools
 
@@ -11,6 +11,7 @@ from fedjax_compression import codec
 from fedjax_llm import fed_avg
 from fedjax_llm.data import Batching
 from fedjax_llm.simulation import (
+    CompiledRounds,
     Conditions,
     chunked,
     deadline,
@@ -22,7 +23,7 @@ from fedjax_llm.simulation import (
     trace,
     vmap,
 )
-from fedjax_llm.simulation.conditions.availability import there, wait_for
+from fedjax_llm.simulation.conditions.availability import available, wait_for
 from fedjax_llm.simulation.conditions.deadline import Deadline, duration, late
 from fedjax_llm.simulation.conditions.network import arrivals
 
@@ -32,7 +33,9 @@ SLOW = link(uplink=1e4, downlink=1e5, latency=0.5, step=2.0)
 
 
 @pytest.fixture(scope="module")
-def run(task, corpus, compiled_once):
+def run(task, corpus):
+    compiled = CompiledRounds()
+
     @functools.cache
     def algorithm(text):
         return fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5), uplink=codec(text))
@@ -45,6 +48,7 @@ def run(task, corpus, compiled_once):
                 **{"rounds": rounds, "clients": clients, "seed": 0, "client_axis": axis},
                 start=start,
                 conditions=Conditions(**conditions),
+                compiled=compiled,
             )
         ]
 
@@ -63,15 +67,15 @@ def table(path, *lines):
 
 
 def speeds(tmp_path, corpus):
-    """Links of which client i needs i + 1 seconds a step, and nothing else."""
+    """Links on which client i takes i + 1 seconds per step and messages take no time."""
     rows = [f"{name},1e300,1e300,0,{i + 1}" for i, name in enumerate(corpus.names)]
     return links(table(tmp_path / "links.csv", "client,uplink,downlink,latency,step", *rows))
 
 
 def test_an_answer_takes_two_latencies_both_messages_and_the_steps():
-    own = link(uplink=1000, downlink=8000, latency=0.25, step=2).links(["a", "b"])
-    took = arrivals(own, down=2000, steps=np.array([3, 0]), up=np.array([500, 0]))
-    assert took.tolist() == [0.5 + 2 + 6 + 4, 0.5 + 2]
+    two = link(uplink=1000, downlink=8000, latency=0.25, step=2).links(["a", "b"])
+    seconds = arrivals(two, down=2000, steps=np.array([3, 0]), up=np.array([500, 0]))
+    assert seconds.tolist() == [0.5 + 2 + 6 + 4, 0.5 + 2]
 
 
 def test_a_round_takes_as_long_as_its_slowest_client(run, size):
@@ -82,15 +86,15 @@ def test_a_round_takes_as_long_as_its_slowest_client(run, size):
     assert two[1].seconds == two[0].seconds
 
 
-def test_seconds_are_of_the_bytes_that_were_made(run, size):
-    """An entropy-coded message has a length of its own for each client."""
+def test_seconds_come_from_the_bytes_that_were_sent(run, size):
+    """The length of an entropy-coded message differs between clients."""
     ((one, _),) = run(text="entropy_coded(rate=2)", network=SLOW, rounds=1)
     most = max(e.payload_bytes + 12 for e in one.messages if e.direction == "up")
     assert most < size / 8
     assert one.seconds == pytest.approx(1.0 + 8 * size / 1e5 + 8 * most / 1e4 + 6.0)
 
 
-def test_tables_of_links_come_as_csv_and_as_json_lines(tmp_path):
+def test_a_table_of_links_may_be_csv_or_json_lines(tmp_path):
     csv = table(tmp_path / "a.csv", "client,uplink,downlink,step", "a,1,2,3", "b,4e6,5,")
     lines = table(
         tmp_path / "a.jsonl",
@@ -105,30 +109,46 @@ def test_tables_of_links_come_as_csv_and_as_json_lines(tmp_path):
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("t.csv", "a,0,1,0,0", "line 3: uplink must be above 0 bits a second, got 0"),
+        (
+            "t.csv",
+            "a,0,1,0,0",
+            "line 3: uplink: expected a number of bits per second above 0, got 0",
+        ),
         ("t.csv", "a,1,x,0,0", "line 3: downlink: expected a number, got 'x'"),
-        ("t.csv", "a,1,1,-1,0", "line 3: latency must be at least 0 seconds, got -1"),
-        ("t.csv", "a,1,1,0,nan", "line 3: step must be at least 0 seconds, got nan"),
-        ("t.csv", "b,1,1,0,0", "line 3: client: expected a name, and each once, got 'b'"),
+        (
+            "t.csv",
+            "a,1,1,-1,0",
+            "line 3: latency: expected a finite number of seconds of at least 0, got -1",
+        ),
+        (
+            "t.csv",
+            "a,1,1,0,nan",
+            "line 3: step: expected a finite number of seconds of at least 0, got nan",
+        ),
+        (
+            "t.csv",
+            "b,1,1,0,0",
+            "line 3: client: expected the name of a client without an earlier row, got 'b'",
+        ),
         ("t.csv", "a,1", "line 3: downlink: expected a number, got None"),
-        ("t.csv", 'a,"1', "expected a table in CSV, got one where"),
+        ("t.csv", 'a,"1', "expected a CSV table, got an error: "),
         ("t.jsonl", "[1]", r"line 1: expected a JSON object, got '\[1\]'"),
         ("t.jsonl", "[" * 100_000, "line 1: expected a JSON object"),
     ],
 )
-def test_a_table_that_is_none_is_refused_by_its_line(tmp_path, name, line, message):
+def test_a_malformed_table_is_refused_naming_the_line(tmp_path, name, line, message):
     head = ("client,uplink,downlink,latency,step", "b,1,1,0,0") if name == "t.csv" else ()
     with pytest.raises(ValueError, match=message):
         links(table(tmp_path / name, *head, line))
 
 
-def test_a_table_without_some_client_is_refused_by_name(tmp_path, run):
+def test_a_table_that_lacks_a_client_is_refused_naming_it(tmp_path, run):
     path = table(tmp_path / "t.csv", "client,uplink,downlink", "client 0,1,1")
     with pytest.raises(ValueError, match="a link for each of 7 clients, got none for 6, such as"):
         run(network=links(path))
 
 
-def test_the_first_to_answer_are_taken_and_the_others_thrown_away(tmp_path, run, corpus):
+def test_a_deadline_counts_the_first_answers_and_discards_the_others(tmp_path, run, corpus):
     network = speeds(tmp_path, corpus)
     given = {"network": network, "rounds": 1, "clients": 7}
     ((three, _),) = run(deadline=deadline(first=3), **given)
@@ -147,8 +167,8 @@ def test_the_first_to_answer_are_taken_and_the_others_thrown_away(tmp_path, run,
 
 
 @pytest.mark.parametrize("text", ["identity()", "entropy_coded(rate=2)"])
-def test_who_is_late_is_settled_by_the_length_that_is_known_before_the_round(run, size, text):
-    """That of the parameters, where a message is entropy-coded and will be far shorter."""
+def test_lateness_is_decided_by_the_length_known_before_the_round(run, size, text):
+    """For an entropy-coded message that is the length of the parameters, although it is shorter."""
     takes = 1.0 + 8 * size / 1e5 + 8 * size / 1e4 + 3 * 2.0
     for seconds, none in ((takes * 0.999, True), (takes * 1.001, False)):
         ends = deadline(seconds=seconds)
@@ -157,7 +177,7 @@ def test_who_is_late_is_settled_by_the_length_that_is_known_before_the_round(run
         assert r.server_info.accepted == (0 if none else 4)
 
 
-def test_a_late_client_has_kept_what_its_work_left(tmp_path, run, corpus):
+def test_a_late_client_keeps_its_new_state(tmp_path, run, corpus):
     text = "error_feedback(top_k(fraction=0.1))"
     given = {"network": speeds(tmp_path, corpus), "rounds": 1, "clients": 7, "text": text}
     ((_, cut),) = run(deadline=deadline(first=1), **given)
@@ -167,7 +187,7 @@ def test_a_late_client_has_kept_what_its_work_left(tmp_path, run, corpus):
         np.testing.assert_array_equal(one, other)
 
 
-def test_who_answers_in_the_same_instant_is_not_taken_by_number(run):
+def test_ties_are_not_broken_by_client_number(run):
     found = run(network=SLOW, deadline=deadline(first=2), clients=7, rounds=6)
     taken = {int(client) for r, _ in found for client in r.clients[r.plan.counted]}
     assert all(r.plan.counted.sum() == 2 for r, _ in found)
@@ -178,7 +198,7 @@ def test_who_answers_in_the_same_instant_is_not_taken_by_number(run):
     ("ends", "counted", "seconds"),
     [
         (Deadline(), [1, 1, 1], 9.0),
-        (Deadline(), [1, 1, 0], 4.0),  # who is gone is known to be
+        (Deadline(), [1, 1, 0], 4.0),  # the server knows which clients are gone
         (Deadline(), [0, 0, 0], 9.0),
         (Deadline(first=2), [1, 1, 0], 4.0),
         (Deadline(first=2), [1, 0, 0], 1.0),
@@ -189,51 +209,53 @@ def test_who_answers_in_the_same_instant_is_not_taken_by_number(run):
         (Deadline(first=2, seconds=5.0), [1, 0, 0], 5.0),
     ],
 )
-def test_how_long_a_round_lasts(ends, counted, seconds):
+def test_a_round_lasts_until_its_last_counted_answer_or_its_limit(ends, counted, seconds):
     assert duration(ends, np.array([1.0, 4.0, 9.0]), np.array(counted, bool)) == seconds
 
 
-def test_who_is_silent_takes_nobodys_place():
-    there, answers = np.array([1.0, 2.0, 3.0, 3.0]), np.array([False, True, True, True])
-    found = late(Deadline(first=2), there, answers, np.array([0.0, 0.0, 0.9, 0.1]))
+def test_a_silent_client_takes_no_place_among_the_first():
+    arrived, answers = np.array([1.0, 2.0, 3.0, 3.0]), np.array([False, True, True, True])
+    found = late(Deadline(first=2), arrived, answers, np.array([0.0, 0.0, 0.9, 0.1]))
     assert found.tolist() == [False, False, True, False]
 
 
-def test_a_trace_says_who_is_there_and_when_enough_are(tmp_path):
+def test_a_trace_says_which_clients_are_available_and_when_enough_are(tmp_path):
     path = table(tmp_path / "t.csv", "client,start,end", "a,0,10", "b,5,8", "a,12,20", "x,0,99")
     windows = trace(path).windows(["a", "b", "c"])
-    assert there(windows, 0.0, 3).tolist() == [True, False, False]
-    assert there(windows, 5.0, 3).tolist() == [True, True, False]
-    assert there(windows, 8.0, 3).tolist() == [True, False, False]
-    assert there(windows, 11.0, 3).tolist() == [False, False, False]
+    assert available(windows, 0.0, 3).tolist() == [True, False, False]
+    assert available(windows, 5.0, 3).tolist() == [True, True, False]
+    assert available(windows, 8.0, 3).tolist() == [True, False, False]
+    assert available(windows, 11.0, 3).tolist() == [False, False, False]
     begins = [wait_for(windows, now, 1, 3)[0] for now in (0.0, 9.5, 10.0, 13.0)]
     assert begins == [0.0, 9.5, 12.0, 13.0]
     assert wait_for(windows, 1.0, 2, 3)[0] == 5.0
     assert wait_for(windows, 1.0, 2, 3)[1].tolist() == [True, True, False]
-    with pytest.raises(ValueError, match=r"2 clients to be there at once .* from 8 s on, got 1"):
+    with pytest.raises(
+        ValueError, match=r"2 clients to be available at once .* from 8 s on, got 1"
+    ):
         wait_for(windows, 8.0, 2, 3)
 
 
-def test_a_periodic_trace_comes_again(tmp_path):
+def test_a_periodic_trace_repeats(tmp_path):
     path = table(tmp_path / "t.csv", "client,start,end", "a,0,10", "b,5,8")
     windows = trace(path, period=100).windows(["a", "b"])
-    assert there(windows, 306.0, 2).tolist() == [True, True]
+    assert available(windows, 306.0, 2).tolist() == [True, True]
     assert wait_for(windows, 308.0, 2, 2)[0] == 405.0
     assert wait_for(windows, 350.0, 1, 2)[0] == 400.0
     with pytest.raises(ValueError, match=r"expected 3 clients .* got 2 at most"):
         wait_for(windows, 0.0, 3, 2)
 
 
-def test_by_day_each_client_is_there_for_its_share():
+def test_diurnal_clients_are_available_for_their_share():
     names = [str(i) for i in range(50)]
     windows = diurnal(share=0.3, period=100.0).windows(names)
-    seen = np.mean([there(windows, t / 10, 50) for t in range(1000)], axis=0)
-    np.testing.assert_allclose(seen, 0.3, atol=2e-3)
+    share = np.mean([available(windows, t / 10, 50) for t in range(1000)], axis=0)
+    np.testing.assert_allclose(share, 0.3, atol=2e-3)
     some = diurnal(share=0.3, period=100.0).windows(names[:9])
-    np.testing.assert_array_equal(there(windows, 42.0, 50)[:9], there(some, 42.0, 9))
+    np.testing.assert_array_equal(available(windows, 42.0, 50)[:9], available(some, 42.0, 9))
 
 
-def test_who_is_waited_for_is_there_however_far_the_clock_has_run():
+def test_enough_clients_are_available_after_waiting_however_late_it_is():
     windows = diurnal(share=0.3, period=0.7).windows([str(i) for i in range(9)])
     now = 0.1
     for _ in range(200):
@@ -243,7 +265,7 @@ def test_who_is_waited_for_is_there_however_far_the_clock_has_run():
         now = begins + 1.3
 
 
-def test_a_round_draws_from_those_that_are_there_and_waits_for_them(tmp_path, run, corpus):
+def test_a_round_waits_for_available_clients_and_draws_from_them(tmp_path, run, corpus):
     network = speeds(tmp_path, corpus)
     path = table(
         tmp_path / "t.csv",
@@ -271,7 +293,7 @@ def test_a_round_draws_from_those_that_are_there_and_waits_for_them(tmp_path, ru
     assert [r.clients.tolist() for r, _ in alone] == [r.clients.tolist() for r, _ in found]
 
 
-def test_who_drops_out_does_not_keep_the_round_waiting(tmp_path, run, corpus):
+def test_a_round_does_not_wait_for_clients_that_drop_out(tmp_path, run, corpus):
     network = speeds(tmp_path, corpus)
     given = {"network": network, "clients": 7, "rounds": 1}
     ((gone, _),) = run(faults=faults(dropout=1.0), **given)
@@ -285,17 +307,29 @@ def test_who_drops_out_does_not_keep_the_round_waiting(tmp_path, run, corpus):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: link(uplink=0, downlink=1), "link: uplink must be above 0 bits a second, got 0"),
-        (lambda: link(uplink=1, downlink=1, step=-1), "link: step must be at least 0 seconds"),
+        (
+            lambda: link(uplink=0, downlink=1),
+            "link: uplink: expected a number of bits per second above 0, got 0",
+        ),
+        (
+            lambda: link(uplink=1, downlink=1, step=-1),
+            "link: step: expected a finite number of seconds of at least 0, got -1",
+        ),
         (deadline, "deadline: expected first, seconds or both, got neither"),
-        (lambda: deadline(first=0), "deadline: first must be an integer of at least 1, got 0"),
-        (lambda: deadline(seconds=0), "deadline: seconds must be above 0 and finite, got 0"),
-        (lambda: diurnal(share=0), "diurnal: share must be above 0 and at most 1, got 0"),
-        (lambda: diurnal(share=1, period=0), "diurnal: period must be above 0 seconds, got 0"),
-        (lambda: diurnal(share=1, period=float("inf")), "diurnal: period must be finite, got inf"),
+        (lambda: deadline(first=0), "deadline: first: expected an integer at least 1, got 0"),
+        (lambda: deadline(seconds=0), "deadline: seconds: expected a number above 0, got 0"),
+        (
+            lambda: diurnal(share=0),
+            "diurnal: share: expected a number above 0 and at most 1, got 0",
+        ),
+        (lambda: diurnal(share=1, period=0), "diurnal: period: expected a number above 0, got 0"),
+        (
+            lambda: diurnal(share=1, period=float("inf")),
+            "diurnal: period: expected a number above 0, got inf",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
+def test_values_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -307,18 +341,20 @@ def test_what_cannot_be_is_refused(make, message):
         (["a,0,51"], "line 2: expected a client and 0 <= start < end <= 50"),
         (["a,nan,4"], "line 2: expected a client and"),
         (["a,0"], "line 2: expected a client and"),
-        (["a,0,9", "a,8,12"], "client 'a': expected windows that do not meet"),
+        (["a,0,9", "a,8,12"], "client 'a': expected windows that do not overlap"),
     ],
 )
-def test_a_trace_that_is_none_is_refused(tmp_path, lines, message):
+def test_a_malformed_trace_is_refused(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
         trace(table(tmp_path / "t.csv", "client,start,end", *lines), period=50)
-    with pytest.raises(ValueError, match="expected client,start,end, got"):
+    with pytest.raises(ValueError, match="expected the header client,start,end, got"):
         trace(table(tmp_path / "t.csv", "who,start,end", *lines))
 
 
 @pytest.mark.parametrize("name", ["deadline", "availability"])
-def test_time_needs_a_network(run, name):
+def test_a_condition_on_time_needs_a_network(run, name):
     condition = {"deadline": deadline(first=1), "availability": diurnal(share=0.5)}[name]
-    with pytest.raises(ValueError, match=f"simulate: {name} is in simulated seconds, expected"):
+    with pytest.raises(
+        ValueError, match=f"simulate: conditions.network: expected a network, as {name} is in"
+    ):
         run(**{name: condition})

@@ -1,4 +1,4 @@
-"""Rounds in which clients drop out, are silent, fail, or do part of their work."""
+"""Rounds in which clients drop out, stay silent, fail, or do only some of their steps."""
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,25 @@ from fedjax_compression import codec
 from fedjax_llm import fed_avg
 from fedjax_llm.data import Batching, Corpus, cohort_batches
 from fedjax_llm.ledger import total_bytes
-from fedjax_llm.simulation import Conditions, Fate, Faults, chunked, faults, scan, simulate, vmap
+from fedjax_llm.simulation import (
+    CompiledRounds,
+    Conditions,
+    Fate,
+    Faults,
+    chunked,
+    faults,
+    scan,
+    simulate,
+    vmap,
+)
 
 BATCHING = Batching(seq=16, batch=2, steps=3)
 ALL = vmap()
 FINE = Fate(jnp.array(False), jnp.array(False), jnp.array(False), jnp.array(1.0))
 
 
-def falling(**clients):
-    """A schedule by hand: what befalls each client, every round, such as `dropped=[2]`."""
+def with_fates(**clients):
+    """Conditions under which the same clients have a fault in every round, as `dropped=[2]`."""
 
     def draw(key, number, client):
         def among(name):
@@ -32,8 +42,9 @@ def falling(**clients):
 
 
 @pytest.fixture(scope="module")
-def run(task, corpus, compiled_once):
-    """Runs of all seven clients, of one algorithm."""
+def run(task, corpus):
+    """Runs of all seven clients, of one algorithm, that share their compiled rounds."""
+    compiled = CompiledRounds()
     algorithm = fed_avg(
         task.loss,
         task.params,
@@ -45,15 +56,16 @@ def run(task, corpus, compiled_once):
     def rounds(conditions=Conditions(), *, rounds=2, axis=ALL, clients=7, **more):
         federation = (algorithm, task.params, task.frozen, corpus, BATCHING)
         options = {"rounds": rounds, "clients": clients, "seed": 0, "client_axis": axis}
-        found = simulate(*federation, **options, conditions=conditions, **more)
+        options |= {"conditions": conditions, "compiled": compiled}
+        found = simulate(*federation, **options, **more)
         return [(r, r.snapshot()) for r in found]
 
     return rounds
 
 
 @pytest.fixture(scope="module")
-def well(run):
-    return run(falling())
+def faultless(run):
+    return run(with_fates())
 
 
 def states(snapshot):
@@ -75,16 +87,16 @@ def sent(finished, direction):
     return [e.client for e in finished.messages if e.direction == direction]
 
 
-def test_conditions_under_which_nothing_falls_change_nothing(run, well):
-    for (one, _), (other, _) in zip(well, run(), strict=True):
+def test_conditions_without_a_fault_change_nothing(run, faultless):
+    for (one, _), (other, _) in zip(faultless, run(), strict=True):
         assert close(one.state, other.state)
         assert one.messages == other.messages
         assert one.plan.counted.all()
         assert other.plan is None
 
 
-def test_who_drops_out_gets_the_model_and_is_as_if_not_drawn(run, well):
-    (one, stands), _ = run(falling(dropped=[2, 5]))
+def test_a_dropped_client_receives_the_model_and_changes_nothing(run, faultless):
+    (one, stands), _ = run(with_fates(dropped=[2, 5]))
     assert sent(one, "down") == list(range(7))
     assert sent(one, "up") == [0, 1, 3, 4, 6]
     assert one.server_info.accepted == 5
@@ -93,43 +105,43 @@ def test_who_drops_out_gets_the_model_and_is_as_if_not_drawn(run, well):
     assert one.client_info.targets[[2, 5]].tolist() == [0, 0]
     others = [0, 1, 3, 4, 6]
     np.testing.assert_allclose(
-        one.client_info.loss[others], well[0][0].client_info.loss[others], rtol=1e-5
+        one.client_info.loss[others], faultless[0][0].client_info.loss[others], rtol=1e-5
     )
     for client, rows in states(stands).items():
-        assert close(rows, states(well[0][1])[client])
+        assert close(rows, states(faultless[0][1])[client])
 
 
-def test_who_is_silent_sends_nothing_and_keeps_what_its_work_left(run, well):
-    (one, stands), _ = run(falling(silent=[2, 5]))
+def test_a_silent_client_sends_nothing_and_keeps_its_new_state(run, faultless):
+    (one, stands), _ = run(with_fates(silent=[2, 5]))
     assert sent(one, "down") == list(range(7))
     assert sent(one, "up") == [0, 1, 3, 4, 6]
-    assert close(states(stands)[2], states(well[0][1])[2])
-    (dropped, _), _ = run(falling(dropped=[2, 5]))
+    assert close(states(stands)[2], states(faultless[0][1])[2])
+    (dropped, _), _ = run(with_fates(dropped=[2, 5]))
     assert close(one.state, dropped.state)
 
 
-def test_who_fails_sends_what_is_left_out_and_forgets(run):
-    (one, stands), (two, _) = run(falling(failed=[2, 5]))
+def test_a_failed_client_is_left_out_and_keeps_its_old_state(run):
+    (one, stands), (two, _) = run(with_fates(failed=[2, 5]))
     assert sent(one, "up") == list(range(7))
     assert (one.server_info.accepted, one.server_info.failed) == (5, 2)
     assert np.isnan(one.client_info.loss).nonzero()[0].tolist() == [2, 5]
     assert sorted(states(stands)) == [0, 1, 3, 4, 6]
-    (dropped, _), _ = run(falling(dropped=[2, 5]))
+    (dropped, _), _ = run(with_fates(dropped=[2, 5]))
     assert close(one.state, dropped.state)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(two.state))
 
 
-def test_who_does_part_takes_its_first_steps_and_weighs_the_same(run, well):
-    (one, _), _ = run(falling(half=[2]))
+def test_partial_work_takes_the_first_steps_with_full_weight(run, faultless):
+    (one, _), _ = run(with_fates(half=[2]))
     assert one.plan.steps.tolist() == [3, 3, 2, 3, 3, 3, 3]  # half of three, rounded up
-    whole = well[0][0].client_info
+    whole = faultless[0][0].client_info
     assert 0 < one.client_info.targets[2] < whole.targets[2]
     assert one.client_info.targets[3] == whole.targets[3]
     assert one.server_info.accepted == 7
-    assert not close(one.state.params, well[0][0].state.params)
+    assert not close(one.state.params, faultless[0][0].state.params)
 
 
-def test_steps_that_are_not_finished_are_masked_out_and_the_others_are_what_they_were(corpus):
+def test_steps_that_are_not_completed_are_masked_and_the_others_are_unchanged(corpus):
     keys = np.arange(6, dtype=np.uint32).reshape(3, 2)
     whole = cohort_batches(corpus, BATCHING, [1, 2, 3], keys)
     part = cohort_batches(corpus, BATCHING, [1, 2, 3], keys, steps=np.array([3, 1, 0]))
@@ -140,14 +152,14 @@ def test_steps_that_are_not_finished_are_masked_out_and_the_others_are_what_they
 
 
 @pytest.mark.parametrize("lost", ["dropped", "silent", "failed"])
-def test_a_round_that_nobody_answers_leaves_the_server_as_it_was(run, well, lost):
+def test_a_round_without_answers_leaves_the_server_state_unchanged(run, faultless, lost):
     def draw(key, number, client):
         gone = jnp.array(number == 2)
         return FINE._replace(**{lost: gone})
 
     (_, before), (two, after) = run(Conditions(Faults(draw)))
-    assert same(two.state, before.state)  # momentum does not move it on
-    assert close(before.state, well[0][0].state)
+    assert same(two.state, before.state)  # not even by momentum
+    assert close(before.state, faultless[0][0].state)
     assert (two.server_info.accepted, two.server_info.update_norm) == (0, 0)
     assert sent(two, "down") == list(range(7))
     assert sent(two, "up") == (list(range(7)) if lost == "failed" else [])
@@ -183,7 +195,7 @@ def test_a_fate_depends_on_key_round_and_client_alone(run):
     assert sum(total_bytes(r.messages, "up") > 0 for r, _ in everybody) == 3
 
 
-def test_a_run_goes_on_to_the_same_bits_under_faults(run):
+def test_a_run_resumes_to_the_same_bits_under_faults(run):
     whole = run(MANY, rounds=3)
     rest = run(MANY, rounds=3, start=whole[0][1])
     for (one, stood), (other, stands) in zip(whole[1:], rest, strict=True):
@@ -192,7 +204,7 @@ def test_a_run_goes_on_to_the_same_bits_under_faults(run):
         assert one.messages == other.messages
 
 
-def test_nothing_is_compiled_again_when_more_or_fewer_answer(task, corpus):
+def test_nothing_is_traced_again_when_another_number_of_clients_answers(task, corpus):
     traces = []
 
     def loss(params, frozen, batch):
@@ -212,7 +224,7 @@ def test_nothing_is_compiled_again_when_more_or_fewer_answer(task, corpus):
     assert len(traces) == once
 
 
-def test_faults_come_as_often_as_they_are_asked_to():
+def test_faults_have_their_probabilities():
     chances = {"dropout": 0.1, "silence": 0.2, "failure": 0.3, "partial": 0.4}
     schedule = faults(**chances)
     keys, many = jr.split(jr.key(0), 4000), jnp.arange(4000)
@@ -231,18 +243,24 @@ def test_faults_come_as_often_as_they_are_asked_to():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dropout": 1.5}, "faults: dropout must be from 0 to 1, got 1.5"),
-        ({"partial": float("nan")}, "faults: partial must be from 0 to 1, got nan"),
-        ({"dropout": 0.7, "failure": 0.6}, "must come to at most 1, .* got 1.29"),
+        ({"dropout": 1.5}, "faults: dropout: expected a number at least 0 and at most 1, got 1.5"),
+        (
+            {"partial": float("nan")},
+            "faults: partial: expected a number at least 0 and at most 1, got nan",
+        ),
+        (
+            {"dropout": 0.7, "failure": 0.6},
+            "dropout, silence, failure, partial: expected a sum of at most 1, got 1.29",
+        ),
     ],
 )
-def test_faults_that_cannot_be_are_refused(given, message):
+def test_probabilities_out_of_range_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         faults(**given)
 
 
 def empty_first(corpus):
-    """The same clients, of whom the first has one token, which predicts nothing."""
+    """The same clients after one more, whose single token predicts nothing."""
     offsets = np.concatenate([[0, 1], 1 + corpus.offsets[1:]])
     tokens = np.concatenate([corpus.tokens[:1], corpus.tokens])
     return Corpus(("a", *corpus.names), tokens, np.sort(offsets)[: len(corpus.names) + 2])

@@ -1,5 +1,6 @@
-"""Clients over eight devices, and over two processes, against one device. Devices are forced on the
-host, in processes of their own.
+"""Clients over eight devices, and over two processes, against one device.
+
+The devices are forced on the host, in processes started for each test.
 """
 
 import json
@@ -57,9 +58,9 @@ def farthest(one, other):
 
 
 @pytest.mark.parametrize("axis", ["sharded", "sharded scan", "sharded chunked", "sharded base"])
-def test_devices_compute_the_round_of_one(one_device, tmp_path, axis):
-    """Eleven clients, which eight devices do not divide. A gradient that is summed over the devices
-    would be eight times too large.
+def test_eight_devices_compute_the_round_of_one(one_device, tmp_path, axis):
+    """Eleven clients, not a multiple of eight. A gradient summed over the devices would be eight
+    times too large.
     """
     out = tmp_path / "out.npz"
     leaves, about = result(out, start(out, axis, "identity()", 11, devices=8))
@@ -74,8 +75,8 @@ def test_devices_compute_the_round_of_one(one_device, tmp_path, axis):
 def test_two_processes_compute_the_round_of_one_and_count_every_message(
     one_device, tmp_path, uplink
 ):
-    """With memories of clients, too, who come to another process in another round. Rounding may
-    take an entry to the next of its 255 levels, of which the distance is a small part in the mean.
+    """Clients keep residuals and move between the processes from round to round. Rounding may move
+    an entry to the next of its 255 levels, so the distance of a codec that rounds is a mean.
     """
     out = tmp_path / "out.npz"
     with socket.socket() as free:
@@ -93,18 +94,21 @@ def test_two_processes_compute_the_round_of_one_and_count_every_message(
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        ({"axis": "data"}, r"axis must be one of \('clients',\), got 'data'"),
-        ({"inner": sharded()}, r"inner must be vmap\(\), scan\(\) or chunked\(size\)"),
+        ({"axis": "data"}, "axis: expected clients, got 'data'"),
+        (
+            {"inner": sharded()},
+            r"inner: expected vmap\(\), scan\(\) or chunked\(size\), got Placement",
+        ),
     ],
 )
-def test_what_is_no_axis_of_devices_is_refused(wrong, expected):
+def test_a_wrong_axis_or_inner_client_axis_is_refused(wrong, expected):
     mesh = jax.make_mesh((1,), ("clients",), axis_types=(AxisType.Auto,))
     with pytest.raises(ValueError, match=expected):
         sharded(**{"mesh": mesh, **wrong})
 
 
-def test_the_command_looks_for_the_fastest_axis_on_all_devices(tmp_path):
-    """Of which a processor can be made to have two."""
+def test_the_command_times_a_client_axis_over_all_devices(tmp_path):
+    """On a processor that is made to have two devices."""
     sizes = "--rounds 2 --clients 3 --local-steps 1 --population 30 --batch 1 --seq 8"
     command = f"train {sizes} --client-axis auto() --out {tmp_path}"
     done = subprocess.run(  # noqa: S603

@@ -12,7 +12,7 @@ import pytest
 from fedjax_compression import codec, wire
 
 from fedjax_llm import fed_avg
-from fedjax_llm.data import Batching
+from fedjax_llm.data import Batching, Corpus
 from fedjax_llm.ledger import total_bytes
 from fedjax_llm.simulation import chunked, fastest, scan, simulate, vmap
 from fedjax_llm.simulation.loop import cohorts
@@ -75,7 +75,7 @@ def test_every_client_axis_computes_the_same_round(task, corpus, axis):
 
 
 @pytest.mark.parametrize("axis", [scan(), chunked(2)])
-def test_every_client_axis_carries_the_clients_memory(task, corpus, axis):
+def test_every_client_axis_carries_the_client_states(task, corpus, axis):
     """Rounding may move a few entries over top-k's threshold, so the distance is a mean."""
     text = "error_feedback(top_k(fraction=0.1))"
     expected = run(task, corpus, text=text, axis=vmap())[-1].state.params
@@ -133,7 +133,7 @@ def test_every_message_is_in_the_ledger(task, corpus):
         assert total_bytes(r.messages, "down") == 4 * (12 + 4 * entries)
     k = round(0.1 * entries)
     least = 4 * (12 + 4 * k)
-    support = 4 * k * (2 + np.log2(entries / k)) / 8  # what Elias and Fano promise
+    support = 4 * k * (2 + np.log2(entries / k)) / 8  # the bound of the Elias-Fano code
     assert least < total_bytes(rounds[0].messages, "up") < least + support
     assert {e.header_bytes for e in rounds[0].messages} == {wire.HEADER_BYTES}
 
@@ -159,37 +159,40 @@ def test_a_failing_client_is_reported_and_the_others_go_on(task, corpus):
 
 
 def test_a_cohort_larger_than_the_corpus_is_refused(task, corpus):
-    with pytest.raises(ValueError, match="clients must be from 1 to 7"):
+    with pytest.raises(ValueError, match="simulate: clients: expected an integer from 1 to 7"):
         run(task, corpus, clients=8)
 
 
-def test_chunks_have_a_size():
-    with pytest.raises(ValueError, match="chunked: size must be an integer of at least 1, got 0"):
+def test_chunks_without_a_size_are_refused():
+    with pytest.raises(ValueError, match="chunked: size: expected an integer at least 1, got 0"):
         chunked(0)
 
 
 @pytest.mark.parametrize("axis", [vmap(), chunked(2)])
-def test_what_is_made_ahead_changes_no_bit(task, corpus, monkeypatch, axis):
-    """Five of seven clients: most of a cohort took part in the round before as well."""
+def test_prefetching_changes_no_bit(task, corpus, monkeypatch, axis):
+    """Five of seven clients: most of a cohort was in the cohort before as well."""
     text = "error_feedback(top_k(fraction=0.1))"
     ahead = run(task, corpus, text=text, axis=axis)[-1].state.params
     monkeypatch.setattr(cohorts, "prefetched", lambda make, items: (make(i) for i in items))
     assert distance(ahead, run(task, corpus, text=text, axis=axis)[-1].state.params) == 0.0
 
 
-def test_an_error_in_a_later_rounds_data_comes_up_in_that_round(task, corpus, monkeypatch):
-    batches, calls = cohorts.cohort_batches, []
+class FailingCorpus(Corpus):
+    """A corpus that fails when it is read for the third time."""
 
-    def with_failures(*args, **given):
-        calls.append(args)
-        if len(calls) == 3:
+    reads = 0
+
+    def rows(self, clients, *, seq, pack=True):
+        self.reads += 1
+        if self.reads == 3:
             raise OSError("the disk is gone")
-        return batches(*args, **given)
+        return super().rows(clients, seq=seq, pack=pack)
 
-    monkeypatch.setattr(cohorts, "cohort_batches", with_failures)
+
+def test_an_error_in_the_data_of_a_later_round_is_raised_in_that_round(task, corpus):
     done = []
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5))
-    federation = (algorithm, task.params, task.frozen, corpus, BATCHING)
+    federation = (algorithm, task.params, task.frozen, FailingCorpus(*corpus), BATCHING)
     rounds = simulate(*federation, rounds=5, clients=3, seed=0)
     with pytest.raises(OSError, match="the disk is gone"):
         done.extend(map(attrgetter("round"), rounds))
@@ -198,10 +201,10 @@ def test_an_error_in_a_later_rounds_data_comes_up_in_that_round(task, corpus, mo
 
 
 class Rounds:
-    """Rounds that take so long, or of which one does not fit."""
+    """Rounds that take `seconds` each; None for rounds that do not fit in memory."""
 
     def __init__(self, seconds):
-        self.seconds, self.closed = seconds, False
+        self.seconds = seconds
 
     def __iter__(self):
         return self
@@ -213,23 +216,23 @@ class Rounds:
         return self
 
 
-def test_the_fastest_axis_that_fits_is_taken():
+def test_the_fastest_axis_that_fits_is_chosen():
     axes = {"slow": scan(), "large": vmap(), "fast": chunked(2)}
-    takes = {"slow": 0.2, "large": None, "fast": 0.01}
-    by_axis = {id(axis): takes[name] for name, axis in axes.items()}
+    seconds = {"slow": 0.2, "large": None, "fast": 0.01}
+    by_axis = {id(axis): seconds[name] for name, axis in axes.items()}
     best, found = fastest(lambda axis: Rounds(by_axis[id(axis)]), axes)
     assert best.name == "fast"
     assert best.axis is axes["fast"]
     assert [each.name for each in found] == ["slow", "large", "fast"]
     assert found[0].seconds > found[2].seconds
     assert found[1].seconds is None
-    with pytest.raises(MemoryError, match="expected one of large to fit, got none"):
+    with pytest.raises(MemoryError, match="axes: expected one of large to fit, got none"):
         fastest(lambda axis: Rounds(None), {"large": vmap()})
-    with pytest.raises(ValueError, match="fastest: timed must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="fastest: timed: expected an integer at least 1, got 0"):
         fastest(lambda axis: Rounds(0.0), axes, timed=0)
 
 
-def test_an_error_that_is_not_of_memory_is_not_passed_over():
+def test_an_error_other_than_out_of_memory_is_raised():
     class Broken(Rounds):
         def __next__(self):
             raise jax.errors.JaxRuntimeError("INTERNAL: it broke")
@@ -252,7 +255,7 @@ def test_the_store_of_no_state_is_empty():
     assert store.gather([1, 2]) == ()
 
 
-def test_rounds_that_nobody_closed_end_quietly_with_the_interpreter():
+def test_an_iterator_that_is_not_closed_ends_quietly_with_the_interpreter():
     module = "fedjax_llm.simulation.loop.prefetch"
     script = f"from {module} import prefetched as p; i = p(abs, [1, 2]); next(i)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)  # noqa: S603

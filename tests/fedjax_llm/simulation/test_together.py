@@ -1,4 +1,4 @@
-"""Several runs as one program, against each alone."""
+"""Several runs as one program, against each run alone."""
 
 import dataclasses
 
@@ -41,8 +41,8 @@ def farthest(one, other):
 
 
 @pytest.mark.parametrize("axis", [vmap(), scan()])
-def test_each_run_is_what_it_is_alone(task, corpus, axis):
-    """Of its own seed, rate and start, with the memories of its own clients."""
+def test_each_member_computes_what_it_computes_alone(task, corpus, axis):
+    """Members differ in seed, learning rate and initial parameters, and keep residuals."""
     starts = [task.params, jax.tree.map(lambda leaf: leaf + 0.01, task.params)]
     members = [
         Member(start, task.frozen, corpus, seed, rate)
@@ -63,7 +63,7 @@ def test_each_run_is_what_it_is_alone(task, corpus, axis):
         assert store.clients.tolist() == there.clients.tolist()
 
 
-def test_a_frozen_base_is_held_once_and_the_round_is_traced_once(task, corpus):
+def test_members_with_one_frozen_base_trace_one_round(task, corpus):
     traced = []
     members = [Member(task.params, task.frozen, corpus, seed, 0.1) for seed in range(3)]
     rounds = simulate_together(made(task, traced), members, BATCHING, rounds=4, clients=2)
@@ -74,12 +74,15 @@ def test_a_frozen_base_is_held_once_and_the_round_is_traced_once(task, corpus):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"members": []}, "members must be at least one, got none"),
-        ({"clients": 8}, "clients must be from 1 to 7, the fewest of a corpus, got 8"),
-        ({"client_axis": chunked(2)}, "one program on one device"),
+        ({"members": []}, r"members: expected at least one, got \[\]"),
+        (
+            {"clients": 8},
+            "clients: expected an integer from 1 to 7, the clients of the smallest corpus, got 8",
+        ),
+        ({"client_axis": chunked(2)}, "client_axis: expected one program on one device"),
     ],
 )
-def test_what_cannot_run_together_is_refused(task, corpus, change, said):
+def test_members_that_cannot_run_together_are_refused(task, corpus, change, said):
     members = [Member(task.params, task.frozen, corpus, 0, 0.1)]
     given = {"members": members, "clients": 2, "rounds": 1, "batching": BATCHING, **change}
     with pytest.raises(ValueError, match=said):
@@ -89,7 +92,10 @@ def test_what_cannot_run_together_is_refused(task, corpus, change, said):
 def test_members_of_other_shapes_are_refused(task, corpus):
     wider = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2), leaf.dtype), task.params)
     members = [Member(p, task.frozen, corpus, 0, 0.1) for p in (task.params, wider)]
-    with pytest.raises(ValueError, match="of one structure, shape and type"):
+    with pytest.raises(
+        ValueError,
+        match=r"members\[1\]: expected params, frozen and varied of the structure",
+    ):
         next(simulate_together(made(task), members, BATCHING, rounds=1, clients=2))
 
 
@@ -105,7 +111,7 @@ SMALL = RunConfig(
 
 
 def test_a_sweep_runs_the_seeds_of_a_codec_together(tmp_path):
-    """To the rows that it makes one after another, of which it runs none again."""
+    """The rows are those of runs one after another, and a second sweep runs none of them again."""
     alone = next(sweep([canonical(SMALL)], tmp_path / "alone.jsonl"))
     configs = configurations(SMALL, ["identity()", "top_k(fraction=0.1)"], seeds=[0, 1])
     rows = list(sweep(configs, tmp_path / "rows.jsonl", together=True))
@@ -127,7 +133,7 @@ def test_a_sweep_runs_the_seeds_of_a_codec_together(tmp_path):
         ({"faults": "faults(dropout=0.5)"}, "together: expected a method of whole rounds"),
     ],
 )
-def test_a_sweep_says_what_cannot_run_together(change, said, tmp_path):
+def test_a_sweep_names_the_field_that_cannot_run_together(change, said, tmp_path):
     configs = configurations(dataclasses.replace(SMALL, **change), ["identity()"], seeds=[0, 1])
     with pytest.raises(ValueError, match=said):
         next(sweep(configs, tmp_path / "rows.jsonl", together=True))

@@ -1,0 +1,32 @@
+"""Checks of numbers, beside those of `fedjax_compression.checks`."""
+
+import math
+from typing import Any
+
+import numpy as np
+from fedjax_compression.checks import check_integer
+from fedjax_compression.errors import message
+
+
+def check_count(
+    value: Any, *, who: str, name: str, at_least: int | None = None, at_most: int | None = None
+) -> None:
+    """`check_integer` that accepts NumPy integers too."""
+    number = int(value) if isinstance(value, np.integer) else value
+    check_integer(number, who=who, name=name, at_least=at_least, at_most=at_most)
+
+
+def check_above_zero(value: Any, *, who: str, name: str, unit: str) -> None:
+    """Raise `ValueError` unless a value is a number above 0; infinity is one."""
+    if not _is_number(value) or not value > 0:
+        raise ValueError(message(who, name, f"a number of {unit} above 0", value))
+
+
+def check_seconds(value: Any, *, who: str, name: str) -> None:
+    """Raise `ValueError` unless a value is a finite number of seconds that is not negative."""
+    if not _is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(message(who, name, "a finite number of seconds of at least 0", value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
