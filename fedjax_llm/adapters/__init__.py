@@ -1,4 +1,4 @@
-"""What of a model is trained, and what is added to it for that."""
+"""Adapters: which parameters of a model are trained, and which are added for that."""
 
 from .bitfit import bitfit
 from .bottleneck import bottleneck

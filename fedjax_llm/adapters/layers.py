@@ -1,8 +1,9 @@
-"""Training of some layers alone, as they are."""
+"""Training of a contiguous range of transformer layers."""
 
 from typing import Any
 
 import jax
+from fedjax_compression.checks import check_integer
 from flax import nnx
 from jaxtyping import Array, Key
 
@@ -12,17 +13,38 @@ from .prefix_tuning import check_decoder
 
 
 def layers(first: int, last: int | None = None) -> Adapter:
-    """Train the layers from `first` to `last`, both counted and numbered from 0, and freeze all
-    others, embeddings and the head.
+    """Train the transformer layers from `first` to `last`, and freeze everything else.
 
-    `last` is `first` unless given; both may be negative, -1 the model's last. The stack of blocks
-    is cut at the two ends, so that what is trained and sent is those layers alone, and nothing is
-    computed back below them.
-    Raises `ValueError` for layers that the model does not have, when attached.
+    Embeddings, the final norm and the head are frozen too. The stack of layers is cut at both
+    ends of the range: only the layers of the range are trained and sent, and the backward pass
+    stops at the first of them.
+
+    Args:
+        first: First layer to train, from 0. A negative number counts from the end; -1 is the
+            model's last layer.
+        last: Last layer to train, included; negative as for `first`. Default: `first`, one layer.
+
+    Returns:
+        The adapter, for a `Decoder`. It adds no parameters.
+
+    Raises:
+        ValueError: If a number is not an integer; when attached, if the model lacks these layers
+            or `first` comes after `last`.
+        TypeError: When attached, if the model is not a `Decoder`.
+
+    Example:
+        >>> import jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.adapters import layers
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0), adapter=layers(-1))
+        >>> task.params["blocks"]["mlp"]["up_proj"]["kernel"].shape  # one layer of two
+        (1, 8, 12)
+
     """
-    for number in (first, last):
-        if number is not None and type(number) is not int:
-            raise ValueError(f"layers: expected numbers of layers, got {number!r}.")
+    check_integer(first, who="layers", name="first")
+    if last is not None:
+        check_integer(last, who="layers", name="last")
 
     def attach(key: Key[Array, ""], model: Decoder) -> None:
         check_decoder(model, who="layers")
@@ -30,8 +52,8 @@ def layers(first: int, last: int | None = None) -> Adapter:
         start, end = (n + count if n < 0 else n for n in (first, first if last is None else last))
         if not 0 <= start <= end < count:
             raise ValueError(
-                f"layers: expected numbers from 0 to {count - 1}, the first not above the last, "
-                f"got {first!r} and {last!r}."
+                f"layers: first, last: expected 0 <= first <= last <= {count - 1} in a model of "
+                f"{count} layers, got {first!r} and {last!r}."
             )
         graph, stack = nnx.split(model.blocks)
 

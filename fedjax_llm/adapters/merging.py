@@ -1,9 +1,10 @@
-"""What an adapter has learned, put into the parameters of a plain model."""
+"""Merging a trained adapter into the parameters of a plain model."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from fedjax_compression.checks import check_kind
 from flax import nnx
 from jaxtyping import PyTree
 
@@ -15,15 +16,40 @@ leaves = jax.tree_util.tree_leaves_with_path
 
 
 def merge_adapter(model: Any) -> PyTree:
-    """The parameters of the model without adapter that gives the same logits, to rounding.
+    """Compute the parameters of the plain model that gives the same logits, to rounding.
 
-    `model` is what `Task.model` or `Adapted.merge` gives, and stays as it is; the result is for
-    `hf_tensors` and `from_params`. LoRA, DoRA and IA3 go into the kernels, a packed base is
-    unpacked, cut layers are joined.
-    Raises `ValueError` for what has no place in the plain model: prompts, prefixes, bottlenecks,
-    and biases that `bitfit` added.
+    LoRA, DoRA and IA3 are merged into the kernels, a quantised base is unpacked to float32, and the
+    three stacks of `layers` are joined into one.
+
+    Args:
+        model: A model with an adapter, from `task.model(params, frozen)` or
+            `adapted.merge(params, frozen)`. It is not changed.
+
+    Returns:
+        Parameters for `models.hf_tensors` and `models.from_params`: nested dictionaries of arrays.
+
+    Raises:
+        TypeError: If `model` is not a Flax NNX module.
+        ValueError: For an adapter that has no place in a plain model: a prompt, a prefix,
+            bottlenecks, and biases that `bitfit` added.
+
+    Example:
+        >>> import jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.adapters import lora, merge_adapter
+        >>> from fedjax_llm.models import from_params
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0), adapter=lora(rank=2))
+        >>> params = merge_adapter(task.model(task.params, task.frozen))
+        >>> type(from_params(config, params)).__name__
+        'Decoder'
+
     """
-    model = nnx.merge(*nnx.split(model))  # shares arrays, and no modules
+    remedy = "task.model(params, frozen) makes one"
+    check_kind(
+        model, nnx.Module, who="merge_adapter", name="model", expected="a model", remedy=remedy
+    )
+    model = nnx.merge(*nnx.split(model))  # new modules that share the arrays
     _refuse(model)
     for path, module in list(nnx.iter_graph(model)):
         if not isinstance(module, Linear):
@@ -42,12 +68,15 @@ def merge_adapter(model: Any) -> PyTree:
     if isinstance(model, Decoder):
         plain, got = ({path for path, _ in leaves(t)} for t in (empty(model.config), params))
         if extra := sorted(map(jax.tree_util.keystr, got - plain)):
-            raise _no_place(extra[0])
+            raise _no_place(f"the parameter at {extra[0]}")
     return params
 
 
 def _joined(params: dict[str, Any]) -> PyTree:
+    """The parameters with one stack of blocks, where `layers` cut it into up to three."""
     stacks = [params.pop(name) for name in ("before", "blocks", "after") if name in params]
+    if not stacks:  # a classifier, whose blocks are those of its encoder
+        return params
     blocks = jax.tree.map(lambda *parts: jnp.concatenate(parts), *stacks)
     return {**params, "blocks": blocks}
 
@@ -55,10 +84,13 @@ def _joined(params: dict[str, Any]) -> PyTree:
 def _refuse(model: Any) -> None:
     if isinstance(model, Decoder):
         if model.prompt is not None:
-            raise _no_place("the prompt")
+            raise _no_place("a prompt")
         if model.blocks.attention.prefix is not None:
-            raise _no_place("the prefix")
+            raise _no_place("a prefix")
 
 
-def _no_place(what: str) -> ValueError:
-    return ValueError(f"merge_adapter: a plain model has no place for {what}.")
+def _no_place(got: str) -> ValueError:
+    return ValueError(
+        f"merge_adapter: model: expected an adapter that a plain model has a place for, got {got}; "
+        "export_adapter writes prompts and prefixes."
+    )

@@ -1,4 +1,4 @@
-"""An adapter's parameters as `peft` reads them."""
+"""Writing a trained adapter in the format of Hugging Face's `peft`."""
 
 import os
 from collections import Counter
@@ -11,9 +11,10 @@ from ..models import Decoder
 from .ia3 import Scaled
 from .low_rank import Directed, LowRank
 from .peft_files import PREFIX, PROMPT, write_adapter
-from .targets import Product, products
+from .targets import Projection, projections
 
 Written = tuple[dict[str, Any], dict[str, np.ndarray]]
+"""A config and tensors by name."""
 
 
 def export_adapter(
@@ -21,22 +22,45 @@ def export_adapter(
 ) -> None:
     """Write a model's LoRA, rsLoRA, DoRA, IA3, prompt or prefix as a folder that `peft` loads.
 
-    `model` is what `Task.model` or `Adapted.merge` gives. `base_model` is the path or the name on
-    the hub of the model that the adapter is for, which `peft` then finds by itself. Both files are
-    written whole or not at all; what they held before is replaced.
-    Layers of different rank and alpha go into `rank_pattern` and `alpha_pattern`.
-    Raises `ValueError` for a model with no adapter, with several kinds, or with one that `peft` has
-    no format for.
+    The folder gets `adapter_config.json` and `adapter_model.safetensors`, in float32. Alpha
+    is recovered from the scale and rounded to 5 decimals. Ranks and alphas that differ between
+    layers go into `rank_pattern` and `alpha_pattern`. Files of an earlier
+    adapter are replaced; a reader never finds a mixture of two adapters.
+
+    Args:
+        folder: Where to write; made if it does not exist.
+        model: A model with an adapter, from `task.model(params, frozen)` or
+            `adapted.merge(params, frozen)`.
+        base_model: Path, or name on the hub, of the model that the adapter is for. `peft` uses it
+            to find the base. Default: none is recorded.
+
+    Raises:
+        TypeError: If `model` is not a `Decoder`, an `Encoder` or a `Classifier`.
+        ValueError: For a model with no adapter, with several kinds, or with one that `peft` has no
+            format for. Nothing is written then.
+
+    Example:
+        >>> import os, tempfile
+        >>> import jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.adapters import export_adapter, lora
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0), adapter=lora(rank=2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_adapter(folder, task.model(task.params, task.frozen))
+        ...     sorted(os.listdir(folder))
+        ['adapter_config.json', 'adapter_model.safetensors']
+
     """
-    there = [product for product in products(model) if product.module.adapter is not None]
-    kinds = {_kind(product) for product in there}
+    adapted = [p for p in projections(model, who="export_adapter") if p.module.adapter is not None]
+    kinds = {_kind(projection) for projection in adapted}
     if isinstance(model, Decoder):
         kinds |= {"prompt"} if model.prompt is not None else set()
         kinds |= {"prefix"} if model.blocks.attention.prefix is not None else set()
     if len(kinds) != 1 or not kinds <= {"LowRank", "Directed", "Scaled", "prompt", "prefix"}:
         raise ValueError(
-            "export_adapter: expected a model with LoRA, DoRA, IA3, a prompt or a prefix, one of "
-            f"them, got {', '.join(sorted(kinds)) or 'none'}."
+            "export_adapter: model: expected one with one kind of adapter, of LoRA, DoRA, IA3, "
+            f"prompt or prefix, got {', '.join(sorted(kinds)) or 'none'}."
         )
     match kinds.pop():
         case "prompt":
@@ -44,9 +68,9 @@ def export_adapter(
         case "prefix":
             config, tensors = _prefix(model)
         case "Scaled":
-            config, tensors = _ia3(there)
+            config, tensors = _ia3(adapted)
         case _:
-            config, tensors = _lora(there)
+            config, tensors = _lora(adapted)
     config |= {
         "base_model_name_or_path": base_model,
         "inference_mode": True,
@@ -55,18 +79,18 @@ def export_adapter(
     write_adapter(folder, config, tensors)
 
 
-def _kind(product: Product) -> str:
-    return type(product.module.adapter).__name__
+def _kind(projection: Projection) -> str:
+    return type(projection.module.adapter).__name__
 
 
-def _lora(there: Sequence[Product]) -> Written:
+def _lora(adapted: Sequence[Projection]) -> Written:
     tensors, ranks, alphas = {}, {}, {}
-    for product in there:
-        low = product.module.adapter
+    for projection in adapted:
+        low = projection.module.adapter
         assert isinstance(low, LowRank)  # noqa: S101
         a, b = (np.asarray(leaf[...], np.float32) for leaf in (low.a, low.b))
-        scales = np.broadcast_to(np.asarray(low.scale_of_layers()), len(product.names))
-        for layer, (name, rank) in enumerate(zip(product.names, low.ranks, strict=True)):
+        scales = np.broadcast_to(np.asarray(low.scale_of_layers()), len(projection.names))
+        for layer, (name, rank) in enumerate(zip(projection.names, low.ranks, strict=True)):
             if not rank:
                 continue
             key = f"{PREFIX}{name}.lora_"
@@ -79,37 +103,37 @@ def _lora(there: Sequence[Product]) -> Written:
             alphas[name] = float(np.float32(round(alpha, 5)))
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
-    first: Any = there[0].module.adapter
+    first: Any = adapted[0].module.adapter
     config = {
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {name: r for name, r in ranks.items() if r != rank},
         "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
-        "target_modules": _modules(there, set(ranks)),
+        "target_modules": _modules(adapted, set(ranks)),
         "use_rslora": first.stabilised,
         "use_dora": isinstance(first, Directed),
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": _fan_in_fan_out(there),
+        "fan_in_fan_out": _fan_in_fan_out(adapted),
     }
     return config, tensors
 
 
-def _ia3(there: Sequence[Product]) -> Written:
+def _ia3(adapted: Sequence[Projection]) -> Written:
     tensors = {}
-    for product in there:
-        scaled = product.module.adapter
+    for projection in adapted:
+        scaled = projection.module.adapter
         assert isinstance(scaled, Scaled)  # noqa: S101
-        for name, scale in zip(product.names, np.asarray(scaled.scale[...]), strict=True):
+        for name, scale in zip(projection.names, np.asarray(scaled.scale[...]), strict=True):
             shape = (1, -1) if scaled.of_inputs else (-1, 1)
             tensors[f"{PREFIX}{name}.ia3_l"] = scale.reshape(shape)
-    inner = [product for product in there if product.module.adapter.of_inputs]  # type: ignore[union-attr]
+    inner = [projection for projection in adapted if projection.module.adapter.of_inputs]  # type: ignore[union-attr]
     config = {
         "peft_type": "IA3",
-        "target_modules": _modules(there),
+        "target_modules": _modules(adapted),
         "feedforward_modules": _modules(inner),
-        "fan_in_fan_out": _fan_in_fan_out(there),
+        "fan_in_fan_out": _fan_in_fan_out(adapted),
     }
     return config, tensors
 
@@ -147,18 +171,18 @@ def _virtual(tokens: int, layers: int, heads: int, width: int) -> dict[str, int]
     }
 
 
-def _modules(there: Sequence[Product], taken: set[str] | None = None) -> list[str]:
-    """Names as short as they may be: without the layer, where all layers are meant."""
+def _modules(adapted: Sequence[Projection], included: set[str] | None = None) -> list[str]:
+    """The shortest module names: without the layer where all layers are included."""
     found = []
-    for product in there:
-        names = [name for name in product.names if taken is None or name in taken]
-        if len(names) == len(product.names) > 1:
+    for projection in adapted:
+        names = [name for name in projection.names if included is None or name in included]
+        if len(names) == len(projection.names) > 1:
             found.append(names[0].split(".0.", 1)[1])
         else:
             found += names
     return found
 
 
-def _fan_in_fan_out(there: Sequence[Product]) -> bool:
-    """Whether the base's weights are [in, out], as GPT-2's are."""
-    return there[0].names[0].startswith("transformer.h.")
+def _fan_in_fan_out(adapted: Sequence[Projection]) -> bool:
+    """Whether the checkpoint stores weights as [inputs, outputs], as GPT-2 does."""
+    return adapted[0].names[0].startswith("transformer.h.")

@@ -1,4 +1,4 @@
-"""The two files of an adapter of Hugging Face's `peft`, read and written."""
+"""Reading and writing the two files of an adapter of Hugging Face's `peft`."""
 
 import json
 import os
@@ -14,15 +14,25 @@ from ..model_files.files import read_json_object
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""Before the name of a module in a file's tensors."""
+"""Prefix of a module's name in the names of a file's tensors."""
 PROMPT = "prompt_embeddings"
+"""Name of the one tensor of a prompt or a prefix."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def write_adapter(
     folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> None:
-    """Write both files. Whoever reads in between may find no adapter, but never a mixture."""
+    """Write both files, replacing those of an earlier adapter.
+
+    A reader may find no config while this runs, but never a mixture of two adapters.
+
+    Args:
+        folder: The folder; made if it does not exist.
+        config: Contents of `adapter_config.json`.
+        tensors: Contents of `adapter_model.safetensors`, by name.
+
+    """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     draft = place / f".{CONFIG}-{secrets.token_hex(8)}.part"
@@ -39,31 +49,42 @@ def write_adapter(
 
 
 def read_adapter(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
-    """The config and the tensors, of which no values are read yet.
+    """Read an adapter's config and the shapes and dtypes of its tensors.
 
-    Raises `ValueError` for a folder without these files, files that are not what they must be, and
-    tensors that are not of floats.
+    Args:
+        folder: The folder with both files.
+
+    Returns:
+        The config, and the tensors by name, whose values are not read yet.
+
+    Raises:
+        ValueError: If a file is missing or malformed, or a tensor's dtype is not a float.
+
     """
     place = Path(folder)
     for name in (CONFIG, TENSORS):
         if not (place / name).is_file():
-            raise ValueError(f"{place}: an adapter of peft must hold {name}, and does not.")
+            raise ValueError(
+                f"{place}: {name}: expected a file of a peft adapter, got no such file."
+            )
     tensors = read_safetensors(place / TENSORS)
     for name, tensor in tensors.items():
         if tensor.dtype.name not in FLOATS:
             raise ValueError(
-                f"{place / TENSORS}: tensor {name!r} must be of {', '.join(FLOATS)}, got "
+                f"{place / TENSORS}: tensor {name!r}: expected one of {', '.join(FLOATS)}, got "
                 f"{tensor.dtype.name}."
             )
     return read_json_object(place / CONFIG), tensors
 
 
-def value(
+def read_tensor(
     tensors: Mapping[str, LazyTensor], name: str, shape: tuple[int, ...], *, where: Path
 ) -> np.ndarray:
-    """One tensor in float32; `ValueError` for one that is missing or of another shape."""
+    """Read one tensor as float32; `ValueError` if it is missing or has another shape."""
     if name not in tensors:
-        raise ValueError(f"{where}: expected tensor {name!r} of shape {shape}, which it lacks.")
+        raise ValueError(
+            f"{where}: tensor {name!r}: expected shape {shape}, got no tensor of this name."
+        )
     if tensors[name].shape != shape:
         raise ValueError(
             f"{where}: tensor {name!r}: expected shape {shape}, got {tensors[name].shape}."
@@ -71,8 +92,12 @@ def value(
     return tensors[name].read().astype(np.float32)
 
 
-def no_others(tensors: Mapping[str, LazyTensor], known: set[str], *, where: Path, why: str) -> None:
-    """Raise `ValueError` for a tensor that is not known."""
+def refuse_others(
+    tensors: Mapping[str, LazyTensor], known: set[str], *, where: Path, why: str
+) -> None:
+    """Raise `ValueError` for a tensor whose name is not known."""
     if extra := sorted(set(tensors) - known):
         rest = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-        raise ValueError(f"{where}: expected no tensor {extra[0]!r}{rest}: {why}.")
+        raise ValueError(
+            f"{where}: expected only the adapter's tensors, got {extra[0]!r}{rest}; {why}."
+        )

@@ -1,4 +1,4 @@
-"""Adapters that `peft` has written."""
+"""Reading an adapter in the format of Hugging Face's `peft`."""
 
 import os
 import re
@@ -16,14 +16,22 @@ from ..models import Decoder
 from ..models.layers import Linear
 from .contract import Adapted, Adapter, Added
 from .ia3 import INNER, Scaled
-from .lora import one, uneven
+from .lora import mixed_ranks, shared_scale
 from .low_rank import Directed, LowRank, column_norms
-from .peft_files import CONFIG, PREFIX, PROMPT, TENSORS, no_others, read_adapter, value
+from .peft_files import (
+    CONFIG,
+    PREFIX,
+    PROMPT,
+    TENSORS,
+    read_adapter,
+    read_tensor,
+    refuse_others,
+)
 from .prefix_tuning import Prefix, check_decoder
 from .ranks import unpadded
-from .targets import by_pattern, products
+from .targets import by_pattern, projections
 
-_UNHEEDED = """
+_UNCHECKED = """
 base_model_name_or_path peft_type task_type inference_mode peft_version revision auto_mapping
 fan_in_fan_out target_modules exclude_modules layers_to_transform layers_pattern lora_dropout
 megatron_core feedforward_modules r lora_alpha rank_pattern alpha_pattern use_rslora use_dora bias
@@ -31,20 +39,46 @@ init_lora_weights init_ia3_weights init_weights qalora_group_size eva_config num
 num_layers num_attention_heads token_dim num_transformer_submodules encoder_hidden_size
 prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs
 """
-"""Fields that are read elsewhere, or that say what tensors say, or how training began."""
+"""Fields that need no check: read below, implied by the tensors, or about how training began."""
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
-"""Values of `init_lora_weights` that leave the base as it was."""
+"""Values of `init_lora_weights` that do not change the base model."""
 
 
 def import_adapter(folder: str | os.PathLike[str], *, base_model: str | None = None) -> Adapter:
-    """The LoRA, rsLoRA, DoRA, IA3, prompt or prefix in a folder that `peft` wrote, as an adapter
-    that starts from it and can be trained on. Dropout is not applied.
+    """Read a LoRA, rsLoRA, DoRA, IA3, prompt or prefix from a folder that `peft` wrote.
 
-    Config and shapes are read here, values when the adapter is attached. Files are not believed:
-    see `read_safetensors`; patterns that could take long to match are refused.
-    Raises `ValueError`, naming file, field or tensor, for files that are not what they must be, for
-    a field that asks for what is not done here, for another base than `base_model`, where both are
-    given, and when attached, for a model that lacks a module or has it in another shape.
+    The adapter starts from the values in the file and can be trained further. Dropout is not
+    applied. Config and shapes are read at once, values when the adapter is attached. The files are
+    not trusted: `read_safetensors` checks all sizes before a value is read, and patterns that could
+    take long to match are refused.
+
+    Args:
+        folder: The folder with `adapter_config.json` and `adapter_model.safetensors`.
+        base_model: Name of the model to adapt, to compare with the base that the config names. No
+            check if either is missing; default none.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        ValueError: Naming file, field or tensor: for malformed files, for a field that asks for
+            something that is not supported, and for another base than `base_model`. When attached:
+            for a model that lacks a module, or has it in another shape.
+        TypeError: When attached, if the model is of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> import jax, jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.adapters import export_adapter, import_adapter, lora
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0), adapter=lora(rank=2, targets="q_proj"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_adapter(folder, task.model(task.params, task.frozen))
+        ...     again = language_model(config, key=jr.key(0), adapter=import_adapter(folder))
+        >>> jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again.params, task.params))
+        True
+
     """
     config, tensors = read_adapter(folder)
     place = Path(folder)
@@ -53,8 +87,8 @@ def import_adapter(folder: str | os.PathLike[str], *, base_model: str | None = N
     if base_model is not None and named not in (None, "", base_model):
         raise _wrong(where, "base_model_name_or_path", base_model, named)
     for field, given in config.items():
-        if field not in _UNHEEDED.split() and given not in (None, False, [], {}, ""):
-            raise _wrong(where, field, "nothing, as it is not done here", given)
+        if field not in _UNCHECKED.split() and given not in (None, False, [], {}, ""):
+            raise _wrong(where, field, "no value, as this field is not supported", given)
     if config.get("bias", "none") != "none":
         raise _wrong(where, "bias", "none", config["bias"])
     match config.get("peft_type"):
@@ -76,7 +110,7 @@ def _lora(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], place: P
     ranks, alphas = (_patterns(config, f"{what}_pattern", where) for what in ("rank", "alpha"))
     for each in (rank, *ranks.values()):
         if type(each) is not int or not 1 <= each < 2**16:
-            raise _wrong(where, "r", "a whole number from 1 to 65535", each)
+            raise _wrong(where, "r", "an integer from 1 to 65535", each)
     for each in (alpha, *alphas.values()):
         if type(each) not in (int, float) or not 0 <= each < 1e9:
             raise _wrong(where, "lora_alpha", "a number from 0 to 1e9", each)
@@ -84,39 +118,42 @@ def _lora(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], place: P
         raise _wrong(
             where,
             "init_lora_weights",
-            f"one of {', '.join(map(str, _STARTS))}, which leave the base as it was",
+            f"one of {', '.join(map(str, _STARTS))}, which do not change the base model",
             config["init_lora_weights"],
         )
     stabilised, directed = (bool(config.get(f)) for f in ("use_rslora", "use_dora"))
-    parts = ("A.weight", "B.weight", *(("magnitude_vector",) if directed else ()))
+    suffixes = ("A.weight", "B.weight", *(("magnitude_vector",) if directed else ()))
 
     def attach(key: Key[Array, ""], model: nnx.Module) -> None:
         known: set[str] = set()
-        for product in products(model):
-            keys = [f"{PREFIX}{name}.lora_" for name in product.names]
-            there = [any(k + part in tensors for part in parts) for k in keys]
-            if not any(there):
+        for projection in projections(model, who="import_adapter"):
+            keys = [f"{PREFIX}{name}.lora_" for name in projection.names]
+            adapted = [any(k + suffix in tensors for suffix in suffixes) for k in keys]
+            if not any(adapted):
                 continue
-            known |= {k + part for k in keys for part in parts}
-            own = [by_pattern(ranks, n, rank) if t else 0 for n, t in _zip(product.names, there)]
+            known |= {k + suffix for k in keys for suffix in suffixes}
+            layer_ranks = [
+                by_pattern(ranks, name, rank) if a else 0
+                for name, a in _zip(projection.names, adapted)
+            ]
             scales = [
                 by_pattern(alphas, name, alpha) / (r**0.5 if stabilised else r) if r else 0.0
-                for name, r in _zip(product.names, own)
+                for name, r in _zip(projection.names, layer_ranks)
             ]
-            product.module.adapter = _low_rank(
-                product.module, tensors, keys, own, scales, directed, stabilised, path
+            projection.module.adapter = _low_rank(
+                projection.module, tensors, keys, layer_ranks, scales, directed, stabilised, path
             )
-        why = "the model has no such module, or the config asks for no such part"
-        no_others(tensors, known, where=path, why=why)
+        why = "the model has no such module, or the config asks for no such tensor"
+        refuse_others(tensors, known, where=path, why=why)
 
     def restate(key: Key[Array, ""], model: nnx.Module, adapted: Adapted) -> Adapted:
-        return unpadded(adapted, uneven(model))
+        return unpadded(adapted, mixed_ranks(model))
 
     return Adapter(attach, Added, restate)
 
 
 def _low_rank(
-    product: Linear,
+    linear: Linear,
     tensors: Mapping[str, LazyTensor],
     keys: list[str],
     ranks: list[int],
@@ -125,38 +162,46 @@ def _low_rank(
     stabilised: bool,
     path: Path,
 ) -> LowRank:
-    kernel = product.weights(jnp.float32)
+    kernel = linear.weights(jnp.float32)
     inputs, outputs = kernel.shape[-2:]
     a = np.zeros((len(keys), inputs, max(ranks)), np.float32)
     b = np.zeros((len(keys), max(ranks), outputs), np.float32)
     for layer, (key, rank) in enumerate(_zip(keys, ranks)):
         if rank:
-            a[layer, :, :rank] = value(tensors, f"{key}A.weight", (rank, inputs), where=path).T
-            b[layer, :rank] = value(tensors, f"{key}B.weight", (outputs, rank), where=path).T
-    rest: dict[str, Any] = {"scale": one(scales), "ranks": tuple(ranks), "stabilised": stabilised}
+            a[layer, :, :rank] = read_tensor(
+                tensors, f"{key}A.weight", (rank, inputs), where=path
+            ).T
+            b[layer, :rank] = read_tensor(tensors, f"{key}B.weight", (outputs, rank), where=path).T
+    settings: dict[str, Any] = {
+        "scale": shared_scale(scales),
+        "ranks": tuple(ranks),
+        "stabilised": stabilised,
+    }
     if not directed:
-        return LowRank(jnp.asarray(a), jnp.asarray(b), **rest)
+        return LowRank(jnp.asarray(a), jnp.asarray(b), **settings)
     magnitude = np.array(column_norms(kernel))
     for layer, (key, rank) in enumerate(_zip(keys, ranks)):
         if rank:
-            magnitude[layer] = value(tensors, f"{key}magnitude_vector", (outputs,), where=path)
-    return Directed(jnp.asarray(a), jnp.asarray(b), jnp.asarray(magnitude), **rest)
+            magnitude[layer] = read_tensor(
+                tensors, f"{key}magnitude_vector", (outputs,), where=path
+            )
+    return Directed(jnp.asarray(a), jnp.asarray(b), jnp.asarray(magnitude), **settings)
 
 
 def _ia3(tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:
     def attach(key: Key[Array, ""], model: nnx.Module) -> None:
         known: set[str] = set()
-        for product in products(model):
-            names = [f"{PREFIX}{name}.ia3_l" for name in product.names]
+        for projection in projections(model, who="import_adapter"):
+            names = [f"{PREFIX}{name}.ia3_l" for name in projection.names]
             if not any(name in tensors for name in names):
                 continue
             known |= set(names)
-            of_inputs = product.name in INNER
-            inputs, outputs = product.module.weights(jnp.float32).shape[-2:]
+            of_inputs = projection.name in INNER
+            inputs, outputs = projection.module.weights(jnp.float32).shape[-2:]
             shape = (1, inputs) if of_inputs else (outputs, 1)
-            scales = [value(tensors, name, shape, where=path).reshape(-1) for name in names]
-            product.module.adapter = Scaled(jnp.asarray(np.stack(scales)), of_inputs=of_inputs)
-        no_others(tensors, known, where=path, why="the model has no such module")
+            scales = [read_tensor(tensors, name, shape, where=path).reshape(-1) for name in names]
+            projection.module.adapter = Scaled(jnp.asarray(np.stack(scales)), of_inputs=of_inputs)
+        refuse_others(tensors, known, where=path, why="the model has no such module")
 
     return Adapter(attach, Added)
 
@@ -182,9 +227,9 @@ def _prefix(tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:
 
 
 def _rows(tensors: Mapping[str, LazyTensor], width: int, path: Path) -> np.ndarray:
-    no_others(tensors, {PROMPT}, where=path, why="a prompt is one tensor")
+    refuse_others(tensors, {PROMPT}, where=path, why="a prompt is a single tensor")
     tokens = next((t.shape[0] for t in tensors.values() if len(t.shape) == 2), 1)
-    return value(tensors, PROMPT, (max(tokens, 1), width), where=path)
+    return read_tensor(tensors, PROMPT, (max(tokens, 1), width), where=path)
 
 
 def _patterns(config: Mapping[str, Any], field: str, where: Path) -> dict[str, Any]:

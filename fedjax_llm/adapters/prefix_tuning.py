@@ -1,9 +1,10 @@
-"""Learned keys and values of each layer (Li & Liang 2021, arXiv:2101.00190)."""
+"""Trained keys and values in each layer (Li & Liang 2021, arXiv:2101.00190)."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+from fedjax_compression.checks import check_integer, check_kind
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
@@ -15,7 +16,7 @@ Mask = Bool[Array, "#batch 1 seq keys"]
 
 
 class Prefix(nnx.Module):
-    """Keys and values before all others, which every token sees."""
+    """Keys and values before those of the text, which every token attends to."""
 
     def __init__(
         self,
@@ -29,23 +30,43 @@ class Prefix(nnx.Module):
         if mask is None:
             mask = jnp.tril(jnp.ones((1, 1, seq, seq), bool))
 
-        def before(own: Added, others: Array) -> Array:
-            rows = jnp.broadcast_to(own[...].astype(others.dtype), (len(others), *own.shape))
-            return jnp.concatenate([rows, others], axis=1)
+        def prepend(prefix: Added, text: Array) -> Array:
+            rows = jnp.broadcast_to(prefix[...].astype(text.dtype), (len(text), *prefix.shape))
+            return jnp.concatenate([rows, text], axis=1)
 
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (slots, 0)), constant_values=True)
-        return before(self.keys, k), before(self.values, v), mask
+        return prepend(self.keys, k), prepend(self.values, v), mask
 
 
 def prefix_tuning(*, tokens: int) -> Adapter:
-    """Train so many keys and values in each layer, which stand before those of the text.
+    """Prepend `tokens` trained keys and values in each layer, and freeze the model.
 
-    They are Gaussian of deviation .02 at first, are not turned by rotary positions, and take the
-    first positions from the text; all segments of a packed row see them, and sliding layers too.
-    The model's output changes at once. Departure: the paper trains an MLP that makes them, and
-    throws it away afterwards; here, as in PEFT without `prefix_projection`, they are trained as
-    they are.
-    Raises `ValueError` for fewer than one token, and for a model that is no decoder.
+    They start Gaussian with standard deviation .02, so the initial model computes another function
+    than the plain one. They are not rotated by rotary positions, and they occupy the first
+    positions: those of the text follow after them. All segments of a packed row attend to them, and
+    so do layers with a sliding window. Departure from the paper: it trains an MLP that produces
+    them, which it discards after training; here they are trained directly, as in PEFT without
+    `prefix_projection`.
+
+    Args:
+        tokens: Number of keys and values per layer, at least 1.
+
+    Returns:
+        The adapter, for a `Decoder`. `merge_adapter` refuses it; `export_adapter` writes it.
+
+    Raises:
+        ValueError: If `tokens` is not an integer of at least 1.
+        TypeError: When attached, if the model is not a `Decoder`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.adapters import prefix_tuning
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0), adapter=prefix_tuning(tokens=3))
+        >>> jax.tree.map(jnp.shape, task.params)  # [layers, tokens, heads, head]
+        {'blocks': {'attention': {'prefix': {'keys': (2, 3, 2, 4), 'values': (2, 3, 2, 4)}}}}
+
     """
     check_tokens(tokens, who="prefix_tuning")
 
@@ -60,12 +81,10 @@ def prefix_tuning(*, tokens: int) -> Adapter:
 
 
 def check_tokens(tokens: int, *, who: str) -> None:
-    """Raise `ValueError` for what is no count."""
-    if type(tokens) is not int or tokens < 1:
-        raise ValueError(f"{who}: tokens must be an integer of at least 1, got {tokens!r}.")
+    """Raise `ValueError` unless `tokens` is an integer of at least 1."""
+    check_integer(tokens, who=who, name="tokens", at_least=1)
 
 
 def check_decoder(model: Any, *, who: str) -> None:
-    """Raise `ValueError` for a model of another kind."""
-    if not isinstance(model, Decoder):
-        raise ValueError(f"{who}: the model must be a Decoder, got {type(model).__name__}.")
+    """Raise `TypeError` unless a model is a `Decoder`."""
+    check_kind(model, Decoder, who=who, name="model", expected="a Decoder")

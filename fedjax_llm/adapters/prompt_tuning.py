@@ -1,4 +1,4 @@
-"""Learned vectors before the text (Lester et al. 2021, arXiv:2104.08691)."""
+"""Trained embeddings before the text (Lester et al. 2021, arXiv:2104.08691)."""
 
 import jax.random as jr
 from jaxtyping import Array, Key
@@ -9,13 +9,33 @@ from .prefix_tuning import check_decoder, check_tokens
 
 
 def prompt_tuning(*, tokens: int) -> Adapter:
-    """Train so many embeddings that stand before each row of tokens.
+    """Prepend `tokens` trained embeddings to each row, and freeze the model.
 
-    They start as embeddings of tokens drawn at random (the paper's "sampled vocabulary"). They
-    take the first positions, all segments of a packed row see them, and no logits are given for
-    them. Attention costs as for rows that are longer by `tokens`; sliding layers lose sight of them
-    as of other tokens. The model's output changes at once.
-    Raises `ValueError` for fewer than one token, and for a model that is no decoder.
+    The embeddings start as those of randomly drawn vocabulary tokens, the paper's "sampled
+    vocabulary", so the initial model computes another function than the plain one. They occupy the
+    first positions, and the text follows after them. All segments of a packed row attend to them;
+    layers with a sliding window lose sight of them as of other tokens. They get no logits.
+    Attention costs as much as for rows that are longer by `tokens`.
+
+    Args:
+        tokens: Number of embeddings, at least 1.
+
+    Returns:
+        The adapter, for a `Decoder`. `merge_adapter` refuses it; `export_adapter` writes it.
+
+    Raises:
+        ValueError: If `tokens` is not an integer of at least 1.
+        TypeError: When attached, if the model is not a `Decoder`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.adapters import prompt_tuning
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0), adapter=prompt_tuning(tokens=3))
+        >>> jax.tree.map(jnp.shape, task.params)
+        {'prompt': (3, 8)}
+
     """
     check_tokens(tokens, who="prompt_tuning")
 

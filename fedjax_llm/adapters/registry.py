@@ -1,4 +1,4 @@
-"""Adapters by name."""
+"""The built-in adapters by name, as the `adapter` text of a run spells them."""
 
 from collections.abc import Callable, Mapping
 
@@ -33,3 +33,4 @@ ADAPTERS: Mapping[str, Callable] = {
         seeds,
     )
 }
+"""Factory by name. To add an adapter to the command line, add its factory."""

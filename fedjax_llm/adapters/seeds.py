@@ -1,6 +1,4 @@
-"""All parameters moved by a few numbers along directions that seeds draw (Qin et al. 2023,
-FedKSeed, arXiv:2312.06353).
-"""
+"""Coefficients along seeded random directions (Qin et al. 2023, FedKSeed, arXiv:2312.06353)."""
 
 from typing import Any
 
@@ -8,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from fedjax_compression.checks import check_integer
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -15,19 +14,37 @@ from .contract import Adapted, Adapter
 
 
 def seeds(*, count: int) -> Adapter:
-    """Train `count` coefficients c; the model's parameters are base + sum of c_k z_k.
+    """Train `count` coefficients c, where the model's parameters are base + sum over k of c_k z_k.
 
-    z_k is Gaussian of variance 1 and drawn from the adapter's key and k, which all sides know, so
-    that what is sent is 4 bytes a direction whatever the model's size. Coefficients start at zero:
-    nothing changes at first.
-    Cost: `count` draws of all parameters for each evaluation and each gradient, one at a time in
-    memory, beside one copy of the parameters; under `vmap` a copy for each client, so prefer the
-    client axis `scan()`. A gradient of c needs that of all parameters; zeroth-order methods need
-    only evaluations.
-    Raises `ValueError` for a count below 1.
+    Each direction z_k is standard Gaussian with the shapes of all parameters, drawn from a seed
+    that is part of the frozen parameters, and k. Clients and server share the seed, so an update
+    takes 4 bytes per direction whatever the model's size. Coefficients start at zero: the initial
+    model computes the same function.
+    Cost: each evaluation and each gradient draws all directions, one at a time, and keeps one copy
+    of the parameters beside the base; under `vmap` one copy per client, so prefer the client axis
+    `scan()`. The gradient of c needs the gradient of all parameters; zeroth-order methods need only
+    evaluations.
+
+    Args:
+        count: Number of directions, at least 1.
+
+    Returns:
+        The adapter, for any model.
+
+    Raises:
+        ValueError: If `count` is not an integer of at least 1.
+
+    Example:
+        >>> import jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.adapters import seeds
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0), adapter=seeds(count=5))
+        >>> task.params["coefficients"].tolist(), sorted(task.frozen)
+        ([0.0, 0.0, 0.0, 0.0, 0.0], ['base', 'rest', 'seed'])
+
     """
-    if type(count) is not int or count < 1:
-        raise ValueError(f"seeds: count must be an integer of at least 1, got {count!r}.")
+    check_integer(count, who="seeds", name="count", at_least=1)
 
     def restate(key: Key[Array, ""], model: Any, adapted: Adapted) -> Adapted:
         frozen = {
@@ -47,7 +64,7 @@ def seeds(*, count: int) -> Adapter:
 
 @jax.custom_vjp
 def along(coefficients: Float[Array, " directions"], base: PyTree, seed: Array) -> PyTree:
-    """Base + sum of c_k z_k; differentiable in c, and in base."""
+    """Compute base + sum over k of c_k z_k; differentiable in the coefficients and the base."""
 
     def add(k: Array, moved: PyTree) -> PyTree:
         return jax.tree.map(
@@ -58,7 +75,7 @@ def along(coefficients: Float[Array, " directions"], base: PyTree, seed: Array) 
 
 
 def direction(like: PyTree, seed: Array, k: Array | int) -> PyTree:
-    """z_k, of the shapes of `like`."""
+    """Draw z_k with the shapes of `like`."""
     key = jr.fold_in(jr.wrap_key_data(seed, impl="threefry2x32"), k)
     leaves, structure = jax.tree.flatten(like)
     drawn = [jr.normal(jr.fold_in(key, i), leaf.shape) for i, leaf in enumerate(leaves)]
@@ -66,19 +83,19 @@ def direction(like: PyTree, seed: Array, k: Array | int) -> PyTree:
 
 
 def _forward(coefficients: Array, base: PyTree, seed: Array) -> tuple[PyTree, tuple]:
+    # empty arrays carry the shapes and dtypes of the base to the backward pass, without its values
     like = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), base)
     return along(coefficients, base, seed), (like, seed, coefficients)
 
 
-def _backward(kept: tuple, gradient: PyTree) -> tuple[Array, PyTree, Any]:
-    like, seed, coefficients = kept
+def _backward(saved: tuple, gradient: PyTree) -> tuple[Array, PyTree, Any]:
+    like, seed, coefficients = saved
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
 
-    def one(k: Array) -> Float[Array, ""]:
-        z = direction(shapes, seed, k)
-        return optax.tree.vdot(gradient, z)
+    def slope(k: Array) -> Float[Array, ""]:
+        return optax.tree.vdot(gradient, direction(shapes, seed, k))
 
-    inner = jax.lax.map(one, jnp.arange(len(coefficients)))
+    inner = jax.lax.map(slope, jnp.arange(len(coefficients)))
     return inner.astype(coefficients.dtype), gradient, None
 
 

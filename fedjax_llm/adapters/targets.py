@@ -1,9 +1,10 @@
-"""Which products of a model an adapter goes to, by our names, PEFT's, or a pattern."""
+"""Which projections of a model an adapter is added to: by name, by PEFT's names, or by pattern."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedjax_compression.checks import check_kind
 from flax import nnx
 
 from ..models import Classifier, Decoder, Encoder
@@ -21,129 +22,183 @@ PROJECTIONS = (
     "up_proj",
     "down_proj",
 )
-"""Products of a block. A model has either qkv_proj (GPT-2) or the three, and may have no gate."""
-THEIRS = ("c_attn", "c_proj", "c_fc", "query", "key", "value", "dense")
-"""Other last parts of the names that checkpoints give them (GPT-2, BERT)."""
+"""Linear layers of a block. A model has qkv_proj (GPT-2) or the three, and may have no gate."""
+HF_NAMES = ("c_attn", "c_proj", "c_fc", "query", "key", "value", "dense")
+"""Other last components of the names that checkpoints give them (GPT-2, BERT)."""
 
 
-class Product(NamedTuple):
-    """A product of all blocks of a model."""
+class Projection(NamedTuple):
+    """One projection of a model, stacked over all blocks.
+
+    Attributes:
+        path: Attribute names from the model to the module; the last one is in `PROJECTIONS`.
+        module: The stacked linear layer.
+        names: Hugging Face's module name of each layer, such as `model.layers.0.self_attn.q_proj`.
+
+    """
 
     path: tuple[str, ...]
-    """Where the module is in the model."""
     module: Linear
     names: tuple[str, ...]
-    """Of each layer's, as Hugging Face names the module: `model.layers.0.self_attn.q_proj`."""
 
     @property
     def name(self) -> str:
-        """Ours, one of `PROJECTIONS`."""
+        """The name in `PROJECTIONS`."""
         return self.path[-1]
 
 
-def products(model: nnx.Module) -> list[Product]:
-    """The products of a decoder's, an encoder's or a classifier's blocks, sorted by path."""
-    named = hf_names(model)
-    found = {
+def projections(model: nnx.Module, *, who: str) -> list[Projection]:
+    """List the projections of all blocks, sorted by path.
+
+    Args:
+        model: A `Decoder`, an `Encoder` or a `Classifier`.
+        who: The function that was called, for the error.
+
+    Returns:
+        The projections.
+
+    Raises:
+        TypeError: For any other model.
+
+    """
+    names = hf_names(model, who=who)
+    modules = {
         tuple(map(str, path)): module
         for path, module in nnx.iter_graph(model)
         if isinstance(module, Linear) and path and path[-1] in PROJECTIONS
     }
-    return [Product(path, found[path], named[path]) for path in sorted(found)]
+    return [Projection(path, modules[path], names[path]) for path in sorted(modules)]
 
 
-def hf_names(model: Any) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """The path of each product of a model to the module names of its layers in checkpoints."""
-    match model:
-        case Decoder():
-            parts = entries(model.config)
-        case Classifier():
-            parts = encoder_entries(model.encoder.config, labels=2)
-        case Encoder():
-            parts = encoder_entries(model.config)
-        case _:
-            raise ValueError(
-                f"expected a Decoder, an Encoder or a Classifier, got {type(model).__name__}."
-            )
+def hf_names(model: Any, *, who: str) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Map the path of each projection to the module names of its layers in checkpoints."""
+    check_kind(
+        model,
+        (Decoder, Encoder, Classifier),
+        who=who,
+        name="model",
+        expected="a Decoder, an Encoder or a Classifier",
+    )
+    if isinstance(model, Decoder):
+        tensors = entries(model.config)
+    elif isinstance(model, Classifier):
+        tensors = encoder_entries(model.encoder.config, labels=2)
+    else:
+        tensors = encoder_entries(model.config)
     return {
-        part.path[:-1]: tuple(
-            part.name.removesuffix(".weight").format(layer) for layer in range(part.layers or 1)
+        tensor.path[:-1]: tuple(
+            tensor.name.removesuffix(".weight").format(layer) for layer in range(tensor.layers or 1)
         )
-        for part in parts
-        if part.path[-1] == "kernel"
+        for tensor in tensors
+        if tensor.path[-1] == "kernel"
     }
 
 
 class Targets(NamedTuple):
-    """Names of products, or a pattern."""
+    """The parsed `targets` argument of an adapter.
+
+    Attributes:
+        texts: Names of projections, or one pattern; empty for all projections.
+        pattern: Whether `texts` is a pattern.
+
+    """
 
     texts: tuple[str, ...]
-    """Empty for all products."""
     pattern: bool
 
 
 def read_targets(targets: Sequence[str] | str | None, *, who: str) -> Targets:
-    """Names, with commas between or in a sequence, or one regular expression; None for all.
+    """Parse a `targets` argument.
 
-    Raises `ValueError` for no name and for a pattern that cannot be read.
+    Args:
+        targets: Names as a sequence or separated by commas, one regular expression, or None or
+            "all-linear" for all projections.
+        who: The function that was called, for the errors.
+
+    Returns:
+        The parsed targets.
+
+    Raises:
+        TypeError: If `targets` is of another kind.
+        ValueError: For no name, an unknown name, and an invalid pattern.
+
     """
     if targets is None or targets == "all-linear":
         return Targets((), pattern=False)
     if isinstance(targets, str) and not re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
-        check_pattern(targets, who=who)
+        check_pattern(targets, who=who, name="targets")
         return Targets((targets,), pattern=True)
+    kind = "names as a sequence or with commas between, or one pattern"
+    check_kind(targets, Iterable, who=who, name="targets", expected=kind)
     texts = tuple(targets.split(",")) if isinstance(targets, str) else tuple(targets)
-    known = (*PROJECTIONS, *THEIRS)
+    known = (*PROJECTIONS, *HF_NAMES)
     if not texts or not all(str(text).rpartition(".")[2] in known for text in texts):
         raise ValueError(
-            f"{who}: targets must be among {', '.join(known)}, these with what comes before them "
-            f"in a checkpoint, or one pattern, got {targets!r}."
+            f"{who}: targets: expected names among {', '.join(known)}, which may follow a prefix "
+            f"of a checkpoint's module name, or one pattern, got {targets!r}."
         )
     return Targets(texts, pattern=False)
 
 
-def check_pattern(pattern: str, *, who: str) -> None:
-    """Raise `ValueError` for what is no regular expression."""
+def check_pattern(pattern: str, *, who: str, name: str) -> None:
+    """Raise `ValueError` unless a text is a valid regular expression."""
+    check_kind(pattern, str, who=who, name=name, expected="a regular expression as text")
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"{who}: {pattern!r} is no regular expression: {error}.") from None
+        raise ValueError(
+            f"{who}: {name}: expected a valid regular expression, got {pattern!r}: {error}."
+        ) from None
 
 
-def chosen(targets: Targets, model: nnx.Module, *, who: str) -> dict[tuple[str, ...], list[bool]]:
-    """Of each product, by its path, the layers that targets name.
+def select(targets: Targets, model: nnx.Module, *, who: str) -> dict[tuple[str, ...], list[bool]]:
+    """Find the layers of each projection that the targets name.
 
-    A name is one of `PROJECTIONS`, a whole module name, or its last parts; a pattern must match a
-    whole module name, as in PEFT's `target_modules`.
-    Raises `ValueError` for a name that no product has, and a pattern that matches none.
+    A name is one of `PROJECTIONS`, a whole module name, or its last components. A pattern must
+    match a whole module name, as in PEFT's `target_modules`.
+
+    Args:
+        targets: The parsed targets.
+        model: The model.
+        who: The function that was called, for the errors.
+
+    Returns:
+        For each projection with a selected layer, by its path: whether each layer is selected.
+
+    Raises:
+        ValueError: For a name that no projection has, and for a pattern that matches none.
+
     """
-    there = products(model)
+    found = projections(model, who=who)
 
-    def named(text: str, product: Product, name: str) -> bool:
+    def matches(text: str, projection: Projection, name: str) -> bool:
         if targets.pattern:
             return re.fullmatch(text, name) is not None
-        return text in (product.name, name) or name.endswith(f".{text}")
+        return text in (projection.name, name) or name.endswith(f".{text}")
 
-    found = {
-        product.path: [
-            not targets.texts or any(named(text, product, name) for text in targets.texts)
-            for name in product.names
+    selected = {
+        projection.path: [
+            not targets.texts or any(matches(text, projection, name) for text in targets.texts)
+            for name in projection.names
         ]
-        for product in there
+        for projection in found
     }
     for text in targets.texts:
-        if not any(named(text, product, name) for product in there for name in product.names):
-            ours = [p for p in PROJECTIONS if any(product.name == p for product in there)]
+        if not any(
+            matches(text, projection, name) for projection in found for name in projection.names
+        ):
+            names = [p for p in PROJECTIONS if any(projection.name == p for projection in found)]
             raise ValueError(
-                f"{who}: targets must be among {', '.join(ours)}, which this model has, or name "
-                f"or match its modules, such as {there[0].names[0]}, got {text!r}."
+                f"{who}: targets: expected names among {', '.join(names)}, which this model has, "
+                f"or of its modules, such as {found[0].names[0]}, or a pattern that matches some, "
+                f"got {text!r}."
             )
-    return {path: layers for path, layers in found.items() if any(layers)}
+    return {path: layers for path, layers in selected.items() if any(layers)}
 
 
-def by_pattern(patterns: Mapping[str, Any], name: str, otherwise: Any) -> Any:
-    """What the first pattern says that matches the end of a module's name, as PEFT does."""
+def by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Look up the first pattern that matches the end of a module's name, as PEFT does."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", name):
             return value
-    return otherwise
+    return default

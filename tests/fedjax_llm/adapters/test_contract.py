@@ -28,7 +28,7 @@ def test_lora_trains_rank_times_inputs_and_outputs_and_freezes_the_rest():
     assert size(task.frozen) == size(whole.params)
 
 
-def test_an_adapter_changes_nothing_at_first_and_trains(corpus):
+def test_lora_leaves_the_initial_loss_unchanged_and_lowers_it_in_a_step(corpus):
     whole = language_model(TINY, key=jr.key(0))
     task = language_model(TINY, key=jr.key(0), adapter=lora(rank=2))
     batch = jax.tree.map(lambda leaf: leaf[0], all_windows(corpus, seq=16, batch=8))
@@ -39,7 +39,7 @@ def test_an_adapter_changes_nothing_at_first_and_trains(corpus):
     assert task.loss(stepped, task.frozen, batch) < start
 
 
-def test_alpha_scales_the_product():
+def test_alpha_scales_the_gradient_of_b():
     one = language_model(TINY, key=jr.key(0), adapter=lora(rank=2, alpha=1.0))
     two = language_model(TINY, key=jr.key(0), adapter=lora(rank=2, alpha=2.0))
     ids = jnp.arange(16).reshape(1, 16)
@@ -52,12 +52,12 @@ def test_alpha_scales_the_product():
     np.testing.assert_allclose(gradient_of_b(two), 2 * gradient_of_b(one), rtol=1e-4)
 
 
-def test_all_projections_are_targets_unless_named():
+def test_all_projections_are_targets_by_default():
     task = language_model(TINY, key=jr.key(0), adapter=lora(rank=1))
     assert len(jax.tree.leaves(task.params)) == 2 * len(set(PROJECTIONS) - {"qkv_proj"})
 
 
-def test_a_projection_that_the_model_lacks_is_refused():
+def test_a_target_that_the_model_lacks_is_refused():
     with pytest.raises(ValueError, match=r"among q_proj, .* which this model has, .*got .*qkv"):
         language_model(TINY, key=jr.key(0), adapter=lora(rank=1, targets="qkv_proj"))
 
@@ -65,11 +65,11 @@ def test_a_projection_that_the_model_lacks_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rank": 0}, "rank must be an integer of at least 1, got 0"),
-        ({"rank": 2, "targets": "q_prj"}, "targets must be among q_proj"),
-        ({"rank": 2, "targets": ()}, "targets must be among q_proj"),
+        ({"rank": 0}, "lora: rank: expected an integer at least 1, got 0"),
+        ({"rank": 2, "targets": "q_prj"}, "lora: targets: expected names among q_proj"),
+        ({"rank": 2, "targets": ()}, "lora: targets: expected names among q_proj"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments, message):
+def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         lora(**arguments)

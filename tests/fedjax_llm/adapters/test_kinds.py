@@ -1,4 +1,4 @@
-"""What every adapter promises."""
+"""Contract tests of every adapter."""
 
 import functools
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_llm import Task, fed_avg, language_model
+from fedjax_llm import Task, classification, fed_avg, language_model
 from fedjax_llm.adapters import (
     bitfit,
     bottleneck,
@@ -27,12 +27,12 @@ from fedjax_llm.adapters import (
     seeds,
 )
 from fedjax_llm.data import Batching, all_windows
-from fedjax_llm.models import generate
+from fedjax_llm.models import EncoderConfig, generate
 from fedjax_llm.simulation import simulate, vmap
 from tests.helpers.tiny import TINY
 
-# each with a step's rate and the entries it trains: in two layers, q, k, v and o are 16 x 16, gate
-# and up 16 x 24, down 24 x 16
+# Each with a learning rate and the number of trained entries. In each of two layers q, k, v and o
+# are 16 x 16, gate and up 16 x 24, down 24 x 16.
 ADAPTERS = {
     "lora": (lora(rank=2, targets="q_proj,up_proj"), 0.1, 2 * 2 * (32 + 40)),
     "lora of patterns": (
@@ -62,7 +62,7 @@ ADAPTERS = {
     "int8_base": (int8_base(lora(rank=2, targets="q_proj,up_proj")), 0.1, 2 * 2 * (32 + 40)),
     "nf4_base": (nf4_base(ia3()), 0.1, 2 * (16 + 16 + 24)),
 }
-CHANGES_AT_ONCE = {"prompt_tuning", "prefix_tuning", "int8_base", "nf4_base"}
+CHANGES_THE_START = {"prompt_tuning", "prefix_tuning", "int8_base", "nf4_base"}
 HAS_A_PLAIN_MODEL = set(ADAPTERS) - {"bitfit", "bottleneck", "prompt_tuning", "prefix_tuning"}
 each = pytest.mark.parametrize("name", ADAPTERS)
 
@@ -73,7 +73,7 @@ def batch(corpus):
 
 
 class Trained(NamedTuple):
-    """A task, its loss at the start and after a step, and its parameters after one and two."""
+    """A task, its losses before steps one and two, and its parameters after zero to two steps."""
 
     task: Task
     losses: tuple
@@ -102,14 +102,14 @@ def trained(batch):
 
 
 @each
-def test_trains_as_many_entries_as_it_says(name):
+def test_the_number_of_trained_entries(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(make(name).params)) == ADAPTERS[name][2]
 
 
 @each
-def test_changes_nothing_at_first(name, batch, task, trained):
+def test_the_initial_loss_is_that_of_the_plain_model(name, batch, task, trained):
     off = abs(trained(name).losses[0] - task.loss(task.params, task.frozen, batch))
-    assert (off < 1e-5) == (name not in CHANGES_AT_ONCE)
+    assert (off < 1e-5) == (name not in CHANGES_THE_START)
     assert off < 0.3
 
 
@@ -158,15 +158,33 @@ def test_merged_parameters_give_the_same_loss_in_a_plain_model(name, batch, task
     assert jax.tree.structure(merged) == jax.tree.structure(task.params)
 
 
+def test_a_classifiers_adapter_is_merged_into_its_plain_parameters():
+    config = EncoderConfig(
+        vocab_size=20,
+        hidden_size=8,
+        intermediate_size=12,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+    )
+    task = classification(config, labels=3, key=jr.key(0), adapter=dora(rank=2))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, task.params)
+    adapted = task.model(params, task.frozen)
+    plain = classification(config, labels=3, key=jr.key(1), params=merge_adapter(adapted))
+    ids = jnp.arange(8).reshape(2, 4)
+    np.testing.assert_allclose(
+        plain.model(plain.params, plain.frozen)(ids), adapted(ids), rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("name", sorted(set(ADAPTERS) - HAS_A_PLAIN_MODEL))
-def test_what_a_plain_model_has_no_place_for_is_not_merged(name):
+def test_an_adapter_without_a_plain_model_is_not_merged(name):
     task = make(name)
-    with pytest.raises(ValueError, match="merge_adapter: a plain model has no place for"):
+    with pytest.raises(ValueError, match=r"merge_adapter: model: expected .* has a place for, got"):
         merge_adapter(task.model(task.params, task.frozen))
 
 
 @pytest.mark.parametrize("name", ["prompt_tuning", "prefix_tuning", "layers", "nf4_base"])
-def test_generation_from_a_cache_goes_on_as_the_whole_text_would(name):
+def test_generation_from_a_cache_equals_that_from_the_whole_text(name):
     task = make(name)
     model = task.model(task.params, task.frozen)
     prompts = jnp.arange(10).reshape(2, 5)

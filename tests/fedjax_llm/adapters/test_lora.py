@@ -1,4 +1,4 @@
-"""Targets, ranks and scales of LoRA and its variants, worked by hand."""
+"""Targets, ranks and scales of LoRA and its variants, computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def adapted(adapter, config=TINY):
     return adapt(adapter, Decoder(config, rngs=nnx.Rngs(0)), key=jr.key(1))
 
 
-def product(one, params, *path):
+def projection(one, params, *path):
     module = one.merge(params, one.frozen).blocks
     for name in path:
         module = getattr(module, name)
@@ -27,7 +27,7 @@ def product(one, params, *path):
 
 
 def ranks(adapter):
-    """Of each product with an adapter, by layer."""
+    """The ranks of each adapted projection, one per layer."""
     one = adapted(adapter)
     return {
         path[-2]: module.ranks
@@ -65,7 +65,7 @@ def test_layers_of_different_rank_are_trained_without_padding():
     shapes = jax.tree.map(jnp.shape, low)
     assert shapes["a"] == {"rank2": (1, 16, 2), "rank5": (1, 16, 5)}
     assert shapes["b"] == {"rank2": (1, 2, 16), "rank5": (1, 5, 16)}
-    whole = product(one, one.params, "attention", "q_proj").adapter
+    whole = projection(one, one.params, "attention", "q_proj").adapter
     np.testing.assert_array_equal(whole.a[...][0, :, 2:], 0)
     np.testing.assert_array_equal(whole.a[...][0, :, :2], low["a"]["rank2"][0])
     np.testing.assert_array_equal(whole.a[...][1], low["a"]["rank5"][0])
@@ -84,7 +84,7 @@ def test_layers_of_different_rank_are_trained_without_padding():
 )
 def test_scales_are_alpha_over_the_rank_or_its_root(adapter, scales):
     one = adapted(adapter)
-    low = product(one, one.params, "mlp", "up_proj").adapter
+    low = projection(one, one.params, "mlp", "up_proj").adapter
     np.testing.assert_allclose(np.broadcast_to(low.scale_of_layers(), 2), scales)
 
 
@@ -142,17 +142,17 @@ def test_resized_ranks_keep_the_product_and_come_back():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rank_pattern": "q_proj"}, "text such as k_proj=4"),
-        ({"rank_pattern": {"q_proj": 0}}, "rank must be an integer of at least 1, got 0"),
-        ({"rank_pattern": {"(": 3}}, r"'\(' is no regular expression"),
-        ({"targets": "(q_proj"}, r"'\(q_proj' is no regular expression"),
+        ({"rank_pattern": "q_proj"}, "rank_pattern: expected text such as k_proj=4"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern: expected an integer at least 1, got 0"),
+        ({"rank_pattern": {"(": 3}}, r"rank_pattern: expected a valid regular .*, got '\('"),
+        ({"targets": "(q_proj"}, r"targets: expected a valid regular .*, got '\(q_proj'"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments, message):
+def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         lora(rank=2, **arguments)
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"match its modules, such as model.layers.0.self_attn"):
+    with pytest.raises(ValueError, match=r"of its modules, such as model.layers.0.self_attn"):
         adapted(lora(rank=2, targets=r"layers\.7\..*"))
