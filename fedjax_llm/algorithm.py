@@ -8,90 +8,135 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from .client_training import Batches, ClientInfo, Frozen, Params
 
 ServerState = Any
-"""A NamedTuple with a field `params`: the trainable parameters that the server holds."""
+"""A NamedTuple with a field `params`: the server's trainable parameters."""
 ClientState: TypeAlias = PyTree
+"""What one client keeps from round to round: an error-feedback residual, a control variate."""
 Downlink: TypeAlias = PyTree
+"""The payload that the server sends to every client of a cohort."""
 Uplink: TypeAlias = PyTree
+"""The payload that one client sends to the server."""
 Partial: TypeAlias = PyTree
+"""The aggregate of the clients folded in so far."""
 
 
 class ServerInfo(NamedTuple):
-    """What a server's step is watched by."""
+    """Metrics of one server update.
+
+    Attributes:
+        accepted: Number of clients whose update was folded in.
+        failed: Number of clients that were left out because their update held a NaN or an
+            infinity. Clients of weight zero are in neither number.
+        update_norm: Euclidean norm of the aggregated update, or of what the method names instead.
+
+    """
 
     accepted: Int[Array, ""]
-    """Clients whose update was folded in."""
     failed: Int[Array, ""]
-    """Clients whose update held a NaN or an infinity and was left out."""
     update_norm: Float[Array, ""]
-    """Euclidean norm of what the clients' updates became."""
 
 
 class Gather(NamedTuple):
-    """How uplinks become one thing, without holding the cohort."""
+    """How the server combines uplinks, as a fold over chunks of clients.
+
+    Memory is that of a chunk and one partial, not that of the cohort. A client of weight zero
+    (dropped out, late, padding) counts as nothing; a client whose decoded update is not finite is
+    left out and counted as failed.
+
+    Attributes:
+        empty: `(server_state, clients) -> partial`: the partial before any client; `clients` is
+            the static size of the cohort.
+        add: `(server_state, partial, uplinks, weights) -> partial`: decode a chunk of uplinks and
+            fold them in. Every leaf of `uplinks` has a leading client axis, `[chunk, ...]`;
+            `weights` is `[chunk]`, at least 0.
+        merge: `(partial, partial) -> partial`: combine the partials of two devices or hosts.
+
+    """
 
     empty: Callable[[ServerState, int], Partial]
-    """`(server_state, clients) -> partial`; `clients` is the cohort's static size."""
     add: Callable[[ServerState, Partial, Uplink, Float[Array, " clients"]], Partial]
-    """`(server_state, partial, uplinks, weights) -> partial`: decode and fold in a chunk, whose
-    leaves and weights lead with the axis of clients. Weight zero counts as nothing."""
     merge: Callable[[Partial, Partial], Partial]
-    """`(partial, partial) -> partial`: of two devices or hosts."""
 
 
 class FederatedAlgorithm(NamedTuple):
-    """Pure functions that both runtimes call. `params` is the trainable pytree alone; `frozen`
-    is everything else, an argument everywhere and a closure nowhere.
+    """A federated training method as pure functions, which every runtime calls alike.
 
-    A client sees nothing but the downlink, its own state and its own data; the server sees
-    nothing but uplinks and weights. What would travel in a real federation travels here.
+    A client reads only the downlink, its own state and its own data. The server reads only uplinks
+    and weights. So everything that a real federation would transmit is in a payload. `params` is
+    the trainable pytree alone; `frozen` is everything else, always an argument and never a closure.
+    All functions trace under `jit` with static shapes. `client_update` is written for one client;
+    the runtime adds the client axis, by `vmap` or a loop.
+
+    Attributes:
+        init: `(key, params) -> server_state`: the state before the first round, which has a field
+            `params`.
+        client_init: `(params) -> client_state`: the state of a client before its first round, from
+            the initial parameters. The runtime keeps it from round to round.
+        broadcast: `(key, server_state) -> (downlink, server_state)`: the payload for all clients
+            of the round.
+        client_update: `(key, frozen, downlink, client_state, batches) -> (uplink, client_state,
+            info)`: one client's round. `batches` has leaves `[steps, batch, ...]` and a field
+            `mask`; `info` is a `ClientInfo`. A client whose training fails sends NaNs.
+        gather: A `Gather`: how the server combines uplinks into a partial.
+        server_update: `(key, server_state, partial) -> (server_state, info)`: the server's step,
+            from the merged partial of the cohort; `info` is a `ServerInfo`. Where no client was
+            accepted, the parameters stay as they were.
+        personal: `(server_params, client_state) -> params`: the model of a client, if clients have
+            models of their own; None (default) if all clients use the server's.
+
     """
 
     init: Callable[[Key[Array, ""], Params], ServerState]
-    """`(key, params) -> server_state`."""
     client_init: Callable[[Params], ClientState]
-    """`(params) -> client_state`: what one client keeps from round to round."""
     broadcast: Callable[[Key[Array, ""], ServerState], tuple[Downlink, ServerState]]
-    """`(key, server_state) -> (downlink, server_state)`: the payload that the server sends."""
     client_update: Callable[
         [Key[Array, ""], Frozen, Downlink, ClientState, Batches],
         tuple[Uplink, ClientState, ClientInfo],
     ]
-    """`(key, frozen, downlink, client_state, batches) -> (uplink, client_state, info)` of one
-    client; batches have leaves `[steps, batch, seq]` and a loss mask."""
     gather: Gather
     server_update: Callable[[Key[Array, ""], ServerState, Partial], tuple[ServerState, ServerInfo]]
-    """`(key, server_state, partial) -> (server_state, info)`."""
     personal: Callable[[Params, ClientState], Params] | None = None
-    """`(server_params, client_state) -> params`: the model of a client that has taken part, where
-    each keeps one of its own; None where the server's is everyone's."""
 
 
 class SplitMessages(NamedTuple):
-    """All that a round sends."""
+    """All payloads of one round of a split method.
+
+    Attributes:
+        start: The payload for every client before its first step, the same for all.
+        ahead: The payloads from each client in each step: leaves `[steps, clients, ...]`.
+        back: The payloads to each client in each step: leaves `[steps, clients, ...]`.
+        end: The payloads from each client after its last step: leaves `[clients, ...]`.
+
+    """
 
     start: PyTree
-    """To each client, before its first step: one payload for all."""
     ahead: PyTree
-    """From each client in each step: leaves `[steps, clients, ...]`."""
     back: PyTree
-    """To each client in each step: leaves `[steps, clients, ...]`."""
     end: PyTree
-    """From each client after its last step: leaves `[clients, ...]`."""
 
 
 class SplitMethod(NamedTuple):
-    """A method whose clients and server meet in every step, and not once a round.
+    """A method whose clients exchange messages with the server in every local step.
 
-    It is no `FederatedAlgorithm`: between a client's message and the rest of its step stands the
-    server, which computes with all clients' messages, answers each with one of its own, and has the
-    frozen parameters of its part; none of the five functions can say that, and a server that is
-    copied to each client would send what no one sends.
+    It cannot be a `FederatedAlgorithm`: within each step the server computes on the messages of
+    all clients, with frozen parameters that the clients do not have, and answers each client. So
+    one function runs a whole round and returns its messages.
+
+    Attributes:
+        init: `(key, params) -> state`: the server's state before the first round, which has a
+            field `params`: the trainable parameters of both halves of the model.
+        client_init: `(params) -> client_state`: what a client keeps from round to round.
+        round: `(round_key, frozen, state, clients, weights, batches) -> (state, messages,
+            client_info, server_info)`: one round, traced. `clients` are the clients' numbers,
+            `[clients]`, which make their keys; `weights` is `[clients]`, zero for a client that
+            counts as nothing; `batches` has leaves `[clients, steps, batch, ...]`. `messages` is a
+            `SplitMessages`, `client_info` a `ClientInfo` of leaves `[clients]`, `server_info` a
+            `ServerInfo`.
+        personal: None: all clients use one model.
+
     """
 
     init: Callable[[Key[Array, ""], Params], ServerState]
-    """`(key, params) -> state`, with a field `params`: all that is trained, of both parts."""
     client_init: Callable[[Params], ClientState]
-    """`(params) -> client_state`: what a client keeps from round to round."""
     round: Callable[
         [
             Key[Array, ""],
@@ -103,7 +148,4 @@ class SplitMethod(NamedTuple):
         ],
         tuple[ServerState, SplitMessages, ClientInfo, ServerInfo],
     ]
-    """`(round_key, frozen, state, clients, weights, batches) -> (state, messages, client_info,
-    server_info)`, traced; batches have leaves `[clients, steps, batch, ...]`."""
     personal: Any = None
-    """None: the model is one for all."""

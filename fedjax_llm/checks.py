@@ -1,13 +1,37 @@
-"""Checks of the kinds of arguments that factories and runtimes take."""
+"""Checks of arguments that several packages share; errors read `who: name: expected X, got Y`."""
 
 from typing import Any
 
+import jax
+import numpy as np
 import optax
-from fedjax_compression.checks import check_compressor, check_kind
+from fedjax_compression.checks import check_compressor, check_kind, check_number
 
 
 def check_optimizer(value: Any, *, who: str, name: str, optional: bool = False) -> None:
-    """Raise `TypeError` unless a value is an Optax optimizer; None is one where `optional`."""
+    """Raise `TypeError` unless a value is an Optax optimizer.
+
+    Args:
+        value: The argument.
+        who: The function that was called.
+        name: The argument's name.
+        optional: Whether None is accepted; default no.
+
+    Raises:
+        TypeError: For any other kind. The message says how to make an optimizer from a number or
+            from a bare factory.
+
+    Example:
+        >>> import optax
+        >>> from fedjax_llm.checks import check_optimizer
+        >>> check_optimizer(optax.sgd(0.1), who="fed_avg", name="client_optimizer")
+        >>> check_optimizer(0.1, who="fed_avg", name="client_optimizer")
+        Traceback (most recent call last):
+        ...
+        TypeError: fed_avg: client_optimizer: expected an Optax optimizer, got 0.1; optax.sgd(0.1) \
+makes one.
+
+    """
     if optional and value is None:
         return
     remedy = ""
@@ -26,7 +50,54 @@ def check_optimizer(value: Any, *, who: str, name: str, optional: bool = False) 
 
 
 def check_codecs(*, who: str, **codecs: Any) -> None:
-    """Raise `TypeError` unless each value is a `Compressor` or None, by its keyword."""
+    """Raise `TypeError` unless each value is a `Compressor` or None.
+
+    Args:
+        who: The function that was called.
+        **codecs: The arguments by name, such as `uplink=uplink`.
+
+    Raises:
+        TypeError: For any other kind. The message says how to make a codec from a text or from a
+            bare factory.
+
+    Example:
+        >>> from fedjax_llm.checks import check_codecs
+        >>> check_codecs(who="fed_avg", uplink=None)
+        >>> check_codecs(who="fed_avg", uplink="sign()")
+        Traceback (most recent call last):
+        ...
+        TypeError: fed_avg: uplink: expected a Compressor, got 'sign()'; codec('sign()') makes one.
+
+    """
     for name, value in codecs.items():
         if value is not None:
             check_compressor(value, who=who, name=name)
+
+
+def check_scalar(value: Any, *, who: str, name: str, **bounds: float | int) -> None:
+    """Raise `ValueError` unless a value is a finite number within bounds.
+
+    A NumPy or JAX scalar counts as a number, so that a sum of weights needs no conversion.
+
+    Args:
+        value: The argument.
+        who: The function that was called.
+        name: The argument's name.
+        **bounds: `above`, `at_least`, `below` and `at_most`, as `check_number` takes them.
+
+    Raises:
+        ValueError: For a bool, for anything that is not a finite number, and out of bounds.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_llm.checks import check_scalar
+        >>> check_scalar(np.int64(17), who="scaffold", name="population", above=0)
+        >>> check_scalar(0, who="scaffold", name="population", above=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: scaffold: population: expected a number above 0, got 0.
+
+    """
+    if isinstance(value, np.generic | jax.Array) and value.ndim == 0:
+        value = value.item()
+    check_number(value, who=who, name=name, **bounds)

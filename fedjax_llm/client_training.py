@@ -1,4 +1,4 @@
-"""What a client computes: local steps of a first-order optimizer, one gradient, or one loss."""
+"""Computations of one client: local steps of a first-order optimizer, one gradient, one loss."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -9,37 +9,87 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 Params: TypeAlias = PyTree
+"""The trainable parameters: a whole model, an adapter, a prompt."""
 Frozen: TypeAlias = PyTree
+"""Everything else that a model needs and that is not trained."""
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """Any pytree with a loss mask, whose leaves lead with the axis of steps."""
+    """One client's batches of a round: any pytree of arrays with a field `mask`.
+
+    The first axis of every leaf is the step; the tasks of this library have leaves
+    `[steps, batch, ...]`. A client with less data has steps whose mask is empty, never fewer
+    steps, so that all clients of a cohort have the same shapes.
+
+    Attributes:
+        mask: `[steps, batch, ...]`: 1 or True for each target that counts.
+
+    """
 
     @property
     def mask(self) -> Any: ...
 
 
-Loss = Callable[[Params, Frozen, Any], Float[Array, ""]]
-"""`(params, frozen, batch) -> mean loss over the targets that the batch's mask counts`."""
+@runtime_checkable
+class Loss(Protocol):
+    """A function `(params, frozen, batch) -> mean loss` that JAX can trace and differentiate.
+
+    Arguments, by position:
+        params: The trainable parameters, with respect to which the loss is differentiated.
+        frozen: Everything that is not trained, such as the base model of an adapter.
+        batch: One step of a client's `Batches`: leaves `[batch, ...]` and a field `mask`.
+
+    It returns a scalar: the mean over the targets that `batch.mask` counts. Where the mask counts
+    none, its value and gradient are ignored.
+    """
+
+    def __call__(self, params: Params, frozen: Frozen, batch: Any, /) -> Float[Array, ""]: ...
 
 
 class ClientInfo(NamedTuple):
-    """What a client's training is watched by."""
+    """Metrics of one client's training in one round; they never reach the server.
+
+    Attributes:
+        loss: Mean loss per counted target, in the unit of the loss (nats for the tasks of this
+            library). Each step's loss is taken before its update. 0 where no target counts; NaN
+            or an infinity where training failed.
+        targets: Number of targets counted by the masks of all steps.
+
+    """
 
     loss: Float[Array, ""]
-    """Mean over the targets seen, in nats per target; NaN where training failed."""
     targets: Int[Array, ""]
 
 
 def local_steps(
     loss: Loss, optimizer: optax.GradientTransformation
 ) -> Callable[[Params, Frozen, Batches], tuple[Params, ClientInfo]]:
-    """A function that takes one optimizer step per batch, starting from a fresh optimizer state.
+    """Make a function that takes one optimizer step per batch, from a fresh optimizer state.
 
-    A step whose mask is empty changes nothing, and is not computed but where clients run together
-    (`vmap`). A client without any target keeps its parameters and reports a loss of zero over zero
-    targets.
+    A step with an empty mask is a no-op; under `vmap` over clients it is computed and discarded.
+    A client without targets keeps its parameters and reports a loss of 0 over 0 targets.
+
+    Args:
+        loss: The loss to minimise.
+        optimizer: The Optax optimizer of the steps.
+
+    Returns:
+        `(params, frozen, batches) -> (params, info)`, of one client.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_llm.client_training import local_steps
+        >>> from fedjax_llm.data import Batch
+        >>> def loss(params, frozen, batch):
+        ...     return 0.5 * (params - 8.0) ** 2
+        >>> mask = jnp.array([True, True, False]).reshape(3, 1, 1)  # the last step has no target
+        >>> train = local_steps(loss, optax.sgd(0.5))
+        >>> params, info = train(jnp.float32(0), {}, Batch(mask, mask, mask))
+        >>> float(params), float(info.loss), int(info.targets)
+        (6.0, 20.0, 2)
+
     """
     steps = local_steps_with_state(loss, optimizer)
 
@@ -53,9 +103,32 @@ def local_steps(
 def local_steps_with_state(
     loss: Loss, optimizer: optax.GradientTransformation
 ) -> Callable[[Params, optax.OptState, Frozen, Batches], tuple[Params, optax.OptState, ClientInfo]]:
-    """`local_steps` that start from a given optimizer state, and say what became of it.
+    """Make a function like that of `local_steps` that takes and returns the optimizer state.
 
-    A step whose mask is empty leaves the optimizer's state as it was, too.
+    A step with an empty mask leaves the optimizer state unchanged, too.
+
+    Args:
+        loss: The loss to minimise.
+        optimizer: The Optax optimizer of the steps.
+
+    Returns:
+        `(params, optimizer_state, frozen, batches) -> (params, optimizer_state, info)`, of one
+        client.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_llm.client_training import local_steps_with_state
+        >>> from fedjax_llm.data import Batch
+        >>> def loss(params, frozen, batch):
+        ...     return 0.5 * (params - 8.0) ** 2
+        >>> mask = jnp.array([True, True, False]).reshape(3, 1, 1)  # the last step has no target
+        >>> optimizer, params = optax.adam(0.1), jnp.float32(0)
+        >>> train = local_steps_with_state(loss, optimizer)
+        >>> _, state, _ = train(params, optimizer.init(params), {}, Batch(mask, mask, mask))
+        >>> int(state[0].count)
+        2
+
     """
 
     def train(
@@ -84,9 +157,29 @@ def local_steps_with_state(
 def full_gradient(
     loss: Loss,
 ) -> Callable[[Params, Frozen, Batches], tuple[PyTree, ClientInfo]]:
-    """A function that takes the gradient of the mean loss over all targets of all batches.
+    """Make a function that computes the gradient of the mean loss over all targets of all batches.
 
-    Zero where there is no target.
+    Batches weigh by their counted targets. The sum is in float32, the gradient in the dtypes of
+    the parameters; zero where no target counts.
+
+    Args:
+        loss: The loss to differentiate.
+
+    Returns:
+        `(params, frozen, batches) -> (gradient, info)`, of one client.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.client_training import full_gradient
+        >>> from fedjax_llm.data import Batch
+        >>> def loss(params, frozen, batch):
+        ...     return params * (batch.targets * batch.mask).sum() / batch.mask.sum()
+        >>> targets = jnp.array([[[1.0, 1.0, 1.0]], [[9.0, 5.0, 5.0]]])
+        >>> mask = jnp.array([[[True, True, True]], [[True, False, False]]])
+        >>> gradient, info = full_gradient(loss)(jnp.float32(2), {}, Batch(targets, targets, mask))
+        >>> float(gradient), int(info.targets)  # (3 * 1 + 1 * 9) / 4
+        (3.0, 4)
+
     """
 
     def gradient(params: Params, frozen: Frozen, batches: Batches) -> tuple[PyTree, ClientInfo]:
@@ -103,17 +196,35 @@ def full_gradient(
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
         total, (values, targets) = jax.lax.scan(add, zeros, batches)  # type: ignore[var-annotated]
-        seen = jnp.maximum(targets.sum(), 1)
-        mean = jax.tree.map(lambda t, p: (t / seen).astype(p.dtype), total, params)
-        return mean, ClientInfo((values * targets).sum() / seen, targets.sum())
+        count = jnp.maximum(targets.sum(), 1)
+        mean = jax.tree.map(lambda t, p: (t / count).astype(p.dtype), total, params)
+        return mean, ClientInfo((values * targets).sum() / count, targets.sum())
 
     return gradient
 
 
 def full_loss(loss: Loss) -> Callable[[Params, Frozen, Batches], ClientInfo]:
-    """A function that takes the mean loss over all targets of all batches.
+    """Make a function that computes the mean loss over all targets of all batches.
 
-    Zero where there is no target.
+    Batches weigh by their counted targets; the loss is 0 where no target counts.
+
+    Args:
+        loss: The loss to evaluate.
+
+    Returns:
+        `(params, frozen, batches) -> info`, of one client.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.client_training import full_loss
+        >>> from fedjax_llm.data import Batch
+        >>> def loss(params, frozen, batch):
+        ...     return 0.5 * (params - 8.0) ** 2
+        >>> mask = jnp.array([True, True, False]).reshape(3, 1, 1)
+        >>> info = full_loss(loss)(jnp.float32(2), {}, Batch(mask, mask, mask))
+        >>> float(info.loss), int(info.targets)
+        (18.0, 2)
+
     """
 
     def measure(params: Params, frozen: Frozen, batches: Batches) -> ClientInfo:
@@ -122,7 +233,7 @@ def full_loss(loss: Loss) -> Callable[[Params, Frozen, Batches], ClientInfo]:
             return jnp.where(targets > 0, loss(params, frozen, batch), 0.0), targets
 
         values, targets = jax.lax.map(one, batches)
-        seen = jnp.maximum(targets.sum(), 1)
-        return ClientInfo((values * targets).sum() / seen, targets.sum())
+        count = jnp.maximum(targets.sum(), 1)
+        return ClientInfo((values * targets).sum() / count, targets.sum())
 
     return measure

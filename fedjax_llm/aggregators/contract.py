@@ -1,4 +1,4 @@
-"""How a server combines decoded updates."""
+"""The contract of an aggregator."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 from jaxtyping import Array, Float, PyTree
 
 Partial: TypeAlias = PyTree
+"""The aggregate of the clients folded in so far."""
 
 
 Updates: TypeAlias = PyTree
@@ -13,13 +14,23 @@ Updates: TypeAlias = PyTree
 
 
 class Aggregator(NamedTuple):
-    """A fold over chunks of clients. A row of weight zero counts as nothing."""
+    """A rule that combines decoded updates, as a fold over chunks of clients.
+
+    A row of weight zero counts as nothing. The caller zeroes rows that are not finite, with their
+    weights (`leave_out_failed`), before it adds them. All functions trace under `jit`.
+
+    Attributes:
+        empty: `(like, clients) -> partial`: the partial before any client. `like` is the structure
+            of one update, arrays or ShapeDtypeStructs; `clients` is the static size of the cohort.
+        add: `(partial, updates, weights) -> partial`: fold in a chunk. Every leaf of `updates` has
+            a leading client axis, `[chunk, ...]`; `weights` is `[chunk]`, at least 0.
+        merge: `(partial, partial) -> partial`: combine the partials of two devices or hosts.
+        finish: `(partial) -> update`: the combined update, in float32; zero where no weight was
+            added.
+
+    """
 
     empty: Callable[[PyTree, int], Partial]
-    """`(like, clients) -> partial`: before any client; `clients` is the cohort's static size."""
     add: Callable[[Partial, Updates, Float[Array, " clients"]], Partial]
-    """`(partial, updates, weights) -> partial`: fold in a chunk."""
     merge: Callable[[Partial, Partial], Partial]
-    """`(partial, partial) -> partial`: of two devices or hosts."""
     finish: Callable[[Partial], PyTree]
-    """`(partial) -> update` in float32; zero where no weight was added."""

@@ -10,18 +10,35 @@ from .contract import Updates
 def leave_out_failed(
     updates: Updates, weights: Float[Array, " clients"]
 ) -> tuple[Updates, Float[Array, " clients"], Bool[Array, " clients"]]:
-    """Zero the rows, and the weights, of clients whose update has a NaN or an infinity.
+    """Zero the rows and weights of clients whose update has a NaN or an infinity.
 
-    Returns the updates, the weights and which rows failed. Rows of weight zero are zeroed too,
-    and are not failures.
+    Rows of weight zero are zeroed too, and do not count as failures.
+
+    Args:
+        updates: Decoded updates: leaves `[clients, ...]`.
+        weights: Weight of each client, at least 0: `[clients]`.
+
+    Returns:
+        The updates, the weights, and which clients failed: `[clients]`, bool.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.aggregators import leave_out_failed
+        >>> updates = jnp.array([[1.0, 2.0], [jnp.nan, 3.0], [jnp.inf, 4.0]])
+        >>> kept, weights, failed = leave_out_failed(updates, jnp.array([1.0, 1.0, 0.0]))
+        >>> kept.tolist()
+        [[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
+        >>> weights.tolist(), failed.tolist()
+        ([1.0, 0.0, 0.0], [False, True, False])
+
     """
     finite = jnp.ones(weights.shape, bool)
     for leaf in jax.tree.leaves(updates):
         finite &= jnp.isfinite(leaf.reshape(leaf.shape[0], -1)).all(axis=1)
-    taken = finite & (weights > 0)
+    accepted = finite & (weights > 0)
 
     def zero_rows(leaf: Float[Array, "clients ..."]) -> Float[Array, "clients ..."]:
-        return jnp.where(taken.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0)
+        return jnp.where(accepted.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0)
 
     kept = jax.tree.map(zero_rows, updates)
-    return kept, jnp.where(taken, weights, 0.0), ~finite & (weights > 0)
+    return kept, jnp.where(accepted, weights, 0.0), ~finite & (weights > 0)

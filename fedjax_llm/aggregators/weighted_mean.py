@@ -1,4 +1,4 @@
-"""The mean of decoded updates by weight."""
+"""The weighted mean of decoded updates."""
 
 from typing import NamedTuple
 
@@ -10,16 +10,36 @@ from .contract import Aggregator, Updates
 
 
 class WeightedSum(NamedTuple):
-    """What a weighted mean holds of the clients so far."""
+    """Partial of a weighted mean.
+
+    Attributes:
+        total: Sum of weight * update over the clients so far, in float32.
+        weight: Sum of their weights.
+
+    """
 
     total: PyTree[Float[Array, "..."]]
     weight: Float[Array, ""]
 
 
 def weighted_mean() -> Aggregator:
-    """sum(weight * update) / sum(weight), accumulated in float32.
+    """Compute sum(weight * update) / sum(weight), accumulated in float32.
 
-    Holds one update, whatever the number of clients.
+    Memory: one update, whatever the number of clients. Zero where no weight was added.
+
+    Returns:
+        An `Aggregator` whose partial is a `WeightedSum`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm import weighted_mean
+        >>> mean = weighted_mean()
+        >>> partial = mean.empty(jnp.zeros(2), 3)
+        >>> partial = mean.add(partial, jnp.array([[1.0, 2.0], [9.0, 9.0]]), jnp.array([1.0, 0.0]))
+        >>> partial = mean.add(partial, jnp.array([[5.0, 6.0]]), jnp.array([3.0]))
+        >>> mean.finish(partial).tolist()
+        [4.0, 5.0]
+
     """
 
     def empty(like: PyTree, clients: int) -> WeightedSum:
