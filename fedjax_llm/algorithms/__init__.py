@@ -1,4 +1,4 @@
-"""Ways to train over many owners, each a `FederatedAlgorithm`."""
+"""Federated training methods: each factory builds a `FederatedAlgorithm` or a `SplitMethod`."""
 
 from . import averaging, distillation, lora, low_communication, personal, split, zeroth_order
 from .averaging import *  # noqa: F403

@@ -11,43 +11,45 @@ NEEDS: Mapping[str, str] = {
     "server_optimizer": "the run's server optimizer (an Optax transformation)",
     "uplink": "the codec of what clients send",
     "downlink": "the codec of what the server sends",
+    "aggregate": "the rule that combines decoded updates (an `Aggregator`)",
     "prediction": "the share of the last update that uplinks are coded relative to",
     "steps": "local steps of each client in a round (an integer)",
     "window": "rounds of the run (an integer)",
     "clients": "clients in each cohort (an integer)",
-    "population": "the sum of the weights of all clients, drawn or not",
+    "population": "the sum of the weights of all clients, sampled or not",
     "scale": "alpha / rank of the run's LoRA adapter, one number for all products",
     "vocab": "tokens in the vocabulary (an integer)",
     "logits": "`(params, frozen, tokens) -> logits` of the run's language model",
-    "public": "token windows that every client may see, `[batches, 1, batch, seq]`",
-    "halves": "`(cut) -> Halves`: the model cut into a client's and the server's part",
+    "public": "token windows that every client may read, `[batches, 1, batch, seq]`",
+    "halves": "`(cut) -> Halves`: the model cut into a client's and the server's half",
 }
 """What a run can give to a factory, by the name of the factory's parameter."""
 
 
 class Method(NamedTuple):
-    """A factory of an algorithm, what it needs of a run, and what holds of it.
+    """A factory of an algorithm, what it needs of a run, and properties that runtimes must know.
 
-    Nothing is passed to `factory` that is not declared, so that a parameter of your own may have
-    any name.
+    Only the declared needs are passed to `factory`, so other parameters may have any name.
 
     Attributes:
         factory: `(loss, like, **needs, **arguments) -> FederatedAlgorithm`; with `split`,
             `(like, **needs, **arguments) -> SplitMethod`.
-        needs: Names out of `NEEDS`, each a keyword parameter of `factory`.
+        needs: Names from `NEEDS`, each a keyword parameter of `factory`.
         every_round: Every client must take part in every round.
         own_server_optimizer: `server_optimizer=None` stands for the paper's server step, so that a
-            run passes one only where the user gave one.
-        bufferable: The server can add an answer to a model it has moved on from (FedBuff).
+            run passes an optimizer only if the user gave one.
+        bufferable: The server can add an update to a model that is newer than the one the client
+            received (FedBuff).
         pairs_client_and_server_state: Clients keep a state whose sum or mean the server keeps.
         small_steps: Clients step along noisy estimates; their default optimizer is SGD with a
             small learning rate.
         sends_slopes: Messages are slopes along seeded directions, so that no codec applies.
         forward_mode: Clients differentiate with `jax.jvp`.
-        split: Clients and server meet in every step; the factory returns a `SplitMethod`, and a
-            round's clients run together.
-        check_start: `(params, arguments, adapter) -> None`: raises `ValueError` where the method
-            cannot start from the parameters; `arguments` are the call's own, `adapter` is text.
+        split: Clients and server exchange messages in every step; the factory returns a
+            `SplitMethod`, and a round's clients run together.
+        check_start: `(params, arguments, adapter) -> None`: raises `ValueError` if the method
+            cannot start from the parameters; `arguments` are those of the run's `algorithm` text,
+            `adapter` is the adapter's text. None (default) accepts any parameters.
 
     """
 

@@ -1,6 +1,8 @@
-"""Methods by name, one's own among them."""
+"""Methods by name: those of this package and those that a user registers."""
 
 from collections.abc import Callable
+
+from fedjax_compression.checks import check_function, check_kind
 
 from .averaging.methods import METHODS as AVERAGING
 from .contract import NEEDS, Method
@@ -20,25 +22,41 @@ METHODS: dict[str, Method] = {
     **DISTILLATION,
     **SPLIT,
 }
-"""Every method that a configuration may name: those of the families, and those registered."""
+"""Every method that a run's `algorithm` can name: those of this package and those of `register`."""
 
 
 def register(name: str, method: Method | Callable) -> None:
     """Let a run's `algorithm` name a method of your own, such as `"mine(mu=0.1)"`.
 
     Args:
-        name: An identifier that no other method has.
-        method: A `Method` with what the factory needs of a run; or the factory alone,
+        name: The name, a Python identifier that no other method has. Registering an equal method
+            again is allowed.
+        method: A `Method` with what its factory needs of a run; or the factory alone,
             `(loss, like, **arguments) -> FederatedAlgorithm`, which then needs nothing.
 
     Raises:
-        ValueError: For a name that is no identifier or is in use, and for an unknown need.
-        TypeError: For anything but a method or a factory.
+        TypeError: For a name that is not a text, and for anything but a method or a factory.
+        ValueError: For a name that is not an identifier or that another method has, and for a need
+            that is not in `NEEDS`.
+
+    Example:
+        >>> from fedjax_llm import fed_avg
+        >>> from fedjax_llm.algorithms.contract import Method
+        >>> from fedjax_llm.algorithms.registry import METHODS, register
+        >>> def plain(loss, like, *, client_optimizer):
+        ...     return fed_avg(loss, like, client_optimizer=client_optimizer)
+        >>> register("plain", Method(plain, needs=("client_optimizer",)))
+        >>> METHODS.pop("plain").needs  # removed, so that this example leaves nothing behind
+        ('client_optimizer',)
 
     """
+    check_kind(name, str, who="register", name="name", expected="a text")
     if not callable(method) and not isinstance(method, Method):
         raise TypeError(f"register: method: expected a Method or a factory, got {method!r}.")
     given = method if isinstance(method, Method) else Method(method)
+    check_function(
+        given.factory, who="register", name="factory", signature="that returns an algorithm"
+    )
     if not name.isidentifier():
         raise ValueError(f"register: name: expected an identifier, got {name!r}.")
     if METHODS.get(name, given) != given:

@@ -1,7 +1,7 @@
-"""What methods share, and what a method of your own may build on.
+"""Building blocks that methods share, for methods of your own too.
 
-The averaging round and its variants, channels from server to clients, partial aggregates, how a
-failed client says so, and arithmetic on pytrees.
+The averaging round and its variants, channels from the server to clients, partial aggregates, the
+marking of failed clients, and arithmetic on pytrees.
 """
 
 from .averaging import Work, averaging, fresh_optimizer, persistent_optimizer

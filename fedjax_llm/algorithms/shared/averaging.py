@@ -13,56 +13,79 @@ from jaxtyping import Array, Key, PyTree
 from ...aggregators.contract import Aggregator
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
 from .channel import ChannelState, Message, channel
-from .checks import check_structure
+from .checks import check_aggregate, check_like, check_structure
 from .failures import has_failed, nan_where
 from .partials import PartialAggregate, gather_updates, server_result, server_step
 from .trees import cast, choose
 
 
 class Work(NamedTuple):
-    """What a client does in a round."""
+    """A client's computation in a round of `averaging`.
+
+    Attributes:
+        init: `(params) -> memory`: what lasts from round to round, such as an optimizer state; an
+            empty tuple if nothing does.
+        update: `(received, memory, frozen, batches) -> (update, memory, info)`: from the received
+            parameters to the update that the client sends, in their structure and dtypes.
+
+    """
 
     init: Callable[[Params], PyTree]
-    """`(params) -> memory`: what of it lasts from round to round."""
     update: Callable[
         [Params, PyTree, Frozen, Batches],
         tuple[PyTree, PyTree, ClientInfo],
     ]
-    """`(received, memory, frozen, batches) -> (update, memory, info)`."""
 
 
 class AveragingState(NamedTuple):
-    """What the server keeps."""
+    """Server state of `averaging`.
+
+    Attributes:
+        params: The server's parameters.
+        optimizer: State of the server optimizer.
+        downlink: State of the downlink's sender.
+        uplink: Memory of the uplink's receiver.
+        known: The last aggregated update, if uplinks are coded relative to it; else empty.
+
+    """
 
     params: Params
     optimizer: optax.OptState
     downlink: ChannelState
-    """What the downlink's sender keeps."""
     uplink: PyTree
-    """What the uplink's receiver keeps."""
     known: PyTree
-    """What clients are told of the last update, where uplinks are coded given it."""
 
 
 class AveragingClient(NamedTuple):
-    """What a client keeps."""
+    """Client state of `averaging`.
+
+    Attributes:
+        work: What lasts of the client's `Work`, such as an optimizer state.
+        uplink: State of the uplink's sender.
+        downlink: State of the downlink's receiver.
+
+    """
 
     work: PyTree
-    """What lasts of its own work, such as an optimizer's state."""
     uplink: PyTree
-    """What the uplink's sender keeps."""
     downlink: ChannelState
-    """What the downlink's receiver keeps."""
 
 
 class AveragingDownlink(NamedTuple):
-    """What the server sends."""
+    """Downlink payload of `averaging`.
+
+    Attributes:
+        params: The server's parameters, through the downlink's codec.
+        known: The last aggregated update, not coded, if uplinks are coded relative to it; else
+            empty.
+
+    """
 
     params: Message
     known: PyTree
-    """The last aggregated update, where uplinks are coded given it."""
 
 
 def averaging(
@@ -76,11 +99,57 @@ def averaging(
     aggregate: Aggregator | None = None,
     prediction: float | int = 0.0,
 ) -> FederatedAlgorithm:
-    """Clients send what their work makes of the server's parameters, through `uplink`; the server
-    takes minus the aggregate for a gradient of its optimizer.
+    """Build a method whose clients send an update of the server's parameters, and whose server
+    takes minus the aggregated update as the gradient of its optimizer.
 
-    A client whose loss or update is not finite sends NaNs, and its work remembers nothing of it.
+    A client whose loss or update is not finite sends NaNs, and keeps the memory of its work from
+    before the round. Where no client is accepted, the server's state stays as it was.
+
+    Args:
+        work: The client's computation, such as `fresh_optimizer(loss, optimizer)`.
+        like: Structure of the parameters: arrays or ShapeDtypeStructs.
+        who: The method, for messages.
+        server_optimizer: Optax optimizer of the server.
+        uplink: Codec of the updates; None is `identity()`.
+        downlink: Codec of the parameters; None is `identity()`.
+        aggregate: Rule that combines decoded updates; `weighted_mean()` by default.
+        prediction: Factor from 0 to 1: uplinks are coded relative to that many times the last
+            aggregated update, which the server sends along. 0 by default: sends nothing more.
+
+    Returns:
+        A `FederatedAlgorithm` with an `AveragingState` and `AveragingClient`.
+
+    Raises:
+        TypeError: For an argument of the wrong kind.
+        ValueError: From `init`, for parameters that differ in structure from `like`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm.algorithms.shared import averaging, fresh_optimizer
+        >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.ledger import messages
+        >>> def loss(params, frozen, batch):
+        ...     return (params["w"] ** 2).sum()
+        >>> params, ones = {"w": jnp.ones((4, 2))}, jnp.ones((1, 1, 1))
+        >>> method = averaging(
+        ...     fresh_optimizer(loss, optax.sgd(0.1)),
+        ...     params,
+        ...     who="mine",
+        ...     server_optimizer=optax.sgd(1.0),
+        ...     uplink=None,
+        ...     downlink=None,
+        ... )
+        >>> downlink, uplink = messages(method, params, Batch(ones, ones, ones))
+        >>> wire.nbytes(downlink), wire.nbytes(uplink)  # 8 entries of 4 bytes, and 12 of header
+        (44, 44)
+
     """
+    check_like(like, who=who)
+    check_optimizer(server_optimizer, who=who, name="server_optimizer")
+    check_codecs(who=who, uplink=uplink, downlink=downlink)
+    check_aggregate(aggregate, who=who)
     uplink, downlink = uplink or identity(), downlink or identity()
     down, aggregate = channel(downlink, like), aggregate or weighted_mean()
 
@@ -143,7 +212,29 @@ def averaging(
 
 
 def fresh_optimizer(loss: Loss, optimizer: optax.GradientTransformation) -> Work:
-    """Local steps of an optimizer whose state starts afresh each round."""
+    """Build the work of local steps by an optimizer whose state starts afresh each round.
+
+    Args:
+        loss: The loss to minimise.
+        optimizer: The Optax optimizer of the steps.
+
+    Returns:
+        `Work` whose update is the trained minus the received parameters, and whose memory is
+        empty.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_llm.algorithms.shared import fresh_optimizer
+        >>> from fedjax_llm.data import Batch
+        >>> def loss(params, frozen, batch):
+        ...     return 0.5 * params**2
+        >>> work, mask = fresh_optimizer(loss, optax.sgd(0.5)), jnp.ones((2, 1, 1))
+        >>> update, memory, _ = work.update(jnp.float32(8), (), {}, Batch(mask, mask, mask))
+        >>> float(update), memory  # 8 -> 4 -> 2
+        (-6.0, ())
+
+    """
     train = local_steps_with_state(loss, optimizer)
 
     def update(
@@ -156,7 +247,30 @@ def fresh_optimizer(loss: Loss, optimizer: optax.GradientTransformation) -> Work
 
 
 def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation) -> Work:
-    """Local steps of an optimizer whose state lasts, on the client, from round to round."""
+    """Build the work of local steps by an optimizer whose state stays on the client.
+
+    Args:
+        loss: The loss to minimise.
+        optimizer: The Optax optimizer of the steps.
+
+    Returns:
+        `Work` whose update is the trained minus the received parameters, and whose memory is the
+        optimizer state.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_llm.algorithms.shared import persistent_optimizer
+        >>> from fedjax_llm.data import Batch
+        >>> def loss(params, frozen, batch):
+        ...     return 0.5 * params**2
+        >>> work, mask = persistent_optimizer(loss, optax.adam(0.5)), jnp.ones((2, 1, 1))
+        >>> start = jnp.float32(8)
+        >>> _, memory, _ = work.update(start, work.init(start), {}, Batch(mask, mask, mask))
+        >>> int(memory[0].count)  # Adam's two steps
+        2
+
+    """
     train = local_steps_with_state(loss, optimizer)
 
     def update(

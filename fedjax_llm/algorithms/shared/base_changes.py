@@ -1,4 +1,4 @@
-"""What a method adds to frozen kernels, beside what it trains."""
+"""Changes that a method adds to frozen kernels, beside the parameters that it trains."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,18 +10,17 @@ from ...client_training import Frozen
 
 
 def kernel_tree(changes: Iterable[tuple[tuple[str, ...], Any]]) -> PyTree:
-    """What is added to kernels, where `frozen` has them: by paths of their adapters.
+    """Make the tree of kernel changes, in the nesting of `frozen`, from adapter paths and changes.
 
-    A product at `path` has its kernel at `path/kernel` and its adapter at `path/adapter`.
-    Raises `ValueError` for any other path.
+    A change at `path/adapter` goes to `path/kernel`. Raises `ValueError` for any other path.
     """
     tree: dict[str, Any] = {}
     for path, change in changes:
         if not path or path[-1] != "adapter":
             raise ValueError(
-                f"expected LoRA at a path that ends with adapter, beside its kernel, "
-                f"got {'/'.join(map(str, path)) or 'the root'}: layers of different ranks, or of "
-                "no adapter, have no kernel of their own."
+                "expected LoRA at a path that ends with adapter, beside its kernel, got "
+                f"{'/'.join(map(str, path)) or 'the root'}; layers of different ranks or without "
+                "an adapter have no kernel of their own."
             )
         node = tree
         for name in path[:-1]:
@@ -31,15 +30,15 @@ def kernel_tree(changes: Iterable[tuple[tuple[str, ...], Any]]) -> PyTree:
 
 
 def changed(frozen: Frozen, change: PyTree) -> Frozen:
-    """The frozen parameters with what is added to some of them; in float32, then back.
+    """Add a tree of kernel changes to the frozen parameters, in float32, in their dtypes after.
 
-    Raises `ValueError` where a kernel is not an array there, as a packed one is not.
+    Raises `ValueError` where a kernel is not an array of the change's shape, such as a packed one.
     """
     if not isinstance(change, dict):
         if not hasattr(frozen, "astype") or frozen.shape != change.shape:
             got = getattr(frozen, "shape", "a packed one")
             raise ValueError(
-                f"expected a frozen kernel of shape {change.shape} for what the method adds to it, "
+                f"expected a frozen kernel of shape {change.shape}, to add the method's change to, "
                 f"got {got}."
             )
         return _sum(frozen, change)
@@ -49,8 +48,33 @@ def changed(frozen: Frozen, change: PyTree) -> Frozen:
 
 
 def base_of(state: Any, frozen: Frozen) -> Frozen:
-    """What a server's `params` belong to: `frozen`, with what the method has added to it (`base`
-    of the server's state), if it adds anything.
+    """Compute the frozen parameters that a server's `params` belong to.
+
+    A method that folds updates into the base model, such as FLoRA, keeps their sum in the field
+    `base` of its server state. To evaluate or save such a model, use these frozen parameters.
+
+    Args:
+        state: The server state of any method.
+        frozen: The frozen parameters at the start of the run.
+
+    Returns:
+        `frozen` plus the state's `base`, kernel by kernel, in the dtypes of `frozen`; `frozen`
+        itself if the state has no `base`.
+
+    Raises:
+        ValueError: If a kernel with a change is not an array of the change's shape.
+
+    Example:
+        >>> from typing import Any, NamedTuple
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms.shared import base_of
+        >>> class State(NamedTuple):
+        ...     params: Any
+        ...     base: Any
+        >>> frozen = {"layer": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
+        >>> base_of(State({}, {"layer": {"kernel": jnp.array([0.0, 3.0])}}), frozen)["layer"]
+        {'kernel': Array([1., 4.], dtype=float32), 'bias': Array([1., 1.], dtype=float32)}
+
     """
     change = getattr(state, "base", None)
     return frozen if change is None else changed(frozen, change)

@@ -12,31 +12,55 @@ from .trees import cast, choose
 
 
 class Message(NamedTuple):
-    """A pytree on its way to all clients."""
+    """Payload of a pytree that is sent to all clients.
+
+    Attributes:
+        payload: The pytree as the codec encodes it.
+        number: Number of the message, from 1, uint32, if messages are numbered; else empty.
+
+    """
 
     payload: PyTree
-    """As the downlink codes it."""
     number: PyTree[UInt32[Array, ""]]
-    """From 1, where receivers keep a memory."""
 
 
 class ChannelState(NamedTuple):
-    """What one end of a link keeps."""
+    """State of the sender or of one receiver of a `Channel`.
+
+    Attributes:
+        memory: Codec state of a sender, or receiver memory of a receiver.
+        messages: Number of the last message sent or accepted, uint32, if messages are numbered;
+            else empty.
+
+    """
 
     memory: PyTree
     messages: PyTree[UInt32[Array, ""]]
-    """Those sent or taken in so far, where receivers keep a memory."""
 
 
 class CodecState(NamedTuple):
-    """What a client keeps that keeps nothing but its ends of the messages' codecs."""
+    """State of a client that persists only its codec state.
+
+    Attributes:
+        uplink: State of the uplink's sender.
+        downlink: State of the downlink's receiver.
+
+    """
 
     uplink: PyTree
     downlink: ChannelState
 
 
 class Channel(NamedTuple):
-    """How a pytree comes down, with what its ends keep."""
+    """Functions that send one pytree to all clients.
+
+    Attributes:
+        sender: `(tree) -> channel_state` of the server before the first message.
+        receiver: `(tree) -> channel_state` of a client before the first message.
+        send: `(key, tree, channel_state) -> (message, channel_state)`, at the server.
+        receive: `(message, channel_state) -> (tree, channel_state)`, at a client.
+
+    """
 
     sender: Callable[[PyTree], ChannelState]
     receiver: Callable[[PyTree], ChannelState]
@@ -45,36 +69,64 @@ class Channel(NamedTuple):
 
 
 def channel(downlink: Compressor, like: PyTree, *, every_message: bool | None = None) -> Channel:
-    """Messages through a codec, all of the structure of `like`.
+    """Build the channel that sends pytrees of one structure through a codec.
 
-    Where its receiver keeps a memory, or with `every_message`, they are numbered, in four bytes:
-    a client that missed one receives NaNs ever after, and remembers none of them.
+    Numbered messages carry their number in 4 bytes. A client that missed a numbered message
+    receives NaNs from then on, and its state stays as it was.
+
+    Args:
+        downlink: The codec.
+        like: Structure of the pytrees: arrays or ShapeDtypeStructs.
+        every_message: Whether messages are numbered, because a client must receive every one. By
+            default they are if the codec's receiver keeps a memory.
+
+    Returns:
+        The channel.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from fedjax_compression import codec
+        >>> from fedjax_llm.algorithms.shared import channel
+        >>> tree = jnp.array([1.0, -3.0])
+        >>> down = channel(codec("ef21(identity())"), tree)
+        >>> sender, receiver = down.sender(tree), down.receiver(tree)
+        >>> for key in jax.random.split(jax.random.key(0)):
+        ...     message, sender = down.send(key, tree, sender)
+        >>> int(message.number)
+        2
+        >>> received, _ = down.receive(message, receiver)  # it missed the first message
+        >>> received.tolist()
+        [nan, nan]
+
     """
     numbered = has_receiver_memory(downlink) if every_message is None else every_message
 
-    def none_yet() -> PyTree[UInt32[Array, ""]]:
+    def no_number() -> PyTree[UInt32[Array, ""]]:
         return jnp.zeros((), jnp.uint32) if numbered else ()
 
-    def send(key: Key[Array, ""], tree: PyTree, end: ChannelState) -> tuple[Message, ChannelState]:
-        payload, memory = downlink.encode(key, tree, end.memory)
-        messages = jax.tree.map(lambda sent: sent + 1, end.messages)
+    def send(
+        key: Key[Array, ""], tree: PyTree, state: ChannelState
+    ) -> tuple[Message, ChannelState]:
+        payload, memory = downlink.encode(key, tree, state.memory)
+        messages = jax.tree.map(lambda last: last + 1, state.messages)
         return Message(payload, messages), ChannelState(memory, messages)
 
-    def receive(sent: Message, end: ChannelState) -> tuple[PyTree, ChannelState]:
+    def receive(sent: Message, state: ChannelState) -> tuple[PyTree, ChannelState]:
         decoded = downlink.decode(sent.payload, like)
-        received, memory = downlink.receive(decoded, end.memory)
+        received, memory = downlink.receive(decoded, state.memory)
         received = cast(received, like)
         if not numbered:
-            return received, end
-        in_turn = sent.number == end.messages + 1
+            return received, state
+        in_turn = sent.number == state.messages + 1
         return (
             jax.tree.map(lambda r: jnp.where(in_turn, r, jnp.nan), received),
-            choose(in_turn, ChannelState(memory, sent.number), end),
+            choose(in_turn, ChannelState(memory, sent.number), state),
         )
 
     return Channel(
-        lambda tree: ChannelState(downlink.init(tree), none_yet()),
-        lambda tree: ChannelState(downlink.receiver(tree), none_yet()),
+        lambda tree: ChannelState(downlink.init(tree), no_number()),
+        lambda tree: ChannelState(downlink.receiver(tree), no_number()),
         send,
         receive,
     )

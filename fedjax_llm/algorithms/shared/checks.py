@@ -1,48 +1,121 @@
-"""Checks of a factory's arguments."""
+"""Checks of a method factory's arguments."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from fedjax_compression import Compressor, has_receiver_memory
+from fedjax_compression.checks import check_function, check_kind
 
+from ...aggregators.contract import Aggregator
+from ...checks import check_scalar
 from ...client_training import Params
 
 
+def check_loss(loss: Any, *, who: str) -> None:
+    """Raise `TypeError` unless a value can be called, as a `Loss` is."""
+    check_function(
+        loss, who=who, name="loss", signature="(params, frozen, batch) -> mean over the targets"
+    )
+
+
+def check_like(like: Any, *, who: str) -> None:
+    """Raise `TypeError` unless every leaf of a pytree has a shape and a dtype."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(like):
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise TypeError(
+                f"{who}: like: expected a pytree of arrays or ShapeDtypeStructs, got "
+                f"{type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the root'}; a task's "
+                "params have the structure."
+            )
+
+
+def check_aggregate(value: Any, *, who: str) -> None:
+    """Raise `TypeError` unless a value is an `Aggregator` or None."""
+    if value is not None:
+        remedy = "call the factory first" if callable(value) else ""
+        check_kind(
+            value, Aggregator, who=who, name="aggregate", expected="an Aggregator", remedy=remedy
+        )
+
+
 def check_structure(params: Params, like: Params, *, who: str) -> None:
-    """Raise `ValueError` where parameters have not the structure, shapes and dtypes of `like`."""
+    """Check that parameters have the structure, shapes and dtypes of `like`.
+
+    Args:
+        params: The parameters.
+        like: Arrays or ShapeDtypeStructs.
+        who: The method, for the message.
+
+    Raises:
+        ValueError: If they differ; the message names the first leaf that does.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms.shared import check_structure
+        >>> check_structure({"w": jnp.zeros(2)}, {"w": jnp.zeros(3)}, who="mine")
+        Traceback (most recent call last):
+        ...
+        ValueError: mine: params: expected float32[3] at ['w'], as in like, got float32[2] at ['w'].
+
+    """
     got, expected = (
         [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
         for leaves in map(jax.tree_util.tree_leaves_with_path, (params, like))
     )
     for g, e in zip(got, expected, strict=False):
         if g != e:
-            raise ValueError(f"{who}: expected parameters like {e}, got {g}.")
+            raise ValueError(f"{who}: params: expected {_leaf(*e)}, as in like, got {_leaf(*g)}.")
     if len(got) != len(expected):
-        raise ValueError(f"{who}: expected {len(expected)} parameters, got {len(got)}.")
+        raise ValueError(
+            f"{who}: params: expected {len(expected)} arrays, as in like, got {len(got)}."
+        )
 
 
 def check_no_memory(uplink: Compressor, *, who: str, why: str) -> None:
-    """Raise `ValueError` for a codec whose receiver keeps a memory."""
+    """Check that an uplink codec has no receiver memory.
+
+    Args:
+        uplink: The codec.
+        who: The method, for the message.
+        why: The reason, a clause that follows "as".
+
+    Raises:
+        ValueError: For a codec with receiver memory, such as `ef21` or `diana`.
+
+    Example:
+        >>> from fedjax_compression import codec
+        >>> from fedjax_llm.algorithms.shared import check_no_memory
+        >>> check_no_memory(codec("error_feedback(sign())"), who="mine", why="clients differ")
+        >>> check_no_memory(codec("ef21(top_k(fraction=0.1))"), who="mine", why="clients differ")
+        Traceback (most recent call last):
+        ...
+        ValueError: mine: uplink: expected a codec without receiver memory, as clients differ, \
+got one with it, such as ef21 or diana.
+
+    """
     if has_receiver_memory(uplink):
         raise ValueError(
-            f"{who}: expected an uplink whose receiver keeps no memory, as {why}; "
-            "got one that does, such as ef21 or diana."
+            f"{who}: uplink: expected a codec without receiver memory, as {why}, got one with it, "
+            "such as ef21 or diana."
         )
 
 
 def check_keeps_nothing(codec: Compressor, *, name: str, who: str) -> None:
-    """Raise `ValueError` for a codec with a memory at either end."""
+    """Raise `ValueError` for a codec whose sender or receiver keeps a state between messages."""
     probe = jax.ShapeDtypeStruct((64, 64), jnp.float32)
     kept = jax.tree.leaves(jax.eval_shape(lambda: codec.init(probe)))
     if kept or has_receiver_memory(codec):
         raise ValueError(
-            f"{who}: expected a codec without a memory on the {name}, as each message is of other "
-            "text than the one before, got one with: error_feedback, ef21, diana or the like."
+            f"{who}: {name}: expected a codec that keeps no state, as each message is about other "
+            "text than the one before, got one that does, such as error_feedback, ef21 or diana."
         )
 
 
 def check_positive(value: Any, *, name: str, who: str) -> None:
     """Raise `ValueError` unless a number is above 0 and finite."""
-    if isinstance(value, bool) or not 0 < value < float("inf"):
-        raise ValueError(f"{who}: {name} must be above 0 and finite, got {value!r}.")
+    check_scalar(value, who=who, name=name, above=0)
+
+
+def _leaf(path: str, shape: tuple[int, ...], dtype: Any) -> str:
+    return f"{dtype}{[*shape]} at {path or 'the root'}"

@@ -1,4 +1,4 @@
-"""FedAvg's round for a part of the parameters: the rest stays where it is."""
+"""FedAvg's round for a subset of the parameters; the others are not sent."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,17 +19,23 @@ from ...algorithm import (
 )
 from ...client_training import Params
 from .averaging import AveragingState, Work, averaging
-from .checks import check_structure
+from .checks import check_like, check_structure
 
 
 class PartState(NamedTuple):
-    """What the server keeps."""
+    """Server state of `averaging_part`.
+
+    Attributes:
+        params: All parameters: the shared ones as the server last stepped them, the others as
+            they were at the start.
+        part: Server state of the averaging of the shared parameters.
+        kept: What clients keep of the other parameters, as it was at the start.
+
+    """
 
     params: Params
-    """All of them; the part that travels is the server's, the rest as it was at first."""
     part: AveragingState
     kept: PyTree
-    """What clients keep of the rest, as it was at first."""
 
 
 def averaging_part(
@@ -43,13 +49,16 @@ def averaging_part(
     uplink: Compressor | None,
     downlink: Compressor | None,
 ) -> FederatedAlgorithm:
-    """`averaging` of `take(params)` alone: it is what travels, and what the server steps.
+    """Apply `averaging` to the shared parameters alone.
 
-    `work.init` is given all parameters, and keeps what of the rest a client needs; `put` makes all
-    parameters of that and a part.
+    `take(params)` are the shared parameters: the only ones that are sent and that the server
+    steps. `work.init(params)` gets all parameters and returns what a client keeps of the others.
+    `put(kept, shared)` makes all parameters of the two. A `server_optimizer` of None is SGD at
+    rate 1.
     """
+    check_like(like, who=who)
     inner = averaging(
-        Work(lambda part: (), work.update),
+        Work(lambda shared: (), work.update),
         jax.eval_shape(take, like),
         who=who,
         server_optimizer=server_optimizer or optax.sgd(1.0),

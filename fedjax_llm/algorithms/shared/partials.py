@@ -1,4 +1,4 @@
-"""What algorithms share where clients and server meet: messages down, and the fold of those up."""
+"""The server's side of a round: the fold of decoded updates, and the step that follows."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +16,14 @@ from .trees import choose
 
 
 class PartialAggregate(NamedTuple):
-    """What the server holds of the clients so far."""
+    """Partial of `gather_updates`.
+
+    Attributes:
+        aggregate: Partial of the aggregator.
+        accepted: Number of clients folded in.
+        failed: Number of clients left out because their update was not finite.
+
+    """
 
     aggregate: PyTree
     accepted: Int[Array, ""]
@@ -26,11 +33,32 @@ class PartialAggregate(NamedTuple):
 def gather_updates(
     decode: Callable[[ServerState, Uplink], PyTree], aggregate: Aggregator, like: PyTree
 ) -> Gather:
-    """Decode each uplink to something like `like`, leave out what is not finite, and aggregate."""
+    """Build a `Gather` that decodes each uplink, leaves out failed clients, and aggregates.
+
+    Args:
+        decode: `(server_state, uplink) -> update`, of one client.
+        aggregate: Rule that combines the decoded updates.
+        like: Structure of a decoded update: arrays or ShapeDtypeStructs.
+
+    Returns:
+        A `Gather` whose partial is a `PartialAggregate`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm import weighted_mean
+        >>> from fedjax_llm.algorithms.shared import gather_updates
+        >>> mean = weighted_mean()
+        >>> gather = gather_updates(lambda state, uplink: 2.0 * uplink, mean, jnp.zeros(2))
+        >>> uplinks = jnp.array([[1.0, 2.0], [3.0, 4.0], [jnp.nan, 0.0]])
+        >>> partial = gather.add(None, gather.empty(None, 3), uplinks, jnp.ones(3))
+        >>> mean.finish(partial.aggregate).tolist(), int(partial.accepted), int(partial.failed)
+        ([4.0, 6.0], 2, 1)
+
+    """
 
     def empty(state: ServerState, clients: int) -> PartialAggregate:
-        none = jnp.zeros((), jnp.int32)
-        return PartialAggregate(aggregate.empty(like, clients), none, none)
+        zero = jnp.zeros((), jnp.int32)
+        return PartialAggregate(aggregate.empty(like, clients), zero, zero)
 
     def add(
         state: ServerState,
@@ -59,7 +87,26 @@ def gather_updates(
 def server_result(
     partial: PartialAggregate, new: ServerState, old: ServerState, update: PyTree
 ) -> tuple[ServerState, ServerInfo]:
-    """The server's new state, or the old one where no client's update was accepted."""
+    """Choose the new server state, or the old one if no client was accepted; and make the metrics.
+
+    Args:
+        partial: The merged partial of the cohort.
+        new: The state after the server's step.
+        old: The state before it, of the same structure.
+        update: The aggregated update, for its norm.
+
+    Returns:
+        The state, and a `ServerInfo`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms.shared import PartialAggregate, server_result
+        >>> nobody = PartialAggregate((), jnp.int32(0), jnp.int32(2))
+        >>> state, info = server_result(nobody, jnp.float32(5), jnp.float32(1), jnp.zeros(2))
+        >>> float(state), int(info.failed)
+        (1.0, 2)
+
+    """
     state = choose(partial.accepted > 0, new, old)
     return state, ServerInfo(partial.accepted, partial.failed, optax.tree.norm(update))
 
@@ -67,7 +114,27 @@ def server_result(
 def server_step(
     optimizer: optax.GradientTransformation, params: Params, memory: optax.OptState, update: PyTree
 ) -> tuple[Params, optax.OptState]:
-    """The parameters after a step of an optimizer that takes minus the update for a gradient."""
+    """Take one step of an optimizer with minus the update as the gradient.
+
+    Args:
+        optimizer: The server's Optax optimizer.
+        params: The server's parameters.
+        memory: The optimizer's state.
+        update: The aggregated update, in the structure of `params`.
+
+    Returns:
+        The new parameters and optimizer state.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_llm.algorithms.shared import server_step
+        >>> optimizer, params = optax.sgd(0.5), jnp.array([1.0, 2.0])
+        >>> params, _ = server_step(optimizer, params, optimizer.init(params), jnp.ones(2))
+        >>> params.tolist()
+        [1.5, 2.5]
+
+    """
     gradient = jax.tree.map(lambda u, p: -u.astype(p.dtype), update, params)
     step, memory = optimizer.update(gradient, memory, params)
     return optax.apply_updates(params, step), memory

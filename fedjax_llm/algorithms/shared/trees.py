@@ -1,4 +1,4 @@
-"""Arithmetic on pytrees that algorithms share."""
+"""Arithmetic on pytrees that methods share."""
 
 import jax
 import jax.numpy as jnp
@@ -6,21 +6,80 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 
 def is_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether no entry is a NaN or an infinity."""
+    """Compute whether every entry of a pytree is finite.
+
+    Args:
+        tree: A pytree of arrays; True if it has none.
+
+    Returns:
+        A bool scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms.shared import is_finite
+        >>> bool(is_finite({"w": jnp.ones(2), "b": jnp.nan}))
+        False
+
+    """
     leaves = jax.tree.leaves(tree)
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves] or [jnp.array(True)]).all()
 
 
 def choose(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    """One of two pytrees."""
+    """Select one of two pytrees of the same structure.
+
+    Args:
+        condition: A bool scalar, which may be traced.
+        new: The pytree if it is True.
+        old: The pytree if it is False.
+
+    Returns:
+        `new` or `old`, selected entry by entry, so that NaNs in the other do not matter.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms.shared import choose
+        >>> choose(jnp.array(False), jnp.array([jnp.nan, 1.0]), jnp.zeros(2)).tolist()
+        [0.0, 0.0]
+
+    """
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
 def cast(tree: PyTree, like: PyTree) -> PyTree:
-    """A pytree in the dtypes of another."""
+    """Cast a pytree to the dtypes of another.
+
+    Args:
+        tree: A pytree of arrays.
+        like: A pytree of the same structure: arrays or ShapeDtypeStructs.
+
+    Returns:
+        `tree` in the dtypes of `like`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms.shared import cast
+        >>> cast(jnp.ones(2), jnp.zeros(2, jnp.bfloat16)).dtype.name
+        'bfloat16'
+
+    """
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 
 def float32_zeros(like: PyTree) -> PyTree[Float[Array, "..."]]:
-    """Zeros in float32, in the shapes of a pytree."""
+    """Make float32 zeros in the shapes of a pytree.
+
+    Args:
+        like: Arrays or ShapeDtypeStructs.
+
+    Returns:
+        A pytree of zeros.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms.shared import float32_zeros
+        >>> float32_zeros({"w": jnp.ones((2, 3), jnp.bfloat16)})["w"].dtype.name
+        'float32'
+
+    """
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
