@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-colab parity golden fuzz kill check format
+.PHONY: demo quick test test-all test-colab same parity golden fuzz kill check format
 
 demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
 	$(BIN)/fedjax-llm frontier --client-axis "scan()" --out runs/demo
@@ -14,8 +14,14 @@ demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
 quick: $(VENV)/.demo  ## a small sweep, in about a minute
 	$(BIN)/fedjax-llm frontier --quick --client-axis "scan()" --out runs/quick
 
-test: $(VENV)/.check
+test: $(VENV)/.check  ## tests and doctests, but for slow ones
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: $(VENV)/.check  ## tests and doctests
 	$(BIN)/python -m pytest -n auto
+
+same: $(VENV)/.check  ## short runs of every kind against recorded digests and bytes
+	$(BIN)/python tests/same_numbers.py compare
 
 test-colab:  ## with the versions that Colab ships
 	$(MAKE) test PYTHON=python3.13 VENV=.venv-colab PINS=tests/colab.txt

@@ -2,13 +2,13 @@
 
     python experiments/cohort_memory.py
 
-Two rounds of 64 clients and of 1,024, sixteen at a time, each in a process of its own: a decoder of
-107,328 parameters, four steps of four windows of 64 bytes, and the whole difference as the message.
-Prints what each process held at most; beside it the same cohorts in one program, whose messages are
-held all at once.
+Two rounds with 64 and with 1,024 clients, sixteen at a time, each in a process of its own: a
+decoder of 107,328 parameters, four steps of four windows of 64 bytes, uncompressed messages. Prints
+the peak memory of each process, and beside it that of the same cohorts in one program, which holds
+all messages at once.
 
-Result (jax 0.10.2): sixteen at a time .702 GiB at 64 clients and .731 at 1,024, 1.04 times; in one
-program .697 and 1.072, 1.54 times.
+Result (jax 0.10.2): sixteen at a time .702 GiB with 64 clients and .731 GiB with 1,024, 1.04 times;
+in one program .697 and 1.072 GiB, 1.54 times.
 """
 
 import argparse
@@ -28,7 +28,7 @@ AXES = {"chunked(16)": chunked(16), "scan()": scan()}
 
 
 def peak(axis, clients):
-    """GiB that this process held at most, after two rounds."""
+    """Peak memory of this process in GiB after two rounds."""
     corpus = byte_corpus({f"client {i:04}": (VERSE * 14)[i % 79 :] for i in range(1024)})
     task = language_model(DecoderConfig(), key=jax.random.key(0))
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adam(0.001))

@@ -1,19 +1,19 @@
-"""What does a step of LoRA cost on a CPU, and how much of that is products that must be?
-
-SmolLM2-135M with all its weights, 4 x 64 tokens, rank 8 on q and v, a frozen base, Adam: this
-library's step, a straightforward one in JAX (layers in a Python loop, Hugging Face's [out, in]
-weights as an argument, activations [batch, seq, width], log_softmax), and the same step in torch
-with peft where both are installed. Steps alternate in one process, so that a busy machine is busy
-for all; medians. CPU seconds are those of all threads and feel other processes least. The peak is
-that of a 2048 x 2048 float32 product, measured in between.
+"""What does a LoRA step cost on a CPU, and how much of it is unavoidable matrix products?
 
     python experiments/lora_step.py [--repeats 7] [--targets q_proj,v_proj]
 
-Three to fifteen minutes on two cores, as they are busy. A run appends one row to
+SmolLM2-135M with all its weights, 4 x 64 tokens, rank 8 on q and v, a frozen base, Adam. Compares
+this library's step, a straightforward JAX step (layers in a Python loop, Hugging Face's [out, in]
+weights as an argument, activations [batch, seq, width], log_softmax), and the same step in torch
+with peft where both are installed. Steps alternate in one process, so that load from other
+processes affects all of them alike; medians. CPU seconds are those of all threads. The peak is that
+of a 2048 x 2048 float32 product, measured in between.
+
+Three to fifteen minutes on two cores, depending on load. A run appends one row to
 results/lora_step.jsonl.
 
-Result: ours and the straightforward one 1.9 CPU seconds each, 83 % of the peak; torch + peft 10.4.
-What was tried to be faster is in LOG.md.
+Result: ours and the straightforward step take 1.9 CPU seconds each, 83 % of the peak; torch with
+peft 10.4. LOG.md lists what was tried to make it faster.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def compiled(step: Step) -> tuple[float, float]:
 
 
 def flop(config: DecoderConfig) -> float:
-    """Of the products with frozen weights, forward and back to their inputs."""
+    """FLOPs of the products with frozen weights, forward and for their inputs' gradients."""
     width, inner, head = config.hidden_size, config.intermediate_size, config.head_size
     heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
     block = width * head * heads + 3 * width * inner
@@ -118,7 +118,7 @@ def ours(config: DecoderConfig, params: Any, ids: np.ndarray, targets: tuple[str
 
 
 def trained(loss: Callable, params: Any, frozen: Any) -> Step:
-    """A step of Adam from where the last one led."""
+    """An Adam step that continues from the previous one."""
     optimizer = optax.adam(1e-4)
 
     @jax.jit
@@ -158,7 +158,7 @@ def straightforward(
 
 
 def plain_forward(config: DecoderConfig, w: dict, adapters: dict, ids: jax.Array) -> jax.Array:
-    """A Llama as one writes it down."""
+    """A Llama written out plainly."""
 
     def linear(x: jax.Array, name: str) -> jax.Array:
         y = x @ w[name].T

@@ -1,25 +1,26 @@
-"""Do the orders that independent tables agree on show here, on a small decoder?
+"""Do orders of methods that independent tables agree on also show on a small decoder?
 
     python experiments/orders.py        about twenty minutes on one core
 
-Four orders: FFA-LoRA comes last among LoRA methods where no noise is added for privacy; FedEx-LoRA
-is at least as good as FedIT; steps without gradients need many more rounds at far fewer bytes; and
-error feedback rescues top-k and rounding to few bits where these fall behind uncompressed rounds.
+Four orders: FFA-LoRA is last among LoRA methods without privacy noise; FedEx-LoRA is at least as
+good as FedIT; zeroth-order methods need many more rounds and far fewer bytes; and error feedback
+repairs top-k and few-bit rounding where these are worse than uncompressed rounds.
 
-A decoder of 107,328 parameters reads bytes. It is first trained on the plays of Shakespeare without
-their eight longest roles, which are then the clients: all of them in each round, so that local
-steps drift apart. LoRA has rank 4 on every product. A method's learning rate is the best of two or
-three on a seed of its own, and what counts is the mean of three other seeds: nats per byte on the
-last tenth of each role. Rows go to results/orders.jsonl; what is there is not run again.
+A byte-level decoder of 107,328 parameters is first trained on Shakespeare's plays without their
+eight longest roles. These roles are then the clients, all of them in each round, so that local
+steps drift apart. LoRA has rank 4 on every linear layer. Each method's learning rate is the best of
+two or three on a separate seed; reported is the mean over three other seeds of nats per byte on the
+last tenth of each role. Rows go to results/orders.jsonl; settings whose row is there are not run
+again.
 
-Result: all four show, in each of the three seeds; error feedback's not at one per cent. From 2.4181
-nats per byte, in ten rounds: FedEx-LoRA 2.3451, FedIT 2.3502, FFA-LoRA 2.3614 (whose best rate is
-the highest that was tried), at 1, 1 and half the bytes up, and FedEx at eight times FedIT's down.
-DeComFL, on the same LoRA: 2.4108 in sixty rounds, 21 kB up in all; FedIT is past that in its first
-two, which take 592 kB. All parameters: uncompressed 2.3144; four bits with one scale a tensor
-2.3144, so that there is nothing to rescue; two bits 2.3265, with error feedback 2.3153; top-k at
-ten per cent 2.3989, with error feedback 2.3299; at one per cent 2.4287, worse than the start, and
-2.4266, as ten rounds are a tenth of those that it takes to send each entry once.
+Result: all four show in each of the three seeds, except error feedback at one per cent. Starting
+from 2.4181 nats per byte, after ten rounds: FedEx-LoRA 2.3451, FedIT 2.3502, FFA-LoRA 2.3614 (its
+best rate is the highest that was tried), with 1, 1 and half the bytes up, and FedEx with eight
+times FedIT's bytes down. DeComFL on the same LoRA: 2.4108 after sixty rounds and 21 kB up in all;
+FedIT passes that within its first two rounds, which take 592 kB. All parameters: uncompressed
+2.3144; four bits with one scale per tensor 2.3144, which leaves nothing to repair; two bits 2.3265,
+with error feedback 2.3153; top-k at ten per cent 2.3989, with error feedback 2.3299; at one per cent
+2.4287, worse than the start, and 2.4266: ten rounds send a tenth of the entries once.
 """
 
 import importlib.metadata
@@ -39,13 +40,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fedjax_llm import DecoderConfig, fed_avg, language_model, lora
-from fedjax_llm.algorithms.lora import fedex_lora, ffa_lora
+from fedjax_llm.algorithms import decomfl, fedex_lora, ffa_lora
 from fedjax_llm.algorithms.shared.base_changes import base_of
-from fedjax_llm.algorithms.zeroth_order import decomfl
 from fedjax_llm.data import Batching, HoldOut, byte_corpus, hold_out, shakespeare
 from fedjax_llm.evaluation import by_client
 from fedjax_llm.ledger import total_bytes
-from fedjax_llm.runs import results as jsonl
+from fedjax_llm.runs.results import append_row, read_rows
 from fedjax_llm.simulation import simulate
 
 RESULTS = Path(__file__).parent / "results" / "orders.jsonl"
@@ -54,7 +54,7 @@ BATCHING = Batching(seq=64, batch=4, steps=STEPS)
 TUNING, SEEDS = 3, (0, 1, 2)
 FEW, SOME = "top_k(fraction=0.01)", "top_k(fraction=0.1)"
 INT4, INT2 = (f"blockwise_int(bits={bits}, block=65536)" for bits in (4, 2))
-"""With one scale a tensor."""
+"""Quantisers with one scale per tensor."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Setting:
 
     @property
     def adapted(self) -> bool:
-        """Whether LoRA is trained, and not all parameters."""
+        """Whether LoRA is trained instead of all parameters."""
         return self.method != "fed_avg"
 
 
@@ -89,7 +89,7 @@ METHODS = {
         )
     },
 }
-"""By name, the settings to choose from."""
+"""Settings to choose from, by name."""
 
 
 def build(setting: Setting, task: Any) -> Any:
@@ -108,7 +108,7 @@ def build(setting: Setting, task: Any) -> Any:
 
 @cache
 def roles() -> tuple[list[str], dict[str, str]]:
-    """The eight that say most, and what all say."""
+    """The eight longest roles, and the text of all roles."""
     texts = shakespeare()
     return sorted(texts, key=lambda role: -len(texts[role]))[:CLIENTS], texts
 
@@ -121,7 +121,7 @@ def clients() -> HoldOut:
 
 @cache
 def pretrained() -> Any:
-    """Parameters after ten rounds of FedAvg on everybody else."""
+    """Parameters after ten rounds of FedAvg on all other roles."""
     names, texts = roles()
     others = byte_corpus({name: text for name, text in texts.items() if name not in names})
     task = language_model(DecoderConfig(), key=jr.key(0))
@@ -132,7 +132,7 @@ def pretrained() -> Any:
 
 
 def run(setting: Setting) -> dict[str, Any]:
-    """The row of a setting: nats per byte after some rounds, from the start on, and all bytes."""
+    """The row of a setting: nats per byte by round, from the start on, and all bytes."""
     adapter = lora(rank=RANK) if setting.adapted else None
     task = language_model(
         DecoderConfig(), key=jr.key(setting.seed), adapter=adapter, params=pretrained()
@@ -164,15 +164,15 @@ def run(setting: Setting) -> dict[str, Any]:
 
 
 def rows() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """By method, the rows of the three seeds at the rate that was best on another."""
-    known = {_key(row): row for row in jsonl.read(RESULTS)}
+    """For each method the rows of three seeds, at the rate that was best on another seed."""
+    known = {_key(row): row for row in read_rows(RESULTS)}
 
     def of(setting: Setting) -> dict[str, Any]:
         key = _key(asdict(setting))
         if key not in known:
             known[key] = run(setting)
             RESULTS.parent.mkdir(exist_ok=True)
-            jsonl.append(RESULTS, known[key])
+            append_row(RESULTS, known[key])
             print(key, known[key]["nats"][-1], flush=True)
         return known[key]
 

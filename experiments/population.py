@@ -1,16 +1,16 @@
-"""What does a round cost with a hundred thousand clients, each with a memory of its own?
+"""What does a round cost with a hundred thousand clients that each keep a state?
 
     python experiments/population.py                         rounds of each population in turn
     python experiments/population.py --populations 100000    the largest alone, for its memory
 
-Clients keep what top-k left out, 107,328 entries each: 43 GB, were all of them held. A round draws
-64 of them for one step on a window of 16 bytes, so that there is little beside the store to time.
-Populations take turns, round by round, so that whatever else the machine does meets all alike.
+Each client keeps an error-feedback residual of 107,328 entries: 43 GB if all were stored. A round
+draws 64 clients for one step on a window of 16 bytes, so that the store dominates the time.
+Populations alternate round by round, so that load from other processes affects all alike.
 
-Result: flat. On two cores with eight other programs on them a round took 4,961 ms with 1,000
-clients and 5,666 ms with 100,000, 1.12 of it in the median over rounds side by side, while the
-first kept 966 memories and the second 3,153; 2.53 GiB at the peak for both populations together.
-(--populations 1000 100000, jax 0.10.2)
+Result: flat. On two cores shared with eight other programs a round took 4,961 ms with 1,000 clients
+and 5,666 ms with 100,000, a median ratio of 1.12 over rounds side by side; the store then held 966
+and 3,153 residuals; peak memory 2.53 GiB for both populations together. (--populations 1000 100000,
+jax 0.10.2)
 """
 
 import argparse
@@ -31,7 +31,7 @@ VERSE = "It was the best of times, it was the worst of times, it was the age of 
 
 
 def federation(population, *, task, rounds, clients, folder):
-    """The rounds of a population, and the store of its clients."""
+    """The rounds of a population, and its client store."""
     texts = {f"client {i:06}": VERSE[i % 40 : i % 40 + 33] for i in range(population)}
     algorithm = fed_avg(
         task.loss,

@@ -1,20 +1,20 @@
-"""Does it help to code an update given what the last round's became?
-
-Where the server sends its last aggregated update along, both ends know it, and an uplink may code
-the difference to a part of it. Ten rounds of sixteen clients on the plays of Shakespeare.
+"""Does it help to code an update relative to the last round's aggregated update?
 
     python experiments/predictive.py        about three minutes on two cores
 
-First the updates of an uncompressed run, each coded given the round's before at several weights:
-the squared error over the squared norm of the update, mean over clients and rounds from the second
-on. Then runs with and without a prediction, three seeds.
+If the server also sends its last aggregated update, both ends know it, and an uplink can code the
+difference to a fraction of it. Ten rounds of sixteen clients on Shakespeare's plays.
 
-Result: not at one bit, a little at a quarter. An update has a cosine of .33 with the last round's
-aggregate, whose norm is .74 of its own, so that the best weight of .44 takes 11 % of the power off.
-At one bit that is lost again: errors .277, .275, .309, .328 at weights 0 to .75, as a difference
-has less of the shape that the quantiser makes use of; after ten rounds +.0066 nats per byte at
-weight .5 (three seeds, +.011, -.007, +.015: nothing). At a quarter of a bit errors .757, .758,
-.727, .748, and -.081 nats (-.065, -.058, -.120). The prediction doubles the downlink's bytes.
+First, updates of an uncompressed run are coded relative to the previous round's at several weights:
+squared error over squared norm, mean over clients and over rounds from the second on. Then runs
+with and without a prediction, three seeds.
+
+Result: no gain at one bit, a small one at a quarter. An update has a cosine of .33 with the last
+round's aggregate, whose norm is .74 of its own, so the best weight of .44 removes 11 % of the power.
+At one bit the codec loses that again, because a difference has less of the shape that it exploits:
+errors .277, .275, .309, .328 at weights 0, .25, .5, .75; after ten rounds +.0066 nats per byte at
+weight .5 (seeds +.011, -.007, +.015: no effect). At a quarter of a bit errors .757, .758, .727,
+.748, and -.081 nats (-.065, -.058, -.120). The prediction doubles the downlink's bytes.
 """
 
 import dataclasses
@@ -24,11 +24,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fedjax_compression import codec
-from fedjax_compression.wrappers import predictive
+from fedjax_compression import codec, predictive
 from rich.console import Console
 
-from fedjax_llm import studies as frontier
+from fedjax_llm import studies
 from fedjax_llm.runs import RunConfig, prepare
 from fedjax_llm.simulation import simulate
 
@@ -43,7 +42,7 @@ def squared(tree):
 
 
 def updates_of_a_run():
-    """What clients sent in each round of an uncompressed run, and their shares of the weights."""
+    """Updates that clients sent in each round of an uncompressed run, and their weights."""
     run, sent = prepare(COMMON), []
     gather = run.algorithm.gather
 
@@ -69,7 +68,7 @@ def updates_of_a_run():
 
 
 def errors(rounds, text: str, weight: float) -> float:
-    """Mean relative squared error of updates that are coded given the round's before."""
+    """Mean relative squared error of updates coded relative to the previous round's."""
     inner = codec(text)
 
     @jax.jit
@@ -95,10 +94,10 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     for prediction in (0.0, 0.5):
         common = dataclasses.replace(COMMON, prediction=prediction)
-        configs = frontier.configurations(common, UPLINKS, seeds=(0, 1, 2))
-        rows = list(frontier.sweep(configs, RESULTS))
+        configs = studies.configurations(common, UPLINKS, seeds=(0, 1, 2))
+        rows = list(studies.sweep(configs, RESULTS))
         print(f"prediction {prediction}")
-        Console(width=120).print(frontier.table(rows))
+        Console(width=120).print(studies.table(rows))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Do the bytes that others published come out of our messages?
+"""Do our messages reproduce published numbers of bytes?
 
     python -m experiments.published_bytes        under a minute on one core
 
 Each figure is the length of the messages that an algorithm and a codec make for a model's
-configuration, by shapes alone (`ledger.messages`): nothing of a model's size is allocated. What is
-entropy-coded has no length by shape: DeMo's coefficients are coded for four million entries.
+configuration, computed from shapes alone (`ledger.messages`); no model is allocated. Entropy-coded
+messages have no length by shape: DeMo's coefficients are coded for four million entries.
 
-Result: all come out. FlowerTune's GB are GiB, both ways, of adapters in float32. NVFLARE's MB are
-MiB, of a Llama whose head is not tied; its scales are longer than ours. DeMo's 85 is 12 bytes a
-coefficient against bfloat16; two bytes and an entropy-coded position are 3.6 times less. Streaming
-DiLoCo's 400 is of 16 bits against 4, without what a block's scale would add. FedKSeed's 18 kB are
-of seeds of four bytes, where a number in the pool takes 12 bits. FedPrompt's hundredth of a percent
-is rounded, and of models of T5's and RoBERTa's width; 20 tokens are ours.
+Result: all are reproduced. FlowerTune's GB are GiB, in both directions, of float32 adapters.
+NVFLARE's MB are MiB, of a Llama with an untied head; its scales are longer than ours. DeMo's factor
+85 is 12 bytes per coefficient against bfloat16; two bytes and an entropy-coded position take 3.6
+times less. Streaming DiLoCo's factor 400 is 16 bits against 4, without block scales. FedKSeed's 18
+kB use seeds of four bytes, where an index into the pool takes 12 bits. FedPrompt's hundredth of a
+percent is rounded, and for models of T5's and RoBERTa's width; 20 tokens are our choice.
 """
 
 from typing import NamedTuple
@@ -28,9 +28,7 @@ from rich.table import Table
 
 from fedjax_llm import DecoderConfig, fed_avg, language_model, ledger, lora
 from fedjax_llm.adapters import prompt_tuning
-from fedjax_llm.algorithms.averaging import fed_sgd
-from fedjax_llm.algorithms.low_communication import demo, streaming_diloco
-from fedjax_llm.algorithms.zeroth_order import fed_kseed
+from fedjax_llm.algorithms import demo, fed_kseed, fed_sgd, streaming_diloco
 
 MISTRAL_7B = DecoderConfig(
     vocab_size=32768,
@@ -86,13 +84,13 @@ GPT2 = DecoderConfig(
 
 
 class Steps(NamedTuple):
-    """As much of a batch as an algorithm looks at."""
+    """The fields of a batch that an algorithm reads."""
 
     mask: np.ndarray
 
 
 class Row(NamedTuple):
-    """A figure."""
+    """One published figure and ours."""
 
     what: str
     unit: str
@@ -101,7 +99,7 @@ class Row(NamedTuple):
 
 
 def shapes(config, *, dtype=jnp.float32, adapter=None):
-    """Of the trainable parameters."""
+    """Shapes of the trainable parameters."""
     params = jax.eval_shape(lambda key: language_model(config, key=key, adapter=adapter)[0], KEY)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
 
@@ -111,12 +109,12 @@ ONE_STEP = Steps(np.ones((1, 1), bool))
 
 
 def loss(params, frozen, batch):
-    """Any will do: what travels does not depend on it."""
+    """A placeholder loss: messages do not depend on it."""
     return sum((leaf.astype(jnp.float32) ** 2).sum() for leaf in jax.tree.leaves(params))
 
 
 def lengths(algorithm, params):
-    """Bytes of a downlink and of an uplink."""
+    """Bytes of a downlink and of an uplink message."""
     return [wire.nbytes(one) for one in ledger.messages(algorithm, params, ONE_STEP)]
 
 
@@ -127,7 +125,7 @@ def flower_tune(config, *, rounds, clients):
 
 
 def nvflare():
-    """Of one message up: what is of the values, and what of their scales."""
+    """Bytes of one uplink: of its values, and of their scales."""
     full, half = shapes(LLAMA_1B), shapes(LLAMA_1B, dtype=jnp.bfloat16)
     for params, text, values, scales in (
         (full, "identity()", 5716.26, 0.0),
@@ -147,7 +145,7 @@ def nvflare():
 
 
 class Coefficients(NamedTuple):
-    """Of each chunk its k largest, as DeMo's public code sends them."""
+    """The k largest coefficients of each chunk, as DeMo's public code sends them."""
 
     indices: UInt32[Array, "chunks k 2"]
     """Of 64 bits."""

@@ -1,20 +1,21 @@
 """How long does a round take here, and how long in a plain PyTorch loop over the same clients?
 
-Four pieces of work, all Llamas, AdamW at the clients and the weighted mean at the server. Ours is
-`simulate` as users call it: batches drawn, a round computed, every message made and measured, by
-the fastest client axis, of which one halves the cohort over two devices of the host. Torch's is a
-loop over clients and steps with `scaled_dot_product_attention`, `rms_norm` and the fused AdamW, two
-threads, no messages. Rounds alternate in one process, so that a busy machine is busy for both;
-medians of wall and CPU seconds, and the ratio torch / ours of either: above 1 we are faster.
-
     python experiments/torch_rounds.py [--repeats 5] [--works lora full small lora_bfloat16]
 
-Needs torch. Nine minutes on two cores. A run appends one row a work to
+Four workloads, all Llamas, AdamW at the clients and the weighted mean at the server. Ours is
+`simulate` as users call it: it draws batches, computes a round, and makes and measures every
+message, on the fastest client axis, one of which spreads the cohort over two host devices. Torch's
+is a loop over clients and steps with `scaled_dot_product_attention`, `rms_norm` and the fused
+AdamW, two threads, no messages. Rounds alternate in one process, so that load from other processes
+affects both alike; medians of wall and CPU seconds, and the ratio torch / ours: above 1 ours is
+faster.
+
+Needs torch. Nine minutes on two cores. A run appends one row per workload to
 results/torch_rounds.jsonl.
 
 Result (two cores of an AMD EPYC, jax 0.10.2, torch 2.13.0, wall time): LoRA 1.52 (1.23 to 1.52
 between runs), full training .95, small 2.88; a bfloat16 base .90 against torch's bfloat16, on a
-processor without a fast unit for it. The halved cohort was the fastest axis in all four.
+processor without a fast bfloat16 unit. Two devices were fastest for all four.
 """
 
 import argparse

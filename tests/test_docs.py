@@ -1,0 +1,94 @@
+"""The documents: their code runs, their tables are whole, their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fedjax_compression import registry
+
+from fedjax_llm.aggregators import registry as aggregators
+from fedjax_llm.algorithms import registry as methods
+from fedjax_llm.data import registry as data
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    path
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "compression/README.md")
+    if path.name != "CHANGELOG.md"
+]
+CODECS = (ROOT / "compression/README.md").read_text()
+
+
+def examples(document):
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def run(code, document):
+    exec(compile(code, document, "exec"), {})  # noqa: S102 - our own text
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+def test_the_example_composes_an_algorithm_and_learns(capsys):
+    run(examples("README.md")[0], "README.md")
+    rounds = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rounds] == ["1", "2"]
+    first, second = (float(row[1]) for row in rounds)
+    assert second < first < 5.0  # an untrained model has ln 256 = 5.55
+    sent = [int(row[2]) for row in rounds]
+    assert abs(sent[0] - sent[1]) < 0.1 * sent[0]  # supports are entropy-coded
+
+
+def test_the_example_tunes_a_pretrained_model_and_writes_an_adapter(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(examples("README.md")[1], "README.md")
+    rounds = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rounds] == ["1", "2"]
+    assert all(float(row[1]) < 6 for row in rounds)  # an untrained model of 49,152 tokens has 10.8
+    written = {path.name for path in (tmp_path / "runs/adapter").iterdir()}
+    assert written == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_the_example_of_the_compression_package_runs(capsys):
+    (code,) = examples("compression/README.md")
+    run(code, "compression/README.md")
+    sent, plain = map(int, capsys.readouterr().out.split())
+    assert sent * 50 < plain
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_components_of_contributing_work(number):
+    tables = (registry.FACTORIES, methods.METHODS, aggregators.AGGREGATORS, data.DATA)
+    before = [dict(table) for table in tables]
+    try:
+        run(examples("CONTRIBUTING.md")[number], "CONTRIBUTING.md")
+    finally:
+        for table, names in zip(tables, before, strict=True):
+            table.clear()
+            table.update(names)
+
+
+def test_every_codec_is_in_the_table():
+    for name in registry.FACTORIES:
+        assert f"\n| `{name}(" in CODECS, name
+
+
+def test_every_method_says_what_travels():
+    text = (ROOT / "docs/methods.md").read_text()
+    for name in methods.METHODS:
+        rows = re.findall(
+            rf"\n(\| `{name}[(`][^\n]*\|[^\n]*\|[^\n]*\|[^\n]*\|[^\n]*\|)(?=\n)", text
+        )
+        assert any(all(cell.strip() for cell in row.split("|")[1:-1]) for row in rows), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_paths_lead_somewhere(document):
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+    for path in re.findall(r"`((?:fedjax_llm|compression|tests|experiments|docs)/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
