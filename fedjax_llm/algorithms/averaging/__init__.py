@@ -1,4 +1,4 @@
-"""Methods whose server steps along a mean of differences or gradients."""
+"""Methods whose server steps along a mean of the clients' differences or gradients."""
 
 from .fed_avg import fed_avg
 from .fed_dyn import fed_dyn

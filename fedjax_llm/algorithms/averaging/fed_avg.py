@@ -7,8 +7,10 @@ from fedjax_compression import Compressor, has_receiver_memory
 
 from ...aggregators.contract import Aggregator
 from ...algorithm import FederatedAlgorithm
+from ...checks import check_codecs, check_optimizer, check_scalar
 from ...client_training import Loss, Params
 from ..shared.averaging import averaging, fresh_optimizer
+from ..shared.checks import check_loss
 
 
 def fed_avg(
@@ -25,34 +27,86 @@ def fed_avg(
     """Clients train from the server's parameters and send the difference; the server steps along
     the mean difference.
 
-    Up: the difference, through `uplink`. Down: the parameters, through `downlink`, so that a
-    client needs no memory of them. Exact where both are the identity, which is what `None`
-    stands for. `like` is the structure of the parameters. The server takes minus the aggregate
-    for a gradient: SGD at rate 1 (`None`) is FedAvg, `optax.sgd(1.0, momentum=0.9)` FedAvgM,
-    `adam`, `yogi` and `adagrad` are FedAdam, FedYogi and FedAdagrad, SGD with Nesterov momentum
-    is DiLoCo's outer step. `aggregate` is the mean by the runtime's weights unless given.
+    Exact if both codecs are the identity. The server takes minus the aggregated difference as the
+    gradient of its optimizer: SGD at rate 1 is FedAvg, `optax.sgd(1.0, momentum=0.9)` is FedAvgM,
+    `adam`, `yogi` and `adagrad` are FedAdam, FedYogi and FedAdagrad, SGD with Nesterov momentum is
+    DiLoCo's outer step.
 
-    Client optimizers start afresh each round; the uplink's state lasts, at both ends, and its
-    receiver takes the aggregate for a mean of the clients. Where a downlink's receiver keeps a
-    memory (`ef21`) messages are numbered, in four bytes: every client must take part in every
-    round from the first, and one that missed a message sends NaNs ever after. A client whose loss
-    or update is not finite sends an update of NaNs; an update that decodes to a NaN or an infinity
-    is counted and left out. Where none is left, the server stays as it was.
+    Up: the difference, through `uplink`. Down: the parameters, through `downlink`, so that a client
+    needs no earlier message. If the downlink's receiver has memory (`ef21`), messages carry a
+    number of 4 bytes and every client must take part in every round: a client that missed a
+    message sends NaNs from then on.
 
-    With a `prediction` above zero the server sends its last aggregated update as well, as it is, in
-    the parameters' dtypes, and the uplink codes a client's difference to `prediction` times that
-    (`predictive`): fewer bits or a smaller error up where rounds are alike, for a downlink of up to
-    twice the bytes. Not with a momentum at the uplink's sender (`dgc`, `dct_top_k`).
-    Raises `ValueError` where the parameters do not have the structure of `like`, unless
-    0 <= prediction <= 1, and for a prediction beside an uplink whose receiver keeps a memory, which
-    is a prediction of its own.
+    A client whose loss or update is not finite sends NaNs. An update that decodes to a NaN or an
+    infinity is left out and counted as failed. If none is left, the server's state stays as it was
+    after its broadcast.
+
+    With a `prediction` above 0 the server also sends its last aggregated update, not coded, and
+    clients code their difference relative to `prediction` times that update (`predictive`). The
+    uplink needs fewer bits or errs less if rounds are alike; the downlink grows by one value per
+    parameter, in the parameters' dtypes.
+
+    Args:
+        loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
+            batch's mask counts`.
+        like: Structure of the trainable parameters: arrays or ShapeDtypeStructs. Their values are
+            not read.
+        client_optimizer: Optax optimizer of the local steps. Its state starts afresh each round.
+        server_optimizer: Optax optimizer of the server. Default: SGD at rate 1.
+        uplink: Codec of the difference. Its state lasts from round to round, at the client and, if
+            it has receiver memory, at the server, which applies it to the aggregated update.
+            Default: `identity()`.
+        downlink: Codec of the parameters. Default: `identity()`.
+        aggregate: Rule that combines the decoded differences. Default: `weighted_mean()`, with the
+            runtime's weights.
+        prediction: Factor of the last update that uplinks are coded relative to, from 0 to 1.
+            Default: 0, which sends nothing more. Not for an uplink with momentum (`dgc`,
+            `dct_top_k`).
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: For an argument of the wrong kind, such as a codec's text.
+        ValueError: For a `prediction` out of range, and for one above 0 with an uplink that has
+            receiver memory, which is a prediction itself. From `init`, for parameters that differ
+            in structure from `like`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_llm import fed_avg
+        >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.simulation import round_program, vmap
+        >>> def loss(params, frozen, batch):  # the optimum is the client's only target
+        ...     return 0.5 * ((params["w"] - batch.targets[0, 0]) ** 2).sum()
+        >>> params = {"w": jnp.zeros(2)}
+        >>> method = fed_avg(loss, params, client_optimizer=optax.sgd(0.5))
+        >>> targets = jnp.array([4.0, 8.0]).reshape(2, 1, 1, 1)  # [clients, steps, batch, seq]
+        >>> batches = Batch(targets, targets, jnp.ones((2, 1, 1, 1), bool))
+        >>> client = method.client_init(params)
+        >>> clients = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), client)
+        >>> key = jax.random.key(0)
+        >>> state, _, (_, _, info, _) = round_program(method, vmap())(
+        ...     key, {}, method.init(key, params), jnp.arange(2), jnp.array([1.0, 3.0]), clients,
+        ...     batches,
+        ... )
+        >>> state.params["w"].tolist()  # (1 * 2 + 3 * 4) / 4
+        [3.5, 3.5]
+        >>> info.loss.tolist()
+        [16.0, 64.0]
+
     """
-    if isinstance(prediction, bool) or not 0 <= prediction <= 1:
-        raise ValueError(f"fed_avg: prediction must be from 0 to 1, got {prediction!r}.")
+    check_loss(loss, who="fed_avg")
+    check_optimizer(client_optimizer, who="fed_avg", name="client_optimizer")
+    check_optimizer(server_optimizer, who="fed_avg", name="server_optimizer", optional=True)
+    check_codecs(who="fed_avg", uplink=uplink, downlink=downlink)
+    check_scalar(prediction, who="fed_avg", name="prediction", at_least=0, at_most=1)
     if prediction and uplink is not None and has_receiver_memory(uplink):
         raise ValueError(
-            f"fed_avg: expected prediction 0 where the uplink's receiver keeps a memory, which is "
-            f"a prediction of its own, got {prediction!r}."
+            "fed_avg: prediction: expected 0 with an uplink that has receiver memory, which is a "
+            f"prediction itself, got {prediction!r}."
         )
     return averaging(
         fresh_optimizer(loss, client_optimizer),

@@ -10,28 +10,48 @@ from jaxtyping import Array, Key, PyTree
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
 from ..shared.channel import ChannelState, channel
-from ..shared.checks import check_no_memory, check_positive, check_structure
+from ..shared.checks import (
+    check_like,
+    check_loss,
+    check_no_memory,
+    check_positive,
+    check_structure,
+)
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
 from ..shared.trees import choose, float32_zeros, is_finite
 
 
 class FedDynState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: The server's parameters.
+        h: Weighted mean of all clients' `gradient`, in float32.
+        downlink: State of the downlink's sender.
+
+    """
 
     params: Params
     h: Params
-    """The mean of all clients' `gradient`, by their weights."""
     downlink: ChannelState
 
 
 class FedDynClient(NamedTuple):
-    """What a client keeps."""
+    """Client state.
+
+    Attributes:
+        gradient: gradient_i, in float32: the gradient of the client's loss at the end of its last
+            local training, if that reached the exact minimum.
+        uplink: State of the uplink's sender.
+        downlink: State of the downlink's receiver.
+
+    """
 
     gradient: Params
-    """Of its loss where its last local training ended, were that the exact minimum."""
     uplink: PyTree
     downlink: ChannelState
 
@@ -46,24 +66,61 @@ def fed_dyn(
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
 ) -> FederatedAlgorithm:
-    """Clients minimise loss(w) - <gradient_i, w> + alpha / 2 * ||w - w_t||^2, so that where all
-    agree, they agree on the optimum of the whole; the server takes h / alpha off their mean.
+    """Clients minimise loss(w) - <gradient_i, w> + alpha / 2 * ||w - w_t||^2, and the server
+    subtracts h / alpha from their mean, so that clients that agree are at the overall optimum.
 
-    Up: the difference, through `uplink`. Down: the parameters, through `downlink`. Both as long as
-    FedAvg's: gradient_i stays with its client and h with the server. After each round
-    gradient_i moves by -alpha * difference, and h by the same of all clients, so that h is the
-    weighted mean of all gradient_i at any time, to rounding, also with a lossy uplink: a client
-    moves by what the server decodes. The paper's mean over m clients is here by weight:
-    `population` is the sum of the weights of all clients, drawn or not, which is m where all weigh
-    one. Approximate in that the minimum is sought by local steps, with a fresh optimizer each
-    round; the fixed point is the optimum all the same.
+    After each round gradient_i moves by -alpha * difference, and h by -alpha times the weighted sum
+    of differences over `population`. So h is the weighted mean of all gradient_i at any time, up to
+    rounding, also with a lossy uplink: a client moves by what the server decodes. Local steps
+    approximate the minimum; the fixed point is the optimum all the same.
 
-    A client that has failed sends NaNs; one that the server cannot hear keeps its gradient_i. Every
-    client keeps a float32 copy of the parameters. Downlinks with memories are treated as `fed_avg`
-    treats them.
-    Raises `ValueError` for an uplink whose receiver keeps a memory, unless alpha and population
-    are above 0, and where the parameters do not have the structure of `like`.
+    Up: the difference, through `uplink`. Down: the parameters, through `downlink`. Both are as long
+    as FedAvg's: gradient_i stays at the client and h at the server. A failed client sends NaNs; a
+    client whose message decodes to something not finite keeps its gradient_i. Downlinks with
+    receiver memory are treated as in `fed_avg`. Cost: each client keeps a float32 copy of the
+    parameters.
+
+    Departure: the paper's mean over m clients is by weight here.
+
+    Args:
+        loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
+            batch's mask counts`.
+        like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
+        client_optimizer: Optax optimizer of the local steps. Its state starts afresh each round.
+        population: Sum of the weights of all clients, sampled or not, above 0: the number of
+            clients if all weigh 1.
+        alpha: Weight of the proximal term, above 0. Default: 0.1.
+        uplink: Codec of the difference, without receiver memory. Default: `identity()`.
+        downlink: Codec of the parameters. Default: `identity()`.
+
+    Returns:
+        The algorithm. The `update_norm` of its rounds is that of the server's step, with h / alpha.
+
+    Raises:
+        TypeError: For an argument of the wrong kind.
+        ValueError: For an `alpha` or `population` that is not above 0, and for an uplink with
+            receiver memory. From `init`, for parameters that differ in structure from `like`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm.algorithms import fed_dyn
+        >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.ledger import messages
+        >>> def loss(params, frozen, batch):
+        ...     return (params["w"] ** 2).sum()
+        >>> params, ones = {"w": jnp.ones((8, 8))}, jnp.ones((1, 1, 1))
+        >>> method = fed_dyn(loss, params, client_optimizer=optax.sgd(0.1), population=100)
+        >>> downlink, uplink = messages(method, params, Batch(ones, ones, ones))
+        >>> wire.nbytes(downlink), wire.nbytes(uplink)  # 4 an entry, header 12
+        (268, 268)
+
     """
+    check_loss(loss, who="fed_dyn")
+    check_like(like, who="fed_dyn")
+    check_optimizer(client_optimizer, who="fed_dyn", name="client_optimizer")
+    check_codecs(who="fed_dyn", uplink=uplink, downlink=downlink)
     check_positive(alpha, name="alpha", who="fed_dyn")
     check_positive(population, name="population", who="fed_dyn")
     uplink, downlink = uplink or identity(), downlink or identity()
@@ -94,9 +151,9 @@ def fed_dyn(
         update = jax.tree.map(jnp.subtract, trained, start)
         failed = has_failed(info, update)
         payload, coder = uplink.encode(key, nan_where(failed, update), client_state.uplink)
-        heard = uplink.decode(payload, like)
+        decoded = uplink.decode(payload, like)
         gradient = choose(
-            is_finite(heard), _moved(client_state.gradient, heard, alpha), client_state.gradient
+            is_finite(decoded), _moved(client_state.gradient, decoded, alpha), client_state.gradient
         )
         return payload, FedDynClient(gradient, coder, end), info
 
@@ -116,7 +173,7 @@ def fed_dyn(
 def regularised(
     gradient: Params, start: Params, alpha: float | int
 ) -> optax.GradientTransformation:
-    """Add alpha * (w - start) - gradient to each gradient at w."""
+    """Add alpha * (w - start) - gradient to the loss's gradient at w."""
 
     def update(
         slope: PyTree, memory: optax.OptState, params: Params | None = None

@@ -11,17 +11,23 @@ from jaxtyping import Array, Float, PyTree
 from ...aggregators.contract import Aggregator, Updates
 from ...aggregators.weighted_mean import WeightedSum, weighted_mean
 from ...algorithm import FederatedAlgorithm
+from ...checks import check_codecs, check_optimizer
 from ...client_training import Loss, Params
 from ..shared.averaging import averaging, fresh_optimizer
-from ..shared.checks import check_no_memory, check_positive
+from ..shared.checks import check_loss, check_no_memory, check_positive
 
 
 class Spread(NamedTuple):
-    """What the server holds of the clients so far."""
+    """Partial of `extrapolated`.
+
+    Attributes:
+        sums: Partial of the weighted mean.
+        squares: Sum of weight * |update|^2.
+
+    """
 
     sums: WeightedSum
     squares: Float[Array, ""]
-    """The weighted sum of |update|^2."""
 
 
 def fed_exp(
@@ -33,21 +39,62 @@ def fed_exp(
     downlink: Compressor | None = None,
     epsilon: float = 1e-3,
 ) -> FederatedAlgorithm:
-    """FedAvg whose server goes further the more its clients' updates disagree in direction.
+    """FedAvg whose server step is longer the more the clients' differences point apart.
 
-    The step is max(1, mean |d_k|^2 / (2 (|mean d_k|^2 + `epsilon`))) times the mean difference, all
-    means by the runtime's weights: 1 where clients agree, which is FedAvg, and half their number
-    where as many updates of one length are at right angles. Up: the difference, through `uplink`.
-    Down: the parameters, through `downlink`.
-    Exact where both are the identity. Lengths are of what was decoded: an unbiased uplink of few
-    bits makes them longer, and the step with them. The paper looks at the mean of the last two
-    rounds' parameters when it scores; the server's are the last. Its code multiplies epsilon by the
-    number of clients. Failures and downlinks with memories are treated as `fed_avg` treats them.
-    Raises `ValueError` unless epsilon is above 0, for an uplink whose receiver keeps a memory, and
-    where the parameters do not have the structure of `like`.
+    The server adds max(1, mean |d_k|^2 / (2 (|mean d_k|^2 + epsilon))) times the mean difference,
+    all means by the runtime's weights. For small epsilon the factor is 1 where clients agree, which
+    is FedAvg, and half their number for differences of equal length at right angles. Exact if both
+    codecs are the identity. Lengths are those of the decoded differences: the noise of an unbiased
+    uplink of few bits makes them longer, and the step too.
+
+    Up: the difference, through `uplink`. Down: the parameters, through `downlink`. Failed clients
+    and downlinks with receiver memory are treated as in `fed_avg`.
+
+    Departures: the paper evaluates the mean of the last two rounds' parameters, where the server
+    here has the last; its code multiplies epsilon by the number of clients.
+
+    Args:
+        loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
+            batch's mask counts`.
+        like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
+        client_optimizer: Optax optimizer of the local steps. Its state starts afresh each round.
+        uplink: Codec of the difference, without receiver memory. Default: `identity()`.
+        downlink: Codec of the parameters. Default: `identity()`.
+        epsilon: Term that bounds the factor where the mean difference is small, above 0.
+            Default: 0.001.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: For an argument of the wrong kind.
+        ValueError: For an `epsilon` out of range, and for an uplink with receiver memory. From
+            `init`, for parameters that differ in structure from `like`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_llm.algorithms import fed_exp
+        >>> def loss(params, frozen, batch):
+        ...     return (params**2).sum()
+        >>> key, params = jax.random.key(0), jnp.zeros(4)
+        >>> method = fed_exp(loss, params, client_optimizer=optax.sgd(0.1), epsilon=1e-6)
+        >>> state = method.init(key, params)
+        >>> differences = jnp.eye(4)  # what four clients sent, at right angles
+        >>> partial = method.gather.add(
+        ...     state, method.gather.empty(state, 4), differences, jnp.ones(4)
+        ... )
+        >>> state, _ = method.server_update(key, state, partial)
+        >>> state.params.round(3).tolist()  # twice the mean, 0.25
+        [0.5, 0.5, 0.5, 0.5]
+
     """
+    check_loss(loss, who="fed_exp")
+    check_optimizer(client_optimizer, who="fed_exp", name="client_optimizer")
+    check_codecs(who="fed_exp", uplink=uplink, downlink=downlink)
     check_positive(epsilon, name="epsilon", who="fed_exp")
-    why = "the lengths of updates are looked at, and what it decodes is a change of them"
+    why = "the step depends on the length of each update, not on that of its change"
     check_no_memory(uplink or identity(), who="fed_exp", why=why)
     return averaging(
         fresh_optimizer(loss, client_optimizer),
@@ -61,7 +108,7 @@ def fed_exp(
 
 
 def extrapolated(*, epsilon: float) -> Aggregator:
-    """The weighted mean, made longer by how little updates agree. Holds one update."""
+    """Build the aggregator of `fed_exp`: the weighted mean times the factor. Holds one update."""
     mean = weighted_mean()
 
     def empty(like: PyTree, clients: int) -> Spread:
@@ -77,8 +124,8 @@ def extrapolated(*, epsilon: float) -> Aggregator:
     def finish(partial: Spread) -> PyTree:
         middle = mean.finish(partial.sums)
         weight = jnp.where(partial.sums.weight > 0, partial.sums.weight, 1.0)
-        further = partial.squares / weight / (2 * (_square(middle) + epsilon))
-        return jax.tree.map(lambda leaf: jnp.maximum(1.0, further) * leaf, middle)
+        factor = partial.squares / weight / (2 * (_square(middle) + epsilon))
+        return jax.tree.map(lambda leaf: jnp.maximum(1.0, factor) * leaf, middle)
 
     return Aggregator(empty, add, merge, finish)
 

@@ -11,16 +11,24 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ...checks import check_codecs, check_optimizer, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
 from ..shared.channel import ChannelState, CodecState, Message, channel
-from ..shared.checks import check_no_memory, check_structure
+from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result, server_step
-from .fed_prox import check_mu, toward_start
+from .fed_prox import toward_start
 
 
 class FedNovaState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: The server's parameters.
+        optimizer: State of the server optimizer.
+        downlink: State of the downlink's sender.
+
+    """
 
     params: Params
     optimizer: optax.OptState
@@ -28,12 +36,17 @@ class FedNovaState(NamedTuple):
 
 
 class FedNovaUplink(NamedTuple):
-    """What a client sends."""
+    """Uplink payload.
+
+    Attributes:
+        direction: The difference divided by `length`, through the uplink's codec.
+        length: How far the client's steps move along a constant gradient of one: rate * ||a_i||_1
+            in the paper.
+
+    """
 
     direction: PyTree
-    """The difference, per unit of `length`."""
     length: Float[Array, ""]
-    """How far the client's steps move along a gradient of one: rate * ||a_i||_1 in the paper."""
 
 
 def fed_nova(
@@ -46,31 +59,72 @@ def fed_nova(
     downlink: Compressor | None = None,
     mu: float | int = 0.0,
 ) -> FederatedAlgorithm:
-    """Clients send the difference divided by how much their local steps weigh gradients in all; the
-    server multiplies the mean by the mean of those weights: more steps are no more say.
+    """Clients send their difference divided by the length of their local training, and the server
+    multiplies the mean by the mean length, so that more local steps do not weigh more.
 
-    Up: the normalised difference, through `uplink`, and its length, 4 bytes. Down: the parameters,
-    through `downlink`. Exact where both are the identity: x + (sum p_i l_i) * (sum p_i d_i) with
-    the runtime's weights p_i, which is FedAvg where all lengths l_i are equal. Where a client's
-    difference is minus rate * sum_k a_k g_k, its length is rate * sum_k a_k: the rate times the
-    steps that had targets for SGD, more with momentum, less with the proximal term of weight `mu`
-    (the paper's section 4). It is measured by letting the same optimizer take the same steps along
-    a gradient of one. That is right for optimizers that are linear in the gradients, alike for
-    every entry: SGD with or without momentum, Nesterov's or a schedule.
-    The server takes minus the product for a gradient; SGD at rate 1 unless given. A client without
-    a target has length 0, and direction 0.
-    Raises `ValueError` for a client optimizer that is not linear (Adam, clipping, weight decay),
-    an uplink whose receiver keeps a memory, mu below 0, and where the parameters do not have the
-    structure of `like`.
+    Exact if both codecs are the identity: the server adds (sum p_i l_i) * (sum p_i d_i) with the
+    runtime's weights p_i, normalised differences d_i and lengths l_i. That is FedAvg if all lengths
+    are equal. If a client's difference is minus rate * sum_k a_k g_k, its length is
+    rate * sum_k a_k: for SGD the rate times the number of steps with targets, more with momentum,
+    less with the proximal term (section 4). The length is measured: the same optimizer takes the
+    same steps along a gradient of one. That is right for optimizers that are linear in the
+    gradients and treat all entries alike: SGD, with momentum, Nesterov momentum or a schedule. A
+    client without targets has length 0 and direction 0.
+
+    Up: the direction, through `uplink`, and the length, 4 bytes. Down: the parameters, through
+    `downlink`. Failed clients and downlinks with receiver memory are treated as in `fed_avg`.
+
+    Args:
+        loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
+            batch's mask counts`.
+        like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
+        client_optimizer: Optax optimizer of the local steps, linear in the gradients. Its state
+            starts afresh each round.
+        server_optimizer: Optax optimizer of the server, which takes minus the product as its
+            gradient. Default: SGD at rate 1.
+        uplink: Codec of the direction, without receiver memory. Default: `identity()`.
+        downlink: Codec of the parameters. Default: `identity()`.
+        mu: Weight of the proximal term mu / 2 * ||w - w_t||^2, at least 0. Default: 0.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: For an argument of the wrong kind.
+        ValueError: For a client optimizer that is not linear (Adam, clipping, weight decay), an
+            uplink with receiver memory, and a `mu` out of range. From `init`, for parameters that
+            differ in structure from `like`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm.algorithms import fed_nova
+        >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.ledger import messages
+        >>> def loss(params, frozen, batch):
+        ...     return (params["w"] ** 2).sum()
+        >>> params, ones = {"w": jnp.ones((8, 8))}, jnp.ones((1, 1, 1))
+        >>> method = fed_nova(loss, params, client_optimizer=optax.sgd(0.1, momentum=0.9))
+        >>> downlink, uplink = messages(method, params, Batch(ones, ones, ones))
+        >>> wire.nbytes(downlink), wire.nbytes(uplink)  # 4 an entry, header 12; length 4
+        (268, 272)
+
     """
-    check_mu(mu, who="fed_nova")
+    check_loss(loss, who="fed_nova")
+    check_like(like, who="fed_nova")
+    check_optimizer(client_optimizer, who="fed_nova", name="client_optimizer")
+    check_optimizer(server_optimizer, who="fed_nova", name="server_optimizer", optional=True)
+    check_codecs(who="fed_nova", uplink=uplink, downlink=downlink)
+    check_scalar(mu, who="fed_nova", name="mu", at_least=0)
     uplink, downlink = uplink or identity(), downlink or identity()
-    check_no_memory(uplink, who="fed_nova", why="a direction is no mean of the last round's")
+    why = "a round's mean direction is not the last round's plus a change"
+    check_no_memory(uplink, who="fed_nova", why=why)
     optimizer = optax.chain(toward_start(mu), client_optimizer) if mu else client_optimizer
     _check_linear(client_optimizer)
     server_optimizer = server_optimizer or optax.sgd(1.0)
     down, mean = channel(downlink, like), weighted_mean()
-    steps = local_steps_with_state(loss, beside_a_ruler(optimizer))
+    steps = local_steps_with_state(loss, with_length(optimizer))
 
     def init(key: Key[Array, ""], params: Params) -> FedNovaState:
         check_structure(params, like, who="fed_nova")
@@ -91,11 +145,11 @@ def fed_nova(
         batches: Batches,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         start, end = down.receive(sent, client_state.downlink)
-        memory = beside_a_ruler(optimizer).init(start)
-        trained, (_, ruler), info = steps(start, memory, frozen, batches)
-        length = -ruler.place
-        whole = jnp.where(length > 0, length, 1.0)
-        direction = jax.tree.map(lambda y, x: (y - x) / whole.astype(x.dtype), trained, start)
+        memory = with_length(optimizer).init(start)
+        trained, (_, path), info = steps(start, memory, frozen, batches)
+        length = -path.position
+        divisor = jnp.where(length > 0, length, 1.0)
+        direction = jax.tree.map(lambda y, x: (y - x) / divisor.astype(x.dtype), trained, start)
         failed = has_failed(info, direction)
         payload, coder = uplink.encode(key, nan_where(failed, direction), client_state.uplink)
         return FedNovaUplink(payload, length), CodecState(coder, end), info
@@ -118,33 +172,39 @@ def fed_nova(
     return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
 
 
-class Ruler(NamedTuple):
-    """A parameter of its own, whose gradient is always one."""
+class UnitPath(NamedTuple):
+    """A scalar that an optimizer moves along a constant gradient of one.
 
-    place: Float[Array, ""]
+    Attributes:
+        position: Where it is, from 0.
+        memory: The optimizer's state for it.
+
+    """
+
+    position: Float[Array, ""]
     memory: optax.OptState
 
 
-def beside_a_ruler(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer that also steps along a gradient of one, from zero: how far, the state says."""
+def with_length(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Make an optimizer whose state also follows the same steps along a gradient of one."""
 
-    def init(params: Params) -> tuple[optax.OptState, Ruler]:
+    def init(params: Params) -> tuple[optax.OptState, UnitPath]:
         zero = jnp.zeros(())
-        return optimizer.init(params), Ruler(zero, optimizer.init(zero))
+        return optimizer.init(params), UnitPath(zero, optimizer.init(zero))
 
     def update(
-        gradient: PyTree, state: tuple[optax.OptState, Ruler], params: Params | None = None
-    ) -> tuple[PyTree, tuple[optax.OptState, Ruler]]:
-        memory, ruler = state
+        gradient: PyTree, state: tuple[optax.OptState, UnitPath], params: Params | None = None
+    ) -> tuple[PyTree, tuple[optax.OptState, UnitPath]]:
+        memory, path = state
         updates, memory = optimizer.update(gradient, memory, params)
-        step, ruler_memory = optimizer.update(jnp.ones(()), ruler.memory, ruler.place)
-        return updates, (memory, Ruler(ruler.place + step, ruler_memory))
+        step, path_memory = optimizer.update(jnp.ones(()), path.memory, path.position)
+        return updates, (memory, UnitPath(path.position + step, path_memory))
 
     return optax.GradientTransformation(init, update)
 
 
 def _check_linear(optimizer: optax.GradientTransformation) -> None:
-    """Raise `ValueError` unless three steps are linear in their gradients, wherever they start."""
+    """Raise `ValueError` unless three steps of an optimizer are linear in their gradients."""
 
     def moved(gradients: Float[np.ndarray, "steps entries"]) -> np.ndarray:
         params = start = jnp.array([3.0, -1.0])
@@ -163,7 +223,7 @@ def _check_linear(optimizer: optax.GradientTransformation) -> None:
         or not np.allclose(alike[0], alike[1], rtol=1e-3, atol=1e-6)
     ):
         raise ValueError(
-            "fed_nova: expected a client optimizer that is linear in the gradients, such as "
-            "optax.sgd(rate, momentum=0.9), as the length of others' steps has no meaning; got "
-            "one that is not (Adam, clipping, weight decay): use fed_avg."
+            "fed_nova: client_optimizer: expected an optimizer that is linear in the gradients, "
+            "such as optax.sgd(rate, momentum=0.9), got one that is not (Adam, clipping, weight "
+            "decay), whose steps have no length; use fed_avg."
         )

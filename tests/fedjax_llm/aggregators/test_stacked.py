@@ -1,11 +1,11 @@
-"""The stack of a cohort's updates, of chunks and of devices."""
+"""The stack of a cohort's updates, made whole, of chunks and of devices."""
 
 import jax.numpy as jnp
 
 from fedjax_llm.aggregators.stacked import shares, stacked
 
 
-def test_partial_stacks_merge_to_the_whole_and_drop_what_weighs_nothing():
+def test_partial_stacks_merge_to_the_whole_and_drop_rows_of_weight_zero():
     aggregate = stacked()
     rows, weights = (
         jnp.arange(1.0, 6.0)[:, None] * jnp.ones(2),

@@ -8,7 +8,7 @@ UPDATES = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), "b": jnp.array(
 LIKE = {"w": jnp.zeros(2), "b": jnp.zeros(())}
 
 
-def test_a_weighted_mean_is_numpys():
+def test_the_weighted_mean_is_numpys():
     mean = weighted_mean()
     weights = jnp.array([1.0, 0.0, 3.0])
     out = mean.finish(mean.add(mean.empty(LIKE, 3), UPDATES, weights))
@@ -22,7 +22,7 @@ def test_no_weight_gives_zero():
     assert out["w"].tolist() == [0.0, 0.0]
 
 
-def test_failed_rows_lose_their_weight_and_are_told_from_absent_ones():
+def test_failed_rows_lose_their_weight_and_absent_rows_do_not_count_as_failed():
     updates = UPDATES | {"w": UPDATES["w"].at[1, 0].set(jnp.nan).at[2, 1].set(jnp.inf)}
     kept, weights, failed = leave_out_failed(updates, jnp.array([1.0, 2.0, 0.0]))
     assert weights.tolist() == [1.0, 0.0, 0.0]

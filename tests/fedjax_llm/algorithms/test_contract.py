@@ -1,4 +1,4 @@
-"""What every algorithm promises. A factory that is not in a task's table fails the suite."""
+"""The contract of every algorithm. A factory that is not in a task's table fails the suite."""
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,14 @@ from tests.helpers.algorithm_table import (
 
 CLIENTS = 4
 ALIKE = ("fed_bpt",)
-"""Whose clients count alike, whatever their weights."""
+"""Methods whose clients count equally, whatever their positive weights."""
 
 
 def test_every_factory_is_in_the_table():
     public = {name for name, value in vars(algorithms).items() if callable(value)}
     tables = {name.split(",")[0] for name in TABLE}
-    assert public == {*tables, "split_lora"}  # which meets its server in every step
-    assert set(ALGORITHMS) <= public  # what the command takes
+    assert public == {*tables, "split_lora"}  # a SplitMethod, tested in its own file
+    assert set(ALGORITHMS) <= public  # the registry
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -41,7 +41,7 @@ def test_rounds_move_the_parameters_and_every_client_axis_computes_the_same(name
     assert finite((state, own))
     first = start(TABLE[name], program(name)[0])
     assert not equal((state.params, own), (first[0].params, first[1]))
-    if not name.startswith(("fed_md", "flora")):  # whose servers have no model, or none of LoRA's
+    if not name.startswith(("fed_md", "flora")):  # their servers do not train params
         assert not equal(state.params, first[0].params)
     for axis in ("scan",) if name.endswith(", coded") else ("scan", "chunked"):
         close(played(name, axis)[0].params, state.params)
@@ -49,7 +49,7 @@ def test_rounds_move_the_parameters_and_every_client_axis_computes_the_same(name
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_run_goes_on_from_the_arrays_of_its_state_to_the_same_bits(name):
+def test_a_run_resumed_from_the_arrays_of_its_state_is_bit_identical(name):
     task, (algorithm, one, _) = TABLE[name], program(name)
     first = start(task, algorithm)
     kept = play(task, one, *first, range(2))[:2]
@@ -69,7 +69,7 @@ def test_rounds_trace_once(name):
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_client_that_fails_is_left_out_and_remembers_nothing_of_it(name):
+def test_a_failed_client_is_left_out_and_its_state_stays_finite(name):
     task, (algorithm, one, _) = TABLE[name], program(name)
     state, own, _ = play(task, one, *start(task, algorithm), range(2))
     batches = task.cohort(9)
@@ -83,7 +83,7 @@ def test_a_client_that_fails_is_left_out_and_remembers_nothing_of_it(name):
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_where_all_fail_the_server_stays_as_it_was_when_it_sent(name):
+def test_where_all_clients_fail_the_server_state_is_that_after_its_broadcast(name):
     task, (algorithm, one, _) = TABLE[name], program(name)
     state, own, _ = play(task, one, *start(task, algorithm), range(2))
     batches = task.cohort(9)
@@ -95,8 +95,8 @@ def test_where_all_fail_the_server_stays_as_it_was_when_it_sent(name):
     assert (int(watched.accepted), int(watched.failed)) == (0, CLIENTS)
 
 
-def choose_client_axis(state):
-    """What of a server's state does not list clients one by one, as factors on their way do."""
+def without_client_rows(state):
+    """A server state's fields that have no row for each client."""
     return {
         name: value for name, value in state._asdict().items() if name not in ("stack", "residual")
     }
@@ -112,11 +112,11 @@ def test_a_client_of_weight_two_counts_as_two_clients(name):
         for rows, weights in ways
         for here in [jax.tree.map(lambda leaf, rows=rows: leaf[jnp.array(rows)], task.cohort())]
     ]
-    close(*map(choose_client_axis, got))
+    close(*map(without_client_rows, got))
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_clients_count_alike_unless_they_are_not_there(name):
+def test_clients_of_positive_weight_count_equally(name):
     task, (algorithm, one, _) = TABLE[name], program(name)
     first = start(task, algorithm)
     got, again, all_four = (
@@ -132,7 +132,7 @@ def test_clients_count_alike_unless_they_are_not_there(name):
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_the_ledger_counts_the_bytes_that_are_made_and_they_say_what_was_sent(name):
+def test_the_ledger_counts_the_dumped_bytes_and_they_load_again(name):
     downlink, uplinks, _, _ = jax.device_get(played(name)[2])
     listed = entries(1, range(CLIENTS), len(wire.dumps(downlink)), lengths(uplinks))
     sent = [jax.tree.map(lambda leaf, row=row: leaf[row], uplinks) for row in range(CLIENTS)]
@@ -145,7 +145,7 @@ def test_the_ledger_counts_the_bytes_that_are_made_and_they_say_what_was_sent(na
 
 
 @pytest.mark.parametrize("name", ["ditto", "fed_rep", "fed_md", "fedsa_lora"])
-def test_a_clients_own_model_is_like_the_servers_and_not_the_same(name):
+def test_a_personal_model_has_the_structure_of_the_servers_and_other_values(name):
     state, own, _, _ = played(name)
     first, second = (jax.tree.map(lambda leaf, row=row: leaf[row], own) for row in range(2))
     algorithm, _, _ = program(name)
@@ -157,5 +157,5 @@ def test_a_clients_own_model_is_like_the_servers_and_not_the_same(name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_parameters_of_another_structure_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=rf"{name.split(',')[0]}: expected parameters like"):
+    with pytest.raises(ValueError, match=rf"{name.split(',')[0]}: params: expected .* as in like"):
         build(name).init(jr.key(0), {"adapter": {"a": jnp.zeros((2, 2)), "b": jnp.eye(2)}})

@@ -173,10 +173,13 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
             ("--downlink", "ef21(top_k(fraction=0.1))"),
             "downlink: ef21(top_k(fraction=0.1)) needs every client in every round",
         ),
-        (("--prediction", "1.5"), "algorithm: fed_avg: prediction must be from 0 to 1, got 1.5"),
+        (
+            ("--prediction", "1.5"),
+            "algorithm: fed_avg: prediction: expected a number at least 0 and at most 1, got 1.5",
+        ),
         (
             ("--prediction", "0.5", "--uplink", "ef21(top_k(fraction=0.1))"),
-            "expected prediction 0 where the uplink's receiver keeps a memory",
+            "prediction: expected 0 with an uplink that has receiver memory",
         ),
         (
             ("--uplink", "eden(bits=7)"),
@@ -201,16 +204,19 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
             ("--algorithm", "fed_kseed()", "--client-optimizer", "adam(0.1)"),
             "algorithm: fed_kseed: expected a client optimizer that is optax.sgd(rate)",
         ),
-        (("--algorithm", "fed_nova()"), "algorithm: fed_nova: expected a client optimizer that is"),
+        (
+            ("--algorithm", "fed_nova()"),
+            "algorithm: fed_nova: client_optimizer: expected an optimizer that is linear",
+        ),
         (
             ("--algorithm", "fed_md()"),
             "algorithm: fed_md() asks clients about the text of those set aside, one of ten; "
             "expected batch=2 windows of seq=32 tokens there, got 0",
         ),
-        (("--client-axis", "chunked(0)"), "client_axis: chunked: size must be an integer"),
+        (("--client-axis", "chunked(0)"), "client_axis: chunked: size: expected an integer"),
         (("--client-optimizer", "adamm(0.1)"), "client_optimizer: expected one of adagrad"),
         (("--server-optimizer", "sgd()"), "server_optimizer: expected sgd(learning_rate"),
-        (("--adapter", "lora(rank=0)"), "adapter: lora: rank must be an integer of at least 1"),
+        (("--adapter", "lora(rank=0)"), "adapter: lora: rank: expected an integer at least 1"),
         (("--rounds", "0"), "rounds: expected at least 1, got 0"),
         (("--clients", "9"), "clients: expected 1 to 4, the number of training clients, got 9"),
         (("--seed", "-1"), "seed: expected 0 to"),
@@ -219,7 +225,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (("--vocab-size", "100"), "vocab_size: expected at least 256"),
         (("--data", "chitchatt"), "data: expected one of chitchat, dirichlet"),
         (("--data", "fields(text='a')"), "data: expected clients' text, got \"fields(text='a')\""),
-        (("--data", "chitchat()"), "model: expected a checkpoint, whose tokenizer can write"),
+        (("--data", "chitchat()"), "model: expected a pretrained model, whose tokenizer can write"),
         (("--data", "jsonl('no.jsonl', fields(text='a'))"), "No such file or directory: 'no"),
         (("--population", "5"), "population: expected 1 to 4, the number of clients, got 5"),
         (("--model", "nowhere"), "hidden_size: expected none beside --model, whose own is used"),

@@ -1,4 +1,4 @@
-"""Clients that pull to optima of their own: who ends at the optimum of the whole, who does not."""
+"""Clients with different optima: which methods reach the optimum of the weighted loss."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from fedjax_compression import codec
 
 from fedjax_llm import fed_avg
 from fedjax_llm.algorithms.averaging import fed_dyn, fed_nova, fed_prox, fed_sgd, scaffold
-from fedjax_llm.algorithms.averaging.fed_nova import beside_a_ruler
+from fedjax_llm.algorithms.averaging.fed_nova import with_length
 from tests.helpers.quadratics import loss, pulls, rounds
 
 RATE, STEPS = 0.1, 5
@@ -35,7 +35,7 @@ def distance(one, other):
     return float(jnp.abs(one - other).max())
 
 
-def test_fed_avg_is_off_by_what_local_steps_of_unequal_curvature_make():
+def test_fed_avg_is_biased_by_local_steps_where_curvatures_differ():
     state, _ = rounds(
         fed_avg(loss, START, client_optimizer=SGD), START, SKEWED, WEIGHTS, number=400
     )
@@ -56,7 +56,9 @@ class TestCorrected:
         state, _ = rounds(factory(client_optimizer=SGD), START, SKEWED, WEIGHTS, number=400)
         assert distance(state.params, OPTIMUM) < 1e-3
 
-    def test_half_of_them_a_round_do_too_with_as_many_steps_as_they_have(self, name, factory):
+    def test_half_of_the_clients_a_round_reach_it_too_with_unequal_numbers_of_steps(
+        self, name, factory
+    ):
         uneven = pulls(OPTIMA, steps=STEPS, live=[1, 5, 2, 3], strength=STRENGTH)
         order = jnp.stack([jr.permutation(jr.fold_in(jr.key(5), n), 4) for n in range(1500)])
         state, _ = rounds(
@@ -69,25 +71,27 @@ class TestCorrected:
         )
         assert distance(state.params, OPTIMUM) < 1e-2
 
-    def test_what_the_server_holds_is_the_mean_of_what_clients_hold(self, name, factory):
+    def test_the_servers_control_is_the_weighted_mean_of_the_clients(self, name, factory):
         algorithm = factory(
             client_optimizer=SGD, uplink=codec("error_feedback(top_k(fraction=0.4))")
         )
         drawn = jnp.arange(20)[:, None] % jnp.array([1, 2, 3, 5]) == 0
         state, own = rounds(algorithm, START, SKEWED, WEIGHTS, number=20, drawn=drawn)
-        held, mine = (state.control, own.control) if name == "scaffold" else (state.h, own.gradient)
-        assert distance(held, weighted(mine, 1.0)) < 1e-3 * float(jnp.abs(held).max())
+        server, each = (
+            (state.control, own.control) if name == "scaffold" else (state.h, own.gradient)
+        )
+        assert distance(server, weighted(each, 1.0)) < 1e-3 * float(jnp.abs(server).max())
 
 
 def client(algorithm, batches, row=0, own=None):
-    """What one client makes of the first downlink."""
+    """One client's round after the first downlink."""
     sent, _ = algorithm.broadcast(jr.key(0), algorithm.init(jr.key(0), START))
     own = algorithm.client_init(START) if own is None else own
     one = jax.tree.map(lambda leaf: leaf[row], batches)
     return algorithm.client_update(jr.key(1), {}, sent, own, one)
 
 
-def test_scaffolds_control_is_option_two_over_the_steps_that_counted():
+def test_scaffolds_control_is_option_two_over_the_steps_with_targets():
     batches = pulls(OPTIMA, steps=STEPS, live=[3, 5, 5, 5], strength=STRENGTH)
     algorithm = scaffold(loss, START, client_optimizer=SGD, population=10.0)
     c_i = jr.normal(jr.key(2), START.shape)
@@ -100,7 +104,7 @@ def test_scaffolds_control_is_option_two_over_the_steps_that_counted():
 
 
 def test_scaffolds_control_is_a_gradient_whatever_the_optimizer():
-    """A control scaled by the rate would be off by what Adam makes of a gradient."""
+    """Dividing the difference by the rate would give Adam's steps, not gradients."""
     algorithm = scaffold(loss, START, client_optimizer=optax.adam(RATE), population=10.0)
     _, after, _ = client(algorithm, SKEWED, row=3)
     params, seen, adam = START, [], optax.adam(RATE)
@@ -126,7 +130,7 @@ def test_scaffolds_local_steps_are_along_the_corrected_gradient():
 
 
 @pytest.mark.parametrize("factory", [scaffold, fed_dyn])
-def test_a_client_without_targets_keeps_what_it_holds(factory):
+def test_a_client_without_targets_keeps_its_control_and_sends_zeros(factory):
     algorithm = factory(loss, START, client_optimizer=SGD, population=10.0)
     none = pulls(OPTIMA, steps=STEPS, live=[0, 0, 0, 0])
     own = algorithm.client_init(START)
@@ -156,8 +160,8 @@ UNEVEN = pulls(OPTIMA, steps=10, live=LIVE)
 MEAN = weighted(OPTIMA, 1.0)
 
 
-def test_fed_nova_undoes_what_more_steps_of_some_clients_make_of_fed_avg():
-    """Up to the rate: a step also sees that the steps before it moved."""
+def test_fed_nova_removes_fed_avgs_bias_towards_clients_with_more_steps():
+    """Up to terms of the rate, as each step starts where the one before it ended."""
     moved = (1 - (1 - RATE / 10) ** LIVE)[:, None]
     small = optax.sgd(RATE / 10)
     plain, _ = rounds(
@@ -171,7 +175,7 @@ def test_fed_nova_undoes_what_more_steps_of_some_clients_make_of_fed_avg():
     assert distance(nova.params, MEAN) < distance(plain.params, MEAN) / 20
 
 
-def test_fed_nova_is_fed_avg_where_all_take_as_many_steps():
+def test_fed_nova_is_fed_avg_where_all_clients_take_equally_many_steps():
     optimizer = optax.sgd(RATE, momentum=0.9, nesterov=True)
     both = [
         rounds(f(loss, START, client_optimizer=optimizer), START, SKEWED, WEIGHTS, number=5)[0]
@@ -213,7 +217,7 @@ def test_fed_novas_lengths_are_the_papers(optimizer, mu, length):
         assert float(sent.length) == pytest.approx(length(int(tau)), rel=1e-5)
 
 
-def test_fed_nova_sends_a_zero_of_length_zero_where_there_was_no_target():
+def test_fed_nova_sends_direction_and_length_zero_without_targets():
     algorithm = fed_nova(loss, START, client_optimizer=SGD)
     sent, _, info = client(algorithm, pulls(OPTIMA, steps=2, live=[0, 0, 0, 0]))
     assert (distance(sent.direction, 0.0), float(sent.length), int(info.targets)) == (0, 0, 0)
@@ -229,8 +233,10 @@ def test_fed_nova_sends_a_zero_of_length_zero_where_there_was_no_target():
         optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(1e-3)),
     ],
 )
-def test_fed_nova_refuses_optimizers_whose_steps_have_no_length(optimizer):
-    with pytest.raises(ValueError, match="fed_nova: expected a client optimizer that is linear"):
+def test_fed_nova_refuses_optimizers_that_are_not_linear(optimizer):
+    with pytest.raises(
+        ValueError, match="fed_nova: client_optimizer: expected an optimizer that is linear"
+    ):
         fed_nova(loss, START, client_optimizer=optimizer)
 
 
@@ -244,11 +250,11 @@ def test_fed_nova_refuses_optimizers_whose_steps_have_no_length(optimizer):
 )
 def test_fed_nova_takes_any_linear_optimizer(optimizer):
     fed_nova(loss, START, client_optimizer=optimizer)
-    zero = beside_a_ruler(optimizer).init(START)
-    assert float(zero[1].place) == 0.0
+    zero = with_length(optimizer).init(START)
+    assert float(zero[1].position) == 0.0
 
 
-def test_fed_prox_without_a_pull_is_fed_avg():
+def test_fed_prox_with_mu_zero_is_fed_avg():
     both = [
         rounds(f(loss, START, client_optimizer=SGD, **more), START, SKEWED, WEIGHTS, number=3)[0]
         for f, more in ((fed_avg, {}), (fed_prox, {"mu": 0.0}))
@@ -256,7 +262,7 @@ def test_fed_prox_without_a_pull_is_fed_avg():
     np.testing.assert_allclose(both[0].params, both[1].params, rtol=1e-6)
 
 
-def test_fed_prox_minimises_the_loss_and_the_distance():
+def test_fed_prox_minimises_the_loss_plus_the_proximal_term():
     mu, start = 2.0, jnp.arange(6.0)
     algorithm = fed_prox(loss, START, client_optimizer=SGD, mu=mu)
     many = pulls(OPTIMA, steps=300, strength=STRENGTH)
@@ -265,7 +271,7 @@ def test_fed_prox_minimises_the_loss_and_the_distance():
     np.testing.assert_allclose(state.params, weighted(minima, 1.0), rtol=1e-4, atol=1e-4)
 
 
-def test_fed_sgd_is_one_step_of_local_training_with_all_the_data():
+def test_fed_sgd_is_one_local_step_on_all_the_data():
     once = pulls(OPTIMA, steps=1, strength=STRENGTH)
     both = [
         rounds(algorithm, START, once, WEIGHTS, number=3)[0]
@@ -277,7 +283,7 @@ def test_fed_sgd_is_one_step_of_local_training_with_all_the_data():
     np.testing.assert_allclose(both[0].params, both[1].params, rtol=1e-5)
 
 
-def test_fed_sgds_gradient_is_of_the_mean_over_all_targets():
+def test_fed_sgds_gradient_is_that_of_the_mean_over_all_targets():
     """Three batches of 3, 1 and 0 targets: a mean of means would weigh the second three times."""
     gradients = jnp.array([[1.0], [9.0], [5.0]]) * jnp.ones((3, 6))
     mask = jnp.array([[1.0, 1, 1], [1, 0, 0], [0, 0, 0]])
@@ -296,15 +302,21 @@ def test_fed_sgds_gradient_is_of_the_mean_over_all_targets():
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (lambda: fed_prox(loss, START, client_optimizer=SGD, mu=-1), "fed_prox: mu must be at"),
-        (lambda: fed_nova(loss, START, client_optimizer=SGD, mu=-1), "fed_nova: mu must be at"),
+        (
+            lambda: fed_prox(loss, START, client_optimizer=SGD, mu=-1),
+            "fed_prox: mu: expected a number at least 0, got -1",
+        ),
+        (
+            lambda: fed_nova(loss, START, client_optimizer=SGD, mu=-1),
+            "fed_nova: mu: expected a number at least 0, got -1",
+        ),
         (
             lambda: fed_dyn(loss, START, client_optimizer=SGD, population=3, alpha=0),
-            "fed_dyn: alpha must be above 0",
+            "fed_dyn: alpha: expected a number above 0, got 0",
         ),
         (
             lambda: scaffold(loss, START, client_optimizer=SGD, population=0),
-            "scaffold: population must be above 0",
+            "scaffold: population: expected a number above 0, got 0",
         ),
         (
             lambda: scaffold(
@@ -314,10 +326,10 @@ def test_fed_sgds_gradient_is_of_the_mean_over_all_targets():
                 population=3,
                 uplink=codec("ef21(top_k(fraction=1.0))"),
             ),
-            "scaffold: expected an uplink whose receiver keeps no memory",
+            "scaffold: uplink: expected a codec without receiver memory",
         ),
     ],
 )
-def test_what_breaks_a_guarantee_is_refused(factory, message):
+def test_arguments_that_break_a_guarantee_are_refused(factory, message):
     with pytest.raises(ValueError, match=message):
         factory()

@@ -1,4 +1,4 @@
-"""Servers that go further (FedExP), hear some more (q-FedAvg) or lend momentum (MimeLite)."""
+"""Longer server steps (FedExP), weights by loss (q-FedAvg), server momentum (MimeLite)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,14 +25,14 @@ def plain(*args, **kwargs):
     return after(fed_avg(loss, START, client_optimizer=SGD), *args, **kwargs)
 
 
-def test_fed_exp_of_clients_that_agree_is_fed_avg():
+def test_fed_exp_is_fed_avg_where_clients_agree():
     same = jnp.stack([OPTIMA[0]] * 3)
     got = after(fed_exp(loss, START, client_optimizer=SGD), same, steps=3, number=4)
     np.testing.assert_allclose(got, plain(same, steps=3, number=4), rtol=1e-6)
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 0.5])
-def test_fed_exp_goes_half_as_far_as_updates_at_right_angles_are_many(epsilon):
+def test_fed_exps_factor_is_half_the_number_of_orthogonal_updates(epsilon):
     apart = START + 2.0 * jnp.eye(3)
     got = after(
         fed_exp(loss, START, client_optimizer=SGD, epsilon=epsilon), apart, jnp.full(3, 4.0)
@@ -54,7 +54,7 @@ def test_fed_exps_means_are_weighted():
     np.testing.assert_allclose(got, START + further * mean, rtol=1e-5)
 
 
-def test_q_fed_avg_of_zero_is_fed_avg():
+def test_q_fed_avg_with_q_zero_is_fed_avg():
     fair = q_fed_avg(loss, START, client_optimizer=SGD, q=0, lipschitz=3.0)
     np.testing.assert_allclose(
         after(fair, steps=3, number=4), plain(steps=3, number=4), rtol=1e-5, atol=1e-6
@@ -76,7 +76,7 @@ def test_q_fed_avgs_step_is_the_papers(q):
     np.testing.assert_allclose(after(fair), START - total / divisor, rtol=1e-5)
 
 
-def test_a_larger_q_evens_out_losses():
+def test_a_larger_q_makes_losses_more_equal():
     losses = {}
     for q in (0.0, 1.0, 5.0):
         fair = q_fed_avg(loss, START, client_optimizer=SGD, q=q, lipschitz=1 / RATE)
@@ -98,8 +98,8 @@ def test_mime_lite_with_one_step_is_sgd_with_momentum_on_the_cohorts_loss():
     np.testing.assert_allclose(got, w, rtol=1e-4, atol=1e-5)
 
 
-def test_mime_lites_momentum_stays_during_local_steps():
-    """Two rounds of three steps, entry by entry; the momentum is of gradients at the start."""
+def test_mime_lites_momentum_is_constant_during_local_steps():
+    """Two rounds of three steps in NumPy; the momentum averages gradients at the round's start."""
     w, m = np.asarray(START, np.float64), np.zeros(3)
     p = np.asarray(WEIGHTS, np.float64) / 8
     for _ in range(2):
@@ -120,29 +120,41 @@ def test_mime_lite_without_momentum_is_fed_avg():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: fed_exp(loss, START, client_optimizer=SGD, epsilon=0.0), "fed_exp: epsilon must"),
-        (lambda: q_fed_avg(loss, START, client_optimizer=SGD, q=-1), "q_fed_avg: q must be at"),
+        (
+            lambda: fed_exp(loss, START, client_optimizer=SGD, epsilon=0.0),
+            "fed_exp: epsilon: expected a number above 0, got 0.0",
+        ),
+        (
+            lambda: q_fed_avg(loss, START, client_optimizer=SGD, q=-1),
+            "q_fed_avg: q: expected a number at least 0, got -1",
+        ),
         (
             lambda: q_fed_avg(loss, START, client_optimizer=SGD, lipschitz=0),
-            "q_fed_avg: lipschitz must be above 0",
+            "q_fed_avg: lipschitz: expected a number above 0, got 0",
         ),
-        (lambda: mime_lite(loss, START, rate=0.0), "mime_lite: rate must be above 0"),
-        (lambda: mime_lite(loss, START, rate=0.1, decay=1.0), "mime_lite: decay must be from 0"),
+        (
+            lambda: mime_lite(loss, START, rate=0.0),
+            "mime_lite: rate: expected a number above 0, got 0.0",
+        ),
+        (
+            lambda: mime_lite(loss, START, rate=0.1, decay=1.0),
+            "mime_lite: decay: expected a number at least 0 and below 1, got 1.0",
+        ),
         (
             lambda: mime_lite(loss, START, rate=0.1, uplink=codec("ef21(top_k(fraction=0.5))")),
-            "mime_lite: expected an uplink whose receiver keeps no memory",
+            "mime_lite: uplink: expected a codec without receiver memory",
         ),
         *(
             (
                 lambda factory=factory: factory(
                     loss, START, client_optimizer=SGD, uplink=codec("ef21(top_k(fraction=0.5))")
                 ),
-                f"{factory.__name__}: expected an uplink whose receiver keeps no memory",
+                f"{factory.__name__}: uplink: expected a codec without receiver memory",
             )
             for factory in (fed_exp, q_fed_avg)
         ),
     ],
 )
-def test_what_breaks_a_guarantee_is_refused(build, message):
+def test_arguments_that_break_a_guarantee_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
