@@ -1,4 +1,4 @@
-"""Methods in which each client keeps a model, or a part of one, of its own."""
+"""Methods in which each client keeps a personal model, or a personal part of one."""
 
 from .ditto import ditto
 from .fed_rep import fed_rep

@@ -1,4 +1,4 @@
-"""Methods whose clients keep a model of their own: what of it is shared, and what is not."""
+"""Methods whose clients keep a personal model, or a personal part of one."""
 
 import functools
 
@@ -28,13 +28,13 @@ SKEWED = pulls(OPTIMA, steps=STEPS, strength=STRENGTH)
 
 @functools.cache
 def after(mu, number, rate=RATE):
-    """The server's state, and the clients', after so many rounds of Ditto."""
+    """The states of server and clients after `number` rounds of Ditto."""
     algorithm = ditto(loss, START, client_optimizer=optax.sgd(rate), mu=mu)
     return rounds(algorithm, START, SKEWED, WEIGHTS, number=number)
 
 
 def alone(number):
-    """What each client has after so many rounds' steps of its own."""
+    """Each client's parameters after the local steps of `number` rounds, without a server."""
     whole = pulls(OPTIMA, steps=number * STEPS, strength=STRENGTH)
     return jax.vmap(lambda batches: local_steps(loss, SGD)(START, {}, batches)[0])(whole)
 
@@ -45,12 +45,12 @@ def test_dittos_server_is_that_of_fed_avg_bit_for_bit(mu):
     np.testing.assert_array_equal(after(mu, 3)[0].params, plain.params)
 
 
-def test_dittos_clients_train_alone_where_nothing_pulls():
+def test_dittos_clients_train_alone_with_mu_zero():
     np.testing.assert_allclose(after(0.0, 3)[1].work, alone(3), rtol=1e-6)
 
 
-def test_dittos_clients_stay_at_the_servers_model_where_all_pulls():
-    """By a rate of 1 / mu a step goes to what was received, but for the gradient over mu."""
+def test_dittos_clients_stay_at_the_servers_model_with_a_large_mu():
+    """At rate 1 / mu a step ends at the received model minus the gradient over mu."""
     _, own = after(1e5, 3, rate=1e-5)
     received = after(1e5, 2, rate=1e-5)[0].params
     assert float(jnp.abs(own.work - received).max()) < 1e-3
@@ -74,7 +74,7 @@ def test_dittos_client_whose_own_training_fails_keeps_its_model():
     np.testing.assert_array_equal(after.work, own.work)
 
 
-def test_a_personal_model_is_the_clients_and_the_servers_is_not_in_it():
+def test_dittos_personal_model_is_the_clients_own():
     state, own = after(2.0, 3)
     algorithm = ditto(loss, START, client_optimizer=SGD)
     first = jax.tree.map(lambda leaf: leaf[0], own)
@@ -82,8 +82,8 @@ def test_a_personal_model_is_the_clients_and_the_servers_is_not_in_it():
 
 
 @pytest.mark.parametrize("mu", [-0.1, float("nan"), float("inf"), True])
-def test_dittos_pull_is_at_least_zero(mu):
-    with pytest.raises(ValueError, match="ditto: mu must be at least 0 and finite, got"):
+def test_dittos_mu_is_at_least_zero(mu):
+    with pytest.raises(ValueError, match="ditto: mu: expected a number at least 0, got"):
         ditto(loss, START, client_optimizer=SGD, mu=mu)
 
 
@@ -118,15 +118,15 @@ def test_fed_reps_body_is_the_mean_of_those_trained_under_each_head():
     contract.close({name: state.params[name] for name in body}, mean, 1e-6)
 
 
-def test_fed_reps_messages_have_no_head():
+def test_fed_reps_messages_do_not_contain_the_head():
     downlink, uplinks, _, _ = contract.played("fed_rep")[2]
     assert lengths(jax.device_get(uplinks)).tolist() == [12 + 4 * (rows.SIZE - 3)] * rows.CLIENTS
     assert [leaf.shape[1:] for leaf in jax.tree.leaves(uplinks)] == [(2, 3, 4), (5, 3)]
     assert [leaf.shape for leaf in jax.tree.leaves(downlink)] == [(2, 3, 4), (5, 3)]
 
 
-def test_fed_reps_last_layers_stay_as_a_leaf_does():
-    """Two layers of twelve values, of which one travels; what stays is the client's own."""
+def test_fed_reps_last_layers_are_personal_as_a_leaf_is():
+    """Two layers of twelve values, of which the first is sent and the second is personal."""
     algorithm, one, _ = contract.program("fed_rep, last layer")
     state, own, (_, uplinks, _, _) = contract.play(
         rows, one, *contract.start(rows, algorithm), range(1)
@@ -141,11 +141,10 @@ def test_fed_reps_last_layers_stay_as_a_leaf_does():
     assert float(jnp.abs(kernel[1] - given[1]).max()) > 1e-3
 
 
-def test_fed_rep_is_fed_avg_where_the_head_does_nothing():
-    """A leaf that the loss does not see: what is left is FedAvg, bit for bit."""
+def test_fed_rep_is_fed_avg_where_the_loss_ignores_the_head():
     params = {"idle": jnp.ones(2), "w": START}
-    seen = lambda params, frozen, batch: loss(params["w"], frozen, batch)  # noqa: E731
-    algorithm = fed_rep(seen, params, client_optimizer=SGD, personal="idle")
+    body_loss = lambda params, frozen, batch: loss(params["w"], frozen, batch)  # noqa: E731
+    algorithm = fed_rep(body_loss, params, client_optimizer=SGD, personal="idle")
     state, own = rounds(algorithm, params, SKEWED, WEIGHTS, number=3)
     plain, _ = rounds(fed_avg(loss, START, client_optimizer=SGD), START, SKEWED, WEIGHTS, number=3)
     np.testing.assert_array_equal(state.params["w"], plain.params)
@@ -155,14 +154,20 @@ def test_fed_rep_is_fed_avg_where_the_head_does_nothing():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"personal": "hea_d"}, "got 'hea_d', and the paths blocks/kernel, embedding, scale"),
-        ({"personal": "e"}, "got personal='e' and last=0, and nothing for the body, of blocks/k"),
-        ({}, "got personal=None and last=0, and nothing for the head, of blocks/kernel, embed"),
-        ({"last": 3}, "last must be from 0 to 2, the layers there are, got 3"),
-        ({"personal": "("}, r"personal must be a regular expression, got '\(': missing"),
-        ({"personal": "scale", "passes": 0}, "passes must be an integer above 0, got 0"),
+        (
+            {"personal": "hea_d"},
+            "personal: expected a match in a path, got 'hea_d' for blocks/kernel, emb",
+        ),
+        (
+            {"personal": "e"},
+            "got personal='e' and last=0, which leave nothing for the body, of blocks/k",
+        ),
+        ({}, "got personal=None and last=0, which leave nothing for the head, of bl"),
+        ({"last": 3}, "last: expected an integer at least 0 and at most 2, got 3"),
+        ({"personal": "("}, r"personal: expected a regular expression, got '\(': missing"),
+        ({"personal": "scale", "passes": 0}, "passes: expected an integer at least 1, got 0"),
     ],
 )
-def test_what_fed_rep_cannot_take_apart_is_refused(flags, message):
+def test_arguments_that_fed_rep_cannot_use_are_refused(flags, message):
     with pytest.raises(ValueError, match=f"fed_rep: .*{message}"):
         fed_rep(rows.loss, rows.LIKE, client_optimizer=SGD, **flags)
