@@ -1,4 +1,4 @@
-"""Methods that communicate rarely, or only part of an update."""
+"""Methods that communicate rarely, or send a fraction of each update."""
 
 from .cocktail_sgd import cocktail_sgd
 from .demo import demo

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 from fedjax_compression import Compressor, blockwise_int
+from fedjax_compression.checks import check_choice
 from fedjax_compression.ops.flat import check_fraction, count, flatten, size, unflatten
 from fedjax_compression.sparsifiers import top_k
 from fedjax_compression.sparsifiers.random_k import random_support
@@ -15,8 +16,9 @@ from jaxtyping import Array, Float, Key, PyTree, UInt32
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ...checks import check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
-from ..shared.checks import check_structure
+from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
 from ..shared.trees import choose
@@ -26,36 +28,55 @@ BUCKET = 128
 
 
 class CocktailState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: The server's parameters.
+        error: Residual of the server's messages, `[entries]`.
+        payload: The next message: the coded change of the parameters at the subset of `seed`.
+        seed: Seed of the last round's subset.
+        messages: Number of the last message, from 1.
+
+    """
 
     params: Params
     error: Float[Array, " entries"]
-    """What its messages left out so far."""
     payload: PyTree
-    """Its next message: how the parameters moved where `seed` says."""
     seed: UInt32[Array, ""]
     messages: UInt32[Array, ""]
 
 
 class CocktailClient(NamedTuple):
-    """What a client keeps."""
+    """Client state.
+
+    Attributes:
+        params: The client's parameters: the server's plus what the client has not sent yet.
+        known: The server's parameters as last received.
+        optimizer: State of the client optimizer.
+        seed: Seed of the subset that the server's next message is about.
+        messages: Number of the last message received, from 1.
+
+    """
 
     params: Params
-    """Its own: the server's, and what it has not sent yet."""
     known: Params
-    """The server's."""
     optimizer: optax.OptState
     seed: UInt32[Array, ""]
-    """Of the entries that the next message from the server is about."""
     messages: UInt32[Array, ""]
 
 
 class CocktailDownlink(NamedTuple):
-    """What the server sends."""
+    """Downlink payload.
+
+    Attributes:
+        payload: The coded change of the server's parameters in the last round.
+        seed: Seed of this round's subset.
+        number: Number of the message, from 1.
+
+    """
 
     payload: PyTree
     seed: UInt32[Array, ""]
-    """Of the entries that this round is about."""
     number: UInt32[Array, ""]
 
 
@@ -68,43 +89,81 @@ def cocktail_sgd(
     fraction: float = 0.2,
     bits: int = 4,
 ) -> FederatedAlgorithm:
-    """Each round is about a random subset of the entries, the same for all; of these the largest
-    are sent in few bits, in both directions, and each end remembers what it left out.
+    """Clients and server exchange, each round, the largest entries of one random subset in few
+    bits, and each keeps in its own parameters or residual what it did not send.
 
-    A client has parameters of its own. It takes in how the server's moved, trains, and sends from
-    its own minus the server's, at the round's subset, the `fraction` of largest magnitude in `bits`
-    each; what was sent it takes off its own, so that what was not stays in them, and is trained on.
-    The server adds to the weighted mean what its earlier messages left out at those entries, and
-    sends that back coded alike: its parameters move by what it sent, and no client needs more.
-    Up: a share subset * fraction of all entries, `bits` each, their positions entropy-coded, two
-    bytes for 128 of them. Down: the same, a seed of 4 bytes and a number of 4. With subset and
-    fraction 1 and bits=32, which is no quantisation, this is `diloco` with an outer rate of 1.
-    Exact but for: the authors' code draws subsets by a rolling pattern unless told otherwise,
-    codes positions in a bitmap, and overlaps a step's message with the next step's gradient, which
-    is here the time between rounds. The inner optimizer's state lasts on the client.
+    All clients use the same subset in a round. A client applies the server's change to its own
+    parameters, trains, and takes its parameters minus the server's at the subset. It sends the
+    `fraction` of largest magnitude in `bits` each and subtracts what the server decodes from its
+    parameters; what it did not send stays in them and is trained on. The server adds its residual
+    at the subset to the weighted mean, codes the sum in the same way and moves its parameters by
+    the coded change, which the next downlink carries. The client optimizer's state stays on the
+    client. With subset and fraction 1 and bits 32 this is `diloco` with an outer SGD at rate 1.
 
-    Every client must take part in every round from the first, when it has the initial parameters:
-    one that missed a message sends NaNs ever after. A client whose steps fail sends NaNs, and goes
-    on from where it was. Each keeps two copies of the parameters beside the optimizer's state.
-    Raises `ValueError` unless 0 < subset <= 1, 0 < fraction <= 1 and bits is 2, 4, 8 or 32, and
-    where the parameters do not have the structure of `like`.
+    Up: subset * fraction of all entries, in `bits` each, with entropy-coded positions and a scale
+    of 2 bytes for 128 values. Down: the same, a seed of 4 bytes and a message number of 4. Cost:
+    each client keeps two copies of the parameters beside the optimizer's state.
+
+    Every client must take part in every round, starting from the initial parameters: a client that
+    missed a message sends NaNs from then on. A client whose training fails sends NaNs, and keeps
+    its parameters and optimizer state from before the local steps.
+
+    Departures: the authors' code draws subsets by a rolling pattern by default, codes positions as
+    a bitmap, and overlaps a step's message with the next step's gradient, where a message here
+    takes the time between two rounds.
+
+    Args:
+        loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
+            batch's mask counts`.
+        like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
+        client_optimizer: Optax optimizer of the local steps.
+        subset: Share of all entries in a round's subset, above 0 and at most 1. Default: 0.1.
+        fraction: Share of the subset that is sent, above 0 and at most 1. Default: 0.2.
+        bits: Bits per sent value: 2, 4 or 8, or 32, which does not quantise. Default: 4.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: For an argument of the wrong kind.
+        ValueError: For a `subset`, `fraction` or `bits` out of range. From `init`, for parameters
+            that differ in structure from `like`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from fedjax_llm.algorithms import cocktail_sgd
+        >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.ledger import messages
+        >>> def loss(params, frozen, batch):
+        ...     return (params["w"] ** 2).sum()
+        >>> params, ones = {"w": jnp.ones((64, 128))}, jnp.ones((1, 1, 1))
+        >>> method = cocktail_sgd(loss, params, client_optimizer=optax.sgd(0.1), bits=32)
+        >>> _, uplink = messages(method, params, Batch(ones, ones, ones))
+        >>> uplink.values.shape  # a fifth of a tenth of 8192 entries
+        (164,)
+
     """
+    check_loss(loss, who="cocktail_sgd")
+    check_like(like, who="cocktail_sgd")
+    check_optimizer(client_optimizer, who="cocktail_sgd", name="client_optimizer")
     check_fraction(subset, who="cocktail_sgd", name="subset")
+    check_fraction(fraction, who="cocktail_sgd")
     codec, entries = _codec(fraction, bits), size(like)
     k = count(subset, entries)
-    part = jax.ShapeDtypeStruct((k,), jnp.float32)
+    at_subset = jax.ShapeDtypeStruct((k,), jnp.float32)
     mean, steps = weighted_mean(), local_steps_with_state(loss, client_optimizer)
 
     def coded(key: Key[Array, ""], x: Float[Array, " k"]) -> tuple[PyTree, Float[Array, " k"]]:
-        """A payload, and what it says."""
+        """Return a payload and its decoded values."""
         payload, _ = codec.encode(key, x, codec.init(x))
-        return payload, codec.decode(payload, part)
+        return payload, codec.decode(payload, at_subset)
 
-    def places(seed: UInt32[Array, ""]) -> UInt32[Array, " k"]:
+    def subset_of(seed: UInt32[Array, ""]) -> UInt32[Array, " k"]:
         return random_support(seed, entries, k)
 
     def moved(params: Params, seed: UInt32[Array, ""], by: Float[Array, " k"]) -> Params:
-        return unflatten(_flat(params).at[places(seed)].add(by), like)
+        return unflatten(_flat(params).at[subset_of(seed)].add(by), like)
 
     def init(key: Key[Array, ""], params: Params) -> CocktailState:
         check_structure(params, like, who="cocktail_sgd")
@@ -131,40 +190,41 @@ def cocktail_sgd(
         batches: Batches,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         in_turn = sent.number == client_state.messages + 1
-        news = codec.decode(sent.payload, part)
+        change = codec.decode(sent.payload, at_subset)
         start = client_state._replace(
-            params=moved(client_state.params, client_state.seed, news),
-            known=moved(client_state.known, client_state.seed, news),
+            params=moved(client_state.params, client_state.seed, change),
+            known=moved(client_state.known, client_state.seed, change),
             seed=sent.seed,
             messages=sent.number,
         )
         params, memory, info = steps(start.params, client_state.optimizer, frozen, batches)
-        offered = (_flat(params) - _flat(start.known))[places(sent.seed)]
+        offered = (_flat(params) - _flat(start.known))[subset_of(sent.seed)]
         failed = has_failed(info, params) | ~in_turn
-        payload, said = coded(key, nan_where(failed, offered))
-        trained = start._replace(params=moved(params, sent.seed, -said), optimizer=memory)
+        payload, decoded = coded(key, nan_where(failed, offered))
+        trained = start._replace(params=moved(params, sent.seed, -decoded), optimizer=memory)
         return payload, choose(in_turn, choose(failed, start, trained), client_state), info
 
     def server_update(
         key: Key[Array, ""], state: CocktailState, partial: PartialAggregate
     ) -> tuple[CocktailState, ServerInfo]:
-        here = places(state.seed)
-        offered = mean.finish(partial.aggregate) + state.error[here]
-        payload, said = coded(key, offered)
+        indices = subset_of(state.seed)
+        offered = mean.finish(partial.aggregate) + state.error[indices]
+        payload, decoded = coded(key, offered)
         new = state._replace(
-            params=moved(state.params, state.seed, said),
-            error=state.error.at[here].set(offered - said),
+            params=moved(state.params, state.seed, decoded),
+            error=state.error.at[indices].set(offered - decoded),
             payload=payload,
         )
-        return server_result(partial, new, state, said)
+        return server_result(partial, new, state, decoded)
 
-    gather = gather_updates(lambda state, payload: codec.decode(payload, part), mean, part)
+    gather = gather_updates(
+        lambda state, payload: codec.decode(payload, at_subset), mean, at_subset
+    )
     return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
 
 
 def _codec(fraction: float, bits: int) -> Compressor:
-    if type(bits) is not int or bits not in (2, 4, 8, 32):
-        raise ValueError(f"cocktail_sgd: bits must be 2, 4, 8 or 32, got {bits!r}.")
+    check_choice(bits, (2, 4, 8, 32), who="cocktail_sgd", name="bits")
     largest = top_k(fraction=fraction)
     return largest if bits == 32 else chain(largest, blockwise_int(bits=bits, block=BUCKET))
 

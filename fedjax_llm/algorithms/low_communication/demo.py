@@ -17,7 +17,7 @@ from ...algorithm import FederatedAlgorithm
 from ...client_training import Loss, Params
 from ..averaging.fed_sgd import descent
 from ..shared.averaging import averaging
-from ..shared.checks import check_positive
+from ..shared.checks import check_like, check_loss, check_positive
 
 
 def demo(
@@ -31,24 +31,59 @@ def demo(
     over_senders: bool = False,
     downlink: Compressor | None = None,
 ) -> FederatedAlgorithm:
-    """Clients accumulate gradients into a momentum of their own, send its largest cosine
-    coefficients and take them out of it; the server steps along the sign of the mean.
+    """Clients add gradients to a momentum, send its largest cosine coefficients and subtract them
+    from it; the server steps along the sign of the mean.
 
-    A round is a step: the gradient is that of the mean loss over all targets of the client's
-    batches, one message. Up: the coefficients, as `dct_top_k` codes them. Down: the parameters,
-    through `downlink`; the paper's workers gather each other's coefficients, and each makes the
-    step itself. The step is `rate` times the sign of the weighted mean of what was sent, in every
-    entry; where nothing was sent it is 0.
-    Exact but for the blocks of the transform, which are the codec's: `block` entries in a row for
-    the paper's squares of a matrix. The mean is over all clients; with `over_senders` it
-    is, for each coefficient, over those that sent it, as in the authors' code. With fraction 1 and
-    one client the momentum is sent whole and starts anew each round: the step is along the sign
-    of the gradient. Every client keeps a float32 copy of the parameters, and must take part in
-    every round for its momentum to be one.
-    Failures and downlinks with memories are treated as `fed_avg` treats them.
-    Raises `ValueError` unless rate is above 0, as the codec does for decay, fraction and block, and
-    where the parameters do not have the structure of `like`.
+    A round is one step: a client's gradient is that of the mean loss over all targets of its
+    batches. The server's step is `rate` times the sign of the weighted mean of the decoded messages
+    in every entry, 0 where that is 0. With fraction 1 and one client the whole momentum is sent and
+    starts anew each round, so that the step is along the sign of the gradient. A client's momentum
+    grows only in rounds in which it takes part, so every client should take part in every round.
+
+    Up: the coefficients, as `dct_top_k` codes them. Down: the parameters, through `downlink`.
+    Failed clients and downlinks with receiver memory are treated as in `fed_avg`. Cost: each client
+    keeps a float32 copy of the parameters.
+
+    Departures: a block of the transform is `block` consecutive entries, where the paper has squares
+    of a matrix. The paper's workers gather each other's coefficients and each makes the step.
+
+    Args:
+        loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
+            batch's mask counts`.
+        like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
+        rate: Learning rate of the sign step, above 0.
+        decay: Factor of the momentum, from 0 to 1. Default: 0.999.
+        fraction: Share of a block's coefficients that are sent, above 0 and at most 1. Default:
+            1/128.
+        block: Entries per block, from 1 to 1024. Default: 64.
+        over_senders: Average each coefficient over the clients that sent it, as in the authors'
+            code, instead of over all clients. Default: False.
+        downlink: Codec of the parameters. Default: `identity()`.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: For an argument of the wrong kind.
+        ValueError: For a `rate`, `decay`, `fraction` or `block` out of range. From `init`, for
+            parameters that differ in structure from `like`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms import demo
+        >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.ledger import messages
+        >>> def loss(params, frozen, batch):
+        ...     return (params["w"] ** 2).sum()
+        >>> params, ones = {"w": jnp.ones((64, 128))}, jnp.ones((1, 1, 1))
+        >>> method = demo(loss, params, rate=0.001, fraction=1 / 32)
+        >>> _, uplink = messages(method, params, Batch(ones, ones, ones))
+        >>> uplink.values.shape  # two coefficients of each of 128 blocks
+        (256,)
+
     """
+    check_loss(loss, who="demo")
+    check_like(like, who="demo")
     check_positive(rate, name="rate", who="demo")
     uplink = dct_top_k(fraction=fraction, decay=decay, block=block)
     return averaging(
@@ -63,8 +98,9 @@ def demo(
 
 
 def mean_over_senders(like: Params, *, block: int) -> Aggregator:
-    """Of each coefficient the mean over the weights of those that sent it, transformed back; zero
-    where nobody did.
+    """Build the aggregator that averages each coefficient over the clients that sent it.
+
+    `finish` transforms the means back; a coefficient that no client sent is zero.
     """
 
     def empty(_: PyTree, clients: int) -> Coefficients:

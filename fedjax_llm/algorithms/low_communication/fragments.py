@@ -1,4 +1,4 @@
-"""A pytree cut into fragments of one shape, so that which of them is meant may be traced."""
+"""A pytree cut into fragments of equal shapes, so that a fragment's number can be traced."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,21 +11,41 @@ Index = Int[Array, ""] | UInt32[Array, ""] | int
 
 
 class Fragments(NamedTuple):
-    """Ways to read and write fragments."""
+    """Functions that read and write the fragments of a pytree.
+
+    Attributes:
+        take: `(tree, number) -> fragment`.
+        put: `(tree, number, fragment) -> tree`: the tree with that fragment replaced.
+
+    """
 
     take: Callable[[PyTree, Index], PyTree]
-    """`(tree, number) -> fragment`."""
     put: Callable[[PyTree, Index, PyTree], PyTree]
-    """`(tree, number, fragment) -> tree`."""
 
 
 def fragments(count: int) -> Fragments:
-    """Deal the first axis of every leaf out in turn: fragment p has entries p, p + count and so on.
+    """Cut the first axis of every leaf into interleaved fragments.
 
-    A decoder's blocks are stacked along that axis, so of them these are fragments of interleaved
-    layers, the strided pattern of arXiv:2501.18512; of an embedding they are rows. All fragments
-    are of one shape: where an axis does not divide by their number, the last ones are filled up
-    with zeros, which are read and never written back.
+    Fragment p has entries p, p + count, p + 2 * count and so on. A decoder's blocks are stacked
+    along that axis, so their fragments are interleaved layers, the strided pattern of
+    arXiv:2501.18512; those of an embedding are rows. If an axis is not a multiple of `count`, the
+    last fragments are padded with zeros, which are read but not written back.
+
+    Args:
+        count: Number of fragments, at least 1.
+
+    Returns:
+        `Fragments`, whose numbers run from 0 to count - 1 and may be traced.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.algorithms.low_communication.fragments import fragments
+        >>> cut, layers = fragments(2), jnp.array([10, 11, 12])
+        >>> cut.take(layers, 0).tolist(), cut.take(layers, 1).tolist()
+        ([10, 12], [11, 0])
+        >>> cut.put(layers, 1, jnp.array([5, 6])).tolist()
+        [10, 5, 12]
+
     """
 
     def rows(leaf: Array) -> Array:
@@ -39,8 +59,8 @@ def fragments(count: int) -> Fragments:
         )
 
     def put(tree: PyTree, number: Index, fragment: PyTree) -> PyTree:
-        def write(leaf: Array, part: Array) -> Array:
-            new = jax.lax.dynamic_update_index_in_dim(rows(leaf), part, number, 1)
+        def write(leaf: Array, piece: Array) -> Array:
+            new = jax.lax.dynamic_update_index_in_dim(rows(leaf), piece, number, 1)
             new = new.reshape(-1, *leaf.shape[1:])
             return new[: leaf.shape[0] if leaf.ndim else 1].reshape(leaf.shape)
 
@@ -50,15 +70,15 @@ def fragments(count: int) -> Fragments:
 
 
 def stacked(make: Callable[[PyTree], PyTree], cut: Fragments, tree: PyTree, count: int) -> PyTree:
-    """What `make` makes of each fragment, as rows."""
+    """Stack `make(fragment)` over the fragments: leaves `[count, ...]`."""
     return jax.vmap(lambda number: make(cut.take(tree, number)))(jnp.arange(count))
 
 
 def row(rows: PyTree, number: Index) -> PyTree:
-    """One of them."""
+    """Take one row of every leaf."""
     return jax.tree.map(lambda leaf: leaf[number], rows)
 
 
 def with_row(rows: PyTree, number: Index, new: PyTree) -> PyTree:
-    """All of them, one being new."""
+    """Replace one row of every leaf."""
     return jax.tree.map(lambda leaf, one: leaf.at[number].set(one), rows, new)

@@ -1,4 +1,4 @@
-"""DiLoCo and its kin: inner steps that last, sparse messages with a memory, outer steps."""
+"""DiLoCo and its relatives: lasting client optimizers, sparse messages, outer steps."""
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def test_diloco_with_one_inner_step_is_data_parallel_training():
 
 
 def test_one_worker_of_diloco_is_plain_training_over_all_its_rounds():
-    """The sign of the outer gradient, and an inner state that lasts: neither can hide here."""
+    """Checks the sign of the outer gradient, and that the client optimizer's state lasts."""
     algorithm = diloco(loss, START, client_optimizer=ADAMW, server_optimizer=ONE)
     reached = params(algorithm, alone(FIVE), WEIGHTS[:1], number=3)
     w, memory = START, ADAMW.init(START)
@@ -76,7 +76,7 @@ def test_dilocos_outer_step_is_nesterovs_as_published():
     close(params(algorithm), w)
 
 
-def test_an_inner_state_stays_where_its_client_takes_no_part():
+def test_a_client_that_is_not_drawn_keeps_its_optimizer_state():
     algorithm = diloco(loss, START, client_optimizer=ADAMW)
     drawn = jnp.array([[True, True, True, True], [True, True, True, False]])
     _, own = rounds(algorithm, START, FIVE, WEIGHTS, number=2, drawn=drawn)
@@ -84,8 +84,8 @@ def test_an_inner_state_stays_where_its_client_takes_no_part():
     assert counts.tolist() == [10, 10, 10, 5]
 
 
-def test_sparse_locos_memory_and_messages_are_the_papers():
-    """Against the pseudocode, with the message's own values: what was sent is what e lost."""
+def test_sparse_locos_residual_and_messages_are_the_papers():
+    """Against the pseudocode: what the server decodes is what the residual e loses."""
     algorithm = sparse_loco(
         loss, START, client_optimizer=SGD, fraction=0.25, chunk=16, decay=0.8, rate=0.5
     )
@@ -115,7 +115,7 @@ def test_sparse_locos_memory_and_messages_are_the_papers():
 
 
 def test_mulocos_inner_step_orthogonalises_stacked_matrices_and_leaves_the_rest_to_adam():
-    """On a gradient that is constant: the first step of each, worked out by a singular basis."""
+    """On a constant gradient, the first step of each, checked in a singular basis."""
     tree = {"blocks": jnp.zeros((2, 6, 4)), "embedding": jnp.zeros((5, 4))}
     slopes = {
         "blocks": jr.normal(jr.key(1), (2, 6, 4)),
@@ -135,7 +135,7 @@ def test_mulocos_inner_step_orthogonalises_stacked_matrices_and_leaves_the_rest_
         jax.tree.map(lambda leaf: leaf[None], up),
         jnp.ones(1),
     ).aggregate.total
-    step = jax.tree.map(jnp.add, coded, own.uplink[0])  # what was sent and what is left of it
+    step = jax.tree.map(jnp.add, coded, own.uplink[0])  # the message plus the residual
     np.testing.assert_allclose(step["embedding"], -0.1 * jnp.sign(slopes["embedding"]), rtol=1e-3)
     for got, slope in zip(step["blocks"], slopes["blocks"], strict=True):
         u, _, v = jnp.linalg.svd(slope, full_matrices=False)
@@ -157,14 +157,14 @@ def test_muloco_sends_two_bits_an_entry():
     assert entries / 4 < wire.nbytes(up) < 1.02 * entries / 4 + 12
 
 
-def test_cocktail_sgd_that_sends_all_is_diloco_with_an_outer_rate_of_one():
+def test_cocktail_sgd_that_sends_every_entry_is_diloco_with_an_outer_rate_of_one():
     algorithm = cocktail_sgd(loss, START, client_optimizer=ADAMW, subset=1.0, fraction=1.0, bits=32)
     same = diloco(loss, START, client_optimizer=ADAMW, server_optimizer=ONE)
     close(params(algorithm), params(same))
 
 
-def test_cocktail_sgd_remembers_at_both_ends_what_it_did_not_send():
-    """All entries are in the subset, a quarter is sent: against the authors' steps in NumPy."""
+def test_cocktail_sgd_keeps_at_both_ends_what_it_did_not_send():
+    """All entries in the subset, a quarter sent, against the authors' steps in NumPy."""
     algorithm = cocktail_sgd(loss, START, client_optimizer=SGD, subset=1.0, fraction=0.25, bits=32)
     shares, optima = np.asarray(WEIGHTS / WEIGHTS.sum()), np.asarray(OPTIMA)
     g, error = np.array(START), np.zeros(32)
@@ -189,16 +189,16 @@ def test_cocktail_sgd_remembers_at_both_ends_what_it_did_not_send():
         close(own.params, x, 1e-4)
 
 
-def test_cocktail_sgds_rounds_are_about_one_subset_for_all():
+def test_cocktail_sgds_clients_share_one_subset_a_round():
     algorithm = cocktail_sgd(loss, START, client_optimizer=SGD, subset=0.25, fraction=1.0, bits=32)
-    seen = set()
+    subsets = set()
     for number in range(1, 4):
         _, own = rounds(algorithm, START, FIVE, WEIGHTS, number=number)
         sent_whole = jnp.abs(own.params - own.known) < 1e-5
         assert (sent_whole == sent_whole[0]).all()
         assert int(sent_whole[0].sum()) == 8
-        seen.add(tuple(np.flatnonzero(sent_whole[0]).tolist()))
-    assert len(seen) == 3
+        subsets.add(tuple(np.flatnonzero(sent_whole[0]).tolist()))
+    assert len(subsets) == 3
 
 
 def test_cocktail_sgds_messages_are_short_in_both_directions():
@@ -218,8 +218,8 @@ def test_cocktail_sgds_messages_are_short_in_both_directions():
     assert 12 + 4 * k / 8 < len(wire.dumps(sent)) < 12 + bits / 8 + 60 + 8
 
 
-def test_one_worker_of_demo_that_sends_all_steps_along_the_sign_of_its_momentum():
-    """All is sent, so that nothing is left of it: the momentum of each round is its gradient."""
+def test_one_client_of_demo_that_sends_everything_steps_along_the_gradients_sign():
+    """Nothing of the momentum remains, so that each round's is its gradient."""
     algorithm = demo(loss, START, rate=0.05, fraction=1.0, block=16, decay=0.9)
     w = START
     for number in range(1, 4):
@@ -227,7 +227,7 @@ def test_one_worker_of_demo_that_sends_all_steps_along_the_sign_of_its_momentum(
         close(params(algorithm, alone(FIVE), WEIGHTS[:1], number=number), w)
 
 
-def test_demo_keeps_of_its_momentum_what_it_did_not_send():
+def test_demos_momentum_keeps_what_was_not_sent():
     algorithm = demo(loss, START, rate=0.05, fraction=1 / 16, block=16, decay=0.9)
     state, own = rounds(algorithm, START, alone(FIVE), WEIGHTS[:1], number=1)
     frequencies, places = jnp.arange(16)[:, None], jnp.arange(16)[None]
@@ -242,8 +242,8 @@ def test_demo_keeps_of_its_momentum_what_it_did_not_send():
 
 
 @pytest.mark.parametrize("over_senders", [False, True])
-def test_demos_mean_is_over_all_or_over_those_who_sent_a_coefficient(over_senders):
-    """From the messages: each client sends two of 32 coefficients, and few send the same."""
+def test_demos_mean_is_over_all_clients_or_over_those_that_sent_a_coefficient(over_senders):
+    """Each client sends two of 32 coefficients, and few clients send the same."""
     algorithm = demo(
         loss, START, rate=1.0, fraction=1 / 16, block=16, decay=0.9, over_senders=over_senders
     )
@@ -266,7 +266,7 @@ def test_demos_mean_is_over_all_or_over_those_who_sent_a_coefficient(over_sender
         for row, column in enumerate(np.abs(coefficients).argmax(axis=1)):
             total[row, column] += weight * coefficients[row, column]
             count[row, column] += weight
-    assert len(set(count.ravel().tolist()) - {0.0, 7.0}) >= 2  # some sent what others did not
+    assert len(set(count.ravel().tolist()) - {0.0, 7.0}) >= 2  # clients sent different coefficients
     mean = total / np.maximum(count, 1e-9) if over_senders else total / weights.sum()
     moved = np.asarray(new.params - START).reshape(2, 16)
     clear = np.abs(mean @ basis) > 1e-4
@@ -283,7 +283,7 @@ def test_streaming_diloco_of_one_fragment_is_diloco():
 
 @pytest.mark.parametrize(("count", "overlap", "mixing"), [(2, 0, 0.5), (3, 2, 0.25), (1, 4, 0.5)])
 def test_streaming_diloco_is_the_papers_algorithm_step_by_step(count, overlap, mixing):
-    """Algorithm 2 as one loop over inner steps, each fragment with its offset, on NumPy arrays."""
+    """Algorithm 2 in NumPy, as one loop over local steps with an offset for each fragment."""
     algorithm = streaming_diloco(
         loss,
         START,
@@ -303,7 +303,7 @@ def test_streaming_diloco_is_the_papers_algorithm_step_by_step(count, overlap, m
         for p in range(count):
             offset = (p + 1) * between
             places = np.arange(p, 32, count)
-            # a round's message arrives in the next one, so that an overlap of 0 comes at its start
+            # a round's message arrives in the next round, with an overlap of 0 at its start
             if t >= offset and (t - offset) % every == 0:
                 waiting[p] = shares @ (outer[places] - mine[:, places]), t
             if p in waiting and t == waiting[p][1] + overlap:
@@ -311,11 +311,11 @@ def test_streaming_diloco_is_the_papers_algorithm_step_by_step(count, overlap, m
                 velocity[places] = 0.9 * velocity[places] + gradient
                 outer[places] -= 0.4 * (gradient + 0.9 * velocity[places])
                 mine[:, places] = mixing * mine[:, places] + (1 - mixing) * outer[places]
-    for p, (gradient, _) in waiting.items():  # the server has made the step; it is on its way
+    for p, (gradient, _) in waiting.items():  # the server has stepped; the message is under way
         places = np.arange(p, 32, count)
         velocity[places] = 0.9 * velocity[places] + gradient
         outer[places] -= 0.4 * (gradient + 0.9 * velocity[places])
-    if overlap == 0:  # and what came of the last round's message is not mixed in yet
+    if overlap == 0:  # the last round's fragment is not mixed in yet
         p = (number - 1) % count
         places = np.arange(p, 32, count)
         left = np.asarray(own.params)[:, places]
@@ -325,13 +325,13 @@ def test_streaming_diloco_is_the_papers_algorithm_step_by_step(count, overlap, m
     close(own.params, mine)
 
 
-def test_without_mixing_in_clients_train_on_their_own():
+def test_with_mixing_one_clients_train_alone():
     algorithm = streaming_diloco(loss, START, client_optimizer=SGD, mixing=1.0)
     _, own = rounds(algorithm, START, FIVE, WEIGHTS, number=6)
     close(own.params, OPTIMA + 0.9**30 * (START - OPTIMA))
 
 
-def test_only_the_due_fragment_travels():
+def test_only_the_due_fragment_is_sent():
     tree = {"blocks": jnp.zeros((12, 8, 16)), "embedding": jnp.zeros((40, 8)), "one": jnp.zeros(())}
     uplink = codec("stochastic_quantize(bits=4)")
     algorithm = streaming_diloco(
@@ -350,7 +350,7 @@ def test_only_the_due_fragment_travels():
     assert wire.nbytes(up) == 12 + (entries + 1) // 2 + 3 * 8
 
 
-def test_fragments_are_interleaved_and_put_back_where_they_were():
+def test_fragments_are_interleaved_and_put_back_in_place():
     tree = {"layers": jnp.arange(10.0).reshape(5, 2), "scalar": jnp.array(7.0)}
     cut = fragments(3)
     assert cut.take(tree, 1)["layers"].tolist() == [[2, 3], [8, 9]]
@@ -369,37 +369,37 @@ def test_a_client_that_missed_a_message_of_a_stream_is_counted_as_failed():
     assert own.downlink.messages.tolist() == [6, 6, 6, 2]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, own)))
     others, _ = rounds(algorithm, START, FIVE, WEIGHTS.at[3].set(0), number=6)
-    assert not np.allclose(state.params, others.params)  # two rounds of it were in time
+    assert not np.allclose(state.params, others.params)  # its first two rounds counted
 
 
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (lambda: demo(loss, START, rate=0.0), "demo: rate must be above 0"),
+        (lambda: demo(loss, START, rate=0.0), "demo: rate: expected a number above 0, got 0.0"),
         (
             lambda: streaming_diloco(loss, START, client_optimizer=SGD, fragments_of=0),
-            "streaming_diloco: fragments_of must be at least 1",
+            "streaming_diloco: fragments_of: expected an integer at least 1, got 0",
         ),
         (
             lambda: streaming_diloco(loss, START, client_optimizer=SGD, mixing=1.5),
-            "streaming_diloco: mixing must be from 0 to 1",
+            "streaming_diloco: mixing: expected a number at least 0 and at most 1, got 1.5",
         ),
         (
             lambda: params(streaming_diloco(loss, START, client_optimizer=SGD, overlap=6)),
-            "streaming_diloco: overlap must be at most the steps of a round, 5, got 6",
+            "streaming_diloco: overlap: expected at most 5, the steps of a round, got 6",
         ),
         (
             lambda: cocktail_sgd(loss, START, client_optimizer=SGD, bits=3),
-            "cocktail_sgd: bits must be 2, 4, 8 or 32, got 3",
+            "cocktail_sgd: bits: expected 2, 4, 8 or 32, got 3",
         ),
         (
             lambda: cocktail_sgd(loss, START, client_optimizer=SGD, subset=0.0),
-            "cocktail_sgd: subset must be above 0",
+            "cocktail_sgd: subset: expected a number above 0",
         ),
-        (lambda: muloco(loss, START), "muloco: expected stacked matrices among the parameters"),
+        (lambda: muloco(loss, START), "muloco: like: expected stacked matrices"),
         (
             lambda: sparse_loco(loss, START, client_optimizer=SGD, rate=-1.0),
-            "sparse_loco: rate must be above 0",
+            "sparse_loco: rate: expected a number above 0, got -1.0",
         ),
         (
             lambda: sparse_loco(loss, START, client_optimizer=SGD, decay=0.0),
@@ -407,6 +407,6 @@ def test_a_client_that_missed_a_message_of_a_stream_is_counted_as_failed():
         ),
     ],
 )
-def test_what_cannot_be_is_refused(factory, message):
+def test_arguments_out_of_range_are_refused(factory, message):
     with pytest.raises(ValueError, match=message):
         factory()
