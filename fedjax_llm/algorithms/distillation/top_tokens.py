@@ -1,4 +1,4 @@
-"""Distributions over tokens as their likeliest ones: made, sent, averaged and learnt from."""
+"""Distributions over tokens, reduced to the most likely ones, to send and to learn from."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,37 +11,54 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 
 class Likeliest(NamedTuple):
-    """Of each distribution the likeliest tokens, and how likely they are."""
+    """The most likely tokens of each distribution, and their probabilities.
+
+    Attributes:
+        ids: Tokens: `[*axes, top]`.
+        probabilities: Their probabilities: `[*axes, top]`.
+
+    """
 
     ids: Int[Array, "*axes top"]
     probabilities: Float[Array, "*axes top"]
 
 
 class Coded(NamedTuple):
-    """`Likeliest` on its way."""
+    """Payload of a `Likeliest`.
+
+    Attributes:
+        ids: The tokens in ceil(log2(vocab)) bits each, packed; None if all tokens are sent, in
+            order.
+        probabilities: The probabilities, through a codec.
+
+    """
 
     ids: UInt8[Array, " bytes"] | None
-    """Each in ceil(log2(vocab)) bits; none where all tokens are sent, in order."""
     probabilities: PyTree
-    """As a codec codes them."""
 
 
 class TokenChannel(NamedTuple):
-    """How distributions at some positions travel."""
+    """Functions that send distributions at some positions.
+
+    Attributes:
+        send: `(key, likeliest) -> coded`.
+        receive: `(coded) -> likeliest`.
+
+    """
 
     send: Callable[[Key[Array, ""], Likeliest], Coded]
     receive: Callable[[Coded], Likeliest]
 
 
 def token_channel(codec: Compressor, shape: tuple[int, ...], *, vocab: int) -> TokenChannel:
-    """Messages of `shape`, `[*axes, top]`; the probabilities through a codec, in float32."""
+    """Build the channel of a `Likeliest` of `shape`, `[*axes, top]`; the codec gets float32."""
     bits = (vocab - 1).bit_length()
     like = jax.ShapeDtypeStruct(shape, jnp.float32)
-    whole = shape[-1] == vocab
+    all_tokens = shape[-1] == vocab
 
     def send(key: Key[Array, ""], sent: Likeliest) -> Coded:
         payload, _ = codec.encode(key, sent.probabilities, codec.init(like))
-        if whole:
+        if all_tokens:
             return Coded(None, payload)
         return Coded(pack(sent.ids.astype(jnp.uint32).reshape(-1), bits=bits), payload)
 
@@ -56,7 +73,7 @@ def token_channel(codec: Compressor, shape: tuple[int, ...], *, vocab: int) -> T
 
 
 def likeliest(probabilities: Float[Array, "*axes vocab"], top: int) -> Likeliest:
-    """The `top` likeliest tokens of each distribution, all of them in order where that is all."""
+    """Select the `top` most likely tokens of each distribution; all of them stay in order."""
     vocab = probabilities.shape[-1]
     if top == vocab:
         return Likeliest(jnp.broadcast_to(jnp.arange(vocab), probabilities.shape), probabilities)
@@ -67,7 +84,7 @@ def likeliest(probabilities: Float[Array, "*axes vocab"], top: int) -> Likeliest
 def spread(
     total: Float[Array, "*axes vocab"], sent: Likeliest, weight: Float[Array, ""]
 ) -> Float[Array, "*axes vocab"]:
-    """`total` with the weighted probabilities added where their tokens are; others count as 0."""
+    """Add weight * probability to `total` at each token; drop tokens outside the vocabulary."""
     vocab = total.shape[-1]
     rows = jnp.arange(total.size // vocab)[:, None]
     ids, values = (leaf.reshape(len(rows), -1) for leaf in sent)
@@ -76,10 +93,11 @@ def spread(
 
 
 def cross_entropy(target: Likeliest, logits: Float[Array, "*axes vocab"]) -> Float[Array, "*axes"]:
-    """Of a model's distribution to what is known of another, in nats at each position.
+    """Compute the cross-entropy of a model to the known tokens of a target, in nats per position.
 
-    All other tokens are one outcome, of the probability that is left: it is so of the model, too,
-    and its gradient is zero where the two agree on the likeliest tokens, whatever else they say.
+    All other tokens count as one outcome, with the remaining probability, for the target and for
+    the model. So the gradient is zero if the two agree on the known tokens, whatever the model says
+    of the others.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     known = jnp.maximum(target.probabilities, 0.0)

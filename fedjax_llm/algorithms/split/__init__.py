@@ -1,4 +1,4 @@
-"""Methods in which clients hold the lower part of a model and the server the upper."""
+"""Methods in which clients run the lower half of a model and the server the upper half."""
 
 from .split_lora import split_lora
 

@@ -1,4 +1,4 @@
-"""What clients tell of public text, what comes of it, and its bytes."""
+"""Clients' answers on public text, the consensus, and the bytes of both."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def whole():
 
 @pytest.fixture(scope="module")
 def whole_rounds():
-    """After no, one and two rounds where all tokens are told of."""
+    """The states after 0, 1 and 2 rounds in which all tokens are sent."""
     algorithm = whole()
     one = round_program(algorithm, vmap())
     found = [contract.start(table, algorithm)]
@@ -40,28 +40,28 @@ def whole_rounds():
     return found
 
 
-def told(own, lot):
-    """What each client expects of a lot: `[clients, steps, batch, seq, vocab]`."""
+def predictions(own, lot):
+    """Each client's prediction on a lot: `[clients, steps, batch, seq, vocab]`."""
     return jax.vmap(lambda params: jax.nn.softmax(table.logits(params, {}, lot)))(own)
 
 
-def test_where_all_tokens_are_told_of_the_consensus_is_the_mean_of_the_distributions(whole_rounds):
+def test_the_consensus_is_the_mean_distribution_where_all_tokens_are_sent(whole_rounds):
     for number in (1, 2):
         state, own = whole_rounds[number]
-        mean = np.tensordot(SHARES, told(own, table.PUBLIC[number - 1]), axes=1)
+        mean = np.tensordot(SHARES, predictions(own, table.PUBLIC[number - 1]), axes=1)
         np.testing.assert_allclose(state.consensus.probabilities, mean, atol=1e-6)
         np.testing.assert_allclose(mean.sum(axis=-1), 1, atol=1e-6)
         assert int(state.known) == number
 
 
-def test_what_is_not_told_counts_as_zero_and_the_likeliest_of_the_mean_are_the_consensus():
+def test_unsent_tokens_count_as_zero_and_the_consensus_is_the_means_top():
     state, own, _ = contract.play(
         table,
         contract.program("fed_md")[1],
         *contract.start(table, contract.program("fed_md")[0]),
         range(1),
     )
-    each = np.asarray(told(own, table.PUBLIC[0]))
+    each = np.asarray(predictions(own, table.PUBLIC[0]))
     kept = np.where(each >= np.sort(each, axis=-1)[..., -2:-1], each, 0)
     mean = np.tensordot(SHARES, kept, axes=1)
     np.testing.assert_allclose(
@@ -71,7 +71,7 @@ def test_what_is_not_told_counts_as_zero_and_the_likeliest_of_the_mean_are_the_c
     np.testing.assert_allclose(at, state.consensus.probabilities, atol=1e-6)
 
 
-def test_a_client_first_learns_what_all_expect_and_then_its_own(whole_rounds):
+def test_a_client_trains_on_the_consensus_and_then_on_its_own_text(whole_rounds):
     train = local_steps(table.loss, table.SGD)
     start = whole_rounds[0][1]
     _, own = whole_rounds[1]
@@ -81,26 +81,26 @@ def test_a_client_first_learns_what_all_expect_and_then_its_own(whole_rounds):
     mask = np.ones(table.PUBLIC.shape[1:], bool)
     lessons = Lesson(jnp.asarray(table.PUBLIC[0]), state.consensus, mask)
 
-    def off(params, frozen, lesson):
+    def consensus_loss(params, frozen, lesson):
         log_p = jax.nn.log_softmax(table.logits(params, frozen, lesson.tokens))
         return -(lesson.target.probabilities * log_p).sum(axis=-1).mean()
 
     def both(params, batches):
-        digested, _ = local_steps(off, table.SGD)(params, {}, lessons)
+        digested, _ = local_steps(consensus_loss, table.SGD)(params, {}, lessons)
         return train(digested, {}, batches)[0]
 
     contract.close(whole_rounds[2][1], jax.vmap(both)(own, table.cohort(1)), 1e-5)
 
 
 @pytest.mark.parametrize("top", [1, 2, 4, 5])
-def test_who_learns_from_itself_learns_nothing(top):
+def test_a_model_that_agrees_on_the_known_tokens_has_no_gradient(top):
     lot = jnp.asarray(table.PUBLIC[0, 0])
     own = likeliest(jax.nn.softmax(table.logits(table.PARAMS, {}, lot)), top)
 
-    def off(params):
+    def self_loss(params):
         return cross_entropy(own, table.logits(params, {}, lot)).mean()
 
-    still = jax.grad(off)(table.PARAMS)
+    still = jax.grad(self_loss)(table.PARAMS)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(still)) < 1e-6
     other = own._replace(ids=(own.ids + 1) % 5)
     moved = jax.grad(lambda p: cross_entropy(other, table.logits(p, {}, lot)).mean())(table.PARAMS)
@@ -108,7 +108,7 @@ def test_who_learns_from_itself_learns_nothing(top):
 
 
 def test_a_cross_entropy_by_hand():
-    """.5 and .2 are known, .3 goes to two tokens of .1 and .2 together."""
+    """The known tokens have .5 and .2; the other two share .3, where the model has .1 + .2."""
     logits = jnp.log(jnp.array([0.1, 0.4, 0.3, 0.2]))
     target = Likeliest(jnp.array([1, 2]), jnp.array([0.5, 0.2]))
     by_hand = -(0.5 * np.log(0.4) + 0.2 * np.log(0.3) + 0.3 * np.log(0.3))
@@ -116,18 +116,18 @@ def test_a_cross_entropy_by_hand():
 
 
 def test_messages_by_hand():
-    """Of five tokens each is 3 bits; two of them at 24 places are 18 bytes."""
+    """A token of five takes 3 bits; two at each of 24 positions take 18 bytes."""
     downlink, uplinks, _, _ = jax.device_get(contract.played("fed_md")[2])
     first = jax.tree.map(lambda leaf: leaf[0], uplinks)
     assert len(wire.dumps(first)) == 12 + 18 + 4 * 2 * PLACES
     assert len(wire.dumps(downlink)) == 12 + 8 + 18 + 4 * 2 * PLACES
     downlink, uplinks, _, _ = jax.device_get(contract.played("fed_md, coded")[2])
     first = jax.tree.map(lambda leaf: leaf[0], uplinks)
-    assert len(wire.dumps(first)) == 12 + 5 * PLACES + 8  # a byte each, lowest and step
+    assert len(wire.dumps(first)) == 12 + 5 * PLACES + 8  # a byte a token, lowest and step
 
 
-def test_ids_that_are_no_token_are_not_counted():
-    """Three bits hold 7, of which a vocabulary of five has none."""
+def test_ids_outside_the_vocabulary_are_not_counted():
+    """Three bits can hold the id 7, which a vocabulary of five does not have."""
     way = token_channel(codec("identity()"), (4, 2), vocab=5)
     sent = Likeliest(jnp.array([[7, 0]] * 4), jnp.full((4, 2), 0.5))
     received = way.receive(way.send(jr.key(0), sent))
@@ -139,16 +139,25 @@ def test_ids_that_are_no_token_are_not_counted():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"top": 0}, "top must be an integer from 1 to vocab, 5, got 0"),
-        ({"top": 6}, "top must be an integer from 1 to vocab, 5, got 6"),
-        ({"vocab": 0}, r"vocab must be from 1 to 2\^24, got 0"),
-        ({"public": np.zeros((0, 1, 2, 4), int)}, r"\[lots, steps, batch, seq\], got \(0, 1, 2"),
-        ({"public": np.full((1, 1, 2, 4), 5)}, "expected public tokens from 0 to 4, got 5 to 5"),
-        ({"uplink": codec("error_feedback(eden(bits=2))")}, "without a memory on the uplink"),
-        ({"downlink": codec("ef21(eden(bits=2))")}, "without a memory on the downlink"),
+        ({"top": 0}, "top: expected an integer at least 1 and at most 5, got 0"),
+        ({"top": 6}, "top: expected an integer at least 1 and at most 5, got 6"),
+        ({"vocab": 0}, "vocab: expected an integer at least 1 and at most 16777216, got 0"),
+        (
+            {"public": np.zeros((0, 1, 2, 4), int)},
+            r"\[lots, steps, batch, seq\], got shape \(0, 1, 2",
+        ),
+        ({"public": np.full((1, 1, 2, 4), 5)}, "public: expected tokens from 0 to 4, got 5 to 5"),
+        (
+            {"uplink": codec("error_feedback(eden(bits=2))")},
+            "uplink: expected a codec that keeps no state",
+        ),
+        (
+            {"downlink": codec("ef21(eden(bits=2))")},
+            "downlink: expected a codec that keeps no state",
+        ),
     ],
 )
-def test_what_cannot_be_told_is_refused(flags, message):
+def test_arguments_that_fed_md_cannot_use_are_refused(flags, message):
     given = {"client_optimizer": table.SGD, "top": 2, **table.ASKED, **flags}
     with pytest.raises(ValueError, match=f"fed_md: .*{message}"):
         fed_md(table.loss, table.LIKE, **given)

@@ -1,4 +1,4 @@
-"""A model in two halves: its gradients are those of the whole, and its bytes what was sent."""
+"""A model in two halves: gradients are those of the whole model, bytes those that were sent."""
 
 import jax
 import jax.numpy as jnp
@@ -107,13 +107,13 @@ def test_one_step_of_sgd_is_that_of_fed_sgd_on_the_whole_model(task, corpus):
 
 
 def lower_half_alone():
-    """SGD for leaves of one layer, which are the lower half's; the upper half stands still."""
+    """SGD for leaves of one layer, which are the lower half's; the upper half does not move."""
     return optax.stateless(
         lambda gradient, params: jax.tree.map(lambda g: -0.5 * g * (len(g) == 1), gradient)
     )
 
 
-def test_the_clients_half_is_fed_avgs_where_the_servers_stands_still(task, corpus):
+def test_the_clients_half_is_fed_avgs_where_the_servers_half_is_fixed(task, corpus):
     part, join, _, _ = halves(task, LAYERS, cut=1)
     below, above = part(task.params)
 
@@ -125,8 +125,8 @@ def test_the_clients_half_is_fed_avgs_where_the_servers_stands_still(task, corpu
     found = method(task, client_optimizer=lower_half_alone())
     *_, split = simulate_split(found, *federation(task, corpus), **run)
     *_, whole = simulate(plain, below, *federation(task, corpus)[1:], **run)
-    got, stood = part(split.state.params)
-    jax.tree.map(np.testing.assert_array_equal, stood, above)
+    got, upper = part(split.state.params)
+    jax.tree.map(np.testing.assert_array_equal, upper, above)
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
         got,
@@ -135,7 +135,7 @@ def test_the_clients_half_is_fed_avgs_where_the_servers_stands_still(task, corpu
 
 
 def test_messages_by_hand(rounds):
-    """4 bytes an activation both ways; a byte a target, a bit of mask; the half once each way."""
+    """4 bytes an activation each way, a byte a target, a bit of mask; the half once a round."""
     activations = 12 + 4 * ROWS * SEQ * WIDTH
     labels = ROWS * SEQ + ROWS * SEQ // 8
     for each in rounds:
@@ -145,7 +145,7 @@ def test_messages_by_hand(rounds):
         assert len(each.messages) == CLIENTS * 2 * (STEPS + 1)
 
 
-def test_the_ledger_has_the_bytes_that_are_dumped(task, corpus):
+def test_the_ledger_counts_the_dumped_bytes(task, corpus):
     coded = {"uplink": codec("eden(bits=4)"), "downlink": codec("stochastic_quantize(bits=8)")}
     found = method(task, **coded)
     key = jr.key(5)
@@ -165,7 +165,7 @@ def test_the_ledger_has_the_bytes_that_are_dumped(task, corpus):
     assert np.isfinite(info.loss).all()
 
 
-def test_a_round_goes_on_from_where_a_run_stood(task, corpus, rounds):
+def test_a_run_resumed_from_a_snapshot_is_bit_identical(task, corpus, rounds):
     start = rounds[0].snapshot()
     (last,) = simulate_split(
         method(task), *federation(task, corpus), rounds=2, clients=CLIENTS, seed=0, start=start
@@ -177,7 +177,7 @@ def test_a_round_goes_on_from_where_a_run_stood(task, corpus, rounds):
 
 
 def test_a_client_whose_activations_are_not_finite_is_left_out():
-    """A token that the model knows nothing of, which one of two clients has."""
+    """One of two clients has a token whose embedding is NaN."""
     config = DecoderConfig(**SIZES, tie_word_embeddings=False)
     task = language_model(config, key=jr.key(0), adapter=lora(rank=2))
     task = task._replace(params=moved(task.params))
@@ -202,19 +202,25 @@ def test_a_client_whose_activations_are_not_finite_is_left_out():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"cut": 0}, "expected to cut a model of 3 layers at 1 to 2, got 0"),
-        ({"cut": 3}, "expected to cut a model of 3 layers at 1 to 2, got 3"),
-        ({"uplink": codec("error_feedback(eden(bits=2))")}, "without a memory on the uplink"),
-        ({"downlink": codec("diana(eden(bits=2), rate=0.5)")}, "without a memory on the downlink"),
+        ({"cut": 0}, "cut: expected an integer from 1 to 2 in a model of 3 layers, got 0"),
+        ({"cut": 3}, "cut: expected an integer from 1 to 2 in a model of 3 layers, got 3"),
+        (
+            {"uplink": codec("error_feedback(eden(bits=2))")},
+            "uplink: expected a codec that keeps no state",
+        ),
+        (
+            {"downlink": codec("diana(eden(bits=2), rate=0.5)")},
+            "downlink: expected a codec that keeps no state",
+        ),
     ],
 )
-def test_what_cannot_be_split_is_refused(task, flags, message):
+def test_arguments_that_split_lora_cannot_use_are_refused(task, flags, message):
     with pytest.raises(ValueError, match=f"split_lora: .*{message}"):
         method(task, **flags)
 
 
 @pytest.mark.parametrize("adapter", [full(), prompt_tuning(tokens=2)])
-def test_what_is_trained_outside_the_blocks_is_refused(adapter):
+def test_parameters_outside_the_blocks_are_refused(adapter):
     task = language_model(DecoderConfig(**SIZES), key=jr.key(0), adapter=adapter)
-    with pytest.raises(ValueError, match="split_lora: expected what is trained to be stacks of 3"):
+    with pytest.raises(ValueError, match="split_lora: trainable parameters: expected stacks of 3"):
         method(task)
