@@ -1,18 +1,18 @@
-"""Messages that were changed on their way, against `wire.loads`.
+"""Fuzz `wire.loads` with mutated messages.
 
     python tests/fuzz_wire.py --mutations 1000000
 
-For every payload of the contract table, and for vectors of which a prefix is sent, honest messages
-are changed: bits flipped, bytes overwritten, moved, cut off or added, headers exchanged, other
-codecs' and other versions' messages, most of them also with a checksum that fits. `wire.loads` must
-raise `WireError` or return a payload whose message is the very same bytes; where the checksum was
-not made to fit, these must be the honest message, or the one that it was exchanged for. No call may
-take more than a second of processor time, nor, where that is measured, more memory than `MEMORY`
-times the longer of the message and its payload's arrays, and `FLOOR`.
+Valid messages of every payload in the contract table, and of `Prefix` leaves, are mutated: bits are
+flipped; bytes overwritten, moved, cut off or added; headers exchanged; messages of other codecs and
+versions substituted. Most mutated messages also get a matching checksum. `wire.loads` must raise
+`WireError`, or return a payload whose message is exactly the bytes read. Without a new checksum,
+these bytes must be the original message or the substituted one. No call may take more than a second
+of processor time. Where memory is measured, no call may take more than `MEMORY` times the longer of
+the message and its payload's arrays, plus `FLOOR` bytes.
 
-Memory is what NumPy and Python report to `tracemalloc`. The range coder's own is not in it: it
-decodes at most as many codes as the payload's structure has, 4 bytes each, from a model of at most
-512 symbols, and holds one copy of the words that are there.
+Memory is that which NumPy and Python report to `tracemalloc`. This leaves out the memory of the
+range coder: it decodes at most as many codes as the payload's structure has, 4 bytes each, from a
+model of at most 512 symbols, and copies the words of the message once.
 """
 
 import argparse
@@ -38,19 +38,19 @@ SECONDS = 1.0
 MEMORY = 4
 FLOOR = 2**18
 LARGE = {"first": (300, 300), "second": (40_000,)}
-"""So large that memory in proportion to the message stands out from the floor."""
+"""Large enough that memory proportional to the message exceeds `FLOOR`."""
 HEADER = wire.HEADER_BYTES
 
 
 def forms(codecs: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> dict[str, Payload]:
-    """The structures of codecs' payloads of an update, each of them once, and of its prefixes."""
+    """The distinct payload structures of codecs for one update, and prefixes of its leaves."""
     update = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     likes = {text: payload_structure(codec(text), update) for text in codecs}
     return distinct(likes) | {"Prefix": prefixes(update)}
 
 
 def distinct(likes: dict[str, Payload]) -> dict[str, Payload]:
-    """Each structure once, as messages know of no more than that."""
+    """Keep one entry for each fingerprint, as a message does not distinguish more."""
     names: dict[int, str] = {}
     for name, like in likes.items():
         names.setdefault(wire.fingerprint(like), name)
@@ -58,19 +58,23 @@ def distinct(likes: dict[str, Payload]) -> dict[str, Payload]:
 
 
 def prefixes(update: Payload) -> Payload:
-    """Structures of what algorithms send whose messages differ in length, in two dtypes each."""
+    """Two `Prefix` structures for each leaf, with different dtypes."""
 
-    def of(leaf, *dtypes):
+    def prefix(leaf, *dtypes):
         values, length = (math.prod(leaf.shape),), ()
         return Prefix(*map(jax.ShapeDtypeStruct, (values, length), dtypes))
 
     return jax.tree.map(
-        lambda leaf: [of(leaf, jnp.float32, jnp.uint32), of(leaf, jnp.bfloat16, jnp.int8)], update
+        lambda leaf: [
+            prefix(leaf, jnp.float32, jnp.uint32),
+            prefix(leaf, jnp.bfloat16, jnp.int8),
+        ],
+        update,
     )
 
 
 def fuzz(likes: dict[str, Payload], *, mutations: int, seed: int = 0) -> Counter:
-    """Refused and unchanged messages, and others that `dumps` could have made, of `mutations`."""
+    """Count refused messages, unchanged messages, and mutations that are other valid messages."""
     random = np.random.default_rng(seed)
     honest = {name: _honest(name, like, random) for name, like in likes.items()}
     pool = sorted(data for messages in honest.values() for data in messages)
@@ -82,14 +86,14 @@ def fuzz(likes: dict[str, Payload], *, mutations: int, seed: int = 0) -> Counter
         outcome, seconds = _outcome(name, data, likes[name])
         assert seconds < SECONDS, f"{name}: {seconds:.1f} s for {data.hex()}"
         if outcome == "read":
-            assert fits or data in (first, other), f"{name}: a change was taken: {data.hex()}"
+            assert fits or data in (first, other), f"{name}: a mutation was accepted: {data.hex()}"
             outcome = "unchanged" if data == first else "another message"
         counts[outcome] += 1
     return counts
 
 
 def fuzz_memory(likes: dict[str, Payload], *, each: int, seed: int = 0) -> float:
-    """The most memory that reading a long message or one of its mutations took, as a multiple."""
+    """The largest memory of reading a long message or a mutation, as a multiple of its size."""
     random = np.random.default_rng(seed)
     worst = 0.0
     for name, like in likes.items():
@@ -123,16 +127,14 @@ def _outcome(name: str, data: bytes, like: Payload) -> tuple[str, float]:
 
 
 def _honest(name, like, random, *, spreads=(0.0, 0.6, 20.0, 1e9)):
-    """Messages of payloads of many kinds, all of which are honest: the wire knows of numbers,
-    `Symbols` and prefixes alone.
-    """
+    """Valid messages of a structure, filled with random values of several spreads."""
     payloads = (
         jax.tree.map(lambda x, s=spread: _filled(x, s, random), like, is_leaf=is_symbols)
         for spread in spreads
     )
     honest = list(map(wire.dumps, payloads))
     for data in honest:
-        assert wire.dumps(wire.loads(data, like)) == data, name  # and caches are warm
+        assert wire.dumps(wire.loads(data, like)) == data, name  # this also warms up caches
     return honest
 
 
@@ -162,7 +164,7 @@ def _filled(leaf, spread, random):
 
 
 def mutated(honest: bytes, other: bytes, random: np.random.Generator) -> tuple[bytes, bool]:
-    """A changed message, and whether its checksum was made to fit."""
+    """A mutated message, and whether it got a matching checksum."""
     kind = random.integers(12)
     if kind == 0:
         return other[:HEADER] + honest[HEADER:], False
@@ -181,7 +183,7 @@ def mutated(honest: bytes, other: bytes, random: np.random.Generator) -> tuple[b
 
 
 def _change(data: bytearray, other: bytes, random: np.random.Generator) -> None:
-    """One change of a few bytes; near the start, where lengths and tables are, as often as not."""
+    """Change a few bytes, half of the time near the start, where lengths and tables are."""
     near = min(len(data), 24) if random.random() < 0.5 else len(data)
     at, few = int(random.integers(near + 1)), int(random.integers(1, 9))
     match random.integers(8):
@@ -204,13 +206,13 @@ def _change(data: bytearray, other: bytes, random: np.random.Generator) -> None:
 
 
 def resigned(data: bytes) -> bytes:
-    """The same message with a checksum that fits."""
+    """The same message with a matching checksum."""
     checksum = zlib.crc32(data[HEADER:], zlib.crc32(data[: HEADER - 4]))
     return data[: HEADER - 4] + struct.pack("<I", checksum) + data[HEADER:]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Feed changed messages to wire.loads.")
+    parser = argparse.ArgumentParser(description="Feed mutated messages to wire.loads.")
     parser.add_argument("--mutations", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

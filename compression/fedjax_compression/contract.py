@@ -11,7 +11,7 @@ from jaxtyping import Array, Key, PyTree
 from .errors import message
 
 Update: TypeAlias = PyTree
-"""A pytree of floating-point arrays: what a client or the server sends to the other."""
+"""A pytree of floating-point arrays, such as the change of the parameters that a client sends."""
 
 
 Like: TypeAlias = PyTree
@@ -73,13 +73,13 @@ class Compressor(NamedTuple):
     Attributes:
         init: `(like) -> state`. The sender's state before its first message, for updates with the
             structure, shapes and dtypes of `like`.
-        encode: `(key, update, state) -> (payload, state)`. Code one update. `key` is a typed JAX
-            key (`jax.random.key`) that is used for nothing else; `state` is that of `init` or of
-            the last `encode`.
-        decode: `(payload, like) -> update`. The update that the payload stands for. The payload
-            is that of `encode` or of `wire.loads`; `like` is the update's structure.
+        encode: `(key, update, state) -> (payload, state)`. Compress one update. `key` is a JAX key
+            (`jax.random.key`) that is used for nothing else; `state` is that of `init` or of the
+            last `encode`.
+        decode: `(payload, like) -> update`. Decode a payload of `encode` or of `wire.loads`.
+            `like` is the structure of the update.
         receiver: `(like) -> memory`. The receiver's memory before the first round.
-        receive: `(mean, memory) -> (update, memory)`. The update that a round's mean stands for.
+        receive: `(mean, memory) -> (update, memory)`. Combine a round's mean with the memory.
             `mean` is the weighted mean of the decoded messages, or the one decoded message of a
             downlink. A mean with a NaN or an infinity gives a non-finite update and leaves the
             memory unchanged.

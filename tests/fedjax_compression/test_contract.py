@@ -1,4 +1,4 @@
-"""What every compressor promises. A factory that is not in the table fails the suite."""
+"""The contract of `Compressor`, for every codec in the table; a factory missing from it fails."""
 
 import functools
 
@@ -31,7 +31,7 @@ COMBINED = [
     "rotated(sign())",
     "unbiased_scale(top_k(fraction=0.5))",
 ]
-"""Codecs that hold another, one for each combinator."""
+"""One codec for each wrapper."""
 
 
 EAGER = [text for text in CODECS if text.count("(") == 1 or text in COMBINED]
@@ -68,7 +68,7 @@ def test_tree_shapes_and_dtypes_come_back(text, dtype):
 
 
 @every_codec
-def test_bfloat16_goes_through(text):
+def test_a_bfloat16_update_decodes_to_finite_bfloat16(text):
     c, x = compiled(text), update(dtype=jnp.bfloat16)
     payload, _ = c.encode(jr.key(1), x, c.init(x))
     out = c.decode(payload, x)
@@ -85,7 +85,7 @@ def test_state_keeps_its_structure(text):
 
 
 @every_codec
-def test_the_bytes_counted_are_the_bytes_made_and_read(text):
+def test_nbytes_is_the_length_of_the_message_and_the_message_reads_back(text):
     c, x = compiled(text), update()
     payload, _ = encoded(text)
     like = payload_like(text)
@@ -100,7 +100,7 @@ def test_the_bytes_counted_are_the_bytes_made_and_read(text):
     assert equal(c.decode(wire.loads(data, like), x), c.decode(payload, x))
 
 
-# op by op is slow, and a codec within another is seen by itself already
+# eager evaluation is slow, and inner codecs are also tested on their own
 @pytest.mark.parametrize("text", EAGER)
 def test_jit_equals_eager(text):
     x = {name: update()[name] for name in ("matrix", "scalar")}
@@ -145,7 +145,7 @@ def test_constants_stay_finite(text):
 
 
 @every_codec
-def test_an_update_of_no_leaves_is_one(text):
+def test_an_update_without_leaves_is_valid(text):
     c = compiled(text)
     payload, _ = c.encode(jr.key(1), {}, c.init({}))
     assert c.decode(payload, {}) == {}
@@ -154,7 +154,7 @@ def test_an_update_of_no_leaves_is_one(text):
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
 @pytest.mark.parametrize("where", ["matrix", "scalar", "one"])
 @every_codec
-def test_a_number_that_is_not_finite_is_reported_and_does_not_spread(text, where, value):
+def test_a_non_finite_entry_is_reported_and_the_state_stays_finite(text, where, value):
     c, x = compiled(text), update()
     _, state = encoded(text)
     broken = x | {where: x[where].at[(0,) * x[where].ndim].set(value)}
@@ -177,12 +177,12 @@ def test_a_repeated_round_traces_once(text):
 
     state = c.init(x)
     for seed in range(3):
-        _, state = step.eval_shape(jr.key(seed), x, state)  # traces, and does not compile
+        _, state = step.eval_shape(jr.key(seed), x, state)  # traces without compiling
     assert traces == 1
 
 
 @pytest.mark.parametrize("text", [t for t in CODECS if "chain()" not in t and "identity" not in t])
-def test_integers_are_refused_by_name(text):
+def test_integers_raise_a_type_error_that_names_the_leaf(text):
     c = compiled(text)
     with pytest.raises(TypeError, match=r"floating-point entries, got int32 in leaf \['n'\]"):
         c.encode(jr.key(0), {"n": jnp.arange(3)}, c.init({"n": jnp.zeros(3)}))
@@ -208,7 +208,7 @@ def test_a_receivers_memory_keeps_its_structure_and_stays_finite(text):
 
 
 @every_codec
-def test_zeros_are_received_as_what_was_known(text):
+def test_a_mean_of_zeros_is_received_as_zeros_with_fresh_memory(text):
     c, zeros = codec(text), jax.tree.map(jnp.zeros_like, update())
     received, memory = c.receive(zeros, c.receiver(zeros))
     assert equal(received, zeros)

@@ -1,4 +1,4 @@
-"""Which codecs let a server add up payloads and decode once: the mean decodes to the mean."""
+"""Linear codecs, whose payloads a server may average before it decodes once."""
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,18 @@ import numpy as np
 from tests.helpers.codec_table import CODECS, compiled, every_codec, update
 
 LINEAR = {
-    "identity()": "nothing is coded",
-    "chain()": "nothing is coded",
-    "top_k(fraction=1.0)": "every entry is sent, so that the supports are one",
-    "random_k(fraction=0.3)": "one key, one support",
-    "random_subspace(fraction=0.3)": "one key, one rotation and one support",
+    "identity()": "the payload is the update",
+    "chain()": "the payload is the update",
+    "top_k(fraction=1.0)": "every entry is sent, so that the supports are equal",
+    "random_k(fraction=0.3)": "equal keys give equal supports",
+    "random_subspace(fraction=0.3)": "equal keys give equal rotations and supports",
 }
-"""Not in it: `count_sketch`, whose payloads add up but whose median does not; `power_sgd`, a
-product of two factors; quantisers, whose codes are no floats; the largest entries, which differ."""
+"""Not linear: `count_sketch`, whose payloads add up but decode by a median; `power_sgd`, a product
+of two factors; quantisers, whose codes are integers; `top_k`, whose supports differ."""
 
 
 def means_decode_to_means(text):
-    """For two payloads of one key, both from fresh states; all but floats must be equal."""
+    """Whether the mean of two payloads of one key decodes to the mean of the decoded updates."""
     c, both = compiled(text), [update(seed) for seed in (1, 2)]
     payloads = [c.encode(jr.key(3), x, c.init(x))[0] for x in both]
 
@@ -40,9 +40,9 @@ def means_decode_to_means(text):
 
 
 @every_codec
-def test_a_codec_is_linear_where_it_is_listed_and_nowhere_else(text):
+def test_exactly_the_listed_codecs_are_linear(text):
     assert means_decode_to_means(text) == (text in LINEAR)
 
 
-def test_the_list_has_no_codec_that_the_table_lacks():
+def test_every_listed_codec_is_in_the_table():
     assert set(LINEAR) <= set(CODECS)

@@ -15,7 +15,7 @@ ROUND_TRIPS = {
 
 
 @pytest.mark.parametrize(("text", "canonical"), ROUND_TRIPS.items())
-def test_a_text_is_printed_back_in_one_spelling(text, canonical):
+def test_a_call_prints_as_its_canonical_text(text, canonical):
     assert str(parse(text)) == canonical
     assert str(parse(canonical)) == canonical
 
@@ -46,13 +46,13 @@ def test_only_calls_and_literals_are_read(text):
         parse(text)
 
 
-def test_an_error_shows_what_a_text_can_say_and_not_what_the_caller_filled_in():
+def test_an_error_shows_only_the_arguments_that_a_text_can_give():
     factory = partial(lambda *, of, size, rate=0.5: None, of=object())
     with pytest.raises(ValueError, match=r"^expected f\(size, rate=0.5\), got f\(\): missing"):
         build(parse("f()"), {"f": factory})
 
 
-def test_calls_are_built_from_the_inside():
+def test_inner_calls_are_built_first():
     assert build(
         parse("pair(one(), pair(2, b=one))"), {"one": lambda: 1, "pair": lambda a, b: (a, b)}
     ) == (1, (2, 1))

@@ -1,4 +1,4 @@
-"""Every codec, and the updates it is tested on."""
+"""The texts of all tested codecs, and the updates that they are tested on."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from fedjax_compression import Compressor, codec, payload_structure
 from fedjax_compression.text import Call
 
-# Not here, as it is built around an update and so has no text: predictive (test_predictive.py).
+# Without predictive, which takes an update and so has no text: see test_predictive.py.
 CODECS = [
     "identity()",
     "chain()",
@@ -84,12 +84,12 @@ SHAPES = {"matrix": (7, 11), "vector": (13,), "one": (1,), "scalar": (), "odd": 
 
 
 every_codec = pytest.mark.parametrize("text", CODECS, scope="session")
-"""All checks of a codec, in every file, run one after another and share its programs."""
+"""Session scope groups all tests of a codec, in every file, so that they share its programs."""
 
 
 @functools.cache
 def update(seed: int = 0, dtype=jnp.float32):
-    with jax.ensure_compile_time_eval():  # arrays, also where it is asked for in a trace
+    with jax.ensure_compile_time_eval():  # concrete arrays, also inside a trace
         keys = jr.split(jr.key(seed), len(SHAPES))
         return {
             name: jr.normal(key, shape).astype(dtype)

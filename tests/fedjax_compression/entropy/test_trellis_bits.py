@@ -22,12 +22,11 @@ def bits(codes, lengths):
 
 @pytest.mark.parametrize("deviation", [0.2, 1.5, 40.0, 3000.0])
 @pytest.mark.parametrize("entries", [1, 60, 3000, 30_000])
-def test_the_message_is_known_to_a_few_bytes(entries, deviation):
+def test_the_section_length_is_predicted_to_a_few_bytes(entries, deviation):
     random = np.random.default_rng(0)
     codes = jnp.asarray(np.rint(random.standard_t(3, entries) * deviation), jnp.int32)
     lengths = entries // 3, 0, entries - entries // 3
     section = dump_trellis(TrellisSymbols(codes, np.array(lengths), np.uint8(3)))
-    baseline_rows = len(section) - float(bits(codes, lengths)) / 8
-    assert (
-        0 < baseline_rows <= PATH_BYTES - 4 - 20
-    )  # its length, step and shifts are not of the section
+    unpredicted = len(section) - float(bits(codes, lengths)) / 8
+    # the section has neither its own length nor step and shifts
+    assert 0 < unpredicted <= PATH_BYTES - 4 - 20

@@ -1,10 +1,10 @@
-"""The format of every codec's messages, pinned: a change of it is seen, and means a new version.
+"""Golden messages of every codec: a change of the message format fails here.
 
-No codec runs, as its arithmetic may differ from machine to machine: payloads are made from their
-structures and filled with a fixed pattern of integers. Where a change is meant, raise
-`wire.VERSION` if messages of before were sent anywhere, and write the file again:
+No codec runs, as its arithmetic may differ between machines: each payload has the codec's structure
+and is filled with a fixed pattern of integers. For an intended change, raise `wire.VERSION` if
+messages of the old format may exist, and write the file again:
 
-    python -m tests.compression.test_golden
+    python -m tests.fedjax_compression.wire.test_golden
 """
 
 import hashlib
@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 
 
 def pattern(leaf):
-    """Numbers that every dtype holds exactly; of either sign where it has one."""
+    """Fill a leaf with small integers, which every dtype represents exactly."""
     if isinstance(leaf, Prefix):
         (count,) = leaf.values.shape
         values = small(count, leaf.values.dtype)
@@ -47,7 +47,7 @@ def small(count, dtype):
 
 
 def golden(like):
-    """A message's hex; of one above 64 bytes its length and SHA-256."""
+    """The message in hex, or its length and SHA-256 above 64 bytes."""
     data = wire.dumps(jax.tree.map(pattern, like, is_leaf=is_symbols))
     assert wire.dumps(wire.loads(data, like)) == data
     if len(data) <= 64:
@@ -56,14 +56,14 @@ def golden(like):
 
 
 def goldens():
-    """Of every codec's message, and of prefixes."""
+    """The golden form of every codec's message, and of prefixes."""
     likes = {text: payload_like(text) for text in CODECS} | {"Prefix": prefixes(update())}
     return {name: golden(like) for name, like in likes.items()}
 
 
-def test_no_message_changes_its_form():
+def test_no_message_format_changes():
     pinned, found = json.loads(GOLDEN.read_text()), goldens()
-    assert set(pinned) == set(found), "write golden.json again, as this file's first lines say"
+    assert set(pinned) == set(found), "write golden.json again, as the docstring of this file says"
     assert {text: form for text, form in found.items() if form != pinned[text]} == {}
 
 

@@ -18,7 +18,7 @@ def prefix(length):
 
 
 @pytest.mark.parametrize("length", range(6))
-def test_a_prefix_has_the_bytes_of_its_entries_and_comes_back(length):
+def test_a_prefix_takes_the_bytes_of_its_entries_and_comes_back(length):
     data = wire.dumps({"half": prefix(length)})
     assert len(data) == wire.nbytes({"half": prefix(length)}) == 12 + 4 + 4 * length
     (back,) = wire.loads(data, {"half": LIKE}).values()
@@ -37,7 +37,7 @@ def test_a_prefix_that_is_longer_than_its_vector_is_refused():
         wire.loads(bytes(forged), LIKE)
 
 
-def test_a_length_that_its_dtype_cannot_say_is_refused():
+def test_a_length_that_its_dtype_cannot_represent_is_refused():
     values = jax.ShapeDtypeStruct((300,), jnp.float16)
     small, wide = (
         Prefix(values, jax.ShapeDtypeStruct((), dtype)) for dtype in (jnp.int8, jnp.uint32)
@@ -51,7 +51,7 @@ def test_a_length_that_its_dtype_cannot_say_is_refused():
 
 
 @pytest.mark.parametrize("body", [b"\0" * 3, b"\0" * 24])
-def test_sections_that_are_no_prefix_of_the_vector_are_refused(body):
+def test_sections_of_partial_or_too_many_entries_are_refused(body):
     start = wire.dumps(prefix(0))[:8]
     section = struct.pack("<I", len(body)) + body
     data = start + struct.pack("<I", zlib.crc32(section, zlib.crc32(start))) + section

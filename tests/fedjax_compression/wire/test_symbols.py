@@ -32,7 +32,7 @@ def test_any_integers_come_back(codes, data):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int8", "int16", "int32"])
-def test_the_ends_of_every_dtype_come_back(dtype):
+def test_the_extremes_of_every_dtype_come_back(dtype):
     ends = np.iinfo(dtype)
     near = [ends.min, ends.min + 1, ends.max - 1, ends.max, 0, 1, 31, 32, 33, 63, 64, 100]
     round_trip(symbols(near, dtype=dtype))
@@ -44,13 +44,13 @@ def test_many_large_integers_come_back(count):
     round_trip(symbols(2.0 ** random.uniform(0, 32, count), dtype=np.uint32))
 
 
-def test_runs_may_be_empty_or_of_one_symbol():
+def test_runs_may_be_empty_or_have_one_symbol():
     round_trip(symbols([5, 5, 5, -2, 7], 0, 3, 0, 2, 0))
     assert len(dump_symbols(symbols(np.zeros(10**6)))) < 12
     round_trip(Symbols(np.zeros(0, np.int32), np.zeros(0, np.int32)))
 
 
-def test_large_integers_come_back_in_parts():
+def test_large_integers_in_several_runs_come_back():
     random = np.random.default_rng(0)
     codes = random.integers(-(2**31), 2**31, 100_000) >> random.integers(0, 32, 100_000)
     round_trip(symbols(codes, 30_000, 0, 70_000))
@@ -93,12 +93,12 @@ def test_a_golden_section_of_unsigned_integers_does_not_change():
     )
 
 
-def test_runs_that_do_not_fit_are_refused():
+def test_runs_that_do_not_sum_to_the_codes_are_refused():
     with pytest.raises(ValueError, match=r"Symbols: runs: expected .* that sum to 3, got \[1, 1\]"):
         dump_symbols(symbols([1, 2, 3], 1, 1))
 
 
-def test_a_run_that_its_dtype_cannot_say_is_refused():
+def test_a_run_that_its_dtype_cannot_represent_is_refused():
     codes = np.zeros(300, np.int32)
     section = memoryview(dump_symbols(symbols(codes, 300, 0)))
     like = Symbols(codes, np.zeros(2, np.uint8))

@@ -54,7 +54,7 @@ def test_any_integers_come_back(codes, memory, data):
     round_trip(symbols(codes, *runs, memory=memory))
 
 
-def test_the_ends_of_the_integers_come_back():
+def test_the_extreme_integers_come_back():
     round_trip(symbols(EXTREMES))
     for extreme in EXTREMES:
         round_trip(symbols([extreme]))
@@ -68,7 +68,7 @@ def test_many_integers_come_back(count, memory):
     round_trip(symbols(codes, 700, 0, count - 703, 3, memory=memory))
 
 
-def test_runs_may_be_empty_or_of_one_symbol():
+def test_runs_may_be_empty_or_have_one_symbol():
     round_trip(symbols([5, 5, 5, -2, 7], 0, 3, 0, 2, 0))
     round_trip(symbols([], 0, 0))
     round_trip(TrellisSymbols(np.zeros(0, np.int32), np.zeros(0, np.int32), np.uint8(5)))
@@ -87,7 +87,7 @@ def test_a_message_is_within_a_hundredth_of_the_conditional_entropy(memory, devi
 def test_each_codebook_has_its_own_table():
     codes = gaussian(2**16)
     books = np.asarray(codebooks(jnp.asarray(codes), states=4))
-    # no magnitude of two in one codebook, which changes no parity and so no path
+    # no even codes but zero in one codebook: no parity changes, and so no path
     codes = np.where((books == 1) & (codes % 2 == 0), 0, codes)
     assert 8 * len(dump_trellis(symbols(codes, memory=2))) < 0.97 * entropy(codes)
 
@@ -101,7 +101,7 @@ def test_each_run_has_its_own_tables():
 
 
 @pytest.mark.parametrize("codes", [gaussian(50), gaussian(3000, 30.0), np.array(EXTREMES)])
-def test_truncated_sections_are_refused_or_read_as_others(codes):
+def test_truncated_sections_are_refused_or_read_as_other_codes(codes):
     sent = symbols(codes, 7, codes.size - 7)
     section = dump_trellis(sent)
     for length in {*range(0, min(len(section), 120)), *range(0, len(section), 97)}:
@@ -151,7 +151,9 @@ def test_an_unknown_memory_is_refused(memory):
 
 @pytest.mark.parametrize("runs", [(1, 1), (4, 0), (-1, 4), (0, 0)])
 def test_runs_that_do_not_sum_are_refused(runs):
-    with pytest.raises(ValueError, match=r"TrellisSymbols: runs: expected .* that sum to 3, got \["):
+    with pytest.raises(
+        ValueError, match=r"TrellisSymbols: runs: expected .* that sum to 3, got \["
+    ):
         dump_trellis(symbols([1, 2, 3], *runs))
 
 

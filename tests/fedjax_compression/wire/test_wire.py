@@ -17,7 +17,7 @@ PAYLOAD = {
 
 @pytest.fixture
 def unchecked_types():
-    """Of what thousands of messages are read by: checking takes longer than reading."""
+    """Disable type checks where thousands of messages are read: they take longer than reading."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -46,16 +46,16 @@ def test_big_endian_and_strided_arrays_are_written_as_little_endian():
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_changed_messages_raise_or_are_messages():
+def test_mutated_messages_raise_or_are_valid_messages():
     likes = distinct({text: payload_like(text) for text in CODECS}) | {"Prefix": prefixes(update())}
     counts = fuzz(likes, mutations=17_000)
     assert counts.total() == 17_000
     assert counts["refused"] > 14_000
-    assert counts["another message"] > 1_800  # so that what is read was put to the test too
+    assert counts["another message"] > 1_800  # so that accepted mutations are tested too
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_symbols_with_a_checksum_that_fits_are_refused_or_are_messages():
+def test_mutated_symbols_raise_or_are_valid_messages():
     counts = fuzz({"Symbols": payload_like("entropy_coded(rate=12)")}, mutations=3_000)
     assert counts["refused"] > 2_000
     assert counts["another message"] > 100
@@ -79,7 +79,7 @@ def test_reading_takes_memory_in_proportion_to_the_message():
         (lambda d: resigned(d[:16] + b"\x02" + d[17:]), "booleans of 0 or 1"),
     ],
 )
-def test_what_is_wrong_is_said(change, message):
+def test_each_malformed_message_gets_its_error(change, message):
     with pytest.raises(WireError, match=message):
         wire.loads(change(wire.dumps(PAYLOAD)), PAYLOAD)
 

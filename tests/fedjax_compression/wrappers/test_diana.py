@@ -36,7 +36,7 @@ def test_the_mean_stays_unbiased_and_its_error_goes_to_zero():
 
     first = jax.vmap(c.init)(xs), c.receiver(mean)
     _, errors = jax.lax.scan(step, first, jr.split(jr.key(1), 30))
-    # four clients, each of four times the mean's power, each erring by .571
+    # power and error of the mean of four clients are both a quarter of one client's
     assert float(errors[0]) == pytest.approx(0.571, rel=0.1)
     assert float(errors[-1]) < 1e-6
 
@@ -73,7 +73,7 @@ def test_rates_out_of_range_are_refused(rate):
         diana(identity(), rate=rate)
 
 
-def test_shares_out_of_range_are_refused():
+def test_participations_out_of_range_are_refused():
     with pytest.raises(
         ValueError, match="diana: participation: expected a number above 0 and at most 1"
     ):

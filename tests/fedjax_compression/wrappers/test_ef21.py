@@ -18,7 +18,7 @@ def test_three_messages_worked_by_hand():
 
 
 @pytest.mark.parametrize("participation", [1.0, 0.25])
-def test_the_receiver_holds_the_mean_of_what_the_senders_hold(participation):
+def test_the_receivers_memory_is_the_mean_of_the_senders_estimates(participation):
     clients, cohort = 8, int(8 * participation)
     c, xs = ef21(top_k(fraction=0.2), participation=participation), jr.normal(jr.key(0), (8, 20))
     encode, decode = jax.jit(c.encode), jax.jit(c.decode)
@@ -43,7 +43,7 @@ def test_the_error_falls_at_the_rate_of_the_codec():
         _, state = c.encode(jr.key(0), x, state)
         errors.append(float(((x - state.known) ** 2).sum() / (x**2).sum()))
     assert all(e <= 0.9 ** (n + 1) for n, e in enumerate(errors))
-    assert errors[-1] == 0.0  # ten tenths
+    assert errors[-1] == 0.0  # ten messages of a tenth of the entries each
 
 
 def test_memory_costs_no_bytes():
@@ -55,7 +55,7 @@ def test_memory_costs_no_bytes():
     assert sizes[0] == sizes[1]
 
 
-def test_what_is_not_finite_leaves_both_ends_as_they_were():
+def test_a_non_finite_update_leaves_both_ends_unchanged():
     c, x = ef21(top_k(fraction=0.5)), jr.normal(jr.key(0), (10,))
     payload, state = c.encode(jr.key(0), x, c.init(x))
     _, memory = c.receive(c.decode(payload, x), c.receiver(x))
@@ -66,7 +66,7 @@ def test_what_is_not_finite_leaves_both_ends_as_they_were():
 
 
 @pytest.mark.parametrize("participation", [0, -0.5, 1.5, float("nan"), True])
-def test_shares_out_of_range_are_refused(participation):
+def test_participations_out_of_range_are_refused(participation):
     with pytest.raises(
         ValueError, match="ef21: participation: expected a number above 0 and at most 1"
     ):
@@ -94,6 +94,6 @@ def test_memory_at_both_ends_goes_outermost(text):
         codec(text)
 
 
-def test_a_chain_of_one_is_that_one():
+def test_a_chain_of_one_codec_is_that_codec():
     c = codec("chain(ef21(top_k(fraction=0.1)))")
     assert c.receiver(jnp.ones(3)).shape == (3,)

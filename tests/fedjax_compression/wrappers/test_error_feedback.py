@@ -9,7 +9,7 @@ from fedjax_compression.wrappers import error_feedback
 
 
 @pytest.mark.parametrize("inner", ["top_k(fraction=0.05)", "eden(bits=1)"])
-def test_what_was_sent_and_what_remains_is_the_sum_of_all_updates(inner):
+def test_decoded_messages_plus_the_residual_are_the_sum_of_all_updates(inner):
     c = error_feedback(codec(inner))
     updates = [{"w": jr.normal(jr.key(i), (40, 5))} for i in range(20)]
     state, sent = c.init(updates[0]), jnp.zeros((40, 5))
@@ -22,7 +22,7 @@ def test_what_was_sent_and_what_remains_is_the_sum_of_all_updates(inner):
     np.testing.assert_allclose(sent + residual["w"], total, atol=1e-4)
 
 
-def test_a_constant_gradient_gets_through_in_the_mean():
+def test_the_mean_message_of_a_constant_update_is_that_update():
     c, x = error_feedback(top_k(fraction=0.1)), jnp.linspace(0.5, 1.5, 50)
 
     def step(state, key):
@@ -33,14 +33,14 @@ def test_a_constant_gradient_gets_through_in_the_mean():
     np.testing.assert_allclose(sent.mean(axis=0), x, rtol=0.1)
 
 
-def test_an_update_that_is_not_finite_leaves_the_memory_as_it_was():
+def test_a_non_finite_update_leaves_the_state_unchanged():
     c, x = error_feedback(top_k(fraction=0.1)), jr.normal(jr.key(0), (50,))
     _, state = c.encode(jr.key(0), x, c.init(x))
     _, after = c.encode(jr.key(0), x.at[3].set(jnp.nan), state)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, state, after))
 
 
-def test_memory_costs_no_bytes_and_keeps_what_bfloat16_rounds_away():
+def test_the_residual_costs_no_bytes_and_keeps_what_bfloat16_rounds_away():
     c, x = error_feedback(identity()), jnp.full(100, 1 / 3).astype(jnp.bfloat16)
     payload, _ = c.encode(jr.key(0), x, c.init(x))
     assert wire.nbytes(payload) == wire.nbytes(x)
@@ -51,7 +51,7 @@ def test_memory_costs_no_bytes_and_keeps_what_bfloat16_rounds_away():
     )
 
 
-def test_what_decays_is_forgotten():
+def test_the_residual_decays():
     c, x = error_feedback(top_k(fraction=0.1), decay=0.5), jnp.zeros(20).at[:4].set(1.0)
     _, (residual, _) = c.encode(jr.key(0), x, c.init(x))
     assert residual.tolist()[:5] == [0.0, 0.0, 1.0, 1.0, 0.0]

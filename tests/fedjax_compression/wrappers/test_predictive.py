@@ -29,11 +29,13 @@ def test_a_message_worked_by_hand():
     x, known = jnp.array([4.0, 1.0, -2.0]), jnp.array([4.0, 4.0, 0.0])
     c = predictive(top_k(fraction=0.3), known, weight=0.5)
     payload, _ = c.encode(jr.key(0), x, ())
-    assert payload.values.tolist() == [2.0]  # of the differences 2, -1 and -2 the first largest
+    assert payload.values.tolist() == [
+        2.0
+    ]  # the first of the largest of the differences 2, -1 and -2
     assert c.decode(payload, x).tolist() == [4.0, 2.0, 0.0]
 
 
-def test_weight_zero_is_the_codec():
+def test_weight_zero_is_the_inner_codec():
     x, c = update(0), eden(bits=1)
     plain, known = decoded(c, x), decoded(predictive(c, update(1), weight=0), x)
     jax.tree.map(np.testing.assert_array_equal, known, plain)
@@ -57,11 +59,11 @@ def test_unbiased_codecs_stay_unbiased():
     out = jax.vmap(lambda key: c.decode(c.encode(key, x, ())[0], x))(jr.split(jr.key(0), draws))
     left = np.asarray(out.mean(axis=0) - x)
     one = float(((out - x) ** 2).sum(axis=1).mean())
-    # a squared error of the mean is a draw's over the draws; and EDEN's own bias on 32 entries
+    # the mean's squared error is one draw's over the draws, plus EDEN's own bias on 32 entries
     assert (left @ left) < 2 * one / draws + 0.01 * squared(x)
 
 
-def test_what_was_sent_and_what_remains_is_the_sum_of_updates_under_error_feedback():
+def test_error_feedback_still_sends_the_sum_of_all_updates():
     knowns = [jr.normal(jr.key(50 + i), (60,)) for i in range(8)]
     updates = [jr.normal(jr.key(i), (60,)) for i in range(8)]
     for wrap in (
@@ -97,7 +99,7 @@ def test_it_keeps_the_contract(text, dtype):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
 
 
-def test_what_is_known_may_be_traced_and_a_repeated_round_traces_once():
+def test_known_may_be_traced_and_a_repeated_round_traces_once():
     traces = 0
 
     @jax.jit
@@ -112,14 +114,14 @@ def test_what_is_known_may_be_traced_and_a_repeated_round_traces_once():
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), True])
-def test_weights_that_are_no_numbers_are_refused(weight):
+def test_weights_that_are_not_finite_numbers_are_refused(weight):
     with pytest.raises(
         ValueError, match=r"predictive: weight: expected a number above -1\.8.* got"
     ):
         predictive(identity(), jnp.ones(3), weight=weight)
 
 
-def test_a_codec_whose_receiver_keeps_a_memory_is_refused():
+def test_a_codec_with_receiver_memory_is_refused():
     with pytest.raises(
         ValueError, match="predictive: compressor: expected a codec whose receiver keeps no"
     ):

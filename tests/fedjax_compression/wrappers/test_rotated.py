@@ -29,7 +29,7 @@ def test_it_is_the_inner_codec_between_a_rotation_and_its_inverse():
     np.testing.assert_allclose(out["b"], expected[150:], atol=1e-5)
 
 
-def test_what_is_sent_exactly_comes_back():
+def test_an_exact_inner_codec_stays_exact_to_rounding():
     x = jr.normal(jr.key(0), (5000,))
     np.testing.assert_allclose(decoded(rotated(identity()), jr.key(1), x), x, atol=1e-5)
 
@@ -56,18 +56,18 @@ def test_unbiased_codecs_stay_unbiased():
     assert float(((0.02 * x) ** 2).sum() / (one / draws)) > 2
 
 
-def test_every_message_has_another_rotation():
+def test_every_message_has_its_own_rotation():
     x = jr.normal(jr.key(0), (100,))
     seeds = [int(rotated(sign()).encode(jr.key(i), x, ())[0].seed) for i in range(5)]
     assert len(set(seeds)) == 5
 
 
-def test_a_vector_and_its_key_may_share_a_key():
+def test_the_key_that_drew_the_vector_may_be_used_to_encode_it():
     key = jr.key(3)
     assert error(rotated(sign()), key, jr.normal(key, (2**16,))) == pytest.approx(0.3634, rel=0.02)
 
 
-def test_a_codec_with_memory_is_refused():
+def test_a_codec_with_state_is_refused():
     with pytest.raises(
         ValueError, match=r"rotated: compressor: expected a codec without state, .* outside:"
     ):

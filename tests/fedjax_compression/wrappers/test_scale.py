@@ -14,14 +14,14 @@ def decoded(c, x):
     return c.decode(c.encode(jr.key(0), x, c.init(x))[0], x)
 
 
-def test_the_decoded_update_reaches_as_far_as_the_update():
+def test_the_unbiased_scale_preserves_the_inner_product():
     x = {"w": jr.normal(jr.key(1), (60, 5)), "b": jr.normal(jr.key(2), (7,))}
     out = decoded(unbiased_scale(top_k(fraction=0.2)), x)
     inner = sum(jnp.vdot(x[name], out[name]) for name in x)
     assert inner == pytest.approx(float(sum(jnp.vdot(x[name], x[name]) for name in x)), rel=1e-5)
 
 
-def test_a_variance_is_that_of_the_centroids():
+def test_the_variance_is_d_over_one_minus_d_for_centroids():
     x, plain = jr.normal(jr.key(1), (2**16,)), entropy_coded(rate=2)
     least = float(((x - decoded(plain, x)) ** 2).sum() / (x**2).sum())
     scaled = float(((x - decoded(unbiased_scale(plain), x)) ** 2).sum() / (x**2).sum())
@@ -29,15 +29,15 @@ def test_a_variance_is_that_of_the_centroids():
 
 
 @pytest.mark.parametrize("scale", [unbiased_scale, least_error_scale])
-def test_it_costs_four_bytes(scale):
+def test_a_scale_costs_four_bytes(scale):
     x, plain = jr.normal(jr.key(1), (500,)), top_k(fraction=0.1)
     sizes = [wire.nbytes(c.encode(jr.key(0), x, ())[0]) for c in (plain, scale(plain))]
     assert sizes[1] == sizes[0] + 4
 
 
 @pytest.mark.parametrize("scale", [unbiased_scale, least_error_scale])
-def test_what_decodes_to_nothing_stays_nothing(scale):
-    x = jr.normal(jr.key(1), (30,))  # a rate that no message of 30 entries meets
+def test_an_update_that_decodes_to_zeros_stays_zeros(scale):
+    x = jr.normal(jr.key(1), (30,))  # a rate too small for 30 entries, so that all levels are zero
     np.testing.assert_array_equal(decoded(scale(entropy_coded(rate=0.1)), x), 0.0)
     assert jax.tree.leaves(decoded(scale(top_k(fraction=0.5)), jnp.zeros(4)))[0].sum() == 0
 
@@ -55,7 +55,7 @@ def squared_error(c, x):
     return float((left @ left) / (x @ x))
 
 
-def test_eden_with_the_scale_of_least_error_errs_by_one_minus_two_over_pi():
+def test_eden_with_the_scale_of_least_error_has_an_error_of_one_minus_two_over_pi():
     x = jr.normal(jr.key(1), (2**18,))
     # of n entries, the mean of |y| varies by (1 - 2 / pi) / n: five deviations
     tolerance = 5 * 2 * (2 / jnp.pi) ** 0.5 * ((1 - 2 / jnp.pi) / x.size) ** 0.5
@@ -64,7 +64,7 @@ def test_eden_with_the_scale_of_least_error_errs_by_one_minus_two_over_pi():
     assert squared_error(eden(bits=1), x) == pytest.approx(float(jnp.pi) / 2 - 1, rel=0.02)
 
 
-def test_no_other_scale_errs_less():
+def test_no_other_scale_has_less_error():
     x, c = jr.normal(jr.key(1), (500,)), least_error_scale(stochastic_quantize(bits=1))
     out = decoded(c, x)
     errors = [float(((x - s * out) ** 2).sum()) for s in (0.99, 1.0, 1.01)]
@@ -80,7 +80,7 @@ def test_error_feedback_keeps_less_with_the_scale_of_least_error():
             _, state = encode(jr.key(seed), jr.normal(jr.key(100 + seed), (2**14,)), state)
         return float((state[0] ** 2).mean())
 
-    # of updates that are independent: D of them and of what remains, r = D (1 + r)
+    # for independent updates of unit power: the residual r is D times their sum, r = D (1 + r)
     assert residual(least_error_scale(eden(bits=1))) == pytest.approx(0.3634 / 0.6366, rel=0.03)
     assert residual(eden(bits=1)) == pytest.approx(0.5708 / 0.4292, rel=0.05)
 
