@@ -66,7 +66,7 @@ def check_countable(update: Like, *, who: str) -> None:
     if size(update) > _MOST_COUNTED:
         raise ValueError(
             f"{who}: update: expected at most {_MOST_COUNTED} entries, got {size(update)}; send "
-            "each leaf in its own message, or use eden or entropy_coded, which have no such limit."
+            "leaves in separate messages, or use eden or entropy_coded, which have no such limit."
         )
 
 

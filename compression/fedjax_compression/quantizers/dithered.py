@@ -23,7 +23,7 @@ from ..wire.tables import table_total
 _DITHER = 0xD17
 """Folded into keys, so that the dither shares its key with no other random draw."""
 _RANGES = 8
-"""Ranges of dither magnitudes, each with its own table."""
+"""Ranges of dither magnitudes, each with a separate table."""
 _SMALLEST_TABLE = 4096
 """Fewest entries per table, except in updates of fewer."""
 _SYMBOLS = 32 + 16 * 27

@@ -100,7 +100,7 @@ def eden(*, bits: int | float) -> Compressor:
             packed.append(pack(codes, bits=rate))
             quantised.append(jnp.asarray(levels[rate], jnp.float32)[codes])
         level = _merge_rates(quantised, y.size, seed, bits)
-        sent = (level != 0).astype(jnp.float32)  # a level of zero means not sent
+        sent = (level != 0).astype(jnp.float32)  # no quantiser level is zero
         overlap = block_sums(unit * level)
         power = block_sums(unit * y * sent)
         share = block_sums(sent) / block_sums(ones)

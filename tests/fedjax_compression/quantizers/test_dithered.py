@@ -99,12 +99,12 @@ def test_the_error_of_a_mean_over_clients_falls_as_one_over_their_number():
     assert float(((outs.mean(axis=0) - x) ** 2).mean()) == pytest.approx(single / 8, rel=0.03)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 8])
-def test_dithers_are_uniform_and_each_row_has_one_in_each_range(parts):
-    sign, magnitude, range_of = _dithers(jnp.uint32(5), 8 * 4096, parts)
-    np.testing.assert_array_equal(jnp.sort(range_of, axis=1)[0], np.arange(parts))
-    np.testing.assert_array_equal(jnp.floor(magnitude * 2 * parts), range_of)
-    for column in range(parts):
+@pytest.mark.parametrize("ranges", [1, 2, 8])
+def test_dithers_are_uniform_and_each_row_has_one_in_each_range(ranges):
+    sign, magnitude, range_of = _dithers(jnp.uint32(5), 8 * 4096, ranges)
+    np.testing.assert_array_equal(jnp.sort(range_of, axis=1)[0], np.arange(ranges))
+    np.testing.assert_array_equal(jnp.floor(magnitude * 2 * ranges), range_of)
+    for column in range(ranges):
         dither = np.asarray((sign * magnitude)[:, column])
         counts, _ = np.histogram(dither, 16, (-0.5, 0.5))
         expected = len(dither) / 16
