@@ -1,4 +1,4 @@
-"""Every algorithm once, on a task that suits it, with its programs and its first rounds shared."""
+"""Every algorithm on a task that suits it; round programs and first rounds are cached."""
 
 import functools
 
@@ -13,7 +13,7 @@ from tests.helpers import dense_task, low_rank_task
 TABLE = dict.fromkeys(dense_task.TABLE, dense_task) | dict.fromkeys(
     low_rank_task.TABLE, low_rank_task
 )
-"""By name, or name and variant: the task, whose own table says how to build it from a loss."""
+"""Task modules by the algorithm's name, or name and variant; the task's `TABLE` builds it."""
 AXES = {"vmap": vmap, "scan": scan, "chunked": lambda: chunked(3)}
 ROUNDS = 4
 
@@ -30,7 +30,10 @@ def start(task, algorithm, clients=4):
 
 
 def play(task, program, state, own, rounds, batches=None, weights=None):
-    """States, and what was seen last, of some rounds, each with its own batches unless given."""
+    """Play rounds: server state, client states, and what the last round returned.
+
+    Each round has its batches, unless `batches` are given for all.
+    """
     weights, seen = task.WEIGHTS if weights is None else weights, None
     for number in rounds:
         here = task.cohort(number, len(weights)) if batches is None else batches
@@ -42,7 +45,7 @@ def play(task, program, state, own, rounds, batches=None, weights=None):
 
 @functools.cache
 def program(name, axis="vmap"):
-    """An algorithm, its round, and how often its loss was traced."""
+    """An algorithm, its round program, and a list with an entry for each trace of its loss."""
     traces, task = [], TABLE[name]
 
     def counted(params, frozen, batch):
@@ -55,7 +58,7 @@ def program(name, axis="vmap"):
 
 @functools.cache
 def played(name, axis="vmap"):
-    """The first rounds, and how many traces they took: of one, and of all."""
+    """Final states, last result, and the number of traces after each of the first rounds."""
     algorithm, one, traces = program(name, axis)
     task, counts = TABLE[name], []
     state, own = start(task, algorithm)

@@ -1,4 +1,4 @@
-"""Rounds on the low-rank task, for what each method over LoRA's factors promises of its own."""
+"""Rounds on the low-rank task, for tests of single LoRA methods."""
 
 import jax
 from fedjax_compression import wire
@@ -16,30 +16,30 @@ def start(algorithm, clients=CLIENTS):
 
 
 def play(program, state, own, rounds, batches=None, weights=WEIGHTS):
-    """States, and what was seen last, of some rounds, each with its own batches unless given."""
+    """Play rounds: server state, client states, and what the last round returned."""
     return contract.play(low_rank_task, program, state, own, rounds, batches, weights)
 
 
 def program_of(name):
-    """An algorithm of the table, and its round."""
+    """An algorithm of the table, and its round program."""
     return contract.program(name)[:2]
 
 
 def first_round(name):
-    """Of an algorithm of the table."""
+    """`play` of one round of an algorithm of the table."""
     algorithm, program = program_of(name)
     return play(program, *start(algorithm), [0])
 
 
 def after(algorithm, rounds=2, **given):
-    """`play` from the start."""
+    """`play` of some rounds of an algorithm from its initial state."""
     clients = len(given.get("weights", WEIGHTS))
     program = round_program(algorithm, vmap())
     return play(program, *start(algorithm, clients), range(rounds), **given)
 
 
 def trained_alone(params=PARAMS, optimizer=SGD, seed=0):
-    """Every client's factors after its local steps, on the whole of LoRA."""
+    """Every client's factors after local steps on both `a` and `b`."""
     train = local_steps(loss, optimizer)
     return jax.vmap(lambda batches: train(params, FROZEN, batches)[0])(cohort(seed))
 

@@ -1,4 +1,4 @@
-"""A linear model of two products with LoRA, for methods that send factors: cheap and exact."""
+"""A linear model with LoRA on two kernels, for tests of methods that send factors."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from fedjax_llm.algorithms.lora import (
 CLIENTS, STEPS, RANK = 4, 3, 2
 WEIGHTS = jnp.array([1.0, 2.0, 3.0, 4.0])
 SCALE = 0.5
-"""Of the products: what is added to a kernel is SCALE * a @ b."""
+"""Scale of the products: SCALE * a @ b is added to a kernel."""
 
 
 def _pair(key, *shape_in_out, rank=RANK):
@@ -41,7 +41,7 @@ PARAMS = {
     "deep": {"adapter": _pair(jr.key(1), 2, 6, 6)},
     "wide": {"adapter": _pair(jr.key(2), 6, 9)},
 }
-"""`deep` has two layers, 6 to 6; `wide` goes from 6 to 9."""
+"""`deep` has two layers of 6 inputs and 6 outputs; `wide` has 6 inputs and 9 outputs."""
 FROZEN = {
     "deep": {"kernel": 0.4 * jr.normal(jr.key(3), (2, 6, 6))},
     "wide": {"kernel": 0.4 * jr.normal(jr.key(4), (6, 9))},
@@ -78,11 +78,11 @@ TABLE = {
         loss, like, client_optimizer=SGD, ranks=(1, 2), keep=0.5, penalty=1.0
     ),
 }
-"""By name, or name and variant: how to build it from a loss, and from other parameters."""
+"""Algorithms by name, or name and variant: `(loss, like) -> algorithm`."""
 
 
 class Rows(NamedTuple):
-    """Of a least-squares problem."""
+    """Rows of a least-squares problem."""
 
     x: jax.Array
     y: jax.Array
@@ -90,7 +90,7 @@ class Rows(NamedTuple):
 
 
 def kernels(params, frozen):
-    """What the model multiplies by."""
+    """The adapted kernels, by name."""
     return {
         name: frozen[name]["kernel"]
         + SCALE * params[name]["adapter"]["a"] @ params[name]["adapter"]["b"]
@@ -106,7 +106,9 @@ def loss(params, frozen, batch):
 
 
 def cohort(seed=0, clients=CLIENTS):
-    """Skewed clients of three steps; the last one's last step is masked out."""
+    """Batches of clients with different targets, three steps each; the last client's last step is
+    masked out.
+    """
     keys = jr.split(jr.key(seed), 3)
     x = jr.normal(keys[0], (clients, STEPS, 4, 6))
     own = jr.normal(keys[1], (clients, 6, 9))
@@ -115,7 +117,7 @@ def cohort(seed=0, clients=CLIENTS):
 
 
 def mean_of_products(factors, weights=WEIGHTS):
-    """The weighted mean of a @ b over clients, in float64; leaves lead with clients."""
+    """The weighted mean of a @ b over clients, in float64; leaves `[clients, ...]`."""
     shares = np.asarray(weights, np.float64) / np.asarray(weights, np.float64).sum()
     return {
         name: sum(

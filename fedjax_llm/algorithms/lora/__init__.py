@@ -1,4 +1,4 @@
-"""Methods that train LoRA factors."""
+"""Federated methods that train LoRA factors."""
 
 from .fed_sb import fed_sb
 from .fedex_lora import fedex_lora

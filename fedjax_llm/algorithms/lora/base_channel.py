@@ -1,4 +1,6 @@
-"""Messages that change the base of every client: factors come down and go into its kernels."""
+"""Downlinks that change every client's base: factors are sent, and their product is added to the
+client's kernels.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from fedjax_compression import identity
+from fedjax_compression.checks import check_number
 from jaxtyping import Array, Float, PyTree
 
 from ...algorithm import Gather
@@ -17,45 +20,68 @@ from .pairs import Pair, named_pairs, product
 
 
 class BaseMessage(NamedTuple):
-    """What comes down."""
+    """Content of the downlink.
+
+    Attributes:
+        params: The trainable parameters, uncompressed; empty where they are not sent.
+        change: Factors of the change to every client's kernels, without the scale.
+
+    """
 
     params: PyTree
-    """The trainable parameters, as they are, where they travel."""
     change: list[Pair]
-    """Factors of what every client adds to its kernels, before the scale."""
 
 
-class Based(NamedTuple):
-    """What a client, or the server, holds beside `frozen`."""
+class BaseState(NamedTuple):
+    """Base of a client or of the server.
+
+    Attributes:
+        base: Sum of the changes so far, in float32: nested as `frozen`, kernels only.
+        downlink: State of the downlink's channel.
+
+    """
 
     base: PyTree
-    """What was added to kernels so far, where `frozen` has them; in float32."""
     downlink: ChannelState
 
 
 class BaseChannel(NamedTuple):
-    """How changes of the base come down."""
+    """How changes to the base are sent and applied.
+
+    Attributes:
+        channel: Channel of `BaseMessage`s.
+        nothing: A zero change, with the rank of the messages.
+        scaled: `(pairs) -> base`: what pairs add to the kernels.
+        receive: `(message, state) -> (content, state)`: decode, and add the change to the base.
+
+    """
 
     channel: Channel
     nothing: list[Pair]
-    """A change of zero, of the rank that messages have."""
     scaled: Callable[[list[Pair]], PyTree]
-    """`(pairs) -> what they add to kernels`."""
-    receive: Callable[[Message, Based], tuple[BaseMessage, Based]]
-    """`(sent, held) -> (received, held)`, the base changed."""
+    receive: Callable[[Message, BaseState], tuple[BaseMessage, BaseState]]
 
 
 def base_channel(
     like: Params, *, sent: PyTree, rank: Callable[[int], int], scale: float | int, who: str
 ) -> BaseChannel:
-    """Messages in four numbered bytes more: a client that missed one has another base than the
-    server, which no later message mends; it receives NaNs ever after.
+    """Build a channel of changes to the base; each message costs 4 more bytes for its number.
 
-    `sent` is the structure of what else comes down, `rank` the rank of a change, by that of LoRA.
-    Raises `ValueError` unless scale is above 0 and finite, and where LoRA is not beside a kernel.
+    A client that missed a message no longer has the server's base, and no later message repairs
+    it: from then on it receives NaNs.
+
+    Args:
+        like: Structure of the LoRA parameters.
+        sent: Structure of the parameters that are sent beside a change.
+        rank: `(LoRA's rank) -> rank of a change`.
+        scale: Factor of the adapter's products, alpha / rank.
+        who: Name of the method, for error messages.
+
+    Raises:
+        ValueError: If `scale` is not a finite number above 0, or a pair is not beside a kernel.
+
     """
-    if isinstance(scale, bool) or not 0 < scale < float("inf"):
-        raise ValueError(f"{who}: scale must be above 0 and finite, got {scale!r}.")
+    check_number(scale, who=who, name="scale", above=0)
     named = named_pairs(like, who=who)
     try:
         kernel_tree((path, None) for path, _ in named)
@@ -75,37 +101,34 @@ def base_channel(
             (path, scale * product(pair)) for (path, _), pair in zip(named, pairs, strict=True)
         )
 
-    def receive(message: Message, held: Based) -> tuple[BaseMessage, Based]:
-        received, end = down.receive(message, held.downlink)
-        arrived = end.messages != held.downlink.messages
-        base = jax.tree.map(jnp.add, held.base, scaled(received.change))
-        return received, Based(choose(arrived, base, held.base), end)
+    def receive(message: Message, state: BaseState) -> tuple[BaseMessage, BaseState]:
+        received, end = down.receive(message, state.downlink)
+        arrived = end.messages != state.downlink.messages
+        base = jax.tree.map(jnp.add, state.base, scaled(received.change))
+        return received, BaseState(choose(arrived, base, state.base), end)
 
     return BaseChannel(down, nothing, scaled, receive)
 
 
-def check_clients(clients: int, *, who: str) -> None:
-    """Raise `ValueError` unless a cohort's size is an integer of at least 1."""
-    if type(clients) is not int or clients < 1:
-        raise ValueError(f"{who}: clients must be an integer of at least 1, got {clients!r}.")
+def with_cohort_check(gather: Gather, clients: int, *, who: str) -> Gather:
+    """A gather that refuses a cohort of another size than the messages have room for."""
 
-
-def of_cohort(gather: Gather, clients: int, *, who: str) -> Gather:
-    """The same, which refuses a cohort of another size than what messages have room for."""
-
-    def empty(state: PyTree, found: int) -> PyTree:
-        if found != clients:
-            raise ValueError(f"{who}: expected a cohort of {clients} clients, got {found}.")
-        return gather.empty(state, found)
+    def empty(state: PyTree, cohort: int) -> PyTree:
+        if cohort != clients:
+            raise ValueError(
+                f"{who}: cohort: expected {clients} clients, got {cohort}; build {who} with "
+                f"clients={cohort}."
+            )
+        return gather.empty(state, cohort)
 
     return gather._replace(empty=empty)
 
 
-def zero(change: list[Pair]) -> list[Pair]:
-    """Nothing, in the place of a change that was sent."""
+def zero_change(change: list[Pair]) -> list[Pair]:
+    """The change after it was sent: zeros, so that it is added only once."""
     return jax.tree.map(jnp.zeros_like, change)
 
 
 def column(values: Float[Array, " clients"], like: Array) -> Float[Array, "clients ..."]:
-    """One number for each row of an array."""
+    """One number for each row of an array, shaped to broadcast against it."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

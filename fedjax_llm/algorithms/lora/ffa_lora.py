@@ -7,8 +7,10 @@ from fedjax_compression import Compressor
 from jaxtyping import Array, PyTree
 
 from ...algorithm import FederatedAlgorithm
+from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
 from ..shared.averaging import Work
+from ..shared.checks import check_like, check_loss
 from ..shared.partial_averaging import averaging_part
 from .pairs import Pair, pairs, with_pairs
 
@@ -22,33 +24,72 @@ def ffa_lora(
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
 ) -> FederatedAlgorithm:
-    """LoRA whose random factor `a` is never trained: clients train and send `b` alone.
+    """Train and send only `b`; the random factor `a` is fixed and the same for all clients.
 
-    Up: the difference of `b`, through `uplink`: rank * outputs values a product, half of LoRA's
-    where it is square. Down: `b`, through `downlink`. `a` is drawn before the first round, is the
-    same everywhere and does not travel: a client keeps what it was first given.
+    Up: the difference of `b`, through `uplink`: rank * outputs values per product, half of LoRA's
+    bytes for a square product. Down: `b`, through `downlink`. `a` never travels: it is drawn
+    before the first round, and every client keeps the one it was given.
+
     Exact: all clients multiply by the same `a`, so that the mean of their products is the product
-    of the means, as it is not where both factors are averaged (`fed_avg`). Less can be expressed:
-    what is added stays in the span of the `a` that was drawn.
-    Failures, codecs with memories and the server's optimizer are treated as `fed_avg` treats them.
-    Raises `ValueError` where the parameters are not LoRA's `a` and `b` alone: with the magnitudes
-    of DoRA what is added is not linear in `b`. And where they do not have the structure of `like`.
+    of `a` and the mean of `b`. Averaging both factors (`fed_avg`) does not have this property. The
+    cost is expressiveness: every change stays in the column span of the fixed `a`.
+
+    Failures, codecs with memory and the server optimizer are handled as in `fed_avg`.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the LoRA parameters (arrays or `ShapeDtypeStruct`s): factors `a` and `b`
+            only. DoRA is refused, as its change is not linear in `b`.
+        client_optimizer: Optax optimizer of the local steps on `b`; its state is reset every round.
+        server_optimizer: Optax optimizer whose gradient is minus the mean difference; default: SGD
+            with learning rate 1.
+        uplink: Codec of the difference of `b`; default: uncompressed.
+        downlink: Codec of `b`; default: uncompressed.
+
+    Returns:
+        The algorithm. Its server state's `params` are LoRA parameters with the fixed `a`.
+
+    Raises:
+        TypeError: If `loss`, `like`, an optimizer or a codec is of the wrong kind.
+        ValueError: If `like` has leaves other than LoRA factors; from `init`, if the parameters do
+            not have the structure of `like`.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm import ledger
+        >>> from fedjax_llm.algorithms import ffa_lora
+        >>> from fedjax_llm.data import Batch
+        >>> like = {"adapter": {"a": jnp.zeros((6, 2)), "b": jnp.zeros((2, 9))}}
+        >>> def loss(params, frozen, batch):
+        ...     return (params["adapter"]["a"] @ params["adapter"]["b"]).mean()
+        >>> algorithm = ffa_lora(loss, like, client_optimizer=optax.sgd(0.1))
+        >>> tokens = np.zeros((1, 1, 4), int)  # one local step
+        >>> down, up = ledger.messages(algorithm, like, Batch(tokens, tokens, tokens == 0))
+        >>> wire.nbytes(up) - wire.HEADER_BYTES  # 2 * 9 float32 of b
+        72
+
     """
+    check_loss(loss, who="ffa_lora")
+    check_like(like, who="ffa_lora")
+    check_optimizer(client_optimizer, who="ffa_lora", name="client_optimizer")
+    check_optimizer(server_optimizer, who="ffa_lora", name="server_optimizer", optional=True)
+    check_codecs(who="ffa_lora", uplink=uplink, downlink=downlink)
     pairs(like, who="ffa_lora")
     structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
 
-    def firsts(params: Params) -> list[Array]:
+    def a_factors(params: Params) -> list[Array]:
         return [pair.a for pair in pairs(params, who="ffa_lora")]
 
-    def seconds(params: Params) -> list[Array]:
+    def b_factors(params: Params) -> list[Array]:
         return [pair.b for pair in pairs(params, who="ffa_lora")]
 
-    def given(a: list[Array], b: list[Array]) -> Params:
+    def lora_params(a: list[Array], b: list[Array]) -> Params:
         return with_pairs(structure, [Pair(*pair) for pair in zip(a, b, strict=True)])
 
-    def loss_of_b(b: list[Array], held: tuple[list[Array], Frozen], batch: Batches) -> Array:
-        a, frozen = held
-        return loss(given(a, b), frozen, batch)
+    def loss_of_b(b: list[Array], fixed: tuple[list[Array], Frozen], batch: Batches) -> Array:
+        a, frozen = fixed
+        return loss(lora_params(a, b), frozen, batch)
 
     train = local_steps(loss_of_b, client_optimizer)
 
@@ -59,11 +100,11 @@ def ffa_lora(
         return jax.tree.map(jnp.subtract, trained, received), a, info
 
     return averaging_part(
-        Work(firsts, update),
+        Work(a_factors, update),
         like,
         who="ffa_lora",
-        take=seconds,
-        put=given,
+        take=b_factors,
+        put=lora_params,
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,

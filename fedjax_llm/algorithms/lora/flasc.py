@@ -1,11 +1,14 @@
 """FLASC (Kuo et al. 2024, arXiv:2406.05233)."""
 
 import optax
+from fedjax_compression.checks import check_number
 from fedjax_compression.sparsifiers import top_k
 
 from ...algorithm import FederatedAlgorithm
+from ...checks import check_optimizer
 from ...client_training import Loss, Params
 from ..shared.averaging import averaging, fresh_optimizer
+from ..shared.checks import check_like, check_loss
 from .pairs import pairs
 
 
@@ -18,23 +21,69 @@ def flasc(
     up: float | int = 0.25,
     down: float | int = 0.25,
 ) -> FederatedAlgorithm:
-    """LoRA that is sparse where it travels and dense where it is trained.
+    """LoRA with sparse messages: clients train all entries and send only the largest changes.
 
-    Down: the `down` share of the server's `a` and `b` of largest magnitude, all others being zero
-    to the client. The client trains all entries from there. Up: the `up` share of the difference
-    of largest magnitude. Both with their positions, entropy-coded (`top_k`), over all pairs
-    together. What is left out is not remembered, at neither end: no error feedback, as in the
-    paper, and biased in both directions; exact with both shares 1.
-    The server takes minus the weighted mean of what came for a gradient of its own dense
-    parameters; its optimizer is Adam in the paper (FedAdam).
-    Failures are treated as `fed_avg` treats them.
-    Raises `ValueError` unless both shares are above 0 and at most 1, where the parameters are not
-    LoRA's `a` and `b` alone, or do not have the structure of `like`.
+    Down: the `down` share of the entries of the server's `a` and `b`, those of largest magnitude;
+    the others are zero at the client. The client trains all entries from there. Up: the `up` share
+    of the entries of the difference, those of largest magnitude. Both choose among all pairs
+    together and send positions entropy-coded (`top_k`).
+
+    Biased in both directions: entries that are not sent are dropped, without error feedback, as in
+    the paper. Exact with both shares at 1. The server optimizer takes minus the weighted mean
+    difference as the gradient of its dense parameters; the paper uses Adam (FedAdam).
+
+    Failures are handled as in `fed_avg`. The codecs are part of the method.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the LoRA parameters (arrays or `ShapeDtypeStruct`s): factors `a` and `b`
+            only.
+        client_optimizer: Optax optimizer of the local steps; its state is reset every round.
+        server_optimizer: Optax optimizer of the server's parameters.
+        up: Share of entries that a client sends, above 0 and at most 1; default 0.25.
+        down: Share of entries that the server sends, above 0 and at most 1; default 0.25.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: If `loss`, `like` or an optimizer is of the wrong kind.
+        ValueError: For a share out of range, or if `like` has leaves other than LoRA factors; from
+            `init`, if the parameters do not have the structure of `like`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm.algorithms import flasc
+        >>> from fedjax_llm.data import Batch
+        >>> params = {"adapter": {"a": jnp.ones((6, 2)), "b": jnp.zeros((2, 9))}}
+        >>> def loss(params, frozen, batch):
+        ...     return (params["adapter"]["a"] @ params["adapter"]["b"]).mean()
+        >>> algorithm = flasc(
+        ...     loss,
+        ...     params,
+        ...     client_optimizer=optax.sgd(0.1),
+        ...     server_optimizer=optax.adam(0.1),
+        ...     up=0.2,
+        ... )
+        >>> tokens = np.zeros((1, 1, 4), int)  # one local step
+        >>> @jax.jit
+        ... def first_uplink(key):
+        ...     down, _ = algorithm.broadcast(key, algorithm.init(key, params))
+        ...     state, batches = algorithm.client_init(params), Batch(tokens, tokens, tokens == 0)
+        ...     return algorithm.client_update(key, {}, down, state, batches)[0]
+        >>> up = first_uplink(jax.random.key(0))
+        >>> len(up.values), wire.nbytes(up)  # 0.2 of 30 entries; with positions and header
+        (6, 56)
+
     """
+    check_loss(loss, who="flasc")
+    check_like(like, who="flasc")
+    check_optimizer(client_optimizer, who="flasc", name="client_optimizer")
+    check_optimizer(server_optimizer, who="flasc", name="server_optimizer")
     pairs(like, who="flasc")
-    for name, share in (("up", up), ("down", down)):
-        if not 0 < share <= 1:
-            raise ValueError(f"flasc: {name} must be above 0 and at most 1, got {share!r}.")
+    check_number(up, who="flasc", name="up", above=0, at_most=1)
+    check_number(down, who="flasc", name="down", above=0, at_most=1)
     return averaging(
         fresh_optimizer(loss, client_optimizer),
         like,

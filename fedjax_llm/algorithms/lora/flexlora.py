@@ -13,7 +13,7 @@ from ...aggregators.weighted_mean import WeightedSum
 from ...algorithm import FederatedAlgorithm
 from ...client_training import Loss, Params
 from .client_ranks import Ranked
-from .pairs import Pair, cut
+from .pairs import Pair, svd_factors
 from .ranked import ranked
 
 
@@ -25,24 +25,60 @@ def flexlora(
     ranks: Sequence[int] | str,
     downlink: Compressor | None = None,
 ) -> FederatedAlgorithm:
-    """LoRA of different ranks, whose products are averaged and cut back by singular values.
+    """Clients of different ranks: average their products and factorise the mean by its SVD.
 
-    Up: the factors of the client's own rank, as they are: rank * (inputs + outputs) values a
-    product, and four bytes. Down: both factors of the greatest rank, through `downlink`; a client
-    takes the first of them, which is the nearest product of its rank, as they come by decreasing
-    singular value (a broadcast is one message: no client is sent fewer).
-    The mean of the products is exact, and dense on the server. What is kept of it is the nearest
-    product of the adapter's rank: the squared error of each product is the sum of the squared
-    singular values beyond it (Eckart & Young 1936). The root of each value goes to either factor,
-    where the public code puts all of it into one.
+    Up: the factors of the client's rank, uncompressed: rank * (inputs + outputs) values per
+    product, and four bytes. Down: both factors of the greatest rank, through `downlink`, in one
+    message for all clients. A client takes the first columns of `a` and rows of `b`: the nearest
+    product of its rank, as singular values decrease.
 
-    The adapter's rank is the greatest; each client's is drawn from `ranks`, a sequence or text with
-    commas between, the first time it takes part, and kept. All have one scale, that of the adapter,
-    as with alpha in proportion to the rank. Failures and downlinks with memories are treated as
-    `fed_avg` treats them; a client that has failed keeps its rank.
-    Raises `ValueError` for ranks that are not from 1 to the adapter's, where the parameters are not
-    LoRA's `a` and `b` alone (DoRA is not linear in its product), or do not have the structure of
-    `like`.
+    The mean of the products is exact; the server computes it as one dense matrix per product. The
+    server keeps the nearest product of the adapter's rank: the squared error of each product is the
+    sum of its squared singular values beyond that rank (Eckart & Young 1936). Each factor gets the
+    root of every singular value, where the public code puts the value into one factor.
+
+    The adapter's rank is the greatest. A client's rank is drawn from `ranks` in its first round and
+    kept. All clients use the adapter's scale, as with alpha in proportion to the rank.
+
+    Failures and downlinks with memory are handled as in `fed_avg`; a client that failed keeps its
+    rank.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the LoRA parameters (arrays or `ShapeDtypeStruct`s): factors `a` and `b`
+            only, of one rank. DoRA is refused, as its change is not linear in the product.
+        client_optimizer: Optax optimizer of the local steps; its state is reset every round.
+        ranks: Ranks that clients draw theirs from, each from 1 to the adapter's rank: a sequence,
+            or a text such as "2,4,8".
+        downlink: Codec of the parameters; default: uncompressed.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: If `loss`, `like`, the optimizer, the codec or `ranks` is of the wrong kind.
+        ValueError: For a rank out of range, or if `like` has leaves other than LoRA factors; from
+            `init`, if the parameters do not have the structure of `like`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm.algorithms import flexlora
+        >>> from fedjax_llm.data import Batch
+        >>> params = {"adapter": {"a": jnp.ones((6, 2)), "b": jnp.zeros((2, 9))}}
+        >>> def loss(params, frozen, batch):
+        ...     return (params["adapter"]["a"] @ params["adapter"]["b"]).mean()
+        >>> algorithm = flexlora(loss, params, client_optimizer=optax.sgd(0.1), ranks=(1,))
+        >>> tokens = np.zeros((1, 1, 4), int)  # one local step
+        >>> @jax.jit
+        ... def first_uplink(key):
+        ...     down, _ = algorithm.broadcast(key, algorithm.init(key, params))
+        ...     state, batches = algorithm.client_init(params), Batch(tokens, tokens, tokens == 0)
+        ...     return algorithm.client_update(key, {}, down, state, batches)[0]
+        >>> up = first_uplink(jax.random.key(0))
+        >>> wire.nbytes(up) - wire.HEADER_BYTES  # rank 1: 6 + 9 float32, and four bytes
+        64
+
     """
 
     def new(old: list[Pair], means: list[Array]) -> list[Pair]:
@@ -61,7 +97,7 @@ def flexlora(
 
 
 def mean_of_products() -> Aggregator:
-    """sum(weight * a b) / sum(weight), in float32: one dense array for each product."""
+    """The weighted mean of the clients' products a b, in float32: a dense array per product."""
 
     def empty(like: Ranked, clients: int) -> WeightedSum:
         zeros = [jnp.zeros((*a.shape[:-1], b.shape[-1]), jnp.float32) for a, b in like.pairs]
@@ -87,9 +123,9 @@ def mean_of_products() -> Aggregator:
 
 
 def _fitted(mean: Float[Array, "*layers in out"], like: Pair) -> Pair:
-    """The nearest product of the rank of `like`, zeros in what a small product does not have."""
+    """The nearest product of the rank of `like`, padded with zeros where the matrix is smaller."""
     rank = like.a.shape[-1]
-    a, b = cut(mean, rank)
+    a, b = svd_factors(mean, rank)
     missing = rank - a.shape[-1]
     layers = [(0, 0)] * (a.ndim - 2)
     return Pair(

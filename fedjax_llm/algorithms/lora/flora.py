@@ -7,36 +7,57 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 from fedjax_compression import Compressor, identity
+from fedjax_compression.checks import check_integer
 from jaxtyping import Array, Key, PyTree
 
 from ...aggregators.stacked import Stack, shares, stacked
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
 from ..shared.base_changes import changed
 from ..shared.channel import ChannelState
-from ..shared.checks import check_no_memory, check_structure
+from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
-from .base_channel import Based, BaseMessage, base_channel, check_clients, column, of_cohort, zero
-from .pairs import Pair, pairs, side_by_side, with_pairs
+from .base_channel import (
+    BaseMessage,
+    BaseState,
+    base_channel,
+    column,
+    with_cohort_check,
+    zero_change,
+)
+from .pairs import Pair, joined, pairs, with_pairs
 
 
 class FloraState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: LoRA parameters that add nothing, as `b` is zero; all training is in `base`.
+        base: Scaled sum of the initial product and of the products of all stacks, to add to the
+            kernels of `frozen`.
+        stack: Factors of the last stack until it is sent, then zeros.
+        downlink: State of the downlink's sender.
+
+    """
 
     params: Params
-    """LoRA that adds nothing: `b` is zero. All that was learnt is in `base`."""
     base: PyTree
-    """The sum of all stacks' products, which belongs to the kernels of `frozen`."""
     stack: list[Pair]
-    """The last one, until it is sent."""
     downlink: ChannelState
 
 
 class FloraClient(NamedTuple):
-    """What a client keeps."""
+    """Client state.
 
-    held: Based
+    Attributes:
+        held: The client's base, with the state of the downlink's receiver.
+        uplink: State of the uplink's sender.
+
+    """
+
+    held: BaseState
     uplink: PyTree
 
 
@@ -49,28 +70,74 @@ def flora(
     clients: int,
     uplink: Compressor | None = None,
 ) -> FederatedAlgorithm:
-    """Clients train fresh LoRA each round; the server stacks what they send, and all add the
-    product of the stack to their base.
+    """Train fresh LoRA factors each round; the server stacks them, and all add the stack's product
+    to their base.
 
-    Up: `a` and `b` themselves, through `uplink`. Down, as it is: the stack, [p_1 a_1 ... p_K a_K]
-    beside [b_1; ...; b_K], of rank clients * rank, p_k being the clients' shares of the weight:
-    clients times LoRA's bytes.
-    Exact: the product of the stack is the weighted mean of the products, to float32's rounding;
-    shares stand on one factor alone, as on both they would be squared.
+    Up: `a` and `b` themselves, through `uplink`. Down, uncompressed: the stack
+    [p_1 a_1 ... p_K a_K] and [b_1; ...; b_K], of rank clients * rank: clients times LoRA's bytes.
+    p_k is a client's share of the weight; it multiplies `a` only, as on both factors it would be
+    squared.
 
-    Each client draws its own `a` every round, Gaussian of variance 1 / inputs as `lora` draws it,
-    from its key, with `b` zero, so that training starts from the base. What LoRA adds at the start
-    of the run is put into the base of all. The base's change is what every client adds to its own
-    frozen kernels, scale times the product of what came down, and keeps: a dense array for each
-    product, on the server too (`base`; score with `base_of(state, frozen)`). Messages are numbered,
-    in four bytes, and every client must take part in every round from the first: one that missed a
-    message sends NaNs ever after, which are counted as failures.
-    All clients have the same rank here; the paper's may differ.
-    `scale` is that of the adapter, alpha / rank, `clients` the size of each cohort. A client that
-    has failed in its own training keeps its base, and goes on.
-    Raises `ValueError` as `fedex_lora` does.
+    Exact: the product of the stack is the weighted mean of the clients' products, up to float32
+    rounding.
+
+    Each client draws its `a` anew every round from its key, Gaussian with variance 1 / inputs as in
+    `lora`, with `b` zero, so that training starts from the base. The product of the initial LoRA
+    parameters is added to the base of all. Every client adds scale times the product of the
+    received stack to its frozen kernels and keeps the sum: a dense float32 array per product, at
+    each client and at the server (`base` of its state; score with `base_of(state, frozen)`).
+    Messages carry a four-byte number, and every client must take part in every round from the
+    first: a client that missed a message sends NaNs from then on, which are counted as failures. A
+    client whose own training failed keeps its base and goes on.
+
+    Departure: all clients have the same rank; the paper's may differ.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the LoRA parameters (arrays or `ShapeDtypeStruct`s): factors `a` and `b`
+            only, each beside a kernel. DoRA and layers of different ranks are refused.
+        client_optimizer: Optax optimizer of the local steps; its state is reset every round.
+        scale: Factor of the adapter's products, alpha / rank, above 0.
+        clients: Size of each cohort, at least 1; it sets the size of the downlink.
+        uplink: Codec of the factors, whose receiver keeps no memory; default: uncompressed.
+
+    Returns:
+        The algorithm. Its gather refuses a cohort of another size with a `ValueError`.
+
+    Raises:
+        TypeError: If `loss`, `like`, an optimizer or a codec is of the wrong kind.
+        ValueError: For `scale` or `clients` out of range, for an uplink whose receiver keeps a
+            memory, or if `like` has leaves other than LoRA factors; from `init`, if the parameters
+            do not have the structure of `like`. In a round: if a frozen kernel is packed.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm import ledger
+        >>> from fedjax_llm.algorithms import flora
+        >>> from fedjax_llm.data import Batch
+        >>> like = {"adapter": {"a": jnp.zeros((6, 2)), "b": jnp.zeros((2, 9))}}
+        >>> def loss(params, frozen, batch):
+        ...     return (params["adapter"]["a"] @ params["adapter"]["b"]).mean()
+        >>> algorithm = flora(loss, like, client_optimizer=optax.sgd(0.1), scale=2.0, clients=3)
+        >>> tokens = np.zeros((1, 1, 4), int)  # one local step
+        >>> down, up = ledger.messages(
+        ...     algorithm,
+        ...     like,
+        ...     Batch(tokens, tokens, tokens == 0),
+        ...     frozen={"kernel": jnp.zeros((6, 9))},
+        ... )
+        >>> wire.nbytes(up) - wire.HEADER_BYTES  # 2 * (6 + 9) float32
+        120
+        >>> wire.nbytes(down) - wire.HEADER_BYTES  # clients times that, and the number
+        364
+
     """
-    check_clients(clients, who="flora")
+    check_loss(loss, who="flora")
+    check_like(like, who="flora")
+    check_optimizer(client_optimizer, who="flora", name="client_optimizer")
+    check_codecs(who="flora", uplink=uplink)
+    check_integer(clients, who="flora", name="clients", at_least=1)
     uplink = uplink or identity()
     check_no_memory(
         uplink, who="flora", why="the server needs each client's factors, not their mean"
@@ -88,21 +155,21 @@ def flora(
         ]
         return with_pairs(structure, drawn)
 
-    def held(params: Params, end: ChannelState) -> Based:
-        return Based(down.scaled(pairs(params, who="flora")), end)
+    def base_state(params: Params, end: ChannelState) -> BaseState:
+        return BaseState(down.scaled(pairs(params, who="flora")), end)
 
     def init(key: Key[Array, ""], params: Params) -> FloraState:
         check_structure(params, like, who="flora")
-        base, end = held(params, down.channel.sender(BaseMessage((), down.nothing)))
+        base, end = base_state(params, down.channel.sender(BaseMessage((), down.nothing)))
         return FloraState(_without_b(params), base, down.nothing, end)
 
     def client_init(params: Params) -> ClientState:
         receiver = down.channel.receiver(BaseMessage((), down.nothing))
-        return FloraClient(held(params, receiver), uplink.init(params))
+        return FloraClient(base_state(params, receiver), uplink.init(params))
 
     def broadcast(key: Key[Array, ""], state: FloraState) -> tuple[Downlink, FloraState]:
         sent, end = down.channel.send(key, BaseMessage((), state.stack), state.downlink)
-        return sent, state._replace(stack=zero(state.stack), downlink=end)
+        return sent, state._replace(stack=zero_change(state.stack), downlink=end)
 
     def client_update(
         key: Key[Array, ""],
@@ -112,11 +179,11 @@ def flora(
         batches: Batches,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         draw_key, code_key = jr.split(key)
-        received, held = down.receive(sent, client_state.held)
-        trained, info = train(fresh(draw_key), changed(frozen, held.base), batches)
+        received, state = down.receive(sent, client_state.held)
+        trained, info = train(fresh(draw_key), changed(frozen, state.base), batches)
         failed = has_failed(info, trained, received)
         payload, coder = uplink.encode(code_key, nan_where(failed, trained), client_state.uplink)
-        return payload, FloraClient(held, coder), info
+        return payload, FloraClient(state, coder), info
 
     def server_update(
         key: Key[Array, ""], state: FloraState, partial: PartialAggregate
@@ -124,10 +191,10 @@ def flora(
         stack: Stack = partial.aggregate
         p = shares(stack)
         rows = pairs(stack.rows, who="flora")
-        beside = [side_by_side(Pair(column(p, a) * a, b)) for a, b in rows]
-        change = down.scaled(beside)
+        stacks = [joined(Pair(column(p, a) * a, b)) for a, b in rows]
+        change = down.scaled(stacks)
         base = jax.tree.map(jnp.add, state.base, change)
-        new = FloraState(state.params, base, beside, state.downlink)
+        new = FloraState(state.params, base, stacks, state.downlink)
         return server_result(partial, new, state, change)
 
     gather = gather_updates(lambda state, payload: uplink.decode(payload, like), stacked(), like)
@@ -136,11 +203,10 @@ def flora(
         client_init,
         broadcast,
         client_update,
-        of_cohort(gather, clients, who="flora"),
+        with_cohort_check(gather, clients, who="flora"),
         server_update,
     )
 
 
 def _without_b(params: Params) -> Params:
-    found = pairs(params, who="flora")
-    return with_pairs(params, [Pair(a, jnp.zeros_like(b)) for a, b in found])
+    return with_pairs(params, [Pair(a, jnp.zeros_like(b)) for a, b in pairs(params, who="flora")])

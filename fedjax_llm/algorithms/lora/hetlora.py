@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from fedjax_compression import Compressor
+from fedjax_compression.checks import check_kind, check_number
 from jaxtyping import Array, Float, Int
 
 from ...aggregators.contract import Aggregator
@@ -19,13 +20,18 @@ from .ranked import Shrinking, ranked
 
 
 class RankSums(NamedTuple):
-    """What the server holds of the clients so far."""
+    """Sums over clients, rank by rank.
+
+    Attributes:
+        total: Weighted sum of the padded factors.
+        weight: Sum of the weights of all clients.
+        holding: Sum of the weights of the clients that have each rank, `[rank]`.
+
+    """
 
     total: list[Pair]
     weight: Float[Array, ""]
-    """Of all clients."""
     holding: Float[Array, " rank"]
-    """Of those that hold each rank."""
 
 
 def hetlora(
@@ -40,56 +46,101 @@ def hetlora(
     penalty: float | int = 0.0,
     downlink: Compressor | None = None,
 ) -> FederatedAlgorithm:
-    """LoRA of different ranks, padded with zeros to the greatest and averaged factor by factor.
+    """Clients of different ranks: pad factors with zeros to the greatest rank and average them.
 
-    Up: the factors of the client's own rank, as they are: rank * (inputs + outputs) values a
-    product, and four bytes. Down: both factors of the greatest rank, through `downlink`; a client
-    takes the first columns of a and rows of b (a broadcast is one message: no client is sent
-    fewer).
-    A client weighs its weight times the norm of all it would add, |a b| (`by_norm`, the paper's
-    sparsity weights; its weight alone without). The mean is over all clients, as in the paper, the
-    padding being zeros that shrink what few clients hold; with `over_contributors` a column of a,
-    or row of b, is the mean over the clients whose rank reaches it, and stays where there is none.
-    Approximate: a mean of factors is not that of products, and cutting to a lower rank takes the
-    first, not the greatest.
+    Up: the factors of the client's rank, uncompressed: rank * (inputs + outputs) values per
+    product, and four bytes. Down: both factors of the greatest rank, through `downlink`, in one
+    message for all clients; a client takes the first columns of `a` and rows of `b`.
 
-    The adapter's rank is the greatest; each client's is drawn from `ranks`, a sequence or text with
-    commas between, the first time it takes part. A client prunes itself: of its rank r, at least 1
-    and `keep` * r, rounded down, are its head and the others its tail. Local steps also descend
-    `penalty` times the sum over products of |a's tail| |b's tail|, and where that sum is lower
-    after them than before, the client sends its head alone and has the head's rank from then on.
-    With `keep` 1, the default, there is no tail, and ranks are kept; the paper's is .99. All have
-    one scale, that of the adapter, as with alpha in proportion to the rank. The loss reported is
-    without the penalty.
-    Departure: the rule is the paper's as public code has it; a client has one rank for all
-    products, and looks at their sum.
-    Failures and downlinks with memories are treated as `fed_avg` treats them; a client that has
-    failed keeps its rank.
-    Raises `ValueError` for ranks that are not from 1 to the adapter's, unless 0 < keep <= 1 and
-    penalty is at least 0, for a penalty without a tail, where the parameters are not LoRA's `a` and
-    `b` alone, or do not have the structure of `like`.
+    Approximate: a mean of factors is not a mean of products, and a lower rank takes the first
+    columns, which need not be the largest. By default the mean is over all clients, as in the
+    paper: the padding counts as zeros and shrinks what few clients have. With `over_contributors`,
+    a column of `a` or row of `b` is the mean over the clients whose rank includes it, and is
+    unchanged if no client's rank does.
+
+    The adapter's rank is the greatest. A client's rank is drawn from `ranks` in its first round and
+    kept. All clients use the adapter's scale, as with alpha in proportion to the rank.
+
+    With `keep` below 1, clients prune themselves. Of a client's rank r, the first
+    max(1, floor(keep * r)) ranks are its head, the others its tail. Local steps also descend
+    `penalty` times the sum over products of |a's tail| |b's tail|. If that sum is lower after the
+    local steps than before, the client sends only its head and has the head's rank from then on.
+    The reported loss excludes the penalty. With `keep=1`, the default, there is no tail and ranks
+    are kept; the paper uses 0.99.
+
+    Departure: the pruning rule follows the public code; a client has one rank for all products and
+    prunes by their sum.
+
+    Failures and downlinks with memory are handled as in `fed_avg`; a client that failed keeps its
+    rank.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the LoRA parameters (arrays or `ShapeDtypeStruct`s): factors `a` and `b`
+            only, of one rank.
+        client_optimizer: Optax optimizer of the local steps; its state is reset every round.
+        ranks: Ranks that clients draw theirs from, each from 1 to the adapter's rank: a sequence,
+            or a text such as "2,4,8".
+        over_contributors: Average each rank over the clients that have it; default False, over
+            all clients.
+        by_norm: Multiply a client's weight by the Euclidean norm of its products a b, the paper's
+            sparsity weighting; default True.
+        keep: Share of a client's ranks that is its head, above 0 and at most 1; default 1, without
+            pruning.
+        penalty: Factor of the tail's norms in the local objective, at least 0; default 0.
+        downlink: Codec of the parameters; default: uncompressed.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: If `loss`, `like`, the optimizer, the codec, a flag or `ranks` is of the wrong
+            kind.
+        ValueError: For a rank, `keep` or `penalty` out of range, for a penalty with `keep=1`, or if
+            `like` has leaves other than LoRA factors; from `init`, if the parameters do not have
+            the structure of `like`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm.algorithms import hetlora
+        >>> from fedjax_llm.data import Batch
+        >>> params = {"adapter": {"a": jnp.ones((6, 2)), "b": jnp.zeros((2, 9))}}
+        >>> def loss(params, frozen, batch):
+        ...     return (params["adapter"]["a"] @ params["adapter"]["b"]).mean()
+        >>> algorithm = hetlora(loss, params, client_optimizer=optax.sgd(0.1), ranks="1")
+        >>> tokens = np.zeros((1, 1, 4), int)  # one local step
+        >>> @jax.jit
+        ... def first_uplink(key):
+        ...     down, _ = algorithm.broadcast(key, algorithm.init(key, params))
+        ...     state, batches = algorithm.client_init(params), Batch(tokens, tokens, tokens == 0)
+        ...     return algorithm.client_update(key, {}, down, state, batches)[0]
+        >>> up = first_uplink(jax.random.key(0))
+        >>> wire.nbytes(up) - wire.HEADER_BYTES  # rank 1: 6 + 9 float32, and four bytes
+        64
+
     """
-    if isinstance(keep, bool) or not 0 < keep <= 1:
-        raise ValueError(f"hetlora: keep must be above 0 and at most 1, got {keep!r}.")
-    if isinstance(penalty, bool) or not 0 <= penalty < float("inf"):
-        raise ValueError(f"hetlora: penalty must be at least 0 and finite, got {penalty!r}.")
+    for name, value in {"over_contributors": over_contributors, "by_norm": by_norm}.items():
+        check_kind(value, bool, who="hetlora", name=name, expected="True or False")
+    check_number(keep, who="hetlora", name="keep", above=0, at_most=1)
+    check_number(penalty, who="hetlora", name="penalty", at_least=0)
     if penalty and keep == 1:
         raise ValueError(
-            f"hetlora: expected keep below 1 with a penalty, which is on what is not kept, got "
-            f"keep={keep!r} and penalty={penalty!r}."
+            f"hetlora: penalty: expected 0 with keep=1, which leaves no tail, got {penalty!r}; "
+            "pass keep below 1."
         )
 
     def new(old: list[Pair], sums: RankSums) -> list[Pair]:
         if over_contributors:
-            divisor, there = sums.holding, sums.holding > 0
+            divisor = sums.holding
         else:
             divisor = jnp.broadcast_to(sums.weight, sums.holding.shape)
-            there = divisor > 0
-        divisor = jnp.where(there, divisor, 1.0)
+        counted = divisor > 0
+        divisor = jnp.where(counted, divisor, 1.0)
         return [
             Pair(
-                jnp.where(there, total.a / divisor, pair.a),
-                jnp.where(there[:, None], total.b / divisor[:, None], pair.b),
+                jnp.where(counted, total.a / divisor, pair.a),
+                jnp.where(counted[:, None], total.b / divisor[:, None], pair.b),
             )
             for total, pair in zip(sums.total, old, strict=True)
         ]
@@ -108,14 +159,14 @@ def hetlora(
 
 
 def self_pruning(*, keep: float | int, penalty: float | int) -> Shrinking:
-    """Ranks that go down where what lies beyond a share of them has become smaller."""
+    """Lower a client's rank to its head where local steps made its tail smaller."""
 
     def head(pair: Pair, rank: Int[Array, ""]) -> Int[Array, ""]:
         ranks = range(pair.a.shape[-1] + 1)
         return jnp.array([max(1, int(keep * r + 1e-9)) for r in ranks], jnp.int32)[rank]
 
-    def tails(held: list[Pair], rank: Int[Array, ""]) -> Float[Array, ""]:
-        return sum((_tail(pair, head(pair, rank), rank) for pair in held), jnp.zeros(()))
+    def tails(pairs: list[Pair], rank: Int[Array, ""]) -> Float[Array, ""]:
+        return sum((_tail(pair, head(pair, rank), rank) for pair in pairs), jnp.zeros(()))
 
     def pull(params: Params, rank: Int[Array, ""]) -> Params:
         return jax.grad(lambda p: penalty * tails(pairs(p, who="hetlora"), rank))(params)
@@ -128,11 +179,11 @@ def self_pruning(*, keep: float | int, penalty: float | int) -> Shrinking:
 
 
 def _tail(pair: Pair, first: Int[Array, ""], rank: Int[Array, ""]) -> Float[Array, ""]:
-    """|a| |b| of the ranks from `first` on, summed over layers."""
+    """|a| |b| of the ranks from `first` to below `rank`, summed over layers."""
     index = jnp.arange(pair.a.shape[-1])
-    there = (index >= first) & (index < rank)
-    a = jnp.where(there, pair.a.astype(jnp.float32), 0.0)
-    b = jnp.where(there[:, None], pair.b.astype(jnp.float32), 0.0)
+    in_tail = (index >= first) & (index < rank)
+    a = jnp.where(in_tail, pair.a.astype(jnp.float32), 0.0)
+    b = jnp.where(in_tail[:, None], pair.b.astype(jnp.float32), 0.0)
     return (_norm_of(a) * _norm_of(b)).sum()
 
 
@@ -143,7 +194,7 @@ def _norm_of(matrix: Float[Array, "*layers rows columns"]) -> Float[Array, "*lay
 
 
 def rank_sums(*, by_norm: bool) -> Aggregator:
-    """Weighted sums of padded factors, and the weights of all and of each rank's holders."""
+    """Sum padded factors by weight, and the weights of all clients and of those with each rank."""
 
     def empty(like: Ranked, clients: int) -> RankSums:
         zeros = float32_zeros(like.pairs)
@@ -166,7 +217,9 @@ def rank_sums(*, by_norm: bool) -> Aggregator:
     return Aggregator(empty, add, merge, lambda partial: partial)
 
 
-def norm(held: list[Pair]) -> Float[Array, ""]:
-    """The Euclidean norm of all products a b, by their rank * rank Gram matrices."""
-    squares = [(jnp.swapaxes(a, -1, -2) @ a * (b @ jnp.swapaxes(b, -1, -2))).sum() for a, b in held]
+def norm(pairs: list[Pair]) -> Float[Array, ""]:
+    """The Euclidean norm of all products a b, from their rank * rank Gram matrices."""
+    squares = [
+        (jnp.swapaxes(a, -1, -2) @ a * (b @ jnp.swapaxes(b, -1, -2))).sum() for a, b in pairs
+    ]
     return jnp.sqrt(jnp.maximum(sum(squares), 0.0))

@@ -1,4 +1,4 @@
-"""The methods of this family, with what each needs of a run."""
+"""The registry rows of this family: each method with what it needs of a run."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A round of clients of different ranks, whatever the server makes of what they send."""
+"""The round of methods whose clients have different ranks; the server's rule is an argument."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,38 +12,54 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from ...aggregators.contract import Aggregator
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
 from ..shared.channel import ChannelState, channel
-from ..shared.checks import check_structure
+from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
-from .client_ranks import Ranked, from_prefix, own_rank, read_ranks, to_prefix, truncated
+from .client_ranks import Ranked, client_rank, from_prefix, read_ranks, to_prefix, truncated
 from .pairs import Pair, pairs, with_pairs
 
 
 class RankedState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: LoRA parameters of the adapter's rank.
+        downlink: State of the downlink's sender.
+
+    """
 
     params: Params
-    """Of the greatest rank."""
     downlink: ChannelState
 
 
 class RankedClient(NamedTuple):
-    """What a client keeps."""
+    """Client state.
+
+    Attributes:
+        rank: The client's rank; 0 before its first round.
+        downlink: State of the downlink's receiver.
+
+    """
 
     rank: Int[Array, ""]
-    """Its own; 0 until it takes part for the first time."""
     downlink: ChannelState
 
 
 class Shrinking(NamedTuple):
-    """How clients come to lower ranks."""
+    """How clients lower their ranks.
+
+    Attributes:
+        pull: `(params, rank) -> gradient`, added to the gradient of each local step.
+        after: `(begun, trained, rank) -> rank`: the client's rank from this round on, given its
+            pairs before and after local steps.
+
+    """
 
     pull: Callable[[Params, Int[Array, ""]], Params]
-    """`(params, rank) -> gradient`: what each step's gradient is added to."""
     after: Callable[[list[Pair], list[Pair], Int[Array, ""]], Int[Array, ""]]
-    """`(begun, trained, rank) -> rank`: what the client has from now on."""
 
 
 def ranked(
@@ -58,13 +74,26 @@ def ranked(
     new: Callable[[list[Pair], PyTree], list[Pair]],
     shrinking: Shrinking | None = None,
 ) -> FederatedAlgorithm:
-    """Clients cut what came down to their own rank, train it, and send the factors themselves.
+    """Clients truncate the server's factors to their rank, train them and send the factors.
 
-    `new` makes the server's pairs of its old ones and of what `aggregate` came to. Ranks last
-    unless there is a `shrinking`.
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the LoRA parameters.
+        who: Name of the method, for error messages.
+        client_optimizer: Optimizer of the local steps.
+        ranks: Ranks that clients draw theirs from.
+        downlink: Codec of the parameters; None is uncompressed.
+        aggregate: Aggregator of `Ranked` updates.
+        new: `(old pairs, finished aggregate) -> new pairs` of the server.
+        shrinking: How clients lower their ranks; by default a client keeps its rank.
+
     """
-    held = pairs(like, who=who)
-    allowed = read_ranks(ranks, held, who=who)
+    check_loss(loss, who=who)
+    check_like(like, who=who)
+    check_optimizer(client_optimizer, who=who, name="client_optimizer")
+    check_codecs(who=who, downlink=downlink)
+    like_pairs = pairs(like, who=who)
+    allowed = read_ranks(ranks, like_pairs, who=who)
     down = channel(downlink or identity(), like)
     structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
 
@@ -91,19 +120,19 @@ def ranked(
         client_state: ClientState,
         batches: Batches,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
-        rank = own_rank(jr.fold_in(key, 0), client_state.rank, allowed)
+        rank = client_rank(jr.fold_in(key, 0), client_state.rank, allowed)
         received, end = down.receive(sent, client_state.downlink)
         begun = with_pairs(structure, truncated(pairs(received, who=who), rank))
         trained, info = local_steps(loss, optimizer(rank))(begun, frozen, batches)
         failed = has_failed(info, trained)
         if shrinking is not None:
-            first, last = pairs(begun, who=who), pairs(trained, who=who)
-            rank = jnp.where(failed, rank, shrinking.after(first, last, rank))
-        mine = truncated(pairs(nan_where(failed, trained), who=who), rank)
-        return to_prefix(mine, rank), RankedClient(rank, end), info
+            before, after = pairs(begun, who=who), pairs(trained, who=who)
+            rank = jnp.where(failed, rank, shrinking.after(before, after, rank))
+        update = truncated(pairs(nan_where(failed, trained), who=who), rank)
+        return to_prefix(update, rank), RankedClient(rank, end), info
 
     def decode(state: RankedState, sent: Uplink) -> Ranked:
-        return from_prefix(sent, held)
+        return from_prefix(sent, like_pairs)
 
     def server_update(
         key: Key[Array, ""], state: RankedState, partial: PartialAggregate
@@ -113,14 +142,16 @@ def ranked(
         update = jax.tree.map(jnp.subtract, params, state.params)
         return server_result(partial, state._replace(params=params), state, update)
 
-    gather = gather_updates(decode, aggregate, Ranked(held, jnp.zeros(held[0].a.shape[-1])))
+    gather = gather_updates(
+        decode, aggregate, Ranked(like_pairs, jnp.zeros(like_pairs[0].a.shape[-1]))
+    )
     return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
 
 
 def _pulled(
     pull: Callable[[Params, Int[Array, ""]], Params], rank: Int[Array, ""]
 ) -> optax.GradientTransformation:
-    """Gradients with those of a pull added."""
+    """Add the gradient of a pull to each gradient."""
 
     def update(
         gradient: PyTree, state: optax.OptState, params: Params | None = None

@@ -100,11 +100,11 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
         ),
         (
             ("--algorithm", "split_lora()", "--adapter", "lora(rank=2)"),
-            "algorithm: split_lora: expected to cut a model of 1 layers at 1 to 0, got 1",
+            "algorithm: split_lora: layers: expected a model of at least 2 layers, got 1",
         ),
         (
             ("--algorithm", "split_lora()", "--num-hidden-layers", "2"),
-            "algorithm: split_lora: expected what is trained to be stacks of 2 layers",
+            "algorithm: split_lora: trainable parameters: expected stacks of 2 layers",
         ),
         (
             ("--algorithm", "split_lora()", "--client-axis", "scan()"),
@@ -150,7 +150,7 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
         ),
         (
             ("--algorithm", "fed_bpt()", "--adapter", "seeds(count=4)"),
-            "initial parameters that differ, as their deviation scales the search, got seeds(count=4)",
+            "that differ, as their deviation scales the search, got seeds(count=4), whose values",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""FedEx-LoRA and FLoRA, which change every client's base, and RoLoRA: who needs each message."""
+"""FedEx-LoRA and FLoRA, which change every client's base; RoLoRA's missed messages."""
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,11 @@ from tests.helpers.low_rank_task import (
     mean_of_products,
 )
 
-# What needs every message.
+# Methods that need every message.
 
 
 @pytest.mark.parametrize("name", ["rolora", "fedex_lora", "flora"])
-def test_a_client_that_missed_a_message_is_counted_as_failed_ever_after(name):
+def test_a_client_that_missed_a_message_counts_as_failed_from_then_on(name):
     algorithm, program = program_of(name)
     state, first = start(algorithm)
     state, own, _ = play(program, state, first, [0])
@@ -61,7 +61,7 @@ def models(factors, frozen):
     }
 
 
-def test_fedexs_model_is_the_mean_of_the_clients_models_where_fed_its_is_not():
+def test_fedexs_model_is_the_mean_of_the_clients_models_and_fed_avgs_is_not():
     rate = optax.sgd(0.1)
     exact = models(trained_alone(optimizer=rate), FROZEN)
     apart, _, _ = after(fed_avg(loss, LIKE, client_optimizer=rate), 1)
@@ -71,7 +71,7 @@ def test_fedexs_model_is_the_mean_of_the_clients_models_where_fed_its_is_not():
     assert error(kernels(apart.params, FROZEN), exact) > 1e-4
 
 
-def test_fedex_stays_exact_in_the_next_round_as_the_clients_base_is_the_servers():
+def test_fedex_stays_exact_in_the_second_round_with_the_servers_base_at_each_client():
     algorithm, program = program_of("fedex_lora")
     state, own, _ = play(program, *start(algorithm), [0])
     frozen, params = base_of(state, FROZEN), state.params
@@ -100,7 +100,7 @@ def test_fedexs_residual_has_the_rank_of_all_clients_but_one():
     assert downlink.payload.change[0].a.shape == (2, 6, (CLIENTS - 1) * RANK)
 
 
-def test_a_residual_is_added_once_where_the_round_after_it_fails():
+def test_a_residual_is_added_once_if_the_next_rounds_fail():
     algorithm, program = program_of("fedex_lora")
     state, own, _ = play(program, *start(algorithm), range(2))
     nothing = cohort(5)._replace(y=jnp.full((CLIENTS, STEPS, 4, 9), jnp.nan))
@@ -139,7 +139,7 @@ def test_floras_clients_train_fresh_factors_from_the_servers_base():
         a = np.asarray(uplinks[name]["adapter"]["a"])
         assert not np.allclose(a[0], a[1], atol=1e-1)
         assert not np.allclose(a[0], first[name]["adapter"]["a"][0], atol=1e-1)
-    # with b = 0 at first, one SGD step moves b alone: by the gradient at the servers' model
+    # b starts at zero, so that one SGD step moves only b, along the gradient at the server's model
     one = jax.tree.map(lambda leaf: leaf[:, :1], cohort(1))
     _, _, (_, uplinks, _, _) = play(program, *play(program, *start(algorithm), [0])[:2], [1], one)
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -157,19 +157,23 @@ def test_flora_sends_clients_times_its_factors_down():
 
 
 @pytest.mark.parametrize("factory", [fedex_lora, flora])
-def test_methods_that_change_the_base_refuse_what_they_cannot_be_exact_for(factory):
+def test_methods_that_change_the_base_refuse_arguments_that_break_exactness(factory):
     who = factory.__name__
     leaf = jnp.zeros((3, 3))
     uneven = {"a": {"rank1": leaf[:, :1]}, "b": {"rank1": leaf[:1]}}
     cases = [
-        (LIKE, {"scale": 0.0}, "scale must be above 0"),
-        (LIKE, {"clients": 0}, "clients must be an integer of at least 1"),
-        (LIKE, {"uplink": codec("ef21(top_k(fraction=0.5))")}, "receiver keeps no memory, as the"),
-        ({"adapter": uneven}, {}, "got adapter/rank1: layers of different ranks"),
+        (LIKE, {"scale": 0.0}, "scale: expected a number above 0, got 0.0"),
+        (LIKE, {"clients": 0}, "clients: expected an integer at least 1, got 0"),
+        (
+            LIKE,
+            {"uplink": codec("ef21(top_k(fraction=0.5))")},
+            "uplink: expected a codec .* as the server needs each client's factors",
+        ),
+        ({"adapter": uneven}, {}, "got adapter/rank1; layers of different ranks"),
     ]
     for like, change, message in cases:
         with pytest.raises(ValueError, match=f"{who}: .*{message}"):
             factory(loss, like, client_optimizer=SGD, **{**COHORT, **change})
     algorithm = factory(loss, LIKE, client_optimizer=SGD, **COHORT)
-    with pytest.raises(ValueError, match=f"{who}: expected a cohort of 4 clients, got 3"):
+    with pytest.raises(ValueError, match=f"{who}: cohort: expected 4 clients, got 3; build"):
         algorithm.gather.empty(algorithm.init(jr.key(0), PARAMS), 3)

@@ -1,4 +1,4 @@
-"""Methods that average LoRA's factors: what is exact is equal, what is not is measured."""
+"""Methods that average LoRA factors: exact means are checked for equality, errors are measured."""
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +41,10 @@ from tests.helpers.low_rank_task import (
     products,
 )
 
-# FedIT: both factors averaged apart.
+# FedIT: fed_avg of both factors.
 
 
-def test_fed_its_mean_is_off_by_the_spread_of_the_factors():
+def test_fed_avgs_product_is_off_by_the_covariance_of_the_factors():
     """Product of means minus mean of products is minus the weighted covariance of a and b."""
     rate = optax.sgd(0.1)
     state, _, _ = after(fed_avg(loss, LIKE, client_optimizer=rate), 1)
@@ -63,7 +63,7 @@ def test_fed_its_mean_is_off_by_the_spread_of_the_factors():
 # FFA-LoRA.
 
 
-def test_ffas_mean_is_the_mean_of_the_products_and_a_stays():
+def test_ffas_mean_is_the_mean_of_the_products_and_a_is_unchanged():
     algorithm = ffa_lora(loss, LIKE, client_optimizer=SGD)
     state, _, (_, uplinks, _, _) = after(algorithm, 1)
     factors = {
@@ -81,7 +81,7 @@ def test_ffas_mean_is_the_mean_of_the_products_and_a_stays():
         assert equal(state.params[name]["adapter"]["a"], PARAMS[name]["adapter"]["a"])
 
 
-def test_ffas_client_trains_as_one_with_a_frozen_would():
+def test_ffas_client_trains_as_with_a_frozen():
     algorithm = ffa_lora(loss, LIKE, client_optimizer=SGD)
     alone = WEIGHTS[:1]
     state, _, _ = after(algorithm, 1, weights=alone, batches=cohort(0, 1))
@@ -103,14 +103,14 @@ def test_ffas_client_trains_as_one_with_a_frozen_would():
     close(state.params, params, 1e-6)
 
 
-def test_ffa_sends_b_alone_in_both_directions():
+def test_ffa_sends_only_b_in_both_directions():
     assert sizes("ffa_lora") == (12 + 4 * B_VALUES, 12 + 4 * B_VALUES)
 
 
 # FedSA-LoRA.
 
 
-def test_fedsa_averages_a_and_leaves_each_client_its_b():
+def test_fedsa_averages_a_and_each_client_keeps_its_b():
     state, own, _ = first_round("fedsa_lora")
     factors = trained_alone()
     shares = WEIGHTS / WEIGHTS.sum()
@@ -122,7 +122,7 @@ def test_fedsa_averages_a_and_leaves_each_client_its_b():
         assert not np.allclose(own.work[index][0], own.work[index][1])
 
 
-def test_fedsas_client_goes_on_with_its_own_b():
+def test_fedsas_client_continues_from_its_b():
     algorithm, one = program_of("fedsa_lora")
     state, own, _ = play(one, *start(algorithm), range(1))
     _, later, _ = play(one, state, own, [1])
@@ -133,7 +133,7 @@ def test_fedsas_client_goes_on_with_its_own_b():
         close(later.work[index][1], expected[name]["adapter"]["b"], 1e-6)
 
 
-def test_fedsa_sends_a_alone_in_both_directions():
+def test_fedsa_sends_only_a_in_both_directions():
     assert sizes("fedsa_lora") == (12 + 4 * A_VALUES, 12 + 4 * A_VALUES)
 
 
@@ -162,7 +162,7 @@ def test_flascs_clients_start_from_the_largest_entries_and_train_all():
     close(state.params, moved, 1e-6)
 
 
-def test_flasc_sends_the_share_of_values_that_it_says_and_remembers_none():
+def test_flasc_sends_the_given_share_of_values_and_keeps_no_residual():
     _, own, (downlink, uplinks, _, _), _ = played("flasc")
     count = round(0.25 * (A_VALUES + B_VALUES))
     assert downlink.params.payload.values.shape == (count,)
@@ -175,7 +175,7 @@ def test_flasc_sends_the_share_of_values_that_it_says_and_remembers_none():
 
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_flasc_refuses_shares_out_of_range(share):
-    with pytest.raises(ValueError, match="flasc: down must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match="flasc: down: expected a number above 0 and at most 1"):
         flasc(loss, LIKE, client_optimizer=SGD, server_optimizer=ONE, down=share)
 
 
@@ -203,7 +203,7 @@ def test_rolora_trains_one_factor_a_round_and_its_mean_is_the_mean_of_the_produc
         assert error(products(state.params), products(before)) > 1e-3
 
 
-def test_roloras_second_round_trains_a_as_one_with_b_frozen_would():
+def test_roloras_second_round_trains_a_as_with_b_frozen():
     algorithm = rolora(loss, LIKE, client_optimizer=SGD)
     program = round_program(algorithm, vmap())
     state, own, _ = play(program, *start(algorithm, 1), [0], weights=WEIGHTS[:1])
@@ -216,7 +216,7 @@ def test_roloras_second_round_trains_a_as_one_with_b_frozen_would():
         close(got.params[name]["adapter"]["a"], a, 1e-6)
 
 
-def test_roloras_halves_alone_travel_and_clients_hold_the_servers_parameters():
+def test_rolora_sends_one_factor_and_clients_have_the_servers_parameters():
     algorithm, program = program_of("rolora")
     state, own = start(algorithm)
     up, down = [], []
@@ -236,11 +236,13 @@ OVER_FACTORS = [name for name in TABLE if name != "fed_avg, LoRA"]
 
 
 @pytest.mark.parametrize("name", OVER_FACTORS)
-def test_what_is_not_lora_alone_is_refused_when_it_is_built(name):
+def test_parameters_other_than_lora_factors_are_refused(name):
     leaf, who = jnp.zeros((3, 3)), name.split(",")[0]
-    with pytest.raises(ValueError, match=f"{who}: expected LoRA's a and b alone .* got kernel"):
+    with pytest.raises(
+        ValueError, match=f"{who}: params: expected LoRA factors a and b only, got kernel"
+    ):
         TABLE[name](loss, {"kernel": leaf, "adapter": {"a": leaf, "b": leaf}})
-    with pytest.raises(ValueError, match=f"{who}: .* got a, b, magnitude: with DoRA's"):
+    with pytest.raises(ValueError, match=f"{who}: .* got a, b, magnitude; use fed_avg for DoRA"):
         TABLE[name](loss, {"adapter": {"a": leaf, "b": leaf, "magnitude": leaf[0]}})
     with pytest.raises(ValueError, match=f"{who}: .* got none"):
         TABLE[name](loss, {})

@@ -1,4 +1,4 @@
-"""Fed-SB: a square between two factors, random or of a first gradient."""
+"""Fed-SB: a square between two fixed factors, random or from the first full gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -66,14 +66,17 @@ def test_fed_sb_sends_rank_squared_values_a_product_in_both_directions():
 
 def test_fed_sb_refuses_a_rank_that_has_no_orthonormal_factors():
     like = {"adapter": {"a": jnp.zeros((3, 4)), "b": jnp.zeros((4, 9))}}
-    with pytest.raises(ValueError, match=r"fed_sb: expected ranks of at most .* got 4 for 3 to 9"):
+    with pytest.raises(
+        ValueError,
+        match=r"fed_sb: params: expected a rank of at most .* got rank 4 for 3 in.* and 9 out",
+    ):
         fed_sb(loss, like, client_optimizer=SGD)
-    with pytest.raises(ValueError, match="fed_sb: seed must be None or an integer"):
+    with pytest.raises(ValueError, match="fed_sb: seed: expected None or an integer"):
         fed_sb(loss, LIKE, client_optimizer=SGD, seed=-1)
 
 
 def kernel_gradient(batches):
-    """Of the base alone, over all targets of one client's batches."""
+    """Gradient of the base's kernels, over all targets of one client's batches."""
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     share = batches.mask.sum(axis=1) / batches.mask.sum()
     return jax.grad(
@@ -84,7 +87,7 @@ def kernel_gradient(batches):
     )(FROZEN)
 
 
-def test_a_first_step_is_adams_as_near_as_its_rank_allows():
+def test_a_first_step_is_the_nearest_product_to_adams_first_step():
     batches = jax.tree.map(lambda leaf: leaf[-1], cohort(0))  # whose last step is masked out
     batches = batches._replace(y=batches.y.at[-1].set(jnp.nan))
     got = first_step(loss, PARAMS, FROZEN, batches, rate=0.1, scale=0.5)
@@ -97,7 +100,7 @@ def test_a_first_step_is_adams_as_near_as_its_rank_allows():
         assert (s[..., RANK] > 1e-2).all()
 
 
-def test_fed_sb_without_a_seed_goes_on_from_the_starts_product_within_its_factors():
+def test_fed_sb_without_a_seed_starts_from_the_initial_product_and_keeps_its_factors():
     algorithm = fed_sb(loss, LIKE, client_optimizer=SGD, seed=None)
     held = directions(PARAMS)
     state, own = start(algorithm)
@@ -114,7 +117,7 @@ def test_fed_sb_without_a_seed_goes_on_from_the_starts_product_within_its_factor
 
 
 @pytest.mark.parametrize("name", ["rate", "scale"])
-def test_a_first_step_of_no_length_is_refused(name):
+def test_a_first_step_with_zero_rate_or_scale_is_refused(name):
     given = {"rate": 0.1, "scale": 1.0, name: 0.0}
-    with pytest.raises(ValueError, match=f"first_step: {name} must be above 0"):
+    with pytest.raises(ValueError, match=f"first_step: {name}: expected a number above 0"):
         first_step(loss, PARAMS, FROZEN, cohort(0), **given)

@@ -1,4 +1,4 @@
-"""HetLoRA's self-pruning: what pulls a client's tail down, and when it is given up."""
+"""HetLoRA's self-pruning: the penalty on a client's tail, and when the tail is dropped."""
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,11 @@ from tests.helpers.low_rank_task import FROZEN, LIKE, PARAMS, cohort, loss
 
 RATE = 0.02
 VALUES = 2 * 6 + 6 + 2 * 6 + 9
-"""Of one rank."""
+"""Values of one rank."""
 
 
 def one_client(batches, *, keep, penalty):
-    """What a client of rank 2 sends after a round, and its rank then."""
+    """One round of a client of rank 2: its uplink, state and info."""
     algorithm = hetlora(
         loss, LIKE, client_optimizer=optax.sgd(RATE), ranks=(2,), keep=keep, penalty=penalty
     )
@@ -28,7 +28,7 @@ def one_client(batches, *, keep, penalty):
 
 
 def tails(params):
-    """Of rank 2 with half kept: the last column of a times the last row of b, layer by layer."""
+    """Sum over layers of |a's tail| |b's tail|, for rank 2 and keep=0.5: column 1 and row 1."""
     total = 0.0
     for node in params.values():
         a, b = node["adapter"]["a"][..., 1], node["adapter"]["b"][..., 1, :]
@@ -40,7 +40,7 @@ def one_step():
     return jax.tree.map(lambda leaf: leaf[0, :1], cohort(0))
 
 
-def test_a_step_descends_the_loss_and_the_penalty_on_the_tail_and_reports_the_loss_alone():
+def test_a_step_descends_loss_and_penalty_and_reports_only_the_loss():
     penalty, batches = 0.5, one_step()
     batch = jax.tree.map(lambda leaf: leaf[0], batches)
     pulled = jax.grad(lambda p: loss(p, FROZEN, batch) + penalty * tails(p))(PARAMS)
@@ -55,7 +55,7 @@ def test_a_step_descends_the_loss_and_the_penalty_on_the_tail_and_reports_the_lo
     np.testing.assert_allclose(info.loss, loss(PARAMS, FROZEN, batch), rtol=1e-6)
 
 
-def test_a_client_whose_tail_became_smaller_sends_its_head_alone_from_then_on():
+def test_a_client_whose_tail_became_smaller_sends_only_its_head():
     batches = jax.tree.map(lambda leaf: leaf[0], cohort(0))
     still, own, _ = one_client(batches, keep=0.5, penalty=0.0)
     assert (int(own.rank), len(wire.dumps(still))) == (2, 12 + 4 + 4 * 2 * VALUES)
@@ -85,11 +85,11 @@ def test_a_head_is_a_share_of_the_rank_rounded_down_and_at_least_one(keep, rank,
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"keep": 0.0}, "keep must be above 0 and at most 1, got 0.0"),
-        ({"keep": 0.5, "penalty": -1.0}, "penalty must be at least 0 and finite"),
-        ({"penalty": 0.1}, "expected keep below 1 with a penalty, which is on what is not kept"),
+        ({"keep": 0.0}, "keep: expected a number above 0 and at most 1, got 0.0"),
+        ({"keep": 0.5, "penalty": -1.0}, "penalty: expected a number at least 0, got -1.0"),
+        ({"penalty": 0.1}, "penalty: expected 0 with keep=1, which leaves no tail, got 0.1"),
     ],
 )
-def test_what_prunes_nothing_or_grows_is_refused(given, message):
+def test_pruning_arguments_out_of_range_are_refused(given, message):
     with pytest.raises(ValueError, match=f"hetlora: {message}"):
         hetlora(loss, LIKE, client_optimizer=optax.sgd(RATE), ranks=(1, 2), **given)

@@ -29,7 +29,7 @@ from tests.helpers.low_rank_task import (
 
 
 def factors_of(uplinks, ranks):
-    """What clients sent, each of its own rank, from the bytes alone."""
+    """Each client's factors of its rank, read from the values it sent."""
     found = []
     for row, rank in enumerate(ranks):
         data = np.asarray(uplinks.values[row])[: rank * (2 * 6 + 6 + 2 * 6 + 9)]
@@ -94,7 +94,7 @@ def test_a_client_of_a_lower_rank_sends_fewer_bytes_and_keeps_its_rank(name):
     assert len(wire.dumps(downlink)) == 12 + 4 * (A_VALUES + B_VALUES)
 
 
-def test_a_lower_rank_trains_the_first_factors_alone():
+def test_a_client_of_a_lower_rank_trains_only_the_first_factors():
     _, ranks, sent = first_ranks("hetlora")
     row = ranks.index(1)
     low = {
@@ -110,7 +110,7 @@ def test_a_lower_rank_trains_the_first_factors_alone():
 
 @pytest.mark.parametrize("by_norm", [False, True])
 @pytest.mark.parametrize("over_contributors", [False, True])
-def test_hetloras_mean_is_over_all_or_over_those_who_hold_a_rank(over_contributors, by_norm):
+def test_hetloras_mean_is_over_all_clients_or_those_with_the_rank(over_contributors, by_norm):
     algorithm = hetlora(
         loss,
         LIKE,
@@ -139,7 +139,7 @@ def test_hetloras_mean_is_over_all_or_over_those_who_hold_a_rank(over_contributo
             np.testing.assert_allclose(got, a / divisor, rtol=1e-4, atol=1e-6)
 
 
-def test_what_no_client_holds_stays_over_contributors_and_shrinks_to_zero_over_all():
+def test_a_rank_that_no_client_has_is_kept_over_contributors_and_zero_over_all():
     for over_contributors in (True, False):
         algorithm = hetlora(
             loss,
@@ -156,6 +156,8 @@ def test_what_no_client_holds_stays_over_contributors_and_shrinks_to_zero_over_a
 
 @pytest.mark.parametrize("factory", [flexlora, hetlora])
 @pytest.mark.parametrize("ranks", [(), (0,), (1, 3), "1,3", "two"])
-def test_ranks_that_the_adapter_does_not_have_are_refused(factory, ranks):
-    with pytest.raises(ValueError, match=f"{factory.__name__}: ranks must be integers from 1 to 2"):
+def test_ranks_out_of_range_are_refused(factory, ranks):
+    with pytest.raises(
+        ValueError, match=f"{factory.__name__}: ranks: expected integers from 1 to 2"
+    ):
         factory(loss, LIKE, client_optimizer=SGD, ranks=ranks)
