@@ -1,4 +1,4 @@
-"""Least squares over parameters of several shapes, for methods that train all of them."""
+"""Least squares over parameters of several shapes, for methods that train all parameters."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ PUBLIC = np.arange(2 * 3 * 2 * 4).reshape(2, 3, 2, 4) % 5
 
 
 def logits(params, frozen, tokens):
-    """Of a vocabulary of five."""
+    """Logits of a toy language model with a vocabulary of five."""
     return params["embedding"][tokens] * params["scale"] @ params["embedding"].T
 
 
@@ -119,11 +119,11 @@ TABLE = {
     ),
     "spry": lambda loss: algorithms.spry(loss, LIKE, server_optimizer=SGD, slices=2, draws=2),
 }
-"""By name, or name and variant: how to build it from a loss."""
+"""Algorithms by name, or name and variant: `(loss) -> algorithm`."""
 
 
 class Rows(NamedTuple):
-    """Of a least-squares problem."""
+    """Rows of a least-squares problem."""
 
     x: jax.Array
     y: jax.Array
@@ -137,7 +137,7 @@ def loss(params, frozen, batch):
 
 
 def cohort(seed=0, clients=CLIENTS):
-    """Four clients of three steps; the last client's last step is masked out."""
+    """Batches of clients, three steps each; the last client's last step is masked out."""
     keys = jr.split(jr.key(seed), 2)
     x = 0.3 * jr.normal(keys[0], (clients, STEPS, 2, SIZE))
     y = jr.normal(keys[1], (clients, STEPS, 2))

@@ -1,4 +1,4 @@
-"""Quadratic losses whose optima are known: 1/2 * ||w - optimum||^2 for each client."""
+"""Quadratic losses with known optima: 1/2 * ||w - optimum||^2 for each client."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import jax.random as jr
 
 
 class Pull(NamedTuple):
-    """Where a client's loss pulls, and with what strength, step by step."""
+    """Batches of a client: the optimum and the curvature of its loss in each step."""
 
     optimum: jax.Array
     strength: jax.Array
@@ -20,7 +20,7 @@ def loss(params, frozen, batch):
 
 
 def pulls(optima, *, steps, live=None, strength=None):
-    """Batches of clients: so many steps each, of which `live` have targets."""
+    """Batches of clients with `steps` steps each, of which the first `live` have targets."""
     clients, size = optima.shape
     live = jnp.full(clients, steps) if live is None else jnp.asarray(live)
     strength = jnp.ones((clients, size)) if strength is None else strength
@@ -29,9 +29,9 @@ def pulls(optima, *, steps, live=None, strength=None):
 
 
 def rounds(algorithm, params, batches, weights, *, number, drawn=None):
-    """The server's and the clients' states after some rounds, compiled as one program.
+    """The server's and the clients' states after `number` rounds, compiled as one program.
 
-    `drawn` has a row of booleans for each round: who takes part; all unless given.
+    `drawn` says which clients take part, `[rounds, clients]`; all by default.
     """
     clients = len(weights)
     first = algorithm.init(jr.key(0), params)

@@ -1,4 +1,4 @@
-"""Methods that send slopes along seeded directions, or the result of a search."""
+"""Federated methods without a backward pass: clients evaluate losses or forward derivatives."""
 
 from .decomfl import decomfl
 from .fed_bpt import fed_bpt

@@ -1,9 +1,8 @@
-"""CMA-ES: a Gaussian that moves to where a loss is low, by evaluations alone (Hansen 2016, "The CMA
-Evolution Strategy: A Tutorial", arXiv:1604.00772).
+"""CMA-ES: minimise a loss by evaluations alone, with a Gaussian that adapts to it (Hansen 2016,
+"The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772).
 
-Its constants are the tutorial's defaults, with weights of zero where the tutorial also offers
-negative ones ("active" CMA). What a generation makes of its points depends on their losses by rank
-alone.
+The constants are the tutorial's defaults, with weights of zero where the tutorial also offers
+negative ones ("active" CMA). A generation uses only the ranks of its points' losses.
 """
 
 from typing import NamedTuple
@@ -14,15 +13,25 @@ from jaxtyping import Array, Float, Int, Key
 
 
 class Search(NamedTuple):
-    """Points are drawn from N(mean, sigma^2 covariance); the paths are of how the mean moved."""
+    """State of a search: points are drawn from N(mean, sigma^2 covariance).
+
+    Attributes:
+        mean: Mean of the points, `[dimension]`.
+        sigma: Step size.
+        covariance: Shape of the distribution, `[dimension, dimension]`.
+        step_path: Smoothed moves of the mean, in coordinates where the covariance is the identity;
+            its length sets sigma.
+        shape_path: Smoothed moves of the mean, in the points' coordinates; its outer product enters
+            the covariance.
+        generations: Number of generations so far.
+
+    """
 
     mean: Float[Array, " dimension"]
     sigma: Float[Array, ""]
     covariance: Float[Array, "dimension dimension"]
     step_path: Float[Array, " dimension"]
-    """In the coordinates in which the covariance is 1: its length sets sigma."""
     shape_path: Float[Array, " dimension"]
-    """In those of the points: its outer product goes into the covariance."""
     generations: Int[Array, ""]
 
 
@@ -31,16 +40,16 @@ def init_search(
     sigma: Float[Array, ""] | float,
     covariance: Float[Array, "dimension dimension"],
 ) -> Search:
-    """A search that has not moved yet."""
-    still = jnp.zeros_like(mean)
+    """Start a search, with both paths at zero."""
+    path = jnp.zeros_like(mean)
     sigma = jnp.asarray(sigma, jnp.float32)
-    return Search(mean, sigma, covariance, still, still, jnp.zeros((), jnp.int32))
+    return Search(mean, sigma, covariance, path, path, jnp.zeros((), jnp.int32))
 
 
 def ask(
     key: Key[Array, ""], search: Search, population: int
 ) -> Float[Array, "population dimension"]:
-    """Points of one generation."""
+    """Draw the points of one generation."""
     root, _ = _roots(search.covariance)
     z = jr.normal(key, (population, len(search.mean)))
     return search.mean + search.sigma * jnp.matmul(z, root, precision="highest")
@@ -53,17 +62,17 @@ def tell(
     *,
     parents: Int[Array, ""] | int,
 ) -> Search:
-    """The search after a generation, of whose points the `parents` best count.
+    """Update a search by a generation's losses, from its `parents` best points.
 
-    The i-th best weighs log(parents + 1/2) - log(i), over the sum of these; a loss that is no
-    number counts as the highest. Cost: an eigendecomposition of the covariance.
+    The i-th best point has the weight log(parents + 1/2) - log(i), divided by the sum of these. A
+    NaN ranks after every number. Cost: an eigendecomposition of the covariance.
     """
     dimension = len(search.mean)
     ranks = jnp.arange(1, len(points) + 1)
     parents = jnp.maximum(parents, 1)
     weights = jnp.where(ranks <= parents, jnp.log(parents + 0.5) - jnp.log(ranks), 0.0)
     weights = weights / weights.sum()
-    mass = 1 / (weights**2).sum()  # as many points of equal weight would move the mean as little
+    mass = 1 / (weights**2).sum()  # number of equally weighted points with the same variance
 
     c_sigma = (mass + 2) / (dimension + mass + 5)
     damping = 1 + 2 * jnp.maximum(0.0, jnp.sqrt((mass - 1) / (dimension + 1)) - 1) + c_sigma
@@ -78,17 +87,18 @@ def tell(
     _, inverse = _roots(search.covariance)
     white = jnp.matmul(inverse, moved, precision="highest")
     step_path = (1 - c_sigma) * search.step_path + jnp.sqrt(c_sigma * (2 - c_sigma) * mass) * white
-    went = jnp.linalg.norm(step_path)
-    sigma = search.sigma * jnp.exp(c_sigma / damping * (went / length - 1))
+    path_length = jnp.linalg.norm(step_path)
+    sigma = search.sigma * jnp.exp(c_sigma / damping * (path_length / length - 1))
 
-    # a path that is long because sigma was too small says nothing of the shape
-    seen = 1 - (1 - c_sigma) ** (2 * (search.generations + 1))
-    steady = (went / jnp.sqrt(seen) < (1.4 + 2 / (dimension + 1)) * length).astype(jnp.float32)
-    kept = (1 - c_shape) * search.shape_path
-    shape_path = kept + steady * jnp.sqrt(c_shape * (2 - c_shape) * mass) * moved
-    lost = (1 - steady) * c_shape * (2 - c_shape)
+    # a path that is long because sigma is too small is no evidence about the shape
+    built_up = 1 - (1 - c_sigma) ** (2 * (search.generations + 1))
+    steady = path_length / jnp.sqrt(built_up) < (1.4 + 2 / (dimension + 1)) * length
+    steady = steady.astype(jnp.float32)
+    decayed = (1 - c_shape) * search.shape_path
+    shape_path = decayed + steady * jnp.sqrt(c_shape * (2 - c_shape) * mass) * moved
+    missing = (1 - steady) * c_shape * (2 - c_shape)
     covariance = (
-        (1 + c_one * lost - c_one - c_many) * search.covariance
+        (1 + c_one * missing - c_one - c_many) * search.covariance
         + c_one * jnp.outer(shape_path, shape_path)
         + c_many * jnp.matmul(steps.T * weights, steps, precision="highest")
     )
@@ -99,11 +109,11 @@ def tell(
 def _roots(
     covariance: Float[Array, "dimension dimension"],
 ) -> tuple[Float[Array, "dimension dimension"], Float[Array, "dimension dimension"]]:
-    """The symmetric root and its inverse: alike whatever signs and order eigenvectors come in."""
+    """The symmetric square root and its inverse; eigenvectors' signs and order do not matter."""
     values, vectors = jnp.linalg.eigh(covariance)
     root = jnp.sqrt(jnp.maximum(values, jnp.finfo(jnp.float32).tiny))
 
-    def along(scale: Float[Array, " dimension"]) -> Float[Array, "dimension dimension"]:
-        return jnp.matmul(vectors * scale, vectors.T, precision="highest")
+    def with_values(values: Float[Array, " dimension"]) -> Float[Array, "dimension dimension"]:
+        return jnp.matmul(vectors * values, vectors.T, precision="highest")
 
-    return along(root), along(1 / root)
+    return with_values(root), with_values(1 / root)

@@ -1,4 +1,4 @@
-"""What algorithms share whose steps are replayed from seeds."""
+"""The learning rate of methods whose steps are replayed from seeds."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,21 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from ...checks import check_optimizer
+
 
 def constant_rate(optimizer: optax.GradientTransformation, *, who: str) -> float:
-    """The rate of plain SGD at a constant rate.
+    """Find the learning rate of an optimizer that is `optax.sgd` with a constant rate.
 
-    Raises `ValueError` for any other optimizer: whoever replays steps from their sums has only the
-    sum of each direction's slopes, and a schedule, a momentum, weight decay, clipping or Adam make
-    of a slope something that depends on when it came, or on where the parameters then were.
+    Steps are replayed from sums of slopes alone. With a schedule, momentum, weight decay, clipping
+    or Adam, a step also depends on the round or on the parameters, which the sums do not contain.
+
+    Raises:
+        TypeError: If the value is not an Optax optimizer.
+        ValueError: For any other optimizer, and for a rate that is not above 0 and finite.
+
     """
+    check_optimizer(optimizer, who=who, name="client_optimizer")
     start = jnp.array([3.0, -1.0])
 
     def step(gradient: Array) -> np.ndarray:
@@ -26,9 +33,9 @@ def constant_rate(optimizer: optax.GradientTransformation, *, who: str) -> float
     )
     if not plain or not 0 < rate < float("inf"):
         raise ValueError(
-            f"{who}: expected a client optimizer that is optax.sgd(rate) with one rate above 0, as "
-            "steps are replayed from seeds and sums of slopes, which say neither when a slope came "
-            "nor where the parameters then were; got another (a schedule, momentum, weight decay, "
-            "clipping or Adam): use fed_mezo, whose clients send weights."
+            f"{who}: client_optimizer: expected optax.sgd(rate) with one rate above 0, as steps "
+            "are replayed from seeds and sums of slopes, got another optimizer (a schedule, "
+            "momentum, weight decay, clipping or Adam); fed_mezo takes any, as its clients send "
+            "differences of the parameters."
         )
     return rate

@@ -1,4 +1,4 @@
-"""FedBPT (Sun et al. 2023, arXiv:2310.01467), as its authors' public code has it."""
+"""FedBPT (Sun et al. 2023, arXiv:2310.01467), after its authors' public code."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from fedjax_compression.checks import check_integer, check_number
 from jaxtyping import Array, Float, Key
 
 from ...aggregators.stacked import Stack, stacked
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, full_loss
-from ..shared.checks import check_positive, check_structure
+from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
 from .cma_es import Search, ask, init_search, tell
@@ -20,39 +21,54 @@ from .slopes import Seed
 
 
 class FedBPTState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: The parameters at the mean of the search.
+        start: The initial parameters p0, which clients have as well.
+        seed: Seed of the projection.
+        search: The server's search, over the means that clients send.
+        sigma: Step size with which clients start their searches.
+
+    """
 
     params: Params
-    """Those at the mean of the search."""
     start: Params
-    """p0, which clients have as well."""
     seed: Seed
-    """Of the projection."""
     search: Search
-    """The server's own, over the means that clients send."""
     sigma: Float[Array, ""]
-    """What clients start their searches with."""
 
 
 class FedBPTDownlink(NamedTuple):
-    """What the server sends."""
+    """Downlink payload.
+
+    Attributes:
+        seed: Seed of the projection.
+        mean: Mean of the server's search, `[dimension]`.
+        sigma: Step size with which clients start their searches.
+        covariance: Lower triangle of the search's covariance, row by row.
+
+    """
 
     seed: Seed
     mean: Float[Array, " dimension"]
     sigma: Float[Array, ""]
     covariance: Float[Array, " triangle"]
-    """Its lower triangle, row by row."""
 
 
 class Found(NamedTuple):
-    """What a client sends."""
+    """Uplink payload.
+
+    Attributes:
+        mean: Mean of the client's search after its last generation, `[dimension]`.
+        loss: Loss at that mean.
+        spread: Sum of sigma^2 over the generations.
+
+    """
 
     mean: Float[Array, " dimension"]
-    """Of its search, after the last generation."""
     loss: Float[Array, ""]
-    """There."""
     spread: Float[Array, ""]
-    """The sum of sigma^2 over its generations."""
 
 
 def fed_bpt(
@@ -65,51 +81,89 @@ def fed_bpt(
     sigma: float = 1.0,
     alpha: float = 1.0,
 ) -> FederatedAlgorithm:
-    """Clients look for low losses by evaluations alone, in few dimensions, and the server moves its
-    own search by what they found: black-box tuning of a prompt.
+    """Black-box tuning of a prompt: clients search by evaluations alone, in few dimensions, and the
+    server updates its own search by their results.
 
-    The parameters are p0 + A z: p0 those of the start, z of `dimension` entries, zero at first, A
-    Gaussian, drawn from a seed, so that z from N(0, `sigma`^2) makes entries of `alpha` times p0's
-    deviation. A client starts a CMA-ES where the server's stands, with its paths at rest, and runs
-    `generations` of `points` points, each measured on all targets of its batches; half of them
-    are parents. Up: the mean of its search, the loss there, and the sum of its sigma^2:
-    4 * (dimension + 2) bytes. Down: the seed, 8 bytes, mean, sigma and covariance of the server's
-    search: 4 * (dimension + 1) bytes and 2 * dimension * (dimension + 1), whatever the prompt's
-    size. The server's CMA-ES takes the clients' means for a generation, all of them parents, at a
-    sigma that is the root of the clients' mean spread over the number of parents, which is how far
-    a search goes that follows nothing; the sigma of clients' searches changes by the factor that
-    this one changes by.
+    The parameters are p0 + A z: p0 are the initial parameters, z has `dimension` entries and starts
+    at zero, and A is Gaussian, drawn from a seed and scaled so that z from N(0, `sigma`^2) makes
+    entries with `alpha` times the standard deviation of p0's entries. A client runs `generations`
+    of CMA-ES from the server's search, with its paths at zero. Each generation has `points` points,
+    each evaluated on all targets of the client's batches; the better half, rounded down, are
+    parents.
 
-    Exact but for what CMA-ES is made of: the public code's has negative weights too, and pulls in
-    means that are too far away. Its floor under sigma has no effect there, and is not here. The
-    paper can also divide a loss by that on text of which a part is replaced at random, against
-    overfitting: not here.
-    Clients count alike, whatever their weights, as points of a generation do; weight zero is not
-    there. A client that has failed, or is without targets, sends NaNs and is left out.
-    Cost: generations * points + 1 evaluations at a client and as many projections;
-    `dimension` times the parameters in memory, and an eigendecomposition a generation.
-    Raises `ValueError` unless dimension and generations are at least 1, points at least 2,
-    sigma and alpha above 0, and where the parameters do not have the structure of `like`.
+    Up: the mean of the client's search, the loss there, and the sum of its sigma^2:
+    4 * (dimension + 2) bytes. Down: the seed, 8 bytes, and the server's mean, sigma and covariance,
+    4 * (dimension + 1) + 2 * dimension * (dimension + 1) bytes. Neither depends on the prompt's
+    size.
+
+    The server's CMA-ES takes the clients' means as a generation in which all are parents. Its sigma
+    for that step is the root of the clients' mean spread over their number of parents, the distance
+    that a search covers under random selection. The clients' sigma changes by the same factor as
+    this one.
+
+    Departures: the public code's CMA-ES has negative weights and pulls in means that are too far
+    away; ours does not. Its lower bound on sigma has no effect there and is left out. The paper's
+    option to divide a loss by that on partly randomised text, against overfitting, is not
+    implemented.
+
+    Clients count alike, whatever their weights, as points of a generation do; a client of weight
+    zero is left out. A client that failed or has no targets sends NaNs and is left out.
+
+    Cost: generations * points + 1 evaluations and projections at a client, `dimension` times the
+    parameters in memory, and an eigendecomposition per generation.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the trainable parameters (arrays or `ShapeDtypeStruct`s), such as a
+            prompt.
+        dimension: Dimensions of the search, at least 1; default 500.
+        generations: Generations of a client in a round, at least 1; default 8.
+        points: Points per generation, at least 2; default 5.
+        sigma: Initial step size of the search, above 0; default 1.
+        alpha: Factor of the initial parameters' standard deviation, above 0; default 1.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: If `loss` or `like` is of the wrong kind.
+        ValueError: For a hyper-parameter out of range; from `init`, if the parameters do not have
+            the structure of `like`.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm import ledger
+        >>> from fedjax_llm.algorithms import fed_bpt
+        >>> from fedjax_llm.data import Batch
+        >>> like = {"prompt": jnp.zeros((20, 16))}
+        >>> def loss(params, frozen, batch):
+        ...     return params["prompt"].mean()
+        >>> algorithm = fed_bpt(loss, like, dimension=10)
+        >>> tokens = np.zeros((1, 1, 4), int)  # one batch
+        >>> down, up = ledger.messages(algorithm, like, Batch(tokens, tokens, tokens == 0))
+        >>> wire.nbytes(up) - wire.HEADER_BYTES, wire.nbytes(down) - wire.HEADER_BYTES
+        (48, 272)
+
     """
+    check_loss(loss, who="fed_bpt")
+    check_like(like, who="fed_bpt")
     for name, value, least in (
         ("dimension", dimension, 1),
         ("generations", generations, 1),
         ("points", points, 2),
     ):
-        if type(value) is not int or value < least:
-            raise ValueError(
-                f"fed_bpt: {name} must be an integer of at least {least}, got {value!r}."
-            )
-    check_positive(sigma, name="sigma", who="fed_bpt")
-    check_positive(alpha, name="alpha", who="fed_bpt")
+        check_integer(value, who="fed_bpt", name=name, at_least=least)
+    check_number(sigma, who="fed_bpt", name="sigma", above=0)
+    check_number(alpha, who="fed_bpt", name="alpha", above=0)
     measure, parents = full_loss(loss), points // 2
     lower = np.tril_indices(dimension)
     sent_like = Found(jnp.zeros(dimension), jnp.zeros(()), jnp.zeros(()))
 
-    def placed(start: Params, seed: Seed, z: Float[Array, " dimension"]) -> Params:
-        far = alpha * _deviation(start) / (dimension**0.5 * sigma)
+    def params_at(start: Params, seed: Seed, z: Float[Array, " dimension"]) -> Params:
+        scale = alpha * _deviation(start) / (dimension**0.5 * sigma)
         return jax.tree.map(
-            lambda p, a: (p.astype(jnp.float32) + far * jnp.tensordot(z, a, 1)).astype(p.dtype),
+            lambda p, a: (p.astype(jnp.float32) + scale * jnp.tensordot(z, a, 1)).astype(p.dtype),
             start,
             projection(like, seed, dimension),
         )
@@ -126,21 +180,21 @@ def fed_bpt(
     def client_update(
         key: Key[Array, ""], frozen: Frozen, sent: Downlink, start: ClientState, batches: Batches
     ) -> tuple[Uplink, ClientState, ClientInfo]:
-        def at(z: Float[Array, " dimension"]) -> ClientInfo:
-            return measure(placed(start, sent.seed, z), frozen, batches)
+        def info_at(z: Float[Array, " dimension"]) -> ClientInfo:
+            return measure(params_at(start, sent.seed, z), frozen, batches)
 
         def generation(carry: tuple, key: Key[Array, ""]) -> tuple[tuple, None]:
             search, spread = carry
             drawn = ask(key, search, points)
-            losses = jax.lax.map(at, drawn).loss
+            losses = jax.lax.map(info_at, drawn).loss
             after = tell(search, drawn, losses, parents=parents)
             return (after, spread + search.sigma**2), None
 
-        half = jnp.zeros((dimension, dimension)).at[lower].set(sent.covariance)
-        covariance = half + jnp.tril(half, -1).T
+        triangle = jnp.zeros((dimension, dimension)).at[lower].set(sent.covariance)
+        covariance = triangle + jnp.tril(triangle, -1).T
         first = init_search(sent.mean, sent.sigma, covariance), jnp.zeros(())
         (search, spread), _ = jax.lax.scan(generation, first, jr.split(key, generations))
-        info = at(search.mean)
+        info = info_at(search.mean)
         failed = has_failed(info, search.mean, spread) | (info.targets == 0)
         return nan_where(failed, Found(search.mean, info.loss, spread)), start, info
 
@@ -149,17 +203,18 @@ def fed_bpt(
     ) -> tuple[FedBPTState, ServerInfo]:
         stack: Stack = partial.aggregate
         means, losses, spreads = stack.rows
-        there = jnp.arange(len(losses)) < stack.filled
+        filled = jnp.arange(len(losses)) < stack.filled
         clients = jnp.maximum(stack.filled, 1)
-        wide = jnp.sqrt(spreads.sum() / clients / parents)
+        server_sigma = jnp.sqrt(spreads.sum() / clients / parents)
         search = tell(
-            state.search._replace(sigma=wide),
+            state.search._replace(sigma=server_sigma),
             means,
-            jnp.where(there, losses, jnp.inf),
+            jnp.where(filled, losses, jnp.inf),
             parents=stack.filled,
         )
-        params = placed(state.start, state.seed, search.mean)
-        new = state._replace(params=params, search=search, sigma=state.sigma * search.sigma / wide)
+        params = params_at(state.start, state.seed, search.mean)
+        client_sigma = state.sigma * search.sigma / server_sigma
+        new = state._replace(params=params, search=search, sigma=client_sigma)
         return server_result(partial, new, state, jax.tree.map(jnp.subtract, params, state.params))
 
     gather = gather_updates(lambda state, sent: sent, stacked(), sent_like)
@@ -169,18 +224,18 @@ def fed_bpt(
 
 
 def check_start(params: Params, arguments: Mapping[str, Any], adapter: str) -> None:
-    """Raise `ValueError` where all parameters are equal: their spread scales the search."""
+    """Raise `ValueError` if all parameters are equal, as their deviation scales the search."""
     ends = (end for leaf in jax.tree.leaves(params) for end in (leaf.min(), leaf.max()))
     if len({float(end) for end in ends}) == 1:
         raise ValueError(
-            "fed_bpt moves parameters in proportion to how they differ at first, "
-            f"expected an adapter such as prompt_tuning(tokens=20), got {adapter}, of which "
-            "all are equal."
+            "fed_bpt: adapter: expected initial parameters that differ, as their deviation scales "
+            f"the search, got {adapter}, whose values are all equal; use an adapter such as "
+            "prompt_tuning(tokens=20)."
         )
 
 
 def projection(like: Params, seed: Seed, dimension: int) -> Params:
-    """A, of independent standard Gaussians: leaves `[dimension, ...]`."""
+    """The unscaled matrix A, of independent standard Gaussians: leaves `[dimension, ...]`."""
     key = jr.wrap_key_data(seed, impl="threefry2x32")
     leaves, structure = jax.tree.flatten(like)
     drawn = [
@@ -190,7 +245,7 @@ def projection(like: Params, seed: Seed, dimension: int) -> Params:
 
 
 def _deviation(params: Params) -> Float[Array, ""]:
-    """Of all entries."""
+    """The standard deviation of all entries."""
     return jnp.concatenate(
         [leaf.astype(jnp.float32).ravel() for leaf in jax.tree.leaves(params)]
     ).std()

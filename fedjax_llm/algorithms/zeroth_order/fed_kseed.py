@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from fedjax_compression.checks import check_integer, check_number
 from fedjax_compression.ops.bits import pack, unpack
 from jaxtyping import Array, Float, Key, UInt8
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
-from ..shared.checks import check_positive, check_structure
+from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
 from .constant_rate import constant_rate
@@ -20,29 +21,46 @@ from .slopes import Seed, lengths, replayed, two_point, walk
 
 
 class FedKSeedState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: The parameters that the sums of slopes stand for.
+        start: The initial parameters w0, which clients have as well.
+        seed: Seed of the pool; with a direction's number it draws the direction.
+        slopes: G_k, the sum of all slopes along direction k, where a round adds the clients'
+            weighted mean, `[seeds]`.
+
+    """
 
     params: Params
     start: Params
-    """w0, which clients have as well."""
     seed: Seed
-    """Of the pool: with a direction's number it draws the direction."""
     slopes: Float[Array, " seeds"]
-    """G_k: the sum of all slopes along direction k, a round's weighted over its clients."""
 
 
 class FedKSeedDownlink(NamedTuple):
-    """What the server sends."""
+    """Downlink payload.
+
+    Attributes:
+        seed: Seed of the pool.
+        slopes: The sums G_k, `[seeds]`.
+
+    """
 
     seed: Seed
     slopes: Float[Array, " seeds"]
 
 
 class FedKSeedUplink(NamedTuple):
-    """What a client sends."""
+    """Uplink payload.
+
+    Attributes:
+        numbers: Number of each step's direction, packed in ceil(log2(seeds)) bits.
+        slopes: Slope of each step, `[steps]`.
+
+    """
 
     numbers: UInt8[Array, " bytes"]
-    """Which direction each step took, in ceil(log2(seeds)) bits."""
     slopes: Float[Array, " steps"]
 
 
@@ -54,33 +72,69 @@ def fed_kseed(
     seeds: int = 4096,
     radius: float = 5e-4,
 ) -> FederatedAlgorithm:
-    """Every step goes along one of `seeds` directions that all know, so that the model is
-    w0 - rate * sum_k G_k z_k, and the sums G_k are all that there is to know of it.
+    """Every step goes along one of `seeds` directions that all can draw; clients send slopes and
+    replay the model from the sums of slopes.
 
-    A local step draws a direction of the pool, uniformly, and takes the slope along it by two
-    evaluations at w + radius z and w - radius z. Up: the direction's number, in ceil(log2(seeds))
-    bits, and the slope, 4 bytes, for each step. Down: the pool's seed, 8 bytes, and the sums, 4
-    bytes a direction: 17,516 bytes both ways for 4,096 directions and 200 steps, with the messages'
-    headers. The model never travels; clients start with the same w0 and keep it.
+    The model is w0 - rate * sum_k G_k z_k, so that the sums G_k determine it. A local step draws a
+    direction of the pool uniformly and takes the slope along it by two evaluations, at
+    w + radius z and w - radius z.
 
-    Exact: a client's model in the next round is the server's, bit for bit, in float32. Both replay
-    the sums from w0, in the order of k, and that replay is what the model is. The sums are those of
-    the slopes, in float32: of a client's by step, then the clients' mean by the runtime's weights,
-    which is FedAvg's, as the model is linear in them. Where directions are taken once and in order,
-    a client's own walk makes the same bits; else it rounds in another order, and only its later
-    slopes are computed there. The estimates are unbiased but for O(radius^2), among directions of a
-    pool that spans at most `seeds` dimensions.
+    Up: for each step the direction's number, in ceil(log2(seeds)) bits and at least one, and the
+    slope, 4 bytes. Down: the pool's seed, 8 bytes, and the sums, 4 bytes per direction. For 4,096
+    directions and 200 steps that is 17,516 bytes up and down together, headers included. The model
+    never travels; clients start with the same w0 and keep it.
 
-    Cost: `seeds` draws of all parameters for each client and the server in a round, and a copy of
-    w0 at each. A client that has failed sends NaNs and is left out. Departure: the paper may give
-    the pool's directions other probabilities (FedKSeed-Pro); here they are alike.
-    Raises `ValueError` for a client optimizer other than SGD at one rate, without weight decay
-    (`constant_rate` says why), unless 1 <= seeds <= 2^24 and radius is above 0, and where the
-    parameters do not have the structure of `like`.
+    Exact: a client's model in the next round is the server's, bit for bit in float32. Both replay
+    the sums from w0 in the order of k, and this replay defines the model. The sums are in float32:
+    each client's by step, then their mean by the runtime's weights. As the model is linear in the
+    sums, this is FedAvg's mean. If a client takes directions at most once and in order, its own
+    walk gives the same bits; else the walk rounds in another order, which affects only where its
+    later slopes are taken. The estimates are unbiased up to O(radius^2), among directions of a pool
+    that spans at most `seeds` dimensions.
+
+    Cost: in each round `seeds` draws of all parameters at each client and at the server, and a copy
+    of w0 at each. A client that failed sends NaNs and is left out.
+
+    Departure: the paper can give the pool's directions different probabilities (FedKSeed-Pro); here
+    they are equal.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the trainable parameters: arrays or `ShapeDtypeStruct`s.
+        client_optimizer: `optax.sgd(rate)` with one rate above 0; any other optimizer is refused,
+            as steps are replayed from seeds and slopes alone.
+        seeds: Number of directions in the pool, from 1 to 2^24; default 4096.
+        radius: Distance between the parameters and each evaluation, in units of z, above 0; default
+            5e-4.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: If `loss`, `like` or the optimizer is of the wrong kind.
+        ValueError: For a client optimizer other than SGD with one rate, or a hyper-parameter out of
+            range; from `init`, if the parameters do not have the structure of `like`.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm import ledger
+        >>> from fedjax_llm.algorithms import fed_kseed
+        >>> from fedjax_llm.data import Batch
+        >>> like = {"adapter": {"a": jnp.zeros((6, 2)), "b": jnp.zeros((2, 9))}}
+        >>> def loss(params, frozen, batch):
+        ...     return (params["adapter"]["a"] @ params["adapter"]["b"]).mean()
+        >>> algorithm = fed_kseed(loss, like, client_optimizer=optax.sgd(0.1), seeds=16)
+        >>> tokens = np.zeros((5, 1, 4), int)  # five local steps
+        >>> down, up = ledger.messages(algorithm, like, Batch(tokens, tokens, tokens == 0))
+        >>> wire.nbytes(up) - wire.HEADER_BYTES  # 5 * 4 bits, in whole bytes, and 5 slopes
+        23
+
     """
-    if type(seeds) is not int or not 1 <= seeds <= 2**24:
-        raise ValueError(f"fed_kseed: seeds must be an integer from 1 to 2^24, got {seeds!r}.")
-    check_positive(radius, name="radius", who="fed_kseed")
+    check_loss(loss, who="fed_kseed")
+    check_like(like, who="fed_kseed")
+    check_integer(seeds, who="fed_kseed", name="seeds", at_least=1, at_most=2**24)
+    check_number(radius, who="fed_kseed", name="radius", above=0)
     rate = constant_rate(client_optimizer, who="fed_kseed")
     steps = walk(two_point(loss, radius=radius), rate=rate)
     bits = max(1, (seeds - 1).bit_length())

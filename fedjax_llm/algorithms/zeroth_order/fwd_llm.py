@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 from fedjax_compression import Compressor, identity
+from fedjax_compression.checks import check_integer, check_number
 from jaxtyping import Array, Bool, Float, Integer, Key, PyTree, UInt16
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
 from ..shared.channel import ChannelState, Message, channel
-from ..shared.checks import check_positive, check_structure
+from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result, server_step
 from ..shared.trees import choose, float32_zeros
@@ -21,39 +23,62 @@ from .slopes import Seed, along_all, forward, perturbation
 
 
 class Pool(NamedTuple):
-    """Weighted sums over clients, of two halves of them: leaves `[2, ...]`."""
+    """Weighted sums over clients, which fall into two halves at random.
+
+    Attributes:
+        gradient: Weighted sum of the estimates, in leaves `[2, ...]`.
+        weight: Sum of the weights, `[2]`.
+
+    """
 
     gradient: PyTree[Float[Array, "2 ..."]]
     weight: Float[Array, "2"]
 
 
 class FwdLLMState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: The parameters.
+        optimizer: State of the server optimizer.
+        downlink: State of the downlink's sender.
+        gradient: Gradient of the last step, in float32; zero before the first.
+        pool: Estimates at these parameters so far.
+
+    """
 
     params: Params
     optimizer: optax.OptState
     downlink: ChannelState
     gradient: PyTree[Float[Array, "..."]]
-    """That of the last step, zero before the first."""
     pool: Pool
-    """Estimates at these parameters so far."""
 
 
 class FwdLLMDownlink(NamedTuple):
-    """What the server sends."""
+    """Downlink payload.
+
+    Attributes:
+        params: The parameters, through the downlink's codec.
+        gradient: Gradient of the last step, in float32; empty with one candidate.
+
+    """
 
     params: Message
     gradient: PyTree
-    """That of the last step in float32, where there are candidates to compare with it."""
 
 
 class FwdLLMUplink(NamedTuple):
-    """What a client sends."""
+    """Uplink payload.
+
+    Attributes:
+        seed: Seed of the client's directions.
+        chosen: Candidate of each draw and tensor, `[draws, tensors]`; empty with one candidate.
+        slopes: Slope of each draw, `[draws]`.
+
+    """
 
     seed: Seed
-    """Of its directions."""
     chosen: UInt16[Array, "draws tensors"] | tuple[()]
-    """Which candidate each tensor's part of a direction was, where there were several."""
     slopes: Float[Array, " draws"]
 
 
@@ -67,32 +92,73 @@ def fwd_llm(
     candidates: int = 10,
     variance: float = float("inf"),
 ) -> FederatedAlgorithm:
-    """Clients differentiate forwards along random directions like the last gradient, and the server
-    collects estimates until they agree, then steps.
+    """Clients send forward-mode slopes along directions close to the last gradient; the server
+    pools estimates over rounds until they agree, then steps.
 
-    A client draws `draws * candidates` Gaussian directions and keeps, tensor by tensor, the `draws`
-    whose cosine with the last step's gradient is largest. Along each it takes the slope of the mean
-    loss over all targets of its batches, by `jax.jvp`. Up: the directions' seed, 8 bytes, and for
-    each draw the slope, 4, and which candidate each tensor took, 2 a tensor. Down: the parameters,
-    through `downlink`, and the last gradient in float32. With one candidate nothing is chosen: a
-    draw costs 4 bytes up, and no gradient comes down.
+    A client draws `draws * candidates` Gaussian directions. Tensor by tensor it keeps the `draws`
+    directions with the largest cosine to the gradient of the last step. Along each it takes the
+    slope of the mean loss over all targets of its batches, by `jax.jvp`.
 
-    The server pools the mean of slope * z in two halves, to which clients fall by chance, over as
-    many rounds as it takes until the halves' means differ little: half the squared difference,
-    averaged over all entries, is at most `variance`; then it steps along the mean of the pool, by
-    the runtime's weights, and starts anew. Unless `variance` is given every round steps. SGD at
-    0.0001 unless an optimizer is given, the rate ours.
+    Up: the seed of the directions, 8 bytes, and for each draw the slope, 4 bytes, and the chosen
+    candidate of each tensor, 2 bytes. Down: the parameters, through `downlink`, and the last
+    gradient in float32. With one candidate nothing is chosen: a draw costs 4 bytes up, and no
+    gradient is sent down.
 
-    Exact: the server draws the directions that the client took. The estimate is unbiased for one
-    candidate, with second moment d + 2 times the gradient's; chosen directions lean towards the
-    last gradient, and the estimate with them.
-    Departures: the paper's own code takes differences of losses for the slope, sends the estimate
-    whole, and looks at the variance of one tensor; a batch has a direction of its own there.
-    Cost: a draw of all parameters for each candidate, at the client. A client that has failed sends
-    NaNs. Failures and codecs are treated as `fed_avg` treats them.
-    Raises `ValueError` unless draws and candidates are at least 1, with a product of at most 2^16,
-    and variance is above 0, and where the parameters do not have the structure of `like`.
+    The server pools the estimates slope * z in two halves of the clients, drawn at random, over as
+    many rounds as needed. When half the squared difference of the halves' means, averaged over all
+    entries, is at most `variance`, it steps along the pool's mean by the runtime's weights and
+    empties the pool. By default every round steps.
+
+    Exact: the server draws the same directions as the client. With one candidate the estimate of a
+    draw is unbiased, and its expected squared norm is d + 2 times that of the gradient in d
+    dimensions. With more candidates it is biased towards the last gradient, as the directions are.
+
+    Departures: the authors' code takes differences of losses as slopes, sends the whole estimate,
+    tests the variance of one tensor, and gives each batch its own direction.
+
+    Cost: a draw of all parameters for each candidate, at the client. A client that failed sends
+    NaNs. Failures and codecs are handled as in `fed_avg`.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the trainable parameters: arrays or `ShapeDtypeStruct`s.
+        server_optimizer: Optax optimizer that steps along the pool's mean; default: SGD with rate
+            0.0001, which is ours and not the paper's.
+        downlink: Codec of the parameters; default: uncompressed.
+        draws: Directions that a client sends slopes of, at least 1; default 1.
+        candidates: Directions to choose each draw from, at least 1; default 10. `draws *
+            candidates` is at most 2^16.
+        variance: Largest disagreement of the two halves at which the server steps, above 0;
+            default infinity.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: If `loss`, `like`, the optimizer or the codec is of the wrong kind.
+        ValueError: For a hyper-parameter out of range; from `init`, if the parameters do not have
+            the structure of `like`.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm import ledger
+        >>> from fedjax_llm.algorithms import fwd_llm
+        >>> from fedjax_llm.data import Batch
+        >>> like = {"adapter": {"a": jnp.zeros((6, 2)), "b": jnp.zeros((2, 9))}}
+        >>> def loss(params, frozen, batch):
+        ...     return (params["adapter"]["a"] @ params["adapter"]["b"]).mean()
+        >>> algorithm = fwd_llm(loss, like, draws=3)
+        >>> tokens = np.zeros((1, 1, 4), int)  # one batch
+        >>> down, up = ledger.messages(algorithm, like, Batch(tokens, tokens, tokens == 0))
+        >>> wire.nbytes(up) - wire.HEADER_BYTES  # seed, 3 slopes, and 3 choices for 2 tensors
+        32
+
     """
+    check_loss(loss, who="fwd_llm")
+    check_like(like, who="fwd_llm")
+    check_optimizer(server_optimizer, who="fwd_llm", name="server_optimizer", optional=True)
+    check_codecs(who="fwd_llm", downlink=downlink)
     _check(draws, candidates, variance)
     server_optimizer = server_optimizer or optax.sgd(0.0001)
     down, mean = channel(downlink or identity(), like), weighted_mean()
@@ -106,11 +172,11 @@ def fwd_llm(
         if isinstance(chosen, tuple):
             return perturbation(like, seed, draw)
         tensors, structure = jax.tree.flatten(like)
-        parts = [
+        chosen_tensors = [
             jax.tree.leaves(perturbation(like, seed, chosen[draw, i]))[i]
             for i in range(len(tensors))
         ]
-        return jax.tree.unflatten(structure, parts)
+        return jax.tree.unflatten(structure, chosen_tensors)
 
     def init(key: Key[Array, ""], params: Params) -> FwdLLMState:
         check_structure(params, like, who="fwd_llm")
@@ -119,8 +185,8 @@ def fwd_llm(
 
     def broadcast(key: Key[Array, ""], state: FwdLLMState) -> tuple[FwdLLMDownlink, FwdLLMState]:
         sent, end = down.send(key, state.params, state.downlink)
-        known = state.gradient if several else ()
-        return FwdLLMDownlink(sent, known), state._replace(downlink=end)
+        gradient = state.gradient if several else ()
+        return FwdLLMDownlink(sent, gradient), state._replace(downlink=end)
 
     def client_update(
         key: Key[Array, ""],
@@ -131,7 +197,7 @@ def fwd_llm(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         params, client_state = down.receive(sent.params, client_state)
         seed = jr.bits(key, (2,), "uint32")
-        chosen = alike(sent.gradient, seed, draws, candidates) if several else ()
+        chosen = closest(sent.gradient, seed, draws, candidates) if several else ()
         slopes, infos = jax.lax.map(
             lambda draw: slope(params, frozen, batches, direction(seed, chosen, draw)),
             jnp.arange(draws),
@@ -141,8 +207,8 @@ def fwd_llm(
         return FwdLLMUplink(seed, chosen, slopes), client_state, info
 
     def decode(state: FwdLLMState, sent: Uplink) -> Pool:
-        def add(total: PyTree, here: tuple) -> tuple[PyTree, None]:
-            draw, inner = here
+        def add(total: PyTree, draw_and_slope: tuple) -> tuple[PyTree, None]:
+            draw, inner = draw_and_slope
             z = direction(sent.seed, sent.chosen, draw)
             return jax.tree.map(lambda t, z: t + inner / draws * z, total, z), None
 
@@ -151,9 +217,9 @@ def fwd_llm(
         return Pool(jax.tree.map(lambda g: jnp.multiply.outer(half, g), estimate), half)
 
     def agree(pool: Pool) -> Bool[Array, ""]:
-        share = jnp.where(pool.weight > 0, pool.weight, 1.0)
-        apart = jax.tree.map(lambda g: g[0] / share[0] - g[1] / share[1], pool.gradient)
-        spread = optax.tree.vdot(apart, apart) / (2 * entries)
+        weight = jnp.where(pool.weight > 0, pool.weight, 1.0)
+        difference = jax.tree.map(lambda g: g[0] / weight[0] - g[1] / weight[1], pool.gradient)
+        spread = optax.tree.vdot(difference, difference) / (2 * entries)
         return (pool.weight > 0).all() & (spread <= variance)
 
     def server_update(
@@ -173,10 +239,13 @@ def fwd_llm(
     return FederatedAlgorithm(init, down.receiver, broadcast, client_update, gather, server_update)
 
 
-def alike(
+def closest(
     gradient: PyTree, seed: Seed, draws: int, candidates: int
 ) -> UInt16[Array, "draws tensors"]:
-    """For each tensor, which directions are most like a gradient; the first where it is zero."""
+    """The `draws` directions of largest cosine with a gradient, by number, for each tensor.
+
+    A tensor whose gradient is zero gets the first ones.
+    """
 
     def cosines(number: Integer[Array, ""]) -> Float[Array, " tensors"]:
         z = perturbation(gradient, seed, number)
@@ -187,15 +256,14 @@ def alike(
 
 
 def _check(draws: int, candidates: int, variance: float) -> None:
-    for name, value in {"draws": draws, "candidates": candidates}.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"fwd_llm: {name} must be an integer of at least 1, got {value!r}.")
+    check_integer(draws, who="fwd_llm", name="draws", at_least=1)
+    check_integer(candidates, who="fwd_llm", name="candidates", at_least=1)
     if draws * candidates > 2**16:
         raise ValueError(
-            f"fwd_llm: draws * candidates must be at most 65536, got {draws * candidates}."
+            f"fwd_llm: draws * candidates: expected at most 65536, got {draws * candidates}."
         )
     if variance != float("inf"):
-        check_positive(variance, name="variance", who="fwd_llm")
+        check_number(variance, who="fwd_llm", name="variance", above=0)
 
 
 def _cosine(z: Float[Array, "..."], gradient: Float[Array, "..."]) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""The methods of this family, with what each needs of a run."""
+"""The registry rows of this family: each method with what it needs of a run."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ METHODS: Mapping[str, Method] = {
     "fed_kseed": Method(fed_kseed, ("client_optimizer",), small_steps=True, sends_slopes=True),
     "fed_mezo": Method(
         fed_mezo,
-        ("client_optimizer", "server_optimizer", "uplink", "downlink"),
+        ("client_optimizer", "server_optimizer", "uplink", "downlink", "aggregate"),
         bufferable=True,
         small_steps=True,
     ),

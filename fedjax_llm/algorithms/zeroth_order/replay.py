@@ -1,4 +1,4 @@
-"""Rounds that everybody replays: the server sends what each was, and never the parameters."""
+"""Methods whose clients replay missed rounds: the server sends a round's outcome, no parameters."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from fedjax_compression.checks import check_integer
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
 
 from ...aggregators.weighted_mean import weighted_mean
@@ -19,44 +20,67 @@ from .slopes import Seed
 
 
 class Play(NamedTuple):
-    """What a method makes of a round."""
+    """The functions of a method whose rounds are replayed.
+
+    Attributes:
+        entry: Shapes and dtypes of a round's outcome, which is all that replaying the round needs.
+        measure: `(params, frozen, batches, seed, number) -> (uplink, info)` of a client.
+        decode: `(uplink) -> array`; not finite if the client failed.
+        conclude: `(weighted mean of the decoded uplinks) -> entry`.
+        apply: `(params, seed, number, entry) -> params`: replay a round.
+        pack: `(history) -> packed`: the window's entries, oldest first, as they are sent.
+        unpack: `(packed) -> history`: the inverse of `pack`.
+
+    """
 
     entry: PyTree
-    """Shapes and dtypes of what a round comes to, which is all that replaying it takes."""
     measure: Callable[[Params, Frozen, Batches, Seed, UInt32[Array, ""]], tuple[Uplink, ClientInfo]]
-    """`(params, frozen, batches, seed, number) -> (uplink, info)` of a client."""
     decode: Callable[[Uplink], Float[Array, "..."]]
-    """Of an uplink; not finite where the client has failed."""
     conclude: Callable[[Float[Array, "..."]], PyTree]
-    """The round's entry, of the weighted mean of what uplinks decode to."""
     apply: Callable[[Params, Seed, UInt32[Array, ""], PyTree], Params]
-    """`(params, seed, number, entry) -> params`: replay a round."""
     pack: Callable[[PyTree], PyTree] = lambda history: history
-    """What travels of the entries of the window, the oldest first."""
     unpack: Callable[[PyTree], PyTree] = lambda packed: packed
 
 
 class ReplayState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: The parameters.
+        seed: Seed of all directions.
+        rounds: Number of rounds that made a step.
+        history: Entries of the last rounds, the newest last: leaves `[window, ...]`.
+
+    """
 
     params: Params
     seed: Seed
     rounds: UInt32[Array, ""]
-    """Those that made a step."""
     history: PyTree
-    """Entries of the last rounds, the newest last: leaves `[window, ...]`."""
 
 
 class ReplayClient(NamedTuple):
-    """What a client keeps."""
+    """Client state.
+
+    Attributes:
+        params: The server's parameters after `rounds` rounds.
+        rounds: Number of rounds that `params` contain.
+
+    """
 
     params: Params
     rounds: UInt32[Array, ""]
-    """Those that its parameters have."""
 
 
 class ReplayDownlink(NamedTuple):
-    """What the server sends."""
+    """Downlink payload.
+
+    Attributes:
+        seed: Seed of all directions.
+        rounds: Number of rounds that made a step.
+        history: Packed entries of the last `window` rounds.
+
+    """
 
     seed: Seed
     rounds: UInt32[Array, ""]
@@ -66,26 +90,33 @@ class ReplayDownlink(NamedTuple):
 def replaying(
     play: Play, like: Params, sent: jax.ShapeDtypeStruct, *, window: int, who: str
 ) -> FederatedAlgorithm:
-    """Clients bring their parameters up to date by replaying the rounds that they missed, and send
-    what `play` measures there; `sent` is what that decodes to.
+    """Build a method whose clients replay the rounds they missed and send a measurement.
 
-    The parameters are the server's, bit for bit in float32, wherever at most `window` rounds were
-    missed. A client that missed more fails: it sends what a failure sends, round after round, and
-    keeps what it has.
-    Raises `ValueError` unless window is at least 1, and where the parameters do not have the
-    structure of `like`.
+    A client that missed at most `window` rounds has the server's parameters, bit for bit in
+    float32. A client that missed more fails: it sends a failure in every round from then on and
+    keeps its state.
+
+    Args:
+        play: The functions of the method.
+        like: Structure of the parameters.
+        sent: Shape and dtype of a decoded uplink.
+        window: Number of rounds that each message contains, at least 1.
+        who: Name of the method, for error messages.
+
+    Raises:
+        ValueError: If `window` is not an integer of at least 1.
+
     """
-    if type(window) is not int or window < 1:
-        raise ValueError(f"{who}: window must be an integer of at least 1, got {window!r}.")
+    check_integer(window, who=who, name="window", at_least=1)
     mean = weighted_mean()
 
     def init(key: Key[Array, ""], params: Params) -> ReplayState:
         check_structure(params, like, who=who)
         history = jax.tree.map(lambda e: jnp.zeros((window, *e.shape), e.dtype), play.entry)
-        return ReplayState(params, jr.bits(key, (2,), "uint32"), _none(), history)
+        return ReplayState(params, jr.bits(key, (2,), "uint32"), _zero(), history)
 
     def client_init(params: Params) -> ReplayClient:
-        return ReplayClient(params, _none())
+        return ReplayClient(params, _zero())
 
     def broadcast(key: Key[Array, ""], state: ReplayState) -> tuple[Downlink, ReplayState]:
         return ReplayDownlink(state.seed, state.rounds, play.pack(state.history)), state
@@ -93,15 +124,15 @@ def replaying(
     def catch_up(sent: ReplayDownlink, client_state: ReplayClient) -> tuple[Params, ReplayClient]:
         history = play.unpack(sent.history)
         missed = (sent.rounds - client_state.rounds).astype(jnp.int32)
-        there = (missed >= 0) & (missed <= window)
+        covered = (missed >= 0) & (missed <= window)
 
-        def again(i: Int[Array, ""], params: Params) -> Params:
+        def replay(i: Int[Array, ""], params: Params) -> Params:
             entry = jax.tree.map(lambda leaf: leaf[window - missed + i], history)
             return play.apply(params, sent.seed, client_state.rounds + i.astype(jnp.uint32), entry)
 
-        params = jax.lax.fori_loop(0, jnp.where(there, missed, 0), again, client_state.params)
-        kept = choose(there, ReplayClient(params, sent.rounds), client_state)
-        return nan_where(~there, kept.params), kept
+        params = jax.lax.fori_loop(0, jnp.where(covered, missed, 0), replay, client_state.params)
+        kept = choose(covered, ReplayClient(params, sent.rounds), client_state)
+        return nan_where(~covered, kept.params), kept
 
     def client_update(
         key: Key[Array, ""],
@@ -129,5 +160,5 @@ def replaying(
     return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
 
 
-def _none() -> UInt32[Array, ""]:
+def _zero() -> UInt32[Array, ""]:
     return jnp.zeros((), jnp.uint32)

@@ -1,14 +1,14 @@
-"""Slopes along random directions, and steps along them: no backward pass.
+"""Slopes along random directions, and steps along them, without a backward pass.
 
 Two evaluations give a slope up to a third-order term (SPSA, Spall 1992; MeZO, Malladi et al. 2023,
-arXiv:2305.17333), one forward-mode derivative gives it exactly (Baydin et al. 2022,
-arXiv:2202.08587). For z of independent standard Gaussians, g the gradient in d dimensions and
+arXiv:2305.17333); one forward-mode derivative gives it exactly (Baydin et al. 2022,
+arXiv:2202.08587). For z of independent standard Gaussians, the gradient g in d dimensions and
 s = g . z, the estimate s z is unbiased and E ||s z||^2 = (d + 2) ||g||^2.
 
-Whoever has the seed and a direction's number draws it again, so that a slope is all that needs to
-travel, and no direction outlives the step that it makes. A step replayed elsewhere gives the same
-bits in float32: a direction's entries have 8 significant bits and the length of a step 16, so that
-their product is exact and only the sum rounds, whether or not a compiler fuses the two.
+A seed and a direction's number suffice to draw the direction again, so that only slopes travel, and
+no direction outlives the step along it. A step replayed elsewhere gives the same bits in float32: a
+direction's entries have 8 significant bits and a step's length has 16, so that their product is
+exact and only the sum rounds, whether or not a compiler fuses the two.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
 
 Seed = UInt32[Array, " two"]
 Slope = Callable[[Params, Frozen, Any, PyTree], tuple[Float[Array, ""], Float[Array, ""]]]
-"""`(params, frozen, batch, z) -> (loss, slope)`: the mean loss, and its derivative along z."""
+"""`(params, frozen, batch, z) -> (loss, slope)`: the mean loss and its derivative along z."""
 
 
 def perturbation(like: PyTree, seed: Seed, number: Integer[Array, ""]) -> PyTree:
-    """The direction of a seed and a number: float32 Gaussians, of the shapes of `like`.
+    """Draw a seed's direction of a number: float32 standard Gaussians in the shapes of `like`.
 
-    Rounded to 8 significant bits, which changes the variance by less than 1e-5.
+    Entries are rounded to 8 significant bits, which changes the variance by less than 1e-5.
     """
     return jax.tree.map(
         lambda z: jax.lax.reduce_precision(z.astype(jnp.float32), 8, 7),
@@ -38,7 +38,7 @@ def perturbation(like: PyTree, seed: Seed, number: Integer[Array, ""]) -> PyTree
 
 
 def moved(params: Params, z: PyTree, by: Float[Array, ""] | float) -> Params:
-    """The parameters plus `by`, rounded to 16 significant bits, times z."""
+    """The parameters plus `by` times z; `by` is rounded to 16 significant bits."""
     length = _length(by)
     return jax.tree.map(
         lambda p, z: (p.astype(jnp.float32) + length * z).astype(p.dtype), params, z
@@ -48,22 +48,23 @@ def moved(params: Params, z: PyTree, by: Float[Array, ""] | float) -> Params:
 def replayed(
     params: Params, seed: Seed, numbers: Integer[Array, " steps"], by: Float[Array, " steps"]
 ) -> Params:
-    """The steps along some directions, one after another.
+    """Apply steps of lengths `by` along a seed's numbered directions, one after another.
 
     Cost: a draw of all parameters for each step, one direction at a time in memory.
     """
 
-    def step(params: Params, here: tuple) -> tuple[Params, None]:
-        number, by = here
+    def step(params: Params, number_and_length: tuple) -> tuple[Params, None]:
+        number, by = number_and_length
         return moved(params, perturbation(params, seed, number), by), None
 
     return jax.lax.scan(step, params, (numbers, by))[0]
 
 
 def two_point(loss: Loss, *, radius: float) -> Slope:
-    """(loss(w + radius z) - loss(w - radius z)) / (2 radius), and the mean of the two losses.
+    """Slope by two evaluations: (loss(w + radius z) - loss(w - radius z)) / (2 radius).
 
-    Exact for a quadratic; else off by O(radius^2), and by the loss's own rounding over 2 radius.
+    The loss is the mean of the two. The slope is exact for a quadratic, and else off by
+    O(radius^2); the loss's rounding error is divided by 2 radius.
     """
 
     def slope(
@@ -77,9 +78,9 @@ def two_point(loss: Loss, *, radius: float) -> Slope:
 
 
 def forward(loss: Loss) -> Slope:
-    """The loss and its exact derivative along z, by one forward-mode pass (`jax.jvp`).
+    """Slope by one forward-mode pass (`jax.jvp`): the exact derivative along z.
 
-    Not through `adapters.seeds`, whose sum of directions knows only backward mode.
+    The adapter `seeds` is not supported, as its sum of directions has only a backward derivative.
     """
 
     def slope(
@@ -94,7 +95,7 @@ def forward(loss: Loss) -> Slope:
 def along_all(
     slope: Slope,
 ) -> Callable[[Params, Frozen, Batches, PyTree], tuple[Float[Array, ""], ClientInfo]]:
-    """The slope of the mean loss over all targets of all batches. Zero where there is no target."""
+    """Slope of the mean loss over all targets of all batches; zero if there is no target."""
 
     def measure(
         params: Params, frozen: Frozen, batches: Batches, z: PyTree
@@ -106,8 +107,8 @@ def along_all(
             return total + inner * targets, (value, targets)
 
         total, (values, targets) = jax.lax.scan(add, jnp.zeros(()), batches)  # type: ignore[var-annotated]
-        seen = jnp.maximum(targets.sum(), 1)
-        return total / seen, ClientInfo((values * targets).sum() / seen, targets.sum())
+        counted = jnp.maximum(targets.sum(), 1)
+        return total / counted, ClientInfo((values * targets).sum() / counted, targets.sum())
 
     return measure
 
@@ -118,10 +119,10 @@ def walk(
     [Params, Frozen, Batches, Seed, Integer[Array, "steps draws"]],
     tuple[Params, Float[Array, "steps draws"], ClientInfo],
 ]:
-    """One step per batch against the mean of the estimates along some numbered directions.
+    """Take one SGD step per batch, along the mean of its estimates from numbered directions.
 
-    A step is `-rate / draws * slope` along each of its directions in turn, all slopes taken where
-    the step starts. One whose mask is empty has slopes of zero.
+    A step moves by `-rate / draws * slope` along each of its directions in turn; all slopes are
+    taken at the step's start. A step with an empty mask has slopes of zero.
     """
 
     def go(
@@ -131,8 +132,8 @@ def walk(
         seed: Seed,
         numbers: Integer[Array, "steps draws"],
     ) -> tuple[Params, Float[Array, "steps draws"], ClientInfo]:
-        def step(params: Params, here: tuple) -> tuple:
-            batch, numbers = here
+        def step(params: Params, batch_and_numbers: tuple) -> tuple:
+            batch, numbers = batch_and_numbers
             values, slopes = jax.lax.map(
                 lambda n: slope(params, frozen, batch, perturbation(params, seed, n)), numbers
             )
@@ -149,9 +150,10 @@ def walk(
 
 
 def lengths(slopes: Float[Array, "*steps draws"], *, rate: float) -> Float[Array, "*steps draws"]:
-    """How far each direction is gone along: against the mean over the last axis."""
+    """Length of the step along each direction: -rate times its slope's share of the mean."""
     return -rate / slopes.shape[-1] * slopes
 
 
 def _length(by: Float[Array, ""] | float) -> Float[Array, ""]:
+    """A step's length in float32, rounded to 16 significant bits."""
     return jax.lax.reduce_precision(jnp.asarray(by, jnp.float32), 8, 15)

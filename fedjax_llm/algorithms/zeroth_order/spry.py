@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 from fedjax_compression import Compressor, identity
+from fedjax_compression.checks import check_integer
 from jaxtyping import Array, Float, Integer, Key, PyTree, UInt16
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
+from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
 from ..shared.channel import ChannelState, Message, channel
-from ..shared.checks import check_structure
+from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result, server_step
 from ..shared.trees import float32_zeros
@@ -21,7 +23,14 @@ from .slopes import Seed, along_all, forward, perturbation
 
 
 class SpryState(NamedTuple):
-    """What the server keeps."""
+    """Server state.
+
+    Attributes:
+        params: The parameters.
+        optimizer: State of the server optimizer.
+        downlink: State of the downlink's sender.
+
+    """
 
     params: Params
     optimizer: optax.OptState
@@ -29,22 +38,31 @@ class SpryState(NamedTuple):
 
 
 class SpryUplink(NamedTuple):
-    """What a client sends."""
+    """Uplink payload.
+
+    Attributes:
+        owned: Slice of tensors that the client drew for this round.
+        seed: Seed of the client's directions.
+        slopes: Slope of each draw, `[draws]`.
+
+    """
 
     owned: UInt16[Array, ""]
-    """The slice of tensors that was its own in this round."""
     seed: Seed
-    """Of its directions."""
     slopes: Float[Array, " draws"]
 
 
 class Share(NamedTuple):
-    """What an uplink says of the gradient."""
+    """A decoded uplink.
+
+    Attributes:
+        gradient: Estimate of the gradient, zero outside the client's slice.
+        owned: 1 for the client's slice, 0 for the others, `[slices]`.
+
+    """
 
     gradient: PyTree[Float[Array, "..."]]
-    """The estimate, zero outside the slice."""
     owned: Float[Array, " slices"]
-    """One for the slice."""
 
 
 def spry(
@@ -56,35 +74,75 @@ def spry(
     slices: int | None = None,
     draws: int = 1,
 ) -> FederatedAlgorithm:
-    """A client differentiates forwards along directions within its slice of the tensors alone, and
-    the server steps along what the owners of each slice found: fewer dimensions, less noise.
+    """Clients send forward-mode slopes along directions within one slice of the tensors each; the
+    server steps along the mean estimate of each slice. Fewer dimensions give less noise.
 
-    A round is a step: the slope is that of the mean loss over all targets of the client's batches,
-    by `jax.jvp`. Tensors are dealt to `slices` in turn, one a slice unless given; a client draws
-    its slice, and its directions, from its key. Up: the slice, 2 bytes, the seed of the directions,
-    8, and `draws` slopes, 4 each: nothing that grows with the model. Down: the parameters, through
-    `downlink`.
-    Exact: the server draws the same directions. For a slice's owners the estimate, the mean of
-    slope * z, is unbiased for the slice of their gradient, with a second moment of d_s + 2 times
-    its square for one draw in a slice of d_s entries. A slice's gradient is the mean over its
-    owners, by the runtime's weights, and zero where it has none. The optimizer is Yogi at 0.001
-    unless given, as FedYogi's in the paper at a rate of ours.
-    Departures: the paper's server deals slices so that each has an owner, here the draw may leave
-    one out; and its variant that sends weights after local epochs is not here. The pass goes
-    through all tensors, with zeros outside the slice, so its memory is not the paper's.
-    A client that has failed sends NaNs. Failures and codecs are treated as `fed_avg` treats them.
-    Raises `ValueError` unless slices is from 1 to the number of tensors and draws at least 1, and
-    where the parameters do not have the structure of `like`.
+    A round is one step. The slope is that of the mean loss over all targets of the client's
+    batches, by `jax.jvp`. Tensors are dealt to `slices` in turn; a client draws its slice and its
+    directions from its key.
+
+    Up: the slice, 2 bytes, the seed of the directions, 8, and `draws` slopes, 4 each; the size does
+    not grow with the model. Down: the parameters, through `downlink`.
+
+    Exact: the server draws the same directions as the client. For the clients of a slice, the
+    estimate, the mean of slope * z, is unbiased for the slice of their gradient; with one draw its
+    expected squared norm is d_s + 2 times that of the slice, which has d_s entries. A slice's
+    gradient is the mean over its clients, by the runtime's weights, and zero if it has none.
+
+    Departures: the paper's server deals slices so that each has a client; here the draw may leave
+    one without. The paper's variant that sends weights after local epochs is not implemented. The
+    pass goes through all tensors, with zeros outside the slice, so that it does not save the memory
+    that the paper's does.
+
+    A client that failed sends NaNs. Failures and codecs are handled as in `fed_avg`.
+
+    Args:
+        loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
+        like: Structure of the trainable parameters: arrays or `ShapeDtypeStruct`s.
+        server_optimizer: Optax optimizer that steps along the estimates; default: Yogi, as the
+            paper's FedYogi, with rate 0.001, which is ours.
+        downlink: Codec of the parameters; default: uncompressed.
+        slices: Number of slices, from 1 to the number of tensors and at most 2^16; default: one per
+            tensor.
+        draws: Directions per client, at least 1; default 1.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        TypeError: If `loss`, `like`, the optimizer or the codec is of the wrong kind.
+        ValueError: For a hyper-parameter out of range; from `init`, if the parameters do not have
+            the structure of `like`.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax
+        >>> from fedjax_compression import wire
+        >>> from fedjax_llm import ledger
+        >>> from fedjax_llm.algorithms import spry
+        >>> from fedjax_llm.data import Batch
+        >>> like = {"adapter": {"a": jnp.zeros((6, 2)), "b": jnp.zeros((2, 9))}}
+        >>> def loss(params, frozen, batch):
+        ...     return (params["adapter"]["a"] @ params["adapter"]["b"]).mean()
+        >>> algorithm = spry(loss, like, draws=3)
+        >>> tokens = np.zeros((1, 1, 4), int)  # one batch
+        >>> down, up = ledger.messages(algorithm, like, Batch(tokens, tokens, tokens == 0))
+        >>> wire.nbytes(up) - wire.HEADER_BYTES  # slice, seed and 3 slopes
+        22
+
     """
+    check_loss(loss, who="spry")
+    check_like(like, who="spry")
+    check_optimizer(server_optimizer, who="spry", name="server_optimizer", optional=True)
+    check_codecs(who="spry", downlink=downlink)
     tensors, structure = jax.tree.flatten(like)
     slices = len(tensors) if slices is None else slices
-    if type(slices) is not int or not 1 <= slices <= min(len(tensors), 2**16):
+    most = min(len(tensors), 2**16)
+    if type(slices) is not int or not 1 <= slices <= most:
         raise ValueError(
-            f"spry: slices must be an integer from 1 to {len(tensors)}, the tensors there are, "
-            f"got {slices!r}."
+            f"spry: slices: expected an integer from 1 to {most}, for {len(tensors)} tensors, got "
+            f"{slices!r}."
         )
-    if type(draws) is not int or draws < 1:
-        raise ValueError(f"spry: draws must be an integer of at least 1, got {draws!r}.")
+    check_integer(draws, who="spry", name="draws", at_least=1)
     server_optimizer = server_optimizer or optax.yogi(0.001)
     down, mean = channel(downlink or identity(), like), weighted_mean()
     slope = along_all(forward(loss))
@@ -110,9 +168,9 @@ def spry(
         batches: Batches,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         params, client_state = down.receive(sent, client_state)
-        dealing, drawing = jr.split(key)
-        owned = jr.randint(dealing, (), 0, slices).astype(jnp.uint16)
-        seed = jr.bits(drawing, (2,), "uint32")
+        slice_key, seed_key = jr.split(key)
+        owned = jr.randint(slice_key, (), 0, slices).astype(jnp.uint16)
+        seed = jr.bits(seed_key, (2,), "uint32")
         slopes, infos = jax.lax.map(
             lambda n: slope(params, frozen, batches, within(owned, seed, n)), jnp.arange(draws)
         )
@@ -121,8 +179,8 @@ def spry(
         return SpryUplink(owned, seed, slopes), client_state, info
 
     def decode(state: SpryState, sent: Uplink) -> Share:
-        def add(total: PyTree, here: tuple) -> tuple[PyTree, None]:
-            number, inner = here
+        def add(total: PyTree, number_and_slope: tuple) -> tuple[PyTree, None]:
+            number, inner = number_and_slope
             z = within(sent.owned, sent.seed, number)
             return jax.tree.map(lambda t, z: t + inner / draws * z, total, z), None
 
@@ -134,8 +192,8 @@ def spry(
         key: Key[Array, ""], state: SpryState, partial: PartialAggregate
     ) -> tuple[SpryState, ServerInfo]:
         gradient, owned = mean.finish(partial.aggregate)
-        share = jnp.where(owned > 0, owned, 1.0)
-        update = jax.tree.map(lambda g, s: -g / share[s], gradient, slice_of)
+        weight = jnp.where(owned > 0, owned, 1.0)
+        update = jax.tree.map(lambda g, s: -g / weight[s], gradient, slice_of)
         params, memory = server_step(server_optimizer, state.params, state.optimizer, update)
         return server_result(
             partial, state._replace(params=params, optimizer=memory), state, update

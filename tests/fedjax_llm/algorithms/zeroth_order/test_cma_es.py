@@ -1,4 +1,4 @@
-"""CMA-ES against the tutorial's formulas in NumPy, and against optima that are known."""
+"""CMA-ES against the tutorial's formulas in NumPy, and on a quadratic with a known optimum."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ def loss(points):
 
 
 def searched(key=0):
-    """A search in the middle of its way: nothing of it is as it was at first."""
+    """A search after some generations: no field has its initial value."""
     keys = jr.split(jr.key(key), 4)
     root = jr.normal(keys[0], (DIMENSION, DIMENSION))
     draw = (jr.normal(each, (DIMENSION,)) for each in keys[1:])
@@ -31,7 +31,7 @@ def searched(key=0):
 
 
 def tutorial(search, points, losses, parents):
-    """One generation, as the tutorial's summary writes it, in float64 and entry by entry."""
+    """One generation by the tutorial's summary, in float64."""
     m, sigma, c, p_s, p_c, g = (np.asarray(leaf, np.float64) for leaf in search)
     n = len(m)
     best = np.argsort(losses)[:parents]
@@ -60,7 +60,7 @@ def tutorial(search, points, losses, parents):
 
 @pytest.mark.parametrize("far", [1.0, 40.0])
 def test_a_generation_is_the_tutorials(far):
-    """Near, and so far that the step's path holds the other one still."""
+    """With steps of normal length, and with steps so long that the shape path is not updated."""
     search = searched()
     points = ask(jr.key(5), search._replace(sigma=far * search.sigma), POPULATION)
     losses = loss(points)
@@ -98,7 +98,7 @@ def test_an_ill_conditioned_quadratic_is_solved_and_its_shape_is_learnt():
     assert shape[-1] / shape[0] > 10  # of 100, where it started at 1
 
 
-def test_losses_count_by_rank_alone_and_what_is_no_number_ranks_last():
+def test_losses_count_by_rank_alone_and_nan_ranks_last():
     search = searched()
     points = ask(jr.key(2), search, POPULATION)
     told = functools.partial(tell, search, points, parents=3)

@@ -1,4 +1,4 @@
-"""FedBPT: what its clients send, and what the server's search makes of it."""
+"""FedBPT: the clients' searches, the server's step, and the bytes of the messages."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def build(**given):
 
 
 def matrix(state, *, alpha=1.0, sigma=1.0):
-    """A as the paper scales it, from the seed alone."""
+    """The scaled matrix A, from the seed."""
     draws = np.asarray(projection(LIKE, state.seed, len(state.search.mean)))
     return alpha * np.std(START) / (sigma * np.sqrt(len(draws))) * draws.reshape(len(draws), -1)
 
@@ -45,7 +45,7 @@ def test_the_best_prompt_within_the_span_is_found():
     np.testing.assert_allclose(state.params.ravel(), np.ravel(START) + z @ span, atol=0.02)
 
 
-def test_a_client_runs_its_generations_from_the_servers_search_with_its_paths_at_rest():
+def test_a_client_runs_its_generations_from_the_servers_search_with_paths_at_zero():
     algorithm = build(sigma=0.5, alpha=2.0)
     state = algorithm.init(jr.key(0), START)
     root = jr.normal(jr.key(8), (4, 4))
@@ -72,7 +72,7 @@ def test_a_client_runs_its_generations_from_the_servers_search_with_its_paths_at
     np.testing.assert_array_equal(own, START)
 
 
-def test_the_server_takes_the_means_for_a_generation_and_scales_the_clients_sigma_as_its_own():
+def test_the_server_takes_the_means_as_a_generation_and_scales_the_clients_sigma():
     algorithm = build()
     state = algorithm.init(jr.key(0), START)
     means = jr.normal(jr.key(1), (4, 4))
@@ -93,7 +93,7 @@ def test_the_server_takes_the_means_for_a_generation_and_scales_the_clients_sigm
 
 
 @pytest.mark.parametrize("dimension", [4, 500])
-def test_what_travels_does_not_grow_with_the_prompt(dimension):
+def test_messages_do_not_grow_with_the_prompt(dimension):
     for like in (LIKE, jax.ShapeDtypeStruct((50, 64), jnp.float32)):
         algorithm = fed_bpt(lambda params, *_: params.sum(), like, dimension=dimension)
         one = pulls(jnp.zeros((1, 6)), steps=1)
@@ -104,7 +104,7 @@ def test_what_travels_does_not_grow_with_the_prompt(dimension):
         assert down == wire.HEADER_BYTES + 8 + 4 * (dimension + 1) + 4 * triangle
 
 
-def test_a_client_without_targets_is_not_the_best_of_all():
+def test_a_client_without_targets_sends_nan():
     algorithm = build()
     batches = pulls(jnp.ones((2, 6)), steps=1, live=[1, 0])
     sent, _ = algorithm.broadcast(jr.key(0), algorithm.init(jr.key(0), START))
@@ -117,13 +117,13 @@ def test_a_client_without_targets_is_not_the_best_of_all():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dimension": True}, "dimension must be an integer of at least 1, got True"),
-        ({"generations": 0}, "generations must be an integer of at least 1, got 0"),
-        ({"points": 1}, "points must be an integer of at least 2, got 1"),
-        ({"sigma": 0.0}, "sigma must be above 0"),
-        ({"alpha": -1.0}, "alpha must be above 0"),
+        ({"dimension": True}, "dimension: expected an integer at least 1, got True"),
+        ({"generations": 0}, "generations: expected an integer at least 1, got 0"),
+        ({"points": 1}, "points: expected an integer at least 2, got 1"),
+        ({"sigma": 0.0}, "sigma: expected a number above 0"),
+        ({"alpha": -1.0}, "alpha: expected a number above 0"),
     ],
 )
-def test_what_is_out_of_range_is_refused(given, message):
+def test_hyper_parameters_out_of_range_are_refused(given, message):
     with pytest.raises(ValueError, match=f"fed_bpt: {message}"):
         build(**given)

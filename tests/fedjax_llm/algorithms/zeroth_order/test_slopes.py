@@ -1,4 +1,4 @@
-"""Slopes along directions, and what methods without a backward pass promise beside the table."""
+"""Slopes along directions, and the guarantees of single methods without a backward pass."""
 
 import functools
 import math
@@ -73,7 +73,7 @@ def test_estimates_are_unbiased_and_their_second_moment_is_d_plus_two(kind):
     assert abs(moment - size) > 4 * spread  # which it would be for signs instead of Gaussians
 
 
-def test_one_slope_is_exact_and_the_other_off_by_the_third_derivative():
+def test_the_forward_slope_is_exact_and_two_points_are_off_by_the_third_derivative():
     params = {"a": jnp.array([0.5, -1.0, 2.0]), "b": jnp.array([[1.0, -0.5]])}
     z = perturbation(params, SEED, jnp.array(4))
     gradient = jax.grad(cubic)(params, {}, ())
@@ -120,7 +120,7 @@ def test_a_step_rounds_once_whatever_program_it_is_in():
     assert bits(in_a_scan) == bits(rows[0]) == bits(one_by_one) == bits(exactly)
 
 
-def test_the_slope_over_all_batches_weighs_targets():
+def test_the_slope_over_all_batches_is_weighted_by_targets():
     batches = Pull(OPTIMA, jnp.ones((3, 4)), jnp.array([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]))
     broken = batches._replace(optimum=batches.optimum.at[1].set(jnp.nan))  # has no targets
     z = perturbation(START, SEED, jnp.array(0))
@@ -147,7 +147,7 @@ SOLVERS = {
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_quadratic_is_solved(name):
-    """Clients that pull to the same place, as steps of some clients drift and votes are no mean."""
+    """All clients have the same optimum, as local steps drift and a vote is not a mean."""
     build, tolerance = SOLVERS[name]
     batches = pulls(jnp.stack([OPTIMA[0]] * 3), steps=3)
     state, _ = rounds(build(), START, batches, WEIGHTS, number=600)
@@ -171,7 +171,7 @@ def one_program(algorithm):
 
 
 def one_round(algorithm, state, own, batches, weights=WEIGHTS, number=0):
-    """The state and the clients after a round, and what travelled."""
+    """Server state, client states, downlink, uplinks and info of a round."""
     return one_program(algorithm)(jr.fold_in(jr.key(5), number), state, own, batches, weights)
 
 
@@ -206,7 +206,7 @@ def test_kseed_is_replayed_from_the_sums_of_its_messages_bit_for_bit():
     assert bits(own[0]) == bits(START)
 
 
-def test_a_walk_in_the_order_of_the_pool_is_its_replay_bit_for_bit_and_any_other_to_rounding():
+def test_a_walk_in_the_pools_order_is_its_replay_bit_for_bit_and_others_to_rounding():
     batches = jax.tree.map(lambda leaf: leaf[0], pulls(OPTIMA[:1], steps=8))
     go = walk(two_point(loss, radius=1e-3), rate=0.05)
     for numbers in (jnp.arange(8), jnp.array([5, 1, 5, 0, 7, 1, 1, 3])):
@@ -282,7 +282,7 @@ def test_a_client_that_missed_five_rounds_replays_to_the_servers_parameters(name
     state, own = rounds(algorithm, START, batches, WEIGHTS, number=6, drawn=late)
     assert (int(own.rounds[2]), int(state.rounds)) == (0, 6)
     assert bits(own.params[2]) != bits(state.params)
-    # the clients' state is as of the last message: it has five rounds, and a sixth is missing
+    # clients have the state of the last message: five rounds, without the sixth
     before, _ = rounds(algorithm, START, batches, WEIGHTS, number=5, drawn=late[:5])
     assert bits(own.params[0]) == bits(before.params)
     sent, _ = algorithm.broadcast(jr.key(0), before)
@@ -295,7 +295,7 @@ def test_a_client_that_missed_five_rounds_replays_to_the_servers_parameters(name
 
 
 @pytest.mark.parametrize("name", REPLAYERS)
-def test_a_client_that_missed_more_than_the_window_fails_and_keeps_what_it_has(name):
+def test_a_client_that_missed_more_than_the_window_fails_and_keeps_its_state(name):
     algorithm = REPLAYERS[name](2)
     late = jnp.array([[True, True, False]] * 3)
     batches = pulls(OPTIMA, steps=2)
@@ -307,7 +307,7 @@ def test_a_client_that_missed_more_than_the_window_fails_and_keeps_what_it_has(n
     assert np.isfinite(new.params).all()
 
 
-def test_feed_sign_goes_by_the_majority_of_weights():
+def test_feed_sign_follows_the_majority_of_weights():
     algorithm = feed_sign(loss, START, client_optimizer=optax.sgd(0.25))
     # along any z, the first two pull against the third
     batches = pulls(jnp.stack([OPTIMA[0], OPTIMA[0], -OPTIMA[0]]), steps=1)
@@ -330,7 +330,7 @@ def apart(params, frozen, batch):
 
 
 def estimates(algorithm, params, clients):
-    """What the server decodes of many clients with the same batch, and what they sent."""
+    """The server's sum over many clients with one batch, their uplinks, and the gradient."""
     ones = jnp.ones((clients, 1, 3))
     batches = Pull(ones, ones, jnp.ones((clients, 1)))
     state, own = begin(algorithm, params, clients)
@@ -344,7 +344,7 @@ def estimates(algorithm, params, clients):
     return partial.aggregate.total, uplinks, jax.grad(apart)(params, {}, batch)
 
 
-def test_spry_deals_tensors_and_the_owners_mean_is_unbiased_for_their_slice():
+def test_sprys_mean_over_the_clients_of_a_slice_is_unbiased():
     algorithm = spry(apart, TWO, server_optimizer=optax.sgd(1.0))
     clients = 4000
     total, uplinks, gradient = estimates(algorithm, TWO, clients)
@@ -356,12 +356,12 @@ def test_spry_deals_tensors_and_the_owners_mean_is_unbiased_for_their_slice():
         found = np.asarray(total.gradient[name]) / owners[number]
         spread = np.sqrt((g @ g + g**2) / owners[number])
         assert (np.abs(found - g) < 4 * spread).all()
-        # a slope of the slice alone has the slice's square for its variance, not the whole's
+        # the variance of a slope within the slice is the slice's squared norm, not the whole's
         slopes = np.asarray(uplinks.slopes[uplinks.owned == number, 0])
         np.testing.assert_allclose((slopes**2).mean(), g @ g, rtol=4 * np.sqrt(2 / owners[number]))
 
 
-def test_spry_leaves_a_slice_that_nobody_owned_as_it_was():
+def test_spry_does_not_change_a_slice_without_a_client():
     algorithm = spry(apart, TWO, server_optimizer=optax.sgd(0.1))
     state, own = begin(algorithm, TWO, 1)
     ones = jnp.ones((1, 1, 3))
@@ -387,7 +387,7 @@ def test_fwd_llm_with_one_candidate_is_unbiased_in_both_halves():
             assert (np.abs(found - g) < 4.5 * np.sqrt((square + g**2) / weight)).all()
 
 
-def test_fwd_llm_keeps_the_candidates_most_like_the_last_gradient():
+def test_fwd_llm_keeps_the_candidates_closest_to_the_last_gradient():
     algorithm = fwd_llm(apart, TWO, draws=2, candidates=6)
     state, own = begin(algorithm, TWO, 1)
     ones = jnp.ones((1, 1, 3))
@@ -403,7 +403,7 @@ def test_fwd_llm_keeps_the_candidates_most_like_the_last_gradient():
         assert list(uplinks.chosen[0, :, i]) == list(np.argsort(cosines)[::-1][:2])
 
 
-def test_fwd_llm_steps_when_the_halves_of_its_pool_agree_and_along_all_of_it():
+def test_fwd_llm_steps_along_its_pool_when_the_halves_agree():
     build = functools.partial(
         fwd_llm, loss, START, server_optimizer=optax.sgd(0.5), candidates=1, variance=2.0
     )
@@ -432,7 +432,7 @@ def test_fwd_llm_steps_when_the_halves_of_its_pool_agree_and_along_all_of_it():
     assert 0 < waited < 39
 
 
-def test_slopes_are_all_that_goes_up_by_forward_gradients():
+def test_forward_gradient_methods_send_slopes_seed_and_choices():
     batches = pulls(OPTIMA[:1], steps=2)
     got = listed(spry(loss, START, draws=3), batches, jnp.ones(1))
     assert got == (HEADER + 2 + 8 + 4 * 3, HEADER + 4 * 4)
@@ -462,8 +462,8 @@ SEEDED = {
         optax.sgd(-0.1),
     ],
 )
-def test_what_cannot_be_replayed_from_sums_is_refused_with_the_reason(name, optimizer):
-    reason = rf"{name}: expected a client optimizer that is optax.sgd\(rate\).*replayed from seeds"
+def test_optimizers_that_cannot_be_replayed_from_sums_are_refused(name, optimizer):
+    reason = rf"{name}: client_optimizer: expected optax.sgd\(rate\).*replayed from seeds"
     with pytest.raises(ValueError, match=reason):
         SEEDED[name](client_optimizer=optimizer)
 
@@ -471,35 +471,50 @@ def test_what_cannot_be_replayed_from_sums_is_refused_with_the_reason(name, opti
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: fed_kseed(loss, START, client_optimizer=SGD, seeds=0), "seeds must be an integer"),
-        (lambda: fed_kseed(loss, START, client_optimizer=SGD, radius=0.0), "radius must be above"),
-        (lambda: fed_mezo(loss, START, client_optimizer=SGD, radius=-1.0), "radius must be above"),
-        (lambda: decomfl(loss, START, client_optimizer=SGD, steps=0), "steps must be an integer"),
+        (
+            lambda: fed_kseed(loss, START, client_optimizer=SGD, seeds=0),
+            "seeds: expected an integer",
+        ),
+        (
+            lambda: fed_kseed(loss, START, client_optimizer=SGD, radius=0.0),
+            "radius: expected a number above",
+        ),
+        (
+            lambda: fed_mezo(loss, START, client_optimizer=SGD, radius=-1.0),
+            "radius: expected a number above",
+        ),
+        (lambda: decomfl(loss, START, client_optimizer=SGD, steps=0), "steps: expected an integer"),
         (
             lambda: decomfl(loss, START, client_optimizer=SGD, steps=1, draws=0),
-            "draws must be an integer",
+            "draws: expected an integer",
         ),
         (
             lambda: decomfl(loss, START, client_optimizer=SGD, steps=1, window=0),
-            "decomfl: window must be an integer of at least 1, got 0",
+            "decomfl: window: expected an integer at least 1, got 0",
         ),
-        (lambda: feed_sign(loss, START, client_optimizer=SGD, window=True), "window must be"),
-        (lambda: spry(loss, TWO, slices=3), "spry: slices must be an integer from 1 to 2"),
-        (lambda: spry(loss, TWO, draws=0), "spry: draws must be an integer"),
-        (lambda: fwd_llm(loss, TWO, draws=0), "fwd_llm: draws must be an integer"),
-        (lambda: fwd_llm(loss, TWO, candidates=0), "fwd_llm: candidates must be an integer"),
+        (
+            lambda: feed_sign(loss, START, client_optimizer=SGD, window=True),
+            "window: expected an integer",
+        ),
+        (lambda: spry(loss, TWO, slices=3), "spry: slices: expected an integer from 1 to 2"),
+        (lambda: spry(loss, TWO, draws=0), "spry: draws: expected an integer"),
+        (lambda: fwd_llm(loss, TWO, draws=0), "fwd_llm: draws: expected an integer"),
+        (lambda: fwd_llm(loss, TWO, candidates=0), "fwd_llm: candidates: expected an integer"),
         (lambda: fwd_llm(loss, TWO, draws=7000), "at most 65536, got 70000"),
-        (lambda: fwd_llm(loss, TWO, variance=0.0), "variance must be above 0"),
-        (lambda: feed_sign(loss, START, client_optimizer=SGD, radius=-1.0), "radius must be above"),
+        (lambda: fwd_llm(loss, TWO, variance=0.0), "variance: expected a number above 0"),
+        (
+            lambda: feed_sign(loss, START, client_optimizer=SGD, radius=-1.0),
+            "radius: expected a number above",
+        ),
     ],
 )
-def test_parameters_out_of_range_are_refused(build, message):
+def test_hyper_parameters_out_of_range_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
 
-def test_decomfl_refuses_another_number_of_steps_than_its_entries_have():
+def test_decomfl_refuses_batches_with_another_number_of_steps():
     algorithm = decomfl(loss, START, client_optimizer=SGD, steps=3)
     state, own = begin(algorithm, START, 1)
-    with pytest.raises(ValueError, match="decomfl: expected 3 steps, got 2"):
+    with pytest.raises(ValueError, match="decomfl: batches: expected 3 steps, got 2"):
         one_round(algorithm, state, own, pulls(OPTIMA[:1], steps=2), jnp.ones(1))
