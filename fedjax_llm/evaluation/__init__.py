@@ -1,4 +1,4 @@
-"""What is measured of a model, client by client, and what it stands beside."""
+"""Evaluation: measures by client, accuracies, generated answers, and baselines."""
 
 from .baselines import Baseline, Baselines, baselines
 from .by_client import ByClient, Distribution, by_client, by_own_model, distribution

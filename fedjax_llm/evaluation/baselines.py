@@ -1,4 +1,4 @@
-"""What a federated result stands beside: no training, training alone, and training on all data."""
+"""Baselines of a federated result: no training, local training, and centralised training."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,31 +9,47 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from fedjax_compression.checks import check_function, check_kind
 from jaxtyping import Array, Float, Key, UInt32
 
+from ..checks import check_optimizer
 from ..client_training import Frozen, Loss, Params, local_steps_with_state
 from ..data import Batching, ClientData, HoldOut, Rows
 from ..data.batches import drawn_order
+from ..data.checks import check_count
 from ..tasks import Measure, Task
+from ..tasks.contract import check_task
 from .by_client import ByClient, by_client
 
 _BASELINES = 2**32 - 4
-"""What the seed's key is folded with: no round's number, and no purpose within a round."""
+"""Folded into the seed's key: no round has this number, and no other use of the key does."""
 
 
 class Baseline(NamedTuple):
-    """One of them, measured client by client on held-out data."""
+    """One baseline, measured client by client on held-out data.
+
+    Attributes:
+        steps: Optimizer steps of the model; for local training, of the client with the most steps.
+        heldout: The measure on the held-out data of the training clients.
+        unseen_clients: The measure on clients that were not trained on; None for local training,
+            which has no model for them.
+
+    """
 
     steps: int
-    """Optimizer steps: of the client that took the most, or of the centralised model."""
     heldout: ByClient
-    """On the last part of clients that took part in training."""
     unseen_clients: ByClient | None
-    """On clients that did not; None for what each client trained alone."""
 
 
 class Baselines(NamedTuple):
-    """The three, beside which a federated result is read."""
+    """The three baselines of a federated result.
+
+    Attributes:
+        untrained: The initial model.
+        local: Each training client's own model, trained on its data only.
+        centralised: One model, trained on the pooled data of all training clients.
+
+    """
 
     untrained: Baseline
     local: Baseline
@@ -53,28 +69,80 @@ def baselines(
     measure: Measure | None = None,
     local_clients: int | None = None,
 ) -> Baselines:
-    """The baselines of a federation of so many `rounds`, each with so many `clients`, drawn evenly.
+    """Train and measure the baselines of a federation, with the same amount of training.
 
-    *Untrained* is the task's start. *Local only*: each training client goes on alone from the start
-    for as many steps as it is expected to take in the federation, rounds * steps * clients /
-    population, rounded and at least 1 (with epochs: as many passes), and is measured on its own
-    held-out part; `local_clients` takes only so many of them, drawn by the seed. *Centralised*: one
-    model on all training clients' data as one pool, for rounds * steps steps of clients * batch
-    rows, which is as many rows as the federation sees (with epochs: the same number of passes as a
-    client alone); its gradient is the mean over the targets of such a batch.
+    *Untrained* is the task's initial model. *Local*: each training client trains alone from the
+    initial model, for as many steps as it is expected to take in the federation, which is
+    rounds * steps * clients / population, rounded and at least 1; with epochs, as many passes. It
+    is measured on its own held-out data. *Centralised*: one model trains on the pooled data of all
+    training clients, for rounds * steps steps of clients * batch rows, as many rows as the
+    federation uses; with epochs, the same number of passes as a client alone. The gradient of a
+    step is that of the mean over the targets of its clients * batch rows.
 
-    Rows are drawn as a client's are, none twice before all came once. Optimizers start once and go
-    on, where a federation's clients start afresh each round; `central_optimizer` is the clients'
-    unless given, and wants its own rate where batches are large. `measure` is `task.nats` unless
-    given. The same seed gives the same bits; a pool of one client is that client alone.
-    Memory: one model, its optimizer, rows of one step and activations of one client's, as clients,
-    steps and parts of a pooled batch go one after the other through one compiled program.
-    Cost: each local step of the federation twice, in its pooled half with another forward pass.
-    Raises `ValueError` unless 1 <= rounds, 1 <= clients <= population and 1 <= local_clients.
+    Rows are drawn as for a client in the federation: no row a second time before every row came
+    once. Optimizer state is kept throughout, where a federation's clients start afresh each round.
+    The same seed gives the same bits. With one training client and `clients=1`, the local and the
+    centralised model are the same.
+    Memory: one model with its optimizer state, and the rows and activations of one batch: clients,
+    steps and the batches of a pooled step run one after the other through one compiled program.
+    Cost: twice the local steps of the federation; those of the centralised model compute the
+    forward pass twice.
+
+    Args:
+        task: The task.
+        split: The data, from `hold_out`.
+        batching: Rows per batch and steps or epochs per round, as in the federation.
+        client_optimizer: Optax optimizer of the local models.
+        rounds: Rounds of the federation, at least 1.
+        clients: Clients per round, from 1 to the number of training clients. They are taken to be
+            drawn uniformly.
+        seed: Seed of the order of rows, and of the choice of `local_clients`.
+        central_optimizer: Optax optimizer of the centralised model; default `client_optimizer`.
+            Large batches usually need another learning rate.
+        measure: What is measured; default `task.nats`.
+        local_clients: Train only this many of the clients with held-out data, drawn by the seed; at
+            least 1. Default: all of them.
+
+    Returns:
+        The three baselines.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If `rounds`, `clients` or `local_clients` is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from fedjax_llm.data import Batching, byte_corpus, hold_out
+        >>> from fedjax_llm.evaluation import baselines
+        >>> from fedjax_llm.tasks import Scores, Task
+        >>> from fedjax_llm.tasks.contract import mean_loss, mean_over_batches
+        >>> def nats(params, frozen, batch):  # byte frequencies: one logit for each byte
+        ...     log_p = jax.nn.log_softmax(params["logits"])
+        ...     each = -log_p[jnp.asarray(batch.targets, int)] * batch.mask
+        ...     return Scores(each.sum(axis=-1), batch.mask.sum(axis=-1, dtype=jnp.float32))
+        >>> loss, evaluate = mean_loss(nats), mean_over_batches(nats)
+        >>> start = {"logits": jnp.zeros(256)}
+        >>> task = Task(start, {}, loss, evaluate, lambda params, frozen: params, nats)
+        >>> split = hold_out(byte_corpus({"ann": "ab" * 40, "bob": "cd" * 40}), seed=0, clients=0.0)
+        >>> three = baselines(
+        ...     task,
+        ...     split,
+        ...     Batching(seq=16, batch=2, steps=3),
+        ...     client_optimizer=optax.sgd(1.0),
+        ...     rounds=4,
+        ...     clients=1,
+        ...     seed=0,
+        ... )
+        >>> [baseline.steps for baseline in three]  # of a client: 4 rounds * 3 steps * 1 of 2
+        [0, 6, 12]
+        >>> bool((three.local.heldout.values < three.untrained.heldout.values).all())
+        True
+
     """
+    _check_kinds(task, split, batching, client_optimizer, central_optimizer, measure)
     train: ClientData = split.train
     population = len(train.names)
-    _check(rounds, clients, population, local_clients)
+    _check_counts(rounds, clients, population, local_clients)
     share = rounds * clients / population
     passes = max(1, round((batching.epochs or 0) * share))
     steps = max(1, round((batching.steps or 0) * share))
@@ -94,13 +162,13 @@ def baselines(
         )
 
     train_on = _trainer(task, client_optimizer, batching)
-    kept, longest = [], 0
+    local, longest = [], 0
     for client, held_out in _measurable(split, local_clients, seed):
         rows = train.rows([client], seq=batching.seq, pack=batching.pack)
         wanted = passes * int(rows.counts[0]) if batching.epochs else steps * batching.batch
-        taken, params = train_on(rows, wanted, 1, _words(key, client))
-        kept.append(measured(params, data=split.heldout, clients=[held_out]))
-        longest = max(longest, taken)
+        count, params = train_on(rows, wanted, 1, _words(key, client))
+        local.append(measured(params, data=split.heldout, clients=[held_out]))
+        longest = max(longest, count)
     rows = train.rows(range(population), seq=batching.seq, pack=batching.pack)
     cohort = rounds * (batching.steps or 0) * clients * batching.batch
     wanted = passes * int(rows.counts.sum()) if batching.epochs else cohort
@@ -108,7 +176,7 @@ def baselines(
         train_on = _trainer(task, central_optimizer, batching)
     return Baselines(
         both(0, task.params),
-        Baseline(longest, _joined(kept), None),
+        Baseline(longest, _joined(local), None),
         both(*train_on(rows, wanted, clients, _words(key, 0))),
     )
 
@@ -116,8 +184,9 @@ def baselines(
 def _trainer(
     task: Task, optimizer: optax.GradientTransformation, batching: Batching
 ) -> Callable[[Rows, int, int, UInt32[np.ndarray, " words"]], tuple[int, Params]]:
-    """`(rows, wanted, parts, key) -> (steps, params)`: the start after so many rows drawn by a key,
-    each step with `parts` batches.
+    """Make `(rows, wanted, parts, key) -> (steps, params)`: training from the initial parameters.
+
+    It draws `wanted` rows by a key and takes a step for every `parts` batches of them.
     """
     program = jax.jit(local_steps_with_state(_over_parts(task.loss), optimizer))
 
@@ -138,8 +207,10 @@ def _trainer(
 
 
 def _over_parts(loss: Loss) -> Loss:
-    """The mean over the targets of all parts of a batch, whose leaves lead with the parts; one part
-    at a time, whose activations are computed again for its gradient.
+    """The mean loss over the targets of a batch of leaves `[parts, batch, ...]`.
+
+    Parts are computed one at a time, and again in the backward pass, so that only the activations
+    of one part are in memory. A batch of one part is computed once.
     """
 
     def whole(params: Params, frozen: Frozen, batch: Any) -> Float[Array, ""]:
@@ -158,14 +229,15 @@ def _over_parts(loss: Loss) -> Loss:
 
 
 def _measurable(split: HoldOut, at_most: int | None, seed: int) -> list[tuple[int, int]]:
-    """Clients with held-out data, or some of them: their numbers in `train` and in `heldout`."""
+    """Clients with held-out data, at most `at_most`: their indices in `train` and in `heldout`."""
     number = {name: i for i, name in enumerate(split.train.names)}
-    found = [(number[name], i) for i, name in enumerate(split.heldout.names)]
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(found))
-    return [found[i] for i in sorted(order[:at_most].tolist())]
+    pairs = [(number[name], i) for i, name in enumerate(split.heldout.names)]
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(pairs))
+    return [pairs[i] for i in sorted(order[:at_most].tolist())]
 
 
 def _joined(parts: list[ByClient]) -> ByClient:
+    """The measures of several clients as one."""
     none = ByClient((), np.zeros(0), np.zeros(0))
     parts = [none, *parts]
     return ByClient(
@@ -179,13 +251,33 @@ def _words(key: Key[Array, ""], client: int) -> UInt32[np.ndarray, " words"]:
     return np.asarray(jr.key_data(jr.fold_in(key, client)))
 
 
-def _check(rounds: int, clients: int, population: int, local_clients: int | None) -> None:
-    if rounds < 1:
-        raise ValueError(f"baselines: rounds must be at least 1, got {rounds!r}.")
-    if not 1 <= clients <= population:
+def _check_kinds(
+    task: Any,
+    split: Any,
+    batching: Any,
+    client_optimizer: Any,
+    central_optimizer: Any,
+    measure: Any,
+) -> None:
+    who = "baselines"
+    check_task(task, who=who)
+    remedy = "hold_out(data, seed=0) makes one"
+    check_kind(split, HoldOut, who=who, name="split", expected="a HoldOut", remedy=remedy)
+    check_kind(batching, Batching, who=who, name="batching", expected="a Batching")
+    check_optimizer(client_optimizer, who=who, name="client_optimizer")
+    check_optimizer(central_optimizer, who=who, name="central_optimizer", optional=True)
+    if measure is not None:
+        signature = "(params, frozen, batch) -> scores"
+        check_function(measure, who=who, name="measure", signature=signature)
+
+
+def _check_counts(rounds: int, clients: int, population: int, local_clients: int | None) -> None:
+    check_count(rounds, who="baselines", name="rounds")
+    check_count(clients, who="baselines", name="clients")
+    if clients > population:
         raise ValueError(
-            f"baselines: clients must be from 1 to {population}, the training clients, got "
-            f"{clients!r}."
+            f"baselines: clients: expected at most {population}, the number of training clients, "
+            f"got {clients!r}."
         )
-    if local_clients is not None and local_clients < 1:
-        raise ValueError(f"baselines: local_clients must be at least 1, got {local_clients!r}.")
+    if local_clients is not None:
+        check_count(local_clients, who="baselines", name="local_clients")

@@ -1,4 +1,4 @@
-"""A measure of a model, client by client, through one program for all of them."""
+"""Measuring a model client by client, with one compiled program for all clients."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,26 +6,41 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from fedjax_compression.checks import check_function, check_kind
 from jaxtyping import Float
 
 from ..client_training import Frozen, Params
 from ..data import ClientData
+from ..data.checks import check_client_data, check_count, check_real
 from ..tasks import Measure, Scores
 
 
 class ByClient(NamedTuple):
-    """What a measure says of each client."""
+    """The values of a measure for each client.
+
+    Attributes:
+        names: The clients' names.
+        totals: Sum of the measure over each client's data, shape `[clients]`.
+        counts: Number of targets, pairs, texts or bytes that each total is over: the client's
+            weight. Shape `[clients]`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_llm.evaluation import ByClient
+        >>> ByClient(("ann", "bob"), np.array([6.0, 0.0]), np.array([4.0, 0.0])).values.tolist()
+        [1.5, nan]
+
+    """
 
     names: tuple[str, ...]
     totals: Float[np.ndarray, " clients"]
     counts: Float[np.ndarray, " clients"]
-    """Targets, pairs, texts or bytes: a client's weight."""
 
     @property
     def values(self) -> Float[np.ndarray, " clients"]:
-        """Each client's mean; NaN for one of whom nothing counts."""
-        some = self.counts > 0
-        return np.where(some, self.totals / np.where(some, self.counts, 1), np.nan)
+        """Mean of each client, totals over counts; NaN for a client whose count is 0."""
+        counted = self.counts > 0
+        return np.where(counted, self.totals / np.where(counted, self.counts, 1), np.nan)
 
 
 def by_client(
@@ -34,18 +49,52 @@ def by_client(
     frozen: Frozen,
     data: ClientData,
     *,
-    seq: int,
+    seq: int | None,
     batch: int = 64,
     pack: bool = True,
     clients: Sequence[int] | None = None,
 ) -> ByClient:
-    """Totals and counts of a measure for each client, such as `task.nats` of a split's `unseen`;
-    for some `clients` by their numbers, all unless given.
+    """Measure one model on each client's data.
 
-    Rows of all clients fill batches of one size, one batch at a time, and are told apart after:
-    no client is padded to another's size, and a measure is compiled once, however many clients
-    there are and however often it is asked with the same shapes. Sums are float64.
+    Batches have one size and take rows of any client, so that no client is padded to the size of
+    another. A measure is compiled once for all clients, and again only for other shapes. Sums over
+    batches are float64.
+
+    Args:
+        measure: `(params, frozen, batch) -> scores`, such as `task.nats`.
+        params: The trainable parameters.
+        frozen: The frozen parameters.
+        data: Client data, such as the `heldout` of a `HoldOut`.
+        seq: Tokens per row; data without tokens ignores it.
+        batch: Rows per batch; default 64.
+        pack: Whether a window of text takes several documents; default True.
+        clients: Indices of the clients to measure; default all.
+
+    Returns:
+        Totals and counts of these clients, in their order.
+
+    Raises:
+        TypeError: If `measure` cannot be called, or `data` is not client data.
+        ValueError: If `batch` is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.data import byte_corpus
+        >>> from fedjax_llm.evaluation import by_client
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0))
+        >>> zeros = jax.tree.map(jnp.zeros_like, task.params)  # all 256 bytes alike
+        >>> corpus = byte_corpus({"ann": "a rose is a rose is a rose", "bob": "x" * 33})
+        >>> measured = by_client(task.nats, zeros, task.frozen, corpus, seq=16, batch=2)
+        >>> measured.counts.tolist(), measured.values.round(4).tolist()
+        ([25.0, 32.0], [5.5452, 5.5452])
+
     """
+    signature = "(params, frozen, batch) -> scores"
+    check_function(measure, who="by_client", name="measure", signature=signature)
+    check_client_data(data, who="by_client")
+    check_count(batch, who="by_client", name="batch")
     clients = range(len(data.names)) if clients is None else clients
     rows = data.rows(clients, seq=seq, pack=pack)
     owner = np.repeat(np.arange(len(clients)), rows.counts)
@@ -66,14 +115,47 @@ def by_own_model(
     frozen: Frozen,
     data: ClientData,
     *,
-    seq: int,
+    seq: int | None,
     batch: int = 16,
 ) -> ByClient:
-    """`by_client` where each client has parameters of its own, by its name.
+    """Measure each client's own model on that client's data.
 
-    One client's parameters are held at a time. The last batch of each is filled up with rows that
-    do not count.
+    Clients are measured one after another: only one client's parameters are in memory at a time.
+
+    Args:
+        measure: `(params, frozen, batch) -> scores`, such as `task.nats`.
+        params_of: `(name) -> params`: the trainable parameters of a client.
+        frozen: The frozen parameters, the same for all clients.
+        data: Client data.
+        seq: Tokens per row; data without tokens ignores it.
+        batch: Rows per batch; default 16. Each client's last batch is padded with rows that do not
+            count.
+
+    Returns:
+        Totals and counts of all clients.
+
+    Raises:
+        TypeError: If `measure` or `params_of` cannot be called, or `data` is not client data.
+        ValueError: If `batch` is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.data import byte_corpus
+        >>> from fedjax_llm.evaluation import by_own_model
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0))
+        >>> zeros = jax.tree.map(jnp.zeros_like, task.params)  # all 256 bytes alike
+        >>> models = {"ann": zeros, "bob": jax.tree.map(lambda leaf: leaf * jnp.nan, zeros)}
+        >>> corpus = byte_corpus({"ann": "a rose is a rose is a rose", "bob": "x" * 33})
+        >>> measured = by_own_model(task.nats, models.get, task.frozen, corpus, seq=16, batch=2)
+        >>> measured.values.round(4).tolist()
+        [5.5452, nan]
+
     """
+    signature = "(name) -> params"
+    check_function(params_of, who="by_own_model", name="params_of", signature=signature)
+    check_client_data(data, who="by_own_model")
     each = [
         by_client(measure, params_of(name), frozen, data, seq=seq, batch=batch, clients=[client])
         for client, name in enumerate(data.names)
@@ -88,19 +170,23 @@ def _run(params: Params, frozen: Frozen, batch: object, *, measure: Measure) -> 
 
 
 class Distribution(NamedTuple):
-    """How a measure is spread over clients."""
+    """The distribution of a measure over clients.
+
+    Attributes:
+        clients: Number of clients with a count above 0; the others are left out.
+        mean: Mean over clients, each with the same weight.
+        weighted_mean: Mean weighted by the clients' counts: the mean over all targets.
+        quantiles: Quantiles over clients, linearly interpolated, by the share of clients below.
+        worst_tenth: Mean over the worst tenth of clients, their number rounded up (Li et al. 2019,
+            arXiv:1905.10497).
+
+    """
 
     clients: int
-    """Those of whom something counts; the others are left out."""
     mean: float
-    """Each client alike."""
     weighted_mean: float
-    """Each by its count: the mean over all targets."""
     quantiles: dict[float, float]
-    """Over clients, interpolated, by the share of clients below."""
     worst_tenth: float
-    """Mean over the worst tenth of clients, their number rounded up (Li et al. 2019,
-    arXiv:1905.10497)."""
 
 
 def distribution(
@@ -109,21 +195,48 @@ def distribution(
     higher_is_better: bool,
     quantiles: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9),
 ) -> Distribution:
-    """Sum a measure up over clients. Nats are better lower, accuracies higher.
+    """Summarise a measure over clients.
 
-    A value that is NaN makes all NaN.
-    Raises `ValueError` where nothing counts.
+    If a client's value is NaN, the means and the quantiles are NaN; `worst_tenth` ranks that client
+    after all others.
+
+    Args:
+        measured: The measure by client.
+        higher_is_better: True for accuracies, False for nats.
+        quantiles: Which quantiles, each from 0 to 1; default .1, .25, .5, .75 and .9.
+
+    Returns:
+        The summary.
+
+    Raises:
+        TypeError: If `measured` is not a `ByClient`.
+        ValueError: If no client has a count above 0, or a quantile is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_llm.evaluation import ByClient, distribution
+        >>> measured = ByClient(("ann", "bob"), np.array([1.0, 30.0]), np.array([1.0, 3.0]))
+        >>> spread = distribution(measured, higher_is_better=False)
+        >>> spread.mean, spread.weighted_mean, spread.quantiles[0.5], spread.worst_tenth
+        (5.5, 7.75, 5.5, 10.0)
+
     """
-    some = measured.counts > 0
-    if not some.any():
-        raise ValueError("distribution: expected a client of whom something counts, got none.")
-    values = measured.values[some]
+    who = "distribution"
+    check_kind(measured, ByClient, who=who, name="measured", expected="a ByClient")
+    for quantile in quantiles:
+        check_real(quantile, who=who, name="quantiles", at_least=0, at_most=1)
+    counted = measured.counts > 0
+    if not counted.any():
+        raise ValueError(
+            "distribution: measured: expected a client with a count above 0, got none."
+        )
+    values = measured.values[counted]
     worst_first = np.sort(values) if higher_is_better else -np.sort(-values)
-    spread = np.quantile(values, quantiles)
+    at_quantiles = np.quantile(values, quantiles)
     return Distribution(
-        int(some.sum()),
+        int(counted.sum()),
         float(values.mean()),
         float(measured.totals.sum() / measured.counts.sum()),
-        {q: float(value) for q, value in zip(quantiles, spread, strict=True)},
+        {q: float(value) for q, value in zip(quantiles, at_quantiles, strict=True)},
         float(worst_first[: -(-len(values) // 10)].mean()),
     )

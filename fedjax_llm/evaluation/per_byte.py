@@ -1,11 +1,13 @@
-"""Nats per byte of text, which tokenizers do not change."""
+"""Nats per byte of text, which is comparable across tokenizers."""
 
 import json
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from fedjax_compression.checks import check_function, check_kind
 from jaxtyping import Int32
 
 from ..client_training import Frozen, Params
@@ -16,11 +18,40 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def per_byte(nats: Measure, sizes: Int32[np.ndarray, " vocab"]) -> Measure:
-    """The nats of a language model over the bytes of the text behind its counted targets.
+    """Measure a language model's nats per byte of the text behind its counted targets.
 
-    `sizes` are the bytes of each token, as `token_bytes` gives them; all 1 where tokens are bytes.
-    A special token that is predicted, such as an end of sequence, has nats and no bytes.
+    A special token that is predicted, such as an end of sequence, adds nats and no bytes.
+
+    Args:
+        nats: The measure of a language model, `task.nats`.
+        sizes: Bytes of each token, shape `[vocab]`, from `token_bytes`; all 1 where tokens are
+            bytes.
+
+    Returns:
+        A measure on a `Batch`: totals are nats, counts are bytes.
+
+    Raises:
+        TypeError: If `nats` cannot be called, or `sizes` is not an array.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr, numpy as np
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.evaluation import per_byte
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0))
+        >>> sizes = np.full(256, 3, np.int32)  # each token stands for three bytes
+        >>> tokens = np.zeros((1, 4), int)
+        >>> batch = Batch(tokens, tokens, np.ones((1, 4), bool))
+        >>> per_byte(task.nats, sizes)(task.params, task.frozen, batch).counts.tolist()
+        [12.0]
+
     """
+    signature = "(params, frozen, batch) -> scores"
+    check_function(nats, who="per_byte", name="nats", signature=signature)
+    remedy = "token_bytes(tokenizer) makes one"
+    kind = (np.ndarray, jax.Array)
+    check_kind(sizes, kind, who="per_byte", name="sizes", expected="an array", remedy=remedy)
     table = jnp.asarray(sizes)
 
     def measure(params: Params, frozen: Frozen, batch: Batch) -> Scores:
@@ -32,24 +63,49 @@ def per_byte(nats: Measure, sizes: Int32[np.ndarray, " vocab"]) -> Measure:
 
 
 def token_bytes(tokenizer: Any, *, vocab_size: int | None = None) -> Int32[np.ndarray, " vocab"]:
-    """Bytes of UTF-8 that each token stands for; 0 for special tokens and for none.
+    """Compute how many bytes of UTF-8 each token stands for.
 
-    For byte-level tokenizers (GPT-2, Llama 3, Qwen, SmolLM2) the sum over a text's tokens is the
-    text's size, exactly; for those of SentencePiece's kind (Llama 2, Gemma) the space that they put
-    before a text counts too. `vocab_size` is the model's, the tokenizer's unless given.
-    Raises `ValueError` for a tokenizer of another kind, and for one with more tokens than the
-    vocabulary has.
+    For byte-level tokenizers (GPT-2, Llama 3, Qwen, SmolLM2) the sum over a text's tokens is
+    exactly the size of the text. For tokenizers of SentencePiece's kind (Llama 2, Gemma) the space
+    that they put before a text counts too.
+
+    Args:
+        tokenizer: A `PreTrainedTokenizerFast`.
+        vocab_size: The model's vocabulary size; default the tokenizer's.
+
+    Returns:
+        Bytes of each token, shape `[vocab_size]`; 0 for special tokens and for numbers without a
+        token.
+
+    Raises:
+        TypeError: If `tokenizer` is not a fast tokenizer.
+        ValueError: For a tokenizer that decodes in another way, and for one with more tokens than
+            `vocab_size`.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders
+        >>> from tokenizers.models import BPE
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> from fedjax_llm.evaluation import token_bytes
+        >>> bpe = Tokenizer(BPE({"a": 0, "Ã": 1, "©": 2, "Ã©": 3}, [("Ã", "©")]))  # Ã© spells é
+        >>> bpe.decoder = decoders.ByteLevel()
+        >>> token_bytes(PreTrainedTokenizerFast(tokenizer_object=bpe), vocab_size=5).tolist()
+        [1, 1, 1, 2, 0]
+
     """
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        expected = "a PreTrainedTokenizerFast"
+        check_kind(tokenizer, (), who="token_bytes", name="tokenizer", expected=expected)
     vocab_size = len(tokenizer) if vocab_size is None else vocab_size
     if vocab_size < len(tokenizer):
         raise ValueError(
-            f"token_bytes: expected a vocabulary of at least {len(tokenizer)}, the tokenizer's "
-            f"size, got {vocab_size}."
+            f"token_bytes: vocab_size: expected at least {len(tokenizer)}, the tokenizer's size, "
+            f"got {vocab_size}."
         )
     kinds = _decoders(json.loads(tokenizer.backend_tokenizer.to_str())["decoder"])
     if not kinds & {"ByteLevel", "Metaspace", "ByteFallback"}:
         raise ValueError(
-            "token_bytes: expected a tokenizer that decodes by ByteLevel, Metaspace or "
+            "token_bytes: tokenizer: expected one that decodes by ByteLevel, Metaspace or "
             f"ByteFallback, got {', '.join(sorted(kinds)) or 'no decoder'}."
         )
     sizes = np.zeros(vocab_size, np.int32)
@@ -58,7 +114,7 @@ def token_bytes(tokenizer: Any, *, vocab_size: int | None = None) -> Int32[np.nd
         if number in added:
             sizes[number] = 0 if added[number].special else len(added[number].content.encode())
         elif "ByteLevel" in kinds:
-            sizes[number] = len(token)  # a character stands for each byte
+            sizes[number] = len(token)  # one character for each byte
         else:
             sizes[number] = 1 if _BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
     sizes[tokenizer.all_special_ids] = 0
@@ -66,6 +122,7 @@ def token_bytes(tokenizer: Any, *, vocab_size: int | None = None) -> Int32[np.nd
 
 
 def _decoders(decoder: dict[str, Any] | None) -> set[str]:
+    """The types of a decoder and of those that it is a sequence of."""
     if decoder is None:
         return set()
     return {decoder["type"]}.union(*map(_decoders, decoder.get("decoders", [])))

@@ -1,4 +1,4 @@
-"""Model, adapter, data and loss, tied into what a run needs."""
+"""Tasks: model, adapter, loss and measures, built into what a run trains."""
 
 from .classification import classification, head_only, label_accuracy
 from .contract import Measure, Scores, Task

@@ -1,4 +1,4 @@
-"""Labels of texts, by an encoder of the BERT family."""
+"""Classification of texts by an encoder of the BERT family."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from fedjax_compression.checks import check_choice, check_integer, check_kind
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -14,7 +15,8 @@ from ..client_training import Frozen, Params
 from ..data import LabelledBatch
 from ..models import Classifier, EncoderConfig, filled
 from ..models.layers import Linear
-from .contract import Measure, Scores, Task, mean_loss, mean_over_batches
+from .contract import Measure, Scores, Task, check_task, mean_loss, mean_over_batches
+from .decoder import check_parts
 
 
 def classification(
@@ -26,14 +28,48 @@ def classification(
     adapter: Adapter | None = None,
     params: PyTree | None = None,
 ) -> Task:
-    """So many labels by an encoder and a head (Devlin et al. 2018, arXiv:1810.04805, section 4.1),
-    on a `LabelledBatch`: nats per text.
+    """Train an encoder with a linear head to classify texts, in nats per text.
 
-    All is trained, or with an `adapter` what it adds and the head; `head_only()` adds nothing.
-    `params` are those of a checkpoint: of a whole `Classifier`, or of an `Encoder`, to which a
-    fresh head is drawn from `key`; all is drawn unless given.
-    Raises `ValueError` for fewer than two labels, and for params that are not of these shapes.
+    Devlin et al. 2018, arXiv:1810.04805, section 4.1. The task reads a `LabelledBatch`.
+
+    Args:
+        config: The encoder's sizes.
+        labels: Number of labels, at least 2.
+        pooling: The vector of a text: "first", BERT's pooled first token (default), or "mean", the
+            mean over its tokens.
+        key: PRNG key of the initial parameters and the adapter.
+        adapter: What is trained besides the head, such as `lora(rank=8)`; `head_only()` trains
+            nothing else. Default: all parameters.
+        params: Pretrained parameters, of a whole `Classifier` or of an `Encoder`; the latter gets a
+            head drawn from `key`. Default: all parameters are drawn.
+
+    Returns:
+        The task.
+
+    Raises:
+        TypeError: If `config`, `adapter` or `params` is of another kind.
+        ValueError: For fewer than two labels or an unknown pooling, and if `params` do not have the
+            shapes of a classifier or an encoder of these sizes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr, numpy as np
+        >>> from fedjax_llm import classification
+        >>> from fedjax_llm.data import LabelledBatch
+        >>> from fedjax_llm.models import EncoderConfig
+        >>> config = EncoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = classification(config, labels=4, key=jr.key(0))
+        >>> tokens, ones = np.zeros((2, 3), int), np.ones((2, 3), bool)
+        >>> batch = LabelledBatch(tokens, ones, np.array([0, 3]), np.ones(2, bool))
+        >>> zeros = jax.tree.map(jnp.zeros_like, task.params)  # all 4 labels alike
+        >>> round(float(task.loss(zeros, task.frozen, batch)), 4)  # log 4
+        1.3863
+
     """
+    who = "classification"
+    check_kind(config, EncoderConfig, who=who, name="config", expected="an EncoderConfig")
+    check_integer(labels, who=who, name="labels", at_least=2)
+    check_choice(pooling, ("first", "mean"), who=who, name="pooling")
+    check_parts(adapter, params, who=who)
     model_key, head_key, adapter_key = jr.split(key, 3)
 
     def make() -> Classifier:
@@ -51,8 +87,8 @@ def classification(
     if adapter is None:
         adapter = full()
     else:
-        either = nnx.Any(adapter.trainable, nnx.PathContains("classifier"))
-        adapter = adapter._replace(trainable=either)
+        with_head = nnx.Any(adapter.trainable, nnx.PathContains("classifier"))
+        adapter = adapter._replace(trainable=with_head)
     trained, frozen, merge = adapt(adapter, model, key=adapter_key)
 
     def nats(params: Params, frozen: Frozen, batch: LabelledBatch) -> Scores:
@@ -65,12 +101,56 @@ def classification(
 
 
 def head_only() -> Adapter:
-    """For `classification`: train the head alone, on a frozen encoder."""
+    """Train only the head of `classification`, on a frozen encoder.
+
+    Returns:
+        An adapter that adds nothing and trains nothing; `classification` adds the head to what is
+        trained.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr
+        >>> from fedjax_llm import classification
+        >>> from fedjax_llm.models import EncoderConfig
+        >>> from fedjax_llm.tasks import head_only
+        >>> config = EncoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = classification(config, labels=4, key=jr.key(0), adapter=head_only())
+        >>> jax.tree.map(jnp.shape, task.params)
+        {'classifier': {'bias': (4,), 'kernel': (8, 4)}}
+
+    """
     return Adapter(attach=lambda key, model: None, trainable=nnx.Nothing())
 
 
 def label_accuracy(task: Task) -> Measure:
-    """1 for each text whose likeliest label is its own, else 0, by a task of `classification`."""
+    """Measure the share of texts whose most likely label is the right one.
+
+    A text scores 1 or 0. The first of equally likely labels counts.
+
+    Args:
+        task: A task of `classification`.
+
+    Returns:
+        A measure on a `LabelledBatch`.
+
+    Raises:
+        TypeError: If `task` is not a `Task`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr, numpy as np
+        >>> from fedjax_llm import classification
+        >>> from fedjax_llm.data import LabelledBatch
+        >>> from fedjax_llm.models import EncoderConfig
+        >>> from fedjax_llm.tasks import label_accuracy
+        >>> config = EncoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = classification(config, labels=4, key=jr.key(0))
+        >>> tokens, ones = np.zeros((2, 3), int), np.ones((2, 3), bool)
+        >>> batch = LabelledBatch(tokens, ones, np.array([0, 3]), np.ones(2, bool))
+        >>> zeros = jax.tree.map(jnp.zeros_like, task.params)  # all 4 labels alike
+        >>> label_accuracy(task)(zeros, task.frozen, batch).totals.tolist()
+        [1.0, 0.0]
+
+    """
+    check_task(task, who="label_accuracy")
 
     def measure(params: Params, frozen: Frozen, batch: LabelledBatch) -> Scores:
         likeliest = _scores(task.model(params, frozen), batch).argmax(axis=-1)
@@ -81,5 +161,6 @@ def label_accuracy(task: Task) -> Measure:
 
 
 def _scores(model: Classifier, batch: LabelledBatch) -> Float[Array, "batch labels"]:
+    """The classifier's scores of each text."""
     tokens, segments = (jnp.asarray(leaf, jnp.int32) for leaf in (batch.tokens, batch.segments))
     return model(tokens, segments=segments)

@@ -1,4 +1,4 @@
-"""A decoder in two halves, of which one sends the other what its last block makes."""
+"""A language model split in two: a lower half whose activations go to an upper half."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,11 +10,20 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..client_training import Frozen, Params
 from ..data import Batch
-from .contract import Task
+from .contract import Task, check_task
 
 
 class Asked(NamedTuple):
-    """What the upper half must know of a batch: all but its tokens."""
+    """What the upper half needs of a `Batch`: everything but the tokens.
+
+    Attributes:
+        targets: Each token's successor, `[batch, seq]`.
+        mask: Which targets count, `[batch, seq]`, booleans.
+        segments: Document number of each token, `[batch, seq]`; None if each row is one text.
+        positions: Position of each token in its document, `[batch, seq]`; None if each row is one
+            text.
+
+    """
 
     targets: Int[Array, "batch seq"]
     mask: Any
@@ -23,33 +32,69 @@ class Asked(NamedTuple):
 
 
 class Halves(NamedTuple):
-    """A language model below and above a cut."""
+    """A language model as two functions, below and above a cut between layers.
+
+    Attributes:
+        part: `(params) -> (lower_params, upper_params)`: split the trainable parameters.
+        join: `(lower_params, upper_params) -> params`: the inverse of `part`.
+        lower: `(lower_params, frozen, batch) -> activations`, `[batch, seq, width]`: the layers
+            below the cut.
+        upper: `(upper_params, frozen, activations, asked) -> loss`: the layers above the cut and
+            the mean loss in nats per target; 0 if no target counts. `asked` is an `Asked`.
+
+    """
 
     part: Callable[[Params], tuple[Params, Params]]
-    """`(params) -> (lower, upper)`."""
     join: Callable[[Params, Params], Params]
     lower: Callable[[Params, Frozen, Batch], Float[Array, "batch seq width"]]
-    """`(lower params, frozen, batch) -> activations`."""
     upper: Callable[[Params, Frozen, Float[Array, "batch seq width"], Asked], Float[Array, ""]]
-    """`(upper params, frozen, activations, asked) -> nats per target`; 0 where there is none."""
 
 
 def halves(task: Task, layers: int, cut: int) -> Halves:
-    """A task of `language_model` whose decoder has so many layers, the first `cut` below.
+    """Split a language model between two layers, for split learning.
 
-    `upper(upper, frozen, lower(lower, frozen, batch), asked)` is the task's loss, to rounding.
-    `frozen` is whole at either half, and each uses what it needs of it.
-    Raises `ValueError` unless there is a layer in either half, and where what is trained, or the
-    frozen blocks, are not stacks of all layers, as with `lora(rank=8)` they are.
+    `upper(upper_params, frozen, lower(lower_params, frozen, batch), asked)` is the task's loss, to
+    rounding. Both halves take all frozen parameters, and use those of their layers.
+
+    Args:
+        task: A task of `language_model`.
+        layers: Number of layers of its decoder, at least 2.
+        cut: Number of layers in the lower half, from 1 to `layers - 1`.
+
+    Returns:
+        The two halves.
+
+    Raises:
+        TypeError: If `task` is not a `Task`.
+        ValueError: For a cut that leaves a half without a layer, for fewer than 2 layers, and
+            unless the trainable parameters and the frozen blocks are stacks of all layers, as with
+            `lora(rank=8)`. The message names no function, so that a method can put its name before
+            it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr
+        >>> from fedjax_llm import DecoderConfig, language_model, lora
+        >>> from fedjax_llm.tasks import halves
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> adapter = lora(rank=3, targets="q_proj")
+        >>> task = language_model(config, key=jr.key(0), adapter=adapter)
+        >>> lower, upper = halves(task, layers=2, cut=1).part(task.params)
+        >>> jax.tree.map(jnp.shape, lower)
+        {'blocks': {'attention': {'q_proj': {'adapter': {'a': (1, 8, 3), 'b': (1, 3, 8)}}}}}
+
     """
+    check_task(task, who="halves")
+    if layers < 2:
+        raise ValueError(f"layers: expected a model of at least 2 layers, got {layers!r}.")
     if type(cut) is not int or not 1 <= cut < layers:
         raise ValueError(
-            f"expected to cut a model of {layers} layers at 1 to {layers - 1}, got {cut!r}."
+            f"cut: expected an integer from 1 to {layers - 1} in a model of {layers} layers, got "
+            f"{cut!r}."
         )
     for path, leaf in jax.tree.leaves_with_path({"blocks": task.frozen.get("blocks", {})}):
-        _check(path, leaf, layers, "frozen")
+        _check(path, leaf, layers, "frozen blocks")
     for path, leaf in jax.tree.leaves_with_path(task.params):
-        _check(path, leaf, layers, "trained")
+        _check(path, leaf, layers, "trainable parameters")
 
     def part(params: Params) -> tuple[Params, Params]:
         return _rows(params, slice(0, cut)), _rows(params, slice(cut, layers))
@@ -57,12 +102,12 @@ def halves(task: Task, layers: int, cut: int) -> Halves:
     def blocks(frozen: Frozen, rows: slice) -> Frozen:
         return {**frozen, "blocks": _rows(frozen.get("blocks", {}), rows)}
 
-    def below(params: Params, frozen: Frozen, batch: Batch) -> Float[Array, "batch seq width"]:
+    def lower(params: Params, frozen: Frozen, batch: Batch) -> Float[Array, "batch seq width"]:
         model = task.model(params, blocks(frozen, slice(0, cut)))
         tokens, segments, positions = map(_wide, (batch.tokens, batch.segments, batch.positions))
         return model.lower(tokens, positions=positions, segments=segments)
 
-    def above(
+    def upper(
         params: Params, frozen: Frozen, hidden: Float[Array, "batch seq width"], asked: Asked
     ) -> Float[Array, ""]:
         model = task.model(params, blocks(frozen, slice(cut, layers)))
@@ -74,17 +119,18 @@ def halves(task: Task, layers: int, cut: int) -> Halves:
     return Halves(
         part,
         lambda lower, upper: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), lower, upper),
-        below,
-        above,
+        lower,
+        upper,
     )
 
 
 def _check(path: tuple, leaf: Any, layers: int, what: str) -> None:
+    """Raise `ValueError` unless a leaf is a stack of all layers."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     if not name.startswith("blocks/") or leaf.shape[:1] != (layers,):
         raise ValueError(
-            f"expected what is {what} to be stacks of {layers} layers, such as those of "
-            f"lora(rank=8), got {name} of shape {leaf.shape}."
+            f"{what}: expected stacks of {layers} layers, such as those of lora(rank=8), got "
+            f"{name} of shape {leaf.shape}."
         )
 
 
@@ -93,4 +139,5 @@ def _rows(tree: PyTree, rows: slice) -> PyTree:
 
 
 def _wide(leaf: Any) -> Any:
+    """As int32, or None."""
     return None if leaf is None else jnp.asarray(leaf, jnp.int32)

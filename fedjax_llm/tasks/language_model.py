@@ -1,4 +1,4 @@
-"""Next-token prediction: pre-training, and instruction tuning where only answers are counted."""
+"""Next-token prediction: pre-training, and instruction tuning with a loss on answers only."""
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,41 @@ def language_model(
     adapter: Adapter | None = None,
     params: PyTree | None = None,
 ) -> Task:
-    """Next-token prediction with a decoder, trained whole or by an adapter.
+    """Train a decoder on next-token prediction, in nats per target.
 
-    The decoder has the `params` of a checkpoint (`models.load`), or fresh ones drawn from `key`.
-    Where a window holds several documents, none sees another.
-    Raises `ValueError` for params that are not of this config's shapes.
+    The task reads a `Batch`. If a window has several documents, no token attends to another
+    document.
+
+    Args:
+        config: The decoder's sizes.
+        key: PRNG key of the initial parameters and the adapter.
+        adapter: What is trained, such as `lora(rank=8)`; default all parameters.
+        params: Pretrained parameters, from `models.load`. Default: drawn from `key`.
+
+    Returns:
+        The task.
+
+    Raises:
+        TypeError: If `config`, `adapter` or `params` is of another kind.
+        ValueError: If `params` do not have the config's shapes, or the adapter does not fit the
+            model.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax.random as jr, numpy as np
+        >>> from fedjax_llm import DecoderConfig, language_model
+        >>> from fedjax_llm.data import Batch
+        >>> config = DecoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        >>> task = language_model(config, key=jr.key(0))
+        >>> tokens = np.arange(6).reshape(1, 6)
+        >>> batch = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((1, 5), bool))
+        >>> zeros = jax.tree.map(jnp.zeros_like, task.params)  # all 256 tokens alike
+        >>> round(float(task.loss(zeros, task.frozen, batch)), 4)  # log 256
+        5.5452
+
     """
-    trained, frozen, merge = adapted_decoder(config, key=key, adapter=adapter, params=params)
+    trained, frozen, merge = adapted_decoder(
+        config, key=key, adapter=adapter, params=params, who="language_model"
+    )
 
     def each(params: Params, frozen: Frozen, batch: Batch) -> Float[Array, "batch seq"]:
         tokens, targets, segments, positions = (

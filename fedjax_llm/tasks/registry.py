@@ -1,10 +1,11 @@
-"""What a run learns of its clients' records, and what is measured of that, by the task's name."""
+"""Tasks by name, as the `task` of a run spells them, and what a run needs of each."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .. import data
+from ..checks import check_scalar
 from ..data import ClientData, Example, Pair
 from ..data.readers.examples import Records
 from .contract import Measure, Task
@@ -12,67 +13,130 @@ from .language_model import language_model
 from .preference import preference, preferred, with_reference
 
 Long: TypeAlias = Literal["error", "truncate", "split", "drop"]
+"""How to handle a record with more tokens than a row has."""
 
 
 class TaskSpec(NamedTuple):
-    """How records become what a task reads."""
+    """How a run reads, trains and measures a task.
+
+    A run proceeds in this order:
+
+    1. The run's `data` gives records by client. `check` refuses records of another type than
+       `kind`, and a `long` that the task does not offer.
+    2. `bytes_of` (for a fresh byte-level decoder) or `tokens_of` (with the tokenizer of a
+       pretrained model) turns the records into client data. `hold_out` splits the data.
+    3. `build` makes the `Task` from the decoder's config, the adapter and the parameters.
+    4. `ready` adds to the data what depends on the initial model. If it returns another object,
+       the run splits that one, with the same seed.
+    5. Each round trains on `task.loss`. Its row reports the clients' loss as
+       `train_nats_per_<unit>`.
+    6. At the end, `task.nats` on held-out data gives `heldout_nats_per_<unit>` and
+       `unseen_nats_per_<unit>` (of unseen clients). Each measure of `shares` gives
+       `heldout_<name>` and `unseen_<name>`.
+
+    To add a task, write a factory with keyword arguments that returns a `TaskSpec`, and add it to
+    `TASKS`: a run with `task="name(argument=1)"` calls it. To use a spec once, without a name in
+    `TASKS`, give it to the configuration: `RunConfig(task=Named("name(argument=1)", spec))`.
+
+    Attributes:
+        unit: What the loss is a mean over, for the names of result columns.
+        texts: Sequences of `seq` tokens that the decoder reads for one row of a batch: 1, or 2 for
+            a pair. It limits the rows of an evaluation batch.
+        long: The values of the run's `long` that `tokens_of` accepts; the first is the default.
+        kind: Type of the records, such as `Example`. `check` tests each client's first record.
+        fields: How to read such records from files, such as "pair_fields(...)", for the error of
+            `check`.
+        bytes_of: `(records) -> data`: the data of a byte-level model. `records` maps each client
+            to its records. The data is a `Corpus` of byte streams, as `byte_corpus` makes it; a
+            run compares the model with a byte bigram on it. Raises `ValueError` if the task needs
+            a tokenizer.
+        tokens_of: `(records, tokenizer, *, seq, long, vocab_size, cache) -> data`: the data of a
+            model with a tokenizer. `seq` is the tokens per row, `long` one of the values above,
+            `vocab_size` the model's, and `cache` a folder for tokens or None.
+        build: `(config, *, key, adapter, params) -> task`: the task for a `DecoderConfig`.
+            `params` are pretrained parameters, or None for a fresh decoder.
+        ready: `(task, data, seq) -> data`: the data with what has to be computed with the initial
+            model, such as the reference of `preference`; the same object if nothing has.
+        shares: `(task) -> measures`: further measures by name, such as an accuracy, of which a run
+            reports the mean over all that counts; empty if none.
+
+    Example:
+        Next-token prediction that also reports how often the most likely token is right:
+
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm import Named, RunConfig
+        >>> from fedjax_llm.tasks import Scores
+        >>> from fedjax_llm.tasks.registry import TASKS
+        >>> def token_accuracy(task):
+        ...     def measure(params, frozen, batch):
+        ...         logits = task.model(params, frozen)(jnp.asarray(batch.tokens, jnp.int32))
+        ...         right = (logits.argmax(axis=-1) == batch.targets) & batch.mask
+        ...         totals, counts = (each.sum(axis=-1) * 1.0 for each in (right, batch.mask))
+        ...         return Scores(totals, counts)
+        ...     return measure
+        >>> spec = TASKS["language_model"]()
+        >>> spec.unit, spec.kind.__name__, spec.long
+        ('token', 'Example', ('split', 'truncate', 'error'))
+        >>> spec = spec._replace(shares=lambda task: {"accuracy": token_accuracy(task)})
+        >>> config = RunConfig(task=Named("with_accuracy()", spec), data="shakespeare()")
+
+    """
 
     unit: Literal["token", "pair"]
-    """What nats are counted by."""
     texts: int
-    """In a row of a batch."""
     long: tuple[Long, ...]
-    """What may become of what is longer than a window; the first unless a run says."""
     kind: type
-    """Of each record."""
     fields: str
-    """What reads such records from files."""
     bytes_of: Callable[[Records], ClientData]
-    """What a model of bytes reads; raises `ValueError` where it reads none."""
     tokens_of: Callable[..., ClientData]
-    """`(records, tokenizer, *, seq, long, vocab_size, cache)`."""
     build: Callable[..., Task]
-    """`(decoder, *, key, adapter, params)`."""
     ready: Callable[[Task, Any, int], Any]
-    """`(task, data, seq)`: the data with what of the task's start it has to hold."""
     shares: Callable[[Task], Mapping[str, Measure]]
-    """What else is measured, beside nats: shares of what counts, by name."""
 
     def check(self, records: Records, long: Long) -> None:
-        """Raise `ValueError` where records are of another kind, or cannot become that."""
+        """Check that the task can read some records.
+
+        Args:
+            records: The records by client.
+            long: How to handle a record with more tokens than a row has.
+
+        Raises:
+            ValueError: If the task does not offer this `long`, or a client's first record is not
+                of the type `kind`. The message opens with the field of `RunConfig`.
+
+        """
         if long not in self.long:
             raise ValueError(f"long: expected {' or '.join(self.long)}, got {long}.")
-        for own in records.values():
-            if own and not isinstance(own[0], self.kind):
+        for client_records in records.values():
+            if client_records and not isinstance(client_records[0], self.kind):
                 raise ValueError(
-                    f"data: expected records of the type {self.kind.__name__}, as {self.fields} "
-                    f"reads them, got {type(own[0]).__name__}."
+                    f"data: expected records of the type {self.kind.__name__}, got "
+                    f"{type(client_records[0]).__name__}; {self.fields} reads them from files."
                 )
 
 
 def _language_model() -> TaskSpec:
     return TaskSpec(
-        "token",
-        1,
-        ("split", "truncate", "error"),
-        Example,
-        "fields(...)",
-        lambda records: data.byte_corpus(_streams(records)),
-        data.tokenize,
-        language_model,
-        lambda task, data, seq: data,
-        lambda task: {},
+        unit="token",
+        texts=1,
+        long=("split", "truncate", "error"),
+        kind=Example,
+        fields="fields(...)",
+        bytes_of=lambda records: data.byte_corpus(_streams(records)),
+        tokens_of=data.tokenize,
+        build=language_model,
+        ready=lambda task, data, seq: data,
+        shares=lambda task: {},
     )
 
 
 def _preference(*, beta: float | int = 0.1) -> TaskSpec:
-    if isinstance(beta, bool) or not 0 < beta < float("inf"):
-        raise ValueError(f"preference: beta must be above 0 and finite, got {beta!r}.")
+    check_scalar(beta, who="preference", name="beta", above=0)
 
     def no_bytes(records: Records) -> ClientData:
         raise ValueError(
-            "model: expected a checkpoint, whose tokenizer can write a prompt and its answers, "
-            "got none."
+            "model: expected a pretrained model, whose tokenizer separates a prompt from its "
+            "answers, got none."
         )
 
     def tokens_of(
@@ -88,16 +152,16 @@ def _preference(*, beta: float | int = 0.1) -> TaskSpec:
         return data.tokenize_pairs(records, tokenizer, **ways)
 
     return TaskSpec(
-        "pair",
-        2,
-        ("error", "drop"),
-        Pair,
-        "pair_fields(...)",
-        no_bytes,
-        tokens_of,
-        lambda *args, **parts: preference(*args, **parts, beta=beta),
-        lambda task, pairs, seq: with_reference(task, pairs, seq=seq),
-        lambda task: {"preferred": preferred(task)},
+        unit="pair",
+        texts=2,
+        long=("error", "drop"),
+        kind=Pair,
+        fields="pair_fields(...)",
+        bytes_of=no_bytes,
+        tokens_of=tokens_of,
+        build=lambda *args, **kwargs: preference(*args, **kwargs, beta=beta),
+        ready=lambda task, pairs, seq: with_reference(task, pairs, seq=seq),
+        shares=lambda task: {"preferred": preferred(task)},
     )
 
 
@@ -105,18 +169,18 @@ TASKS: Mapping[str, Callable[..., TaskSpec]] = {
     "language_model": _language_model,
     "preference": _preference,
 }
-"""What `task` may name."""
+"""Factory of each task that the `task` of a run may name."""
 
 
 def _streams(examples: Records) -> dict[str, str]:
-    """Each client's texts as one, for a model of bytes."""
+    """Join each client's texts into one stream, for a byte-level model."""
     return {client: "\n".join(map(_plain, own)) for client, own in examples.items()}
 
 
 def _plain(example: Example) -> str:
     if not isinstance(example.text, str):
         raise ValueError(
-            f"model: expected a checkpoint, whose tokenizer can write a chat, as {example.source} "
-            "is one, got none."
+            "model: expected a pretrained model, whose tokenizer can write a chat, got none; "
+            f"{example.source} is a chat."
         )
     return example.text

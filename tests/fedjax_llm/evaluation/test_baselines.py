@@ -1,4 +1,4 @@
-"""No training, training alone, and training on the pool."""
+"""Baselines: no training, local training, and centralised training."""
 
 import jax
 import jax.random as jr
@@ -20,7 +20,7 @@ ROLES = ("hamlet/HAMLET", "hamlet/HORATIO", "macbeth/MACBETH", "macbeth/BANQUO",
 
 @pytest.fixture(scope="module")
 def split():
-    """Four clients and one aside, of 3,000 bytes each."""
+    """Four training clients and one unseen client, of 3,000 bytes each."""
     texts = {role: text[:3000] for role, text in shakespeare(roles=ROLES).items()}
     return hold_out(byte_corpus(texts), seed=0, clients=0.2)
 
@@ -52,7 +52,7 @@ def test_training_helps_and_more_data_helps_more(three):
     assert three.local.unseen_clients is None
 
 
-def test_steps_are_those_that_a_client_takes_in_expectation(three):
+def test_local_steps_are_the_expected_number_in_the_federation(three):
     assert [one.steps for one in three] == [0, 20, 40]  # 10 rounds * 4 steps * 2 of 4 clients
 
 
@@ -62,7 +62,7 @@ def test_the_untrained_model_is_the_start(task, split, three):
     np.testing.assert_array_equal(three.untrained.heldout.totals, at_start.totals)
 
 
-def test_a_client_alone_takes_local_steps_on_its_own_data(task, split, three):
+def test_the_local_baseline_equals_local_steps_on_the_clients_data(task, split, three):
     key = jr.fold_in(jr.key(0), 2**32 - 4)
     batching = Batching(seq=32, batch=4, steps=20)
     batches = cohort_batches(split.train, batching, [2], _words(key, 2)[None])
@@ -73,15 +73,17 @@ def test_a_client_alone_takes_local_steps_on_its_own_data(task, split, three):
     assert three.local.heldout.values[2] == pytest.approx(alone.values[0], rel=1e-4)
 
 
-def test_the_pool_of_one_client_is_that_client_alone(task, split):
+def test_with_one_client_the_centralised_model_is_the_local_one(task, split):
     one = split._replace(
-        train=split.train.select([(1, 0, 2700)]), seen=split.heldout.select([(1, 0, 300)])
+        train=split.train.select([(1, 0, 2700)]), heldout=split.heldout.select([(1, 0, 300)])
     )
     same = found(task, one, clients=1, rounds=3)
     assert same.local.steps == same.centralised.steps == 12
     np.testing.assert_array_equal(same.local.heldout.totals, same.centralised.heldout.totals)
     assert same.local.heldout.totals < same.untrained.heldout.totals
-    nobody = found(task, one._replace(unseen=split.unseen_clients.select([])), clients=1, rounds=1)
+    nobody = found(
+        task, one._replace(unseen_clients=split.unseen_clients.select([])), clients=1, rounds=1
+    )
     assert nobody.centralised.unseen_clients.names == ()
 
 
@@ -92,7 +94,7 @@ def test_the_same_seed_gives_the_same_bits(task, split):
     assert (first.centralised.heldout.totals != other.centralised.heldout.totals).all()
 
 
-def test_passes_are_as_many_for_a_client_and_for_the_pool(task, split):
+def test_with_epochs_both_baselines_make_the_same_number_of_passes(task, split):
     batching = Batching(seq=32, batch=4, epochs=1)
     three = found(task, split, batching=batching, rounds=4)
     # two passes: 2,700 bytes are 85 windows, 340 in the pool
@@ -100,7 +102,7 @@ def test_passes_are_as_many_for_a_client_and_for_the_pool(task, split):
     assert mean(three.centralised.heldout) < mean(three.untrained.heldout) - 0.5
 
 
-def test_some_clients_are_those_of_all(task, split, three):
+def test_a_subset_of_local_clients_gives_the_same_values(task, split, three):
     some = found(task, split, local_clients=2, rounds=2).local.heldout
     every = found(task, split, rounds=2).local.heldout
     assert len(some.names) == 2
@@ -142,7 +144,7 @@ def first_batch(split):
     return rows.take(np.arange(4), np.ones(4, bool))
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole(task, split):
+def test_the_gradient_of_a_batch_in_parts_is_that_of_the_whole_batch(task, split):
     rows = split.train.rows([0, 1], seq=32)
     number = np.array([[0, 1, 2], [3, 4, 84]])  # the last window is short
     wanted = np.array([[True, True, True], [True, False, True]])
@@ -156,9 +158,13 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(task, split):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rounds": 0}, "baselines: rounds must be at least 1, got 0"),
-        ({"clients": 5}, "baselines: clients must be from 1 to 4, the training clients, got 5"),
-        ({"local_clients": 0}, "baselines: local_clients must be at least 1, got 0"),
+        ({"clients": 0}, "baselines: clients: expected an integer at least 1, got 0"),
+        ({"rounds": 0}, "baselines: rounds: expected an integer at least 1, got 0"),
+        (
+            {"clients": 5},
+            "baselines: clients: expected at most 4, the number of training clients, got 5",
+        ),
+        ({"local_clients": 0}, "baselines: local_clients: expected an integer at least 1, got 0"),
     ],
 )
 def test_arguments_are_checked(task, split, change, message):

@@ -1,4 +1,4 @@
-"""Measures by client and their spread, nats per byte, options, overlaps and generations."""
+"""Measures by client, their distribution, nats per byte, options, overlap and generation."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def bpe():
 
 @pytest.fixture(scope="module")
 def small(bpe):
-    """A decoder of the tokenizer's size, whose logits are far apart."""
+    """A decoder with the tokenizer's vocabulary and well separated logits."""
     config = DecoderConfig(
         vocab_size=len(bpe), hidden_size=16, intermediate_size=24, num_attention_heads=2
     )
@@ -54,7 +54,7 @@ def small(bpe):
     return task._replace(params=jax.tree.map(lambda leaf: 3 * leaf, task.params))
 
 
-def test_each_clients_value_is_that_of_its_own_data_alone(task, corpus):
+def test_a_clients_value_equals_that_of_its_data_alone(task, corpus):
     measured = by_client(task.nats, task.params, task.frozen, corpus, seq=16, batch=4)
     assert measured.names == corpus.names
     np.testing.assert_array_equal(measured.counts, corpus.targets())
@@ -66,7 +66,7 @@ def test_each_clients_value_is_that_of_its_own_data_alone(task, corpus):
     np.testing.assert_allclose(measured.totals, other.totals, rtol=1e-5)
 
 
-def test_one_program_serves_all_clients_and_every_further_call(task, corpus):
+def test_a_measure_is_compiled_once_for_all_clients_and_calls(task, corpus):
     traces = 0
 
     def counting(params, frozen, batch):
@@ -80,7 +80,7 @@ def test_one_program_serves_all_clients_and_every_further_call(task, corpus):
     assert traces == 1
 
 
-def test_a_distribution_by_hand():
+def test_a_distribution_computed_by_hand():
     values = np.arange(11.0)
     measured = ByClient(tuple("abcdefghijkl"), [*values * 2, 0.0], [*[2.0] * 11, 0.0])
     measured = measured._replace(totals=np.array(measured.totals), counts=np.array(measured.counts))
@@ -92,14 +92,16 @@ def test_a_distribution_by_hand():
     assert distribution(uneven, higher_is_better=False)[:3] == (2, 5.5, 7.75)
 
 
-def test_a_distribution_of_nothing_is_refused():
+def test_a_distribution_without_counts_is_refused():
     none = ByClient(("a",), np.zeros(1), np.zeros(1))
-    with pytest.raises(ValueError, match="expected a client of whom something counts, got none"):
+    with pytest.raises(
+        ValueError, match="measured: expected a client with a count above 0, got none"
+    ):
         distribution(none, higher_is_better=True)
 
 
 @pytest.mark.parametrize("text", ["the cat sat", "é… naïve ‽ 猫\n\n", " mat. the\tmat"])
-def test_the_bytes_of_a_texts_tokens_are_its_own(bpe, text):
+def test_the_bytes_of_a_texts_tokens_add_up_to_its_size(bpe, text):
     sizes = token_bytes(bpe)
     ids = bpe(text, add_special_tokens=False)["input_ids"]
     assert sizes[ids].sum() == len(text.encode())
@@ -114,16 +116,16 @@ def test_the_space_before_a_text_counts_where_the_tokenizer_puts_one():
     assert sizes[ids].sum() == len(" the cat")
 
 
-def test_tokens_whose_bytes_are_not_known_are_refused(bpe):
-    with pytest.raises(ValueError, match=r"token_bytes: expected a vocabulary of at least \d+"):
+def test_tokenizers_whose_bytes_are_unknown_are_refused(bpe):
+    with pytest.raises(ValueError, match=r"token_bytes: vocab_size: expected at least \d+"):
         token_bytes(bpe, vocab_size=9)
     other = byte_level()
     other.backend_tokenizer.decoder = decoders.WordPiece()
-    with pytest.raises(ValueError, match=r"token_bytes: expected a tokenizer .* got WordPiece"):
+    with pytest.raises(ValueError, match=r"token_bytes: tokenizer: expected one .* got WordPiece"):
         token_bytes(other)
 
 
-def test_nats_per_byte_are_over_the_bytes_of_what_is_learnt(small, bpe):
+def test_nats_per_byte_count_the_bytes_of_counted_targets(small, bpe):
     chat = (Message("user", "the cat"), Message("assistant", "sat on é"))
     corpus = tokenize({"a": [Example(chat)], "b": [Example("hello there")]}, bpe, seq=SEQ)
     nats = by_client(small.nats, small.params, small.frozen, corpus, seq=SEQ)
@@ -161,7 +163,7 @@ def test_questions_keep_their_options_and_answers(bpe):
 
 
 @pytest.mark.parametrize("per_token", [False, True])
-def test_the_likeliest_option_is_that_of_each_alone(small, bpe, per_token):
+def test_batched_options_score_as_each_option_alone(small, bpe, per_token):
     choices = tokenize_choices(QUESTIONS, bpe, seq=SEQ)
     batch = jax.tree.map(lambda leaf: leaf[0], all_windows(choices, seq=SEQ, batch=4))
     model = small.model(small.params, small.frozen)
@@ -185,7 +187,7 @@ def alone_fields(leaves):
     return dict(zip(("tokens", "targets", "counted"), leaves, strict=True))
 
 
-def test_a_model_that_knows_nothing_favours_short_options(small, bpe):
+def test_a_uniform_model_favours_short_options(small, bpe):
     known = jax.tree.map(jnp.zeros_like, small.params)
     choices = tokenize_choices(QUESTIONS, bpe, seq=SEQ)
     batch = jax.tree.map(lambda leaf: leaf[0], all_windows(choices, seq=SEQ, batch=3))
@@ -210,11 +212,11 @@ def test_a_model_that_knows_nothing_favours_short_options(small, bpe):
         ("x", "y", 0.0),
     ],
 )
-def test_rouge_l_by_hand(generated, expected, score):
+def test_rouge_l_computed_by_hand(generated, expected, score):
     assert rouge_l(generated, expected) == pytest.approx(score)
 
 
-def test_the_longest_common_subsequence_is_that_of_the_table():
+def test_the_longest_common_subsequence_matches_dynamic_programming():
     random = np.random.default_rng(0)
     for _ in range(50):
         one, other = ([str(w) for w in random.integers(0, 4, random.integers(0, 9))] for _ in "ab")
@@ -230,11 +232,11 @@ def test_the_longest_common_subsequence_is_that_of_the_table():
     ("generated", "expected", "score"),
     [(" Yes.\n", "Yes.", 1), ("a  b", "a\nb", 1), ("yes.", "Yes.", 0), ("Yes", "Yes.", 0)],
 )
-def test_an_exact_match_is_but_for_white_space(generated, expected, score):
+def test_an_exact_match_ignores_white_space_only(generated, expected, score):
     assert exact_match(generated, expected) == score
 
 
-def test_scores_of_answers_go_to_their_clients():
+def test_scores_are_added_up_by_client():
     answers = [Answered(*row, "") for row in (("b", "x", "x"), ("a", "x", "y"), ("b", "z", "y"))]
     found = scored(answers, exact_match)
     assert found.names == ("a", "b")
@@ -245,7 +247,7 @@ def talk(*contents, source=""):
     return Example(tuple(map(Message, ["user", "assistant"] * 9, contents)), source=source)
 
 
-def test_answers_are_what_the_model_writes_after_each_prompt(small, bpe):
+def test_batched_answers_equal_those_of_each_prompt_alone(small, bpe):
     model = small.model(small.params, small.frozen)
     examples = {
         "b": [talk("the cat", "sat on"), talk("hello", "there", "the mat", "on")],
@@ -275,11 +277,14 @@ def test_answers_are_what_the_model_writes_after_each_prompt(small, bpe):
 @pytest.mark.parametrize(
     ("example", "message"),
     [
-        (Example("text", source="t: row 1"), r"t: row 1: expected a question and its answer, got"),
+        (
+            Example("text", source="t: row 1"),
+            r"t: row 1: expected a chat with a question and its answer",
+        ),
         (talk("the cat " * 9, "x", source="t: row 1"), r"t: row 1: expected a prompt of 1 to 9 t"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(small, bpe, example, message):
+def test_examples_without_a_usable_prompt_are_refused(small, bpe, example, message):
     model = small.model(small.params, small.frozen)
     with pytest.raises(ValueError, match=message):
         answer(model, {"a": [example]}, bpe, seq=9, max_new_tokens=2)

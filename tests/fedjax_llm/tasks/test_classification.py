@@ -1,4 +1,4 @@
-"""Labelled texts, and classifiers that learn them."""
+"""Labelled texts, and classifiers that are trained on them."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ CONFIG = EncoderConfig(
 
 @pytest.fixture(scope="module")
 def around():
-    """<s> before a text and </s> after it, as BERT has [CLS] and [SEP]."""
+    """A tokenizer that adds <s> before a text and </s> after it, like BERT's [CLS] and [SEP]."""
     tokenizer = byte_level()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
@@ -50,7 +50,7 @@ def around():
 
 @pytest.fixture(scope="module")
 def labelled(around):
-    """Texts with a cat and with a mat; the more, the higher the client's number."""
+    """Texts labelled cat or mat; client i has 4 + 4 i of them."""
     rows = [
         {"text": f"{before} {thing}.", "label": thing, "who": f"client {who}"}
         for who in range(3)
@@ -66,7 +66,7 @@ def task():
     return classification(CONFIG, labels=2, pooling="mean", key=jr.key(0))
 
 
-def test_texts_stand_whole_with_what_is_put_around_them(labelled, around):
+def test_rows_are_whole_texts_with_their_special_tokens(labelled, around):
     assert labelled.label_names == ("cat", "mat")
     assert labelled.names == ("client 0", "client 1", "client 2")
     np.testing.assert_array_equal(labelled.targets(), [4, 8, 12])
@@ -113,7 +113,7 @@ def texts_of(labelled):
         (
             [Example("x", "c", "t: row 1")],
             {"label_names": ("a", "b")},
-            r"t: row 1: expected a label out of 'a', 'b', got 'c'",
+            r"t: row 1: expected one of the labels 'a', 'b', got 'c'",
         ),
         (
             [Example((Message("user", "x"),), "a", "t: row 1")],
@@ -123,22 +123,22 @@ def texts_of(labelled):
         (
             [Example("the cat " * 9, "a", "t: row 1")],
             {"label_names": ("a", "b")},
-            r"t: row 1: expected 1 to 12 tokens, as seq says, got \d+; .* long='truncate'",
+            r"t: row 1: expected 1 to 12 tokens, got \d+; .* long='truncate'",
         ),
         (
             [Example("the", "a", "t: row 1")],
             {"label_names": ("a", "b"), "vocab_size": 5},
             r"t: row 1: expected tokens below the vocabulary's size of 5",
         ),
-        ([], {}, r"tokenize_labelled: client 'a' has no example"),
+        ([], {}, r"tokenize_labelled: client 'a': expected at least one example"),
     ],
 )
-def test_what_is_no_labelled_text_is_refused(around, examples, arguments, message):
+def test_wrong_labelled_texts_are_refused(around, examples, arguments, message):
     with pytest.raises(ValueError, match=message):
         tokenize_labelled({"a": examples}, around, seq=SEQ, **arguments)
 
 
-def test_a_longer_text_is_cut_before_what_ends_it(around):
+def test_a_longer_text_is_cut_before_its_end_token(around):
     names = ("a", "b")
     made = tokenize_labelled(
         {"a": [Example("the cat " * 9, "a")]}, around, seq=5, label_names=names, long="truncate"
@@ -149,7 +149,7 @@ def test_a_longer_text_is_cut_before_what_ends_it(around):
         made.rows([0], seq=4)
 
 
-def test_nats_are_those_of_the_softmax_and_padding_counts_nothing(task, labelled):
+def test_nats_equal_those_of_the_softmax_and_padding_does_not_count(task, labelled):
     batch = jax.tree.map(lambda leaf: leaf[-1], all_windows(labelled, seq=SEQ, batch=9))
     model = task.model(task.params, task.frozen)
     expected, right = [], []
@@ -216,8 +216,8 @@ def test_low_rank_products_are_trained_beside_the_head(labelled):
     assert after < before - 0.1
 
 
-def test_a_checkpoint_of_a_classifier_is_taken_whole(task):
+def test_the_parameters_of_a_classifier_are_used_with_their_head(task):
     again = classification(CONFIG, labels=2, pooling="mean", key=jr.key(5), params=task.params)
     jax.tree.map(np.testing.assert_array_equal, again.params, task.params)
-    with pytest.raises(ValueError, match="expected parameters of shapes"):
+    with pytest.raises(ValueError, match="params: expected shapes"):
         classification(CONFIG, labels=3, pooling="mean", key=jr.key(5), params=task.params)

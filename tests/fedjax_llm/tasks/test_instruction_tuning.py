@@ -1,4 +1,4 @@
-"""Instruction tuning, end to end: records, a template, the loss on answers alone, generation."""
+"""Instruction tuning end to end: records, template, loss on answers only, generation."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def task(bpe):
     return language_model(DecoderConfig(vocab_size=len(bpe), **sizes), key=jr.key(0))
 
 
-def test_the_loss_is_that_of_answers_given_their_prompts(bpe, examples, task):
+def test_the_loss_is_that_of_the_answers_given_their_prompts(bpe, examples, task):
     model = task.model(task.params, task.frozen)
     nats, tokens = 0.0, 0
     for example in (example for own in examples.values() for example in own):
@@ -61,7 +61,7 @@ def test_the_loss_is_that_of_answers_given_their_prompts(bpe, examples, task):
     assert measured.totals.sum() == pytest.approx(nats, rel=1e-4)
 
 
-def test_a_federation_learns_to_answer_and_not_to_ask(bpe, examples, task):
+def test_a_federation_learns_the_answers_and_not_the_questions(bpe, examples, task):
     corpus = tokenize(examples, bpe, seq=SEQ)
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adam(0.003))
     batching = Batching(seq=SEQ, batch=2, steps=20)

@@ -1,4 +1,4 @@
-"""DPO: its loss by hand and by NumPy, its reference, and a federation that learns preferences."""
+"""DPO: the loss against NumPy, the reference, and a federation that learns preferences."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def tiny(bpe):
 
 @pytest.fixture(scope="module")
 def pairs(bpe):
-    """Everybody prefers what says mat."""
+    """Pairs of three clients, in which the chosen answer has the word mat."""
     ways = [("mat.", "cat"), ("the mat", "the cat"), ("sat on mat", "sat"), ("mat mat", "hello")]
     examples = {
         f"client {i}": [
@@ -57,8 +57,8 @@ def some(pairs, count=4):
     return jax.tree.map(lambda leaf: leaf[0], all_windows(pairs, seq=SEQ, batch=count))
 
 
-def test_a_margin_by_hand():
-    """The chosen answer gained 1, the other lost half; 0.2 * 1.5 = 0.3, -log sigmoid .5544."""
+def test_a_margin_computed_by_hand():
+    """The chosen answer gained 1, the rejected one lost 0.5: with beta 0.2 the margin is 0.3."""
     batch = PairBatch(None, None, None, np.array([[-3.0, -2.0]]), np.ones(1, bool))
     gained = gains(jnp.array([[-2.0, -2.5]]), batch)
     np.testing.assert_allclose(gained, [1.5])
@@ -79,7 +79,7 @@ def moved(task):
     return jax.tree.map(lambda p: p + 0.3 * jr.normal(next(keys), p.shape), task.params)
 
 
-def test_the_loss_is_that_of_numpy(task, ready):
+def test_the_loss_equals_that_of_numpy(task, ready):
     params, batch = moved(task), some(ready)
     model = task.model(params, task.frozen)
     losses, differences = [], []
@@ -104,7 +104,7 @@ def test_the_loss_is_that_of_numpy(task, ready):
     np.testing.assert_array_equal(right.totals, np.array(differences) > 0)
 
 
-def test_pairs_that_are_masked_count_nothing(task, ready):
+def test_masked_pairs_do_not_count(task, ready):
     params, batch = moved(task), some(ready)
     one = batch._replace(mask=np.array([True, False, False, False]))
     alone = jax.tree.map(lambda leaf: leaf[:1], batch)
@@ -117,7 +117,7 @@ def test_pairs_that_are_masked_count_nothing(task, ready):
         assert scores.totals[1:].tolist() == [0, 0, 0]
 
 
-def test_the_reference_is_the_starts_whatever_the_batch(task, pairs, ready):
+def test_the_reference_does_not_depend_on_the_batch_size(task, pairs, ready):
     other = with_reference(task, ready, seq=SEQ, batch=64)
     np.testing.assert_allclose(ready.reference, other.reference, rtol=1e-5)
     assert ready.reference.shape == (2 * pairs.pieces().sum(),)
@@ -125,13 +125,15 @@ def test_the_reference_is_the_starts_whatever_the_batch(task, pairs, ready):
 
 
 def test_pairs_without_reference_are_refused(task, pairs):
-    with pytest.raises(ValueError, match=r"preference: expected pairs with log-prob.*with_refer"):
+    with pytest.raises(
+        ValueError, match=r"preference: batch: expected pairs with log-prob.*with_refer"
+    ):
         task.loss(task.params, task.frozen, some(pairs))
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
 def test_beta_is_above_zero(tiny, beta):
-    with pytest.raises(ValueError, match="preference: beta must be above 0 and finite, got"):
+    with pytest.raises(ValueError, match="preference: beta: expected a number above 0, got"):
         preference(tiny, key=jr.key(0), beta=beta)
 
 
