@@ -94,9 +94,18 @@ def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
     ("more", "message"),
     [
         (("--task", "preferences()"), "task: expected one of language_model, preference, got"),
-        (("--task", "preference(beta=0)"), "task: preference: beta must be above 0 and finite"),
-        (("--task", "language_model()"), "data: expected records of the type Example, as fields("),
-        (("--data", "shakespeare()"), "data: expected records of the type Pair, as pair_fields("),
+        (
+            ("--task", "preference(beta=0)"),
+            "task: preference: beta: expected a number above 0, got 0",
+        ),
+        (
+            ("--task", "language_model()"),
+            "data: expected records of the type Example, got Pair; fields(",
+        ),
+        (
+            ("--data", "shakespeare()"),
+            "data: expected records of the type Pair, got Example; pair_fields(",
+        ),
         (("--algorithm", "fed_md()"), "task: fed_md is for language models, expected language_m"),
         (("--long", "split"), "long: expected error or drop, got split"),
         (("--seq", "9"), "pairs.jsonl: line 1: expected at most 10 tokens, a window of seq=9"),
@@ -110,7 +119,7 @@ def test_pairs_that_do_not_fit_are_refused(files, tmp_path, capsys, more, messag
 
 def test_a_fresh_decoder_reads_no_pairs(files, tmp_path, capsys):
     args = [arg for arg in preferring(files) if arg not in ("--model", str(files / "tiny.gguf"))]
-    assert "model: expected a checkpoint, whose tokenizer can write a prompt" in refused(
+    assert "model: expected a pretrained model, whose tokenizer separates a prompt" in refused(
         capsys, "train", *args, "--out", str(tmp_path / "out")
     )
 
@@ -152,7 +161,7 @@ def test_a_population_is_drawn_by_the_seed(files):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--vocab-size", "300"), "vocab_size: expected none, as the model's is that of its"),
+        (("--vocab-size", "300"), "vocab_size: expected none beside --model, whose own"),
         (("--model", "nowhere"), "there is no nowhere, and it is neither a model of a package"),
         (("--long", "error"), "tokens, a window of seq=24 and its last target, got"),
         (("--adapter", "lora(rank=2, targets='qkv_proj')"), "targets"),
