@@ -1,4 +1,4 @@
-"""Language models in Flax NNX, and the Hugging Face names of their parts."""
+"""Language models in Flax NNX, and their configs and tensors in the Hugging Face layout."""
 
 from .config import DecoderConfig, LinearScaling, Llama3Scaling
 from .decoder import Cache, Decoder, from_params

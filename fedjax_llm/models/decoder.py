@@ -5,40 +5,73 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from fedjax_compression.checks import check_integer, check_kind
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .config import DecoderConfig, check
 from .layers import Block, Linear, Past, View, norm
-from .masks import EVERYONE, cut_to_window, mask_of, own_mask, within
+from .masks import ALL_SEGMENTS, causal_mask, cut_to_window, positions_in_segments, segment_mask
 from .params import filled, shapes
 from .rope import rates, turns
 
 
 class Cache(NamedTuple):
-    """What a decoder remembers of the tokens it has read."""
+    """Keys and values of the tokens that a decoder has read, as `Decoder.cache` makes it.
+
+    Attributes:
+        keys: Keys of every layer, `[layers, batch, slots, heads, head]`.
+        values: Values of every layer, in the same shape.
+        segments: Segment of the token in each slot, `[batch, slots]`.
+        used: Number of filled slots, the same for each row.
+
+    """
 
     keys: Float[Array, "layers batch slots heads head"]
     values: Float[Array, "layers batch slots heads head"]
     segments: Int[Array, "batch slots"]
-    """The segment of each slot's token."""
     used: Int[Array, ""]
-    """Slots filled, the same for each row."""
 
 
 class Decoder(nnx.Module):
-    """Tokens to logits. The blocks' parameters are stacked: leaves `[layers, ...]`, one scan.
+    """Causal language model: tokens to logits, in the structure that a `DecoderConfig` describes.
 
-    A token sees itself and what comes before it in its own segment: `segments` numbers the texts
-    that are packed into a row, each a run of tokens, and 0 is padding, whose logits are finite
-    and mean nothing. `positions` count from 0 in each segment unless given. Logits are float32.
-    Adapters may set `prompt`, vectors that stand before each row and that all segments see, and
-    `before` and `after`, blocks around `blocks` where its stack is cut in three.
-    Cost: attention has batch * heads * seq * seq scores, one layer's at a time, also where layers
-    slide. A gradient keeps the results of products with weights and computes all else again, which
-    takes less time than to keep it.
-    Raises `ValueError` for a config whose values do not fit each other, and for a sequence that
-    is longer than learned positions go.
+    Kernels are drawn from a normal distribution of variance 1 / inputs, embeddings of variance
+    1 / width; biases start at 0, and norms scale by 1. The parameters of the blocks are stacked
+    in leaves `[layers, ...]`, and one `lax.scan` runs them.
+
+    A token attends to itself and to earlier tokens of its segment. `segments` numbers the texts
+    that are packed into a row, each a run of tokens. Segment 0 is padding: its logits are finite
+    and without meaning.
+
+    Memory: the attention scores of one layer at a time, batch * heads * seq * seq; a sliding
+    window does not reduce them. The backward pass keeps the results of products with weights and
+    recomputes everything else, which takes less time than keeping it; `config.remat` recomputes
+    the products too.
+
+    Args:
+        config: Sizes and structure.
+        rngs: Source of the initial parameters.
+
+    Attributes:
+        prompt: Vectors `[slots, width]` before every row, to which all segments attend; None
+            unless an adapter sets them.
+        before: First blocks of the stack, when an adapter splits it in three around `blocks`.
+        after: Last blocks of the stack, likewise.
+
+    Raises:
+        TypeError: `config` is not a `DecoderConfig`.
+        ValueError: A value of `config` is out of range or contradicts another.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from fedjax_llm.models import Decoder, DecoderConfig
+        >>> config = DecoderConfig(vocab_size=16, hidden_size=8, num_attention_heads=2)
+        >>> model = Decoder(config, rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((1, 5), jnp.int32)).shape
+        (1, 5, 16)
+
     """
 
     prompt: nnx.Variable | None = None
@@ -46,13 +79,14 @@ class Decoder(nnx.Module):
     after: Block | None = None
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        check_kind(config, DecoderConfig, who="Decoder", name="config", expected="a DecoderConfig")
         check(config)
         self.config, width = config, config.hidden_size
         scale = nnx.initializers.normal(width**-0.5)
         self.embedding = nnx.Param(scale(rngs.params(), (config.vocab_size, width)))
-        places = (config.max_position_embeddings, width)
+        table = (config.max_position_embeddings, width)
         learned = config.position_embeddings == "learned"
-        self.position_embedding = nnx.Param(scale(rngs.params(), places)) if learned else None
+        self.position_embedding = nnx.Param(scale(rngs.params(), table)) if learned else None
         layers = nnx.split_rngs(splits=config.num_hidden_layers)
         self.blocks = layers(nnx.vmap(lambda rngs: Block(config, rngs=rngs)))(rngs)
         self.norm = norm(config, width)
@@ -66,17 +100,31 @@ class Decoder(nnx.Module):
         positions: Int[Array, "batch seq"] | None = None,
         segments: Int[Array, "batch seq"] | None = None,
     ) -> Float[Array, "batch seq vocab"]:
+        """Compute the logits of the next token at each place.
+
+        Args:
+            tokens: Token ids `[batch, seq]`.
+            positions: Position of each token; counts from 0 in each segment by default.
+            segments: Segment of each token, 0 for padding; one segment per row by default.
+
+        Returns:
+            Logits `[batch, seq, vocab]` in float32.
+
+        Raises:
+            ValueError: The sequence is longer than the learned positions.
+
+        """
         seq, extra = tokens.shape[1], self._prompt_slots()
-        positions, segments = self._places(seq, positions, segments)
+        positions, segments = self._positions_and_segments(seq, positions, segments)
         x = self._embed(tokens, positions)
         if segments is not None and extra:
-            segments = jnp.pad(segments, ((0, 0), (extra, 0)), constant_values=EVERYONE)
+            segments = jnp.pad(segments, ((0, 0), (extra, 0)), constant_values=ALL_SEGMENTS)
             x = jnp.concatenate([self._embed_prompt(len(tokens)), x], axis=1)
             positions = jnp.concatenate(
                 [jnp.broadcast_to(jnp.arange(extra), (len(positions), extra)), positions], axis=1
             )
-        mask = own_mask(segments)
-        hidden, _ = self._blocks(x, positions, mask, 0, None)
+        mask = segment_mask(segments)
+        hidden, _ = self._run_blocks(x, positions, mask, 0, None)
         return self._logits(hidden[:, extra:])
 
     def lower(
@@ -86,13 +134,25 @@ class Decoder(nnx.Module):
         positions: Int[Array, "batch seq"] | None = None,
         segments: Int[Array, "batch seq"] | None = None,
     ) -> Float[Array, "batch seq width"]:
-        """What the blocks that there are make of tokens, for `upper` of a model of those above.
+        """Compute the hidden vectors after this model's blocks, for `upper` of another model.
 
-        For a model without `prompt`, and `blocks` of its first layers alone.
+        Use it on a model without `prompt` whose `blocks` are the first layers of a stack.
+
+        Args:
+            tokens: Token ids `[batch, seq]`.
+            positions: Position of each token; counts from 0 in each segment by default.
+            segments: Segment of each token, 0 for padding; one segment per row by default.
+
+        Returns:
+            Hidden vectors `[batch, seq, width]` in `config.dtype`.
+
+        Raises:
+            ValueError: The sequence is longer than the learned positions.
+
         """
-        positions, segments = self._places(tokens.shape[1], positions, segments)
+        positions, segments = self._positions_and_segments(tokens.shape[1], positions, segments)
         x = self._embed(tokens, positions)
-        return self._blocks(x, positions, own_mask(segments), 0, None)[0]
+        return self._run_blocks(x, positions, segment_mask(segments), 0, None)[0]
 
     def upper(
         self,
@@ -102,12 +162,21 @@ class Decoder(nnx.Module):
         positions: Int[Array, "batch seq"] | None = None,
         segments: Int[Array, "batch seq"] | None = None,
     ) -> Float[Array, "batch seq vocab"]:
-        """Logits from what `lower` of another model made: its blocks are the layers from `first`
-        on, and of positions and segments both are told the same.
+        """Compute logits from the hidden vectors that `lower` of another model returned.
+
+        Args:
+            hidden: Hidden vectors `[batch, seq, width]`.
+            first: Index in the whole stack of this model's first block.
+            positions: The same positions as for `lower`.
+            segments: The same segments as for `lower`.
+
+        Returns:
+            Logits `[batch, seq, vocab]` in float32.
+
         """
-        positions, segments = self._places(hidden.shape[1], positions, segments)
-        mask = own_mask(segments)
-        return self._logits(self._blocks(hidden, positions, mask, 0, None, layer=first)[0])
+        positions, segments = self._positions_and_segments(hidden.shape[1], positions, segments)
+        mask = segment_mask(segments)
+        return self._logits(self._run_blocks(hidden, positions, mask, 0, None, layer=first)[0])
 
     def extend(
         self,
@@ -118,64 +187,93 @@ class Decoder(nnx.Module):
         segments: Int[Array, "batch seq"] | None = None,
         last: bool = False,
     ) -> tuple[Float[Array, "batch out vocab"], Cache]:
-        """Read further tokens after those in the cache: their logits, and the cache with them.
+        """Compute the logits of further tokens after those in the cache, and extend the cache.
 
-        The logits are those of one call with all tokens, to rounding; `last` asks only for those
-        of the last token of each row. `segments` are all 1 unless given, and `positions` count
-        on in each segment. Tokens beyond the cache's slots are not caught: they overwrite its end.
+        The logits equal those of one call with all tokens, to rounding. The number of tokens is
+        not checked against the cache's free slots: excess tokens overwrite the last slots.
+
+        Args:
+            cache: Keys and values of the tokens before.
+            tokens: Token ids `[batch, seq]`.
+            positions: Position of each token; continues the count in each segment by default.
+            segments: Segment of each token, 0 for padding; all 1 by default.
+            last: Compute only the logits of each row's last token; False by default.
+
+        Returns:
+            Logits `[batch, out, vocab]` in float32, where out is 1 with `last` and seq without,
+            and the cache that includes the tokens.
+
+        Raises:
+            ValueError: The tokens alone are more than the learned positions.
+
         """
         if segments is None:
             segments = jnp.ones(tokens.shape, jnp.int32)
         start = (0, cache.used)
         known = jax.lax.dynamic_update_slice(cache.segments, segments, start)
         if positions is None:
-            positions = jax.lax.dynamic_slice(within(known), start, tokens.shape)
+            positions = jax.lax.dynamic_slice(positions_in_segments(known), start, tokens.shape)
         positions = positions + self._slots_ahead()
         places = cache.used + jnp.arange(tokens.shape[1])
         past = Past(cache.keys, cache.values, jnp.int32(0), cache.used)
-        mask = mask_of(segments, known, places)
+        mask = causal_mask(segments, known, places)
         x = self._embed(tokens, positions)
-        hidden, filled = self._blocks(x, positions, mask, cache.used, past)
-        assert filled is not None  # noqa: S101
+        hidden, extended = self._run_blocks(x, positions, mask, cache.used, past)
+        assert extended is not None  # noqa: S101
         logits = self._logits(hidden[:, -1:] if last else hidden)
         used = cache.used + tokens.shape[1]
-        return logits, Cache(filled.keys, filled.values, known, used)
+        return logits, Cache(extended.keys, extended.values, known, used)
 
     def cache(self, *, batch: int, slots: int) -> Cache:
-        """A cache for rows of at most `slots` tokens, padding counted: empty but for a prompt.
+        """Make a cache for rows of tokens; it is empty except for `prompt`, if the model has one.
 
-        Raises `ValueError` for more slots than there are learned positions.
+        Args:
+            batch: Number of rows.
+            slots: Largest number of tokens in a row, padding included.
+
+        Returns:
+            The cache, `used` being the number of prompt vectors.
+
+        Raises:
+            ValueError: `batch` or `slots` is not an integer of at least 0, or there are fewer
+                learned positions than slots and prompt vectors.
+
         """
+        check_integer(batch, who="Decoder.cache", name="batch", at_least=0)
+        check_integer(slots, who="Decoder.cache", name="slots", at_least=0)
         c, extra = self.config, self._prompt_slots()
-        slots = slots + extra
-        if c.position_embeddings == "learned" and slots > c.max_position_embeddings:
+        most = c.max_position_embeddings - extra
+        if c.position_embeddings == "learned" and slots > most:
             raise ValueError(
-                f"Decoder.cache: expected at most {c.max_position_embeddings} slots "
-                f"(max_position_embeddings), got {slots}."
+                f"Decoder.cache: slots: expected at most {most} (max_position_embeddings less the "
+                f"prompt's vectors), got {slots}."
             )
+        slots = slots + extra
         shape = (c.num_hidden_layers, batch, slots, c.num_key_value_heads, c.head_size)
         empty = jnp.zeros(shape, c.dtype)
         segments = jnp.zeros((batch, slots), jnp.int32)
         if not extra:
             return Cache(empty, empty, segments, jnp.int32(0))
-        segments = segments.at[:, :extra].set(EVERYONE)
-        mask = mask_of(segments[:, :extra], segments, jnp.arange(extra))
+        segments = segments.at[:, :extra].set(ALL_SEGMENTS)
+        mask = causal_mask(segments[:, :extra], segments, jnp.arange(extra))
         past = Past(empty, empty, jnp.int32(0), jnp.int32(0))
-        prompt, places = self._embed_prompt(batch), jnp.arange(extra)[None]
-        _, filled = self._blocks(prompt, places, mask, 0, past)
-        assert filled is not None  # noqa: S101
-        return Cache(filled.keys, filled.values, segments, jnp.int32(extra))
+        prompt, positions = self._embed_prompt(batch), jnp.arange(extra)[None]
+        _, extended = self._run_blocks(prompt, positions, mask, 0, past)
+        assert extended is not None  # noqa: S101
+        return Cache(extended.keys, extended.values, segments, jnp.int32(extra))
 
-    def _places(
+    def _positions_and_segments(
         self,
         seq: int,
         positions: Int[Array, "#batch seq"] | None,
         segments: Int[Array, "#batch seq"] | None,
     ) -> tuple[Int[Array, "#batch seq"], Int[Array, "#batch seq"] | None]:
-        """Positions behind what stands before each row, and segments where a mask needs them."""
+        """Positions after prompt and prefix, and segments if a mask depends on them."""
         window, extra = self.config.sliding_window, self._prompt_slots()
-        if positions is None:
-            positions = jnp.arange(seq)[None] if segments is None else within(segments)
+        if positions is None and segments is not None:
+            positions = positions_in_segments(segments)
+        elif positions is None:
+            positions = jnp.arange(seq)[None]
         sliding = any(self.config.sliding) and window is not None and window < seq + extra
         if segments is None and (sliding or extra):
             segments = jnp.ones((1, seq), jnp.int32)
@@ -185,11 +283,11 @@ class Decoder(nnx.Module):
         return 0 if self.prompt is None else self.prompt.shape[0]
 
     def _slots_ahead(self) -> int:
-        """Positions that prompt and prefix take."""
+        """Number of positions that prompt and prefix occupy."""
         prefix: Any = self.blocks.attention.prefix
         return self._prompt_slots() + (0 if prefix is None else prefix.keys.shape[-3])
 
-    def _blocks(
+    def _run_blocks(
         self,
         x: Float[Array, "batch seq width"],
         positions: Int[Array, "#batch seq"],
@@ -215,7 +313,7 @@ class Decoder(nnx.Module):
                     past = past._replace(layer=index)
                 return nnx.merge(graph, params)(x, view(slides), past), None
 
-            body = jax.checkpoint(block, policy=keep, prevent_cse=False)  # needless in a scan
+            body = jax.checkpoint(block, policy=keep, prevent_cse=False)  # a scan prevents CSE
             rows = slice(done, done + len(jax.tree.leaves(layers)[0]))
             (x, past), _ = jax.lax.scan(
                 body, (x, past), (layers, index[rows], slides[rows].astype(jnp.int32))
@@ -229,7 +327,7 @@ class Decoder(nnx.Module):
         mask: Bool[Array, "#batch 1 seq keys"] | None,
         first: Int[Array, ""] | int,
     ) -> Callable[[Int[Array, ""]], View]:
-        """What a layer may see, given whether it slides."""
+        """Rotations and mask of a layer, as a function of whether it slides (0 or 1)."""
         c, kinds = self.config, sorted(set(self.config.sliding))
         rotary = c.position_embeddings == "rotary"
         views = [
@@ -252,19 +350,20 @@ class Decoder(nnx.Module):
         longest, most = tokens.shape[1] + self._slots_ahead(), self.config.max_position_embeddings
         if self.position_embedding is not None and longest > most:
             raise ValueError(
-                f"Decoder: expected at most {most} tokens (max_position_embeddings), got {longest}."
+                f"Decoder: tokens: expected at most {most} in a row (max_position_embeddings), "
+                f"got {longest}."
             )
-        return self._placed(self.embedding[...][tokens], positions)
+        return self._with_positions(self.embedding[...][tokens], positions)
 
     def _embed_prompt(self, batch: int) -> Float[Array, "batch slots width"]:
         assert self.prompt is not None  # noqa: S101
         prompt = jnp.broadcast_to(self.prompt[...], (batch, *self.prompt.shape))
-        return self._placed(prompt, jnp.arange(self._prompt_slots())[None])
+        return self._with_positions(prompt, jnp.arange(self._prompt_slots())[None])
 
-    def _placed(
+    def _with_positions(
         self, x: Float[Array, "batch seq width"], positions: Int[Array, "#batch seq"]
     ) -> Float[Array, "batch seq width"]:
-        """Embeddings with learned positions, if any, as blocks take them."""
+        """Embeddings with learned positions, if any, scaled and in the type of the blocks."""
         c = self.config
         if self.position_embedding is not None:
             x = x + self.position_embedding[...][positions]
@@ -284,10 +383,41 @@ class Decoder(nnx.Module):
 
 
 def empty(config: DecoderConfig) -> PyTree:
-    """Shapes of a decoder's parameters, as nested dictionaries of `jax.ShapeDtypeStruct`."""
+    """Return the shapes of a decoder's parameters: nested dictionaries of ShapeDtypeStructs."""
     return shapes(lambda: Decoder(config, rngs=nnx.Rngs(0)))
 
 
 def from_params(config: DecoderConfig, params: PyTree) -> Decoder:
-    """The decoder with given parameters, in the structure of `empty`, as `filled` says."""
+    """Build a decoder with given parameters, without drawing any.
+
+    It traces under `jit`. Pass large parameters as arguments of the jitted function: as constants
+    they would be compiled into the program.
+
+    Args:
+        config: Sizes and structure.
+        params: Nested dictionaries of arrays, as `nnx.to_pure_dict(nnx.state(model, nnx.Param))`
+            and `load` return them.
+
+    Returns:
+        The decoder.
+
+    Raises:
+        TypeError: `config` is not a `DecoderConfig`.
+        ValueError: A value of `config` is out of range or contradicts another, or `params` have
+            another structure or other shapes.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from fedjax_llm.models import Decoder, DecoderConfig, from_params
+        >>> config = DecoderConfig(vocab_size=16, hidden_size=8, num_attention_heads=2)
+        >>> model = Decoder(config, rngs=nnx.Rngs(0))
+        >>> params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        >>> logits = jax.jit(lambda params, ids: from_params(config, params)(ids))
+        >>> logits(params, jnp.zeros((1, 5), jnp.int32)).shape
+        (1, 5, 16)
+
+    """
+    check_kind(config, DecoderConfig, who="from_params", name="config", expected="a DecoderConfig")
     return filled(lambda: Decoder(config, rngs=nnx.Rngs(0)), params)

@@ -1,7 +1,10 @@
-"""A `config.json` of the Hugging Face hub, read and written."""
+"""Reading and writing the `config.json` of a decoder."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
+
+from fedjax_compression.checks import check_kind
 
 from .config import Activation, DecoderConfig, LayerType, check
 from .hf_families import ARCHITECTURES, DEFAULTS, FAMILIES, ONLY, UNKNOWN
@@ -12,13 +15,40 @@ from .hf_values import SIZES, Values, check_only, wrong
 def config_from(
     values: Values, *, dtype: Literal["float32", "bfloat16"] = "float32", remat: bool = False
 ) -> DecoderConfig:
-    """The decoder that a `config.json` describes, in the layouts of transformers 4 and 5.
+    """Read the decoder that a `config.json` describes, in the layouts of transformers 4 and 5.
 
-    `dtype` and `remat` are ours to choose; the file's `torch_dtype` is how it is stored. Dropout,
-    token ids and what only training or generation read are passed over: nothing here drops out.
-    Raises `ValueError` naming the field, what was expected and what was got, for a family, rope
-    type, activation or anything else that we do not do.
+    Dropout, token ids and keys that only training or generation use are ignored; the model has no
+    dropout.
+
+    Args:
+        values: The parsed `config.json`.
+        dtype: Type of activations and products, "float32" (the default) or "bfloat16". The file's
+            `torch_dtype` only says how the tensors are stored and is ignored.
+        remat: Recompute whole blocks in the backward pass; False by default.
+
+    Returns:
+        The decoder's config.
+
+    Raises:
+        TypeError: `values` are not a mapping.
+        ValueError: A field is missing or its value is not supported, such as the family, the rope
+            type or the activation; the message names the field.
+
+    Example:
+        >>> from fedjax_llm.models import DecoderConfig, config_from, config_to
+        >>> values = config_to(DecoderConfig(hidden_size=32))
+        >>> config_from(values) == DecoderConfig(hidden_size=32)
+        True
+
     """
+    check_kind(
+        values,
+        Mapping,
+        who="config_from",
+        name="values",
+        expected="the mapping in a config.json",
+        remedy="json.loads or open_model_files(place).config gives it",
+    )
     model_type = values.get("model_type")
     if model_type not in FAMILIES:
         raise wrong("model_type", f"one of {', '.join(FAMILIES)}", model_type)
@@ -29,7 +59,7 @@ def config_from(
     for kind, fields in _READ.items():
         for field in fields:
             key = family.keys.get(field, field)
-            if field not in family.made and known.get(key) is not None:
+            if field not in family.fixed and known.get(key) is not None:
                 found[field] = _read(key, known[key], kind)
     for field in SIZES:
         if field not in found and not (field == "intermediate_size" and model_type == "gpt2"):
@@ -40,28 +70,46 @@ def config_from(
     found["hidden_act"] = known[act]
     if known[act] not in get_args(Activation):
         raise wrong(act, f"one of {', '.join(get_args(Activation))}", known[act])
-    if "attention_bias" not in family.made:
+    if "attention_bias" not in family.fixed:
         biased = _read("attention_bias", known.get("attention_bias") or False, bool)
         found["attention_bias"] = "all" if biased else "none"
-    if "position_embeddings" not in family.made:
+    if "position_embeddings" not in family.fixed:
         found |= rope_from(
             values,
             longest=found["max_position_embeddings"],
             nested=model_type == "gemma3_text",
         )
     found |= _window(model_type, known, found["num_hidden_layers"])
-    made = family.made
-    config = DecoderConfig(**found, **made, model_type=model_type, dtype=dtype, remat=remat)
+    found |= {**family.fixed, "model_type": model_type}
+    config = DecoderConfig(**found, dtype=dtype, remat=remat)
     check(config)
     return _canonical(config)
 
 
 def config_to(config: DecoderConfig) -> dict[str, Any]:
-    """The `config.json` of a decoder, for readers of transformers 4 and 5 alike.
+    """Write the `config.json` of a decoder, for transformers 4 and 5 alike.
 
-    Guarantees: `config_from` makes the same decoder of it.
-    Raises `ValueError` naming the fields where a model of that `model_type` can not be like this.
+    `config_from` reads it back as a config of the same decoder.
+
+    Args:
+        config: The decoder's config.
+
+    Returns:
+        The mapping to write as JSON.
+
+    Raises:
+        TypeError: `config` is not a `DecoderConfig`.
+        ValueError: A value of `config` is out of range, or no model of its `model_type` has this
+            structure; the message names the fields.
+
+    Example:
+        >>> from fedjax_llm.models import DecoderConfig, config_to
+        >>> values = config_to(DecoderConfig(hidden_size=32))
+        >>> values["architectures"], values["hidden_size"], values["head_dim"]
+        (['LlamaForCausalLM'], 32, 8)
+
     """
+    check_kind(config, DecoderConfig, who="config_to", name="config", expected="a DecoderConfig")
     check(config)
     config, family = _canonical(config), FAMILIES[config.model_type]
     values: dict[str, Any] = {
@@ -88,12 +136,12 @@ def config_to(config: DecoderConfig) -> dict[str, Any]:
     values = {family.keys.get(field, field): value for field, value in values.items()}
     back = config_from(values, dtype=config.dtype, remat=config.remat)
     differ = [
-        f"{field.name} expected {getattr(back, field.name)!r}, got {getattr(config, field.name)!r}"
+        f"{field.name}: expected {expected!r} for model_type {config.model_type!r}, got {got!r}"
         for field in dataclasses.fields(config)
-        if getattr(back, field.name) != getattr(config, field.name)
+        if (expected := getattr(back, field.name)) != (got := getattr(config, field.name))
     ]
     if differ:
-        raise ValueError(f"config_to: no {config.model_type} is like this: {'; '.join(differ)}.")
+        raise ValueError(f"config_to: {'; '.join(differ)}.")
     return values
 
 
@@ -122,14 +170,15 @@ def _read(key: str, value: Any, kind: type) -> Any:
 
 
 def _window(model_type: str, known: Values, layers: int) -> dict[str, Any]:
-    """Which layers slide, and how far they see."""
+    """Read the window, and which layers have it."""
     if model_type in ("llama", "gpt2"):
         return {}
     qwen, kinds = model_type.startswith("qwen"), known.get("layer_types")
     window = None if qwen and not known.get("use_sliding_window") else known.get("sliding_window")
     if window is None:
         if kinds and "sliding_attention" in kinds:
-            raise wrong("sliding_window", "a whole number, as layers slide", window)
+            expected = "a whole number, as layer_types has sliding layers"
+            raise wrong("sliding_window", expected, window)
         return {}
     window = _read("sliding_window", window, int)
     if model_type == "mistral":
@@ -144,7 +193,7 @@ def _window(model_type: str, known: Values, layers: int) -> dict[str, Any]:
 
 
 def _canonical(config: DecoderConfig) -> DecoderConfig:
-    """The same decoder in its one spelling: nothing given that would be so anyway."""
+    """The same decoder in a unique form: fields that state a default are reset to None or ()."""
     change: dict[str, Any] = {}
     if config.head_dim == config.hidden_size / config.num_attention_heads:
         change["head_dim"] = None

@@ -1,4 +1,4 @@
-"""How the models of each family are made, and what their `config.json` calls it."""
+"""Structure of each model family, and the keys of its `config.json`."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,16 +7,20 @@ from .config import ModelType
 
 
 class Family(NamedTuple):
-    """How the models of one `model_type` are made, and what their `config.json` calls it."""
+    """Structure and `config.json` keys of one `model_type`.
 
-    made: Mapping[str, Any] = {}
-    """Fields of `DecoderConfig` that the file does not say."""
+    Attributes:
+        fixed: Fields of `DecoderConfig` that are the same for the whole family.
+        keys: Keys of the fields whose key differs from the field's name.
+        defaults: Values of keys that a file may leave out.
+        only: Supported values of keys; a file with another value is refused.
+
+    """
+
+    fixed: Mapping[str, Any] = {}
     keys: Mapping[str, str] = {}
-    """Keys of fields that are not called as the field is."""
     defaults: Mapping[str, Any] = {}
-    """Of keys that may be left out."""
     only: Mapping[str, tuple] = {}
-    """Keys that, where given, must have one of these values, as we do no other."""
 
 
 _GEMMA = {"norm": "rms_plus_one", "norm_placement": "pre_and_post", "scale_embeddings": True}
@@ -29,7 +33,7 @@ _GEMMA_DEFAULTS = {
     "sliding_window": 4096,
 }
 _GEMMA_ONLY = {"use_bidirectional_attention": (None, False)}
-_GPT2_MADE = {
+_GPT2_FIXED = {
     "norm": "layer",
     "position_embeddings": "learned",
     "attention_bias": "all",
@@ -78,7 +82,7 @@ FAMILIES: dict[ModelType, Family] = {
         _GEMMA_ONLY,
     ),
     "gpt2": Family(
-        _GPT2_MADE,
+        _GPT2_FIXED,
         _GPT2_KEYS,
         {
             "n_inner": None,
@@ -94,18 +98,20 @@ FAMILIES: dict[ModelType, Family] = {
         },
     ),
 }
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "hidden_act": "silu",
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
 }
+"""Values of keys that a file of any family may leave out."""
 ONLY: dict[str, tuple] = {
     "partial_rotary_factor": (None, 1, 1.0),
     "quantization_config": (None,),
     "num_experts": (None, 0),
     "num_local_experts": (None, 0),
 }
+"""Supported values of keys, for every family."""
 
 _SCORES = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
 UNKNOWN: dict[ModelType, tuple[str, ...]] = {
@@ -124,7 +130,7 @@ UNKNOWN: dict[ModelType, tuple[str, ...]] = {
         "sliding_window",
     ),
 }
-"""Fields that a family's config has no key for."""
+"""Fields of `DecoderConfig` for which a family has no key."""
 ARCHITECTURES: dict[ModelType, str] = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",

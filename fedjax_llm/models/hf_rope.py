@@ -1,4 +1,4 @@
-"""What a `config.json` says of rotary embeddings, in the layouts of transformers 4 and 5."""
+"""Rotary embeddings in a `config.json`, in the layouts of transformers 4 and 5."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,15 +12,27 @@ _TYPES = ("default", *_SCALINGS)
 
 
 def rope_from(values: Values, *, longest: int, nested: bool = False) -> dict[str, Any]:
-    """The fields of `DecoderConfig` on rotary embeddings.
+    """Read the rotary fields of `DecoderConfig`.
 
-    Version 4 writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`, and `nested`
-    (Gemma 3) has one of each for sliding layers: `rope_local_base_freq`, `sliding_attention`.
-    Raises `ValueError` for a type that we do not do, a factor that is missing, or layouts that
-    contradict each other. `longest` is the model's max_position_embeddings.
+    Version 4 of transformers writes `rope_theta` and `rope_scaling`; version 5 writes
+    `rope_parameters`. Gemma 3 (`nested`) has a second set for sliding layers:
+    `rope_local_base_freq` in version 4, `sliding_attention` in version 5.
+
+    Args:
+        values: The parsed `config.json`.
+        longest: max_position_embeddings, the default for the original context of Llama 3 scaling.
+        nested: Read the second set for sliding layers; False by default.
+
+    Returns:
+        Values for the fields of `DecoderConfig`, by name.
+
+    Raises:
+        ValueError: A type is not supported, a factor is missing, or both layouts are present and
+            contradict each other.
+
     """
     theta = _number("rope_theta", values.get("rope_theta"), 1_000_000.0 if nested else 10_000.0)
-    old = _one("rope_scaling", values.get("rope_scaling") or {}, theta, longest)
+    old = _layout("rope_scaling", values.get("rope_scaling") or {}, theta, longest)
     if nested:
         local = _number("rope_local_base_freq", values.get("rope_local_base_freq"), 10_000.0)
         old["rope_local_theta"] = local
@@ -30,30 +42,30 @@ def rope_from(values: Values, *, longest: int, nested: bool = False) -> dict[str
     if not isinstance(given, Mapping):
         raise wrong("rope_parameters", "an object", given)
     if nested and ("full_attention" in given or "sliding_attention" in given):
-        new = _one("rope_parameters", given.get("full_attention") or {}, theta, longest)
+        new = _layout("rope_parameters", given.get("full_attention") or {}, theta, longest)
         plain = given.get("sliding_attention") or {}
-        sliding = _one("rope_parameters", plain, old["rope_local_theta"], longest)
+        sliding = _layout("rope_parameters", plain, old["rope_local_theta"], longest)
         if sliding["rope_scaling"] is not None:
             raise wrong("rope_parameters", "sliding_attention of type default", plain)
         new["rope_local_theta"] = sliding["rope_theta"]
     else:
-        new = _one("rope_parameters", given, theta, longest)
+        new = _layout("rope_parameters", given, theta, longest)
         if nested:
             new["rope_local_theta"] = old["rope_local_theta"]
     keys = {"rope_theta": "rope_theta", "rope_scaling": "rope_scaling"}
     keys |= {"rope_local_base_freq": "rope_local_theta"} if nested else {}
     for key, field in keys.items():
         if values.get(key) is not None and old[field] != new[field]:
-            raise wrong(key, f"{new[field]!r}, as rope_parameters say", values[key])
+            raise wrong(key, f"{new[field]!r}, as in rope_parameters", values[key])
     return new
 
 
 def rope_to(config: DecoderConfig) -> dict[str, Any]:
-    """Both layouts at once: a reader of version 4 would take the default theta without its own."""
+    """Write both layouts: without its own layout, version 4 would use its default theta."""
     if config.position_embeddings != "rotary":
         return {}
-    kinds, given = {made: kind for kind, made in _SCALINGS.items()}, config.rope_scaling
-    scaling = None if given is None else {"rope_type": kinds[type(given)], **asdict(given)}
+    types, given = {kind: name for name, kind in _SCALINGS.items()}, config.rope_scaling
+    scaling = None if given is None else {"rope_type": types[type(given)], **asdict(given)}
     flat = {"rope_theta": config.rope_theta, **(scaling or {"rope_type": "default"})}
     both = {"rope_theta": config.rope_theta, "rope_scaling": scaling}
     if config.rope_local_theta is None:
@@ -63,7 +75,8 @@ def rope_to(config: DecoderConfig) -> dict[str, Any]:
     return {**both, "rope_parameters": {"full_attention": flat, "sliding_attention": local}}
 
 
-def _one(name: str, given: Any, theta: float, longest: int) -> dict[str, Any]:
+def _layout(name: str, given: Any, theta: float, longest: int) -> dict[str, Any]:
+    """Read theta and scaling from one object; `theta` is the default."""
     if not isinstance(given, Mapping):
         raise wrong(name, "an object", given)
     kind = given.get("rope_type", given.get("type", "default"))

@@ -1,4 +1,4 @@
-"""What decoders and encoders are built of: products, norms, activations, attention, MLP."""
+"""Layers of decoders and encoders: linear maps, norms, attention, MLP, blocks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,10 +21,17 @@ ACTIVATIONS = {
 
 
 class Linear(nnx.Module):
-    """x @ kernel + bias, or what an adapter makes of that. In the type of x."""
+    """Compute x @ kernel + bias in the type of x, or what an adapter computes instead.
+
+    Attributes:
+        adapter: `(linear, x) -> y`, which replaces the plain product; None unless an adapter sets
+            it on an instance.
+        kernel: `[in, out]`, or `[layers, in, out]` in stacked blocks; may be packed.
+        bias: `[out]`; None for a map without bias.
+
+    """
 
     adapter: Callable[["Linear", Array], Array] | None = None
-    """A module that stands in for the product: `(this, x) -> y`. Set on an instance."""
     kernel: nnx.Param | Packed
     bias: nnx.Param | None = None
 
@@ -38,18 +45,21 @@ class Linear(nnx.Module):
         return self.plain(x) if self.adapter is None else self.adapter(self, x)
 
     def plain(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
-        """Without an adapter."""
+        """Compute x @ kernel + bias, without the adapter."""
         y = x @ self.weights(x.dtype)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
     def weights(self, dtype: Any) -> Float[Array, "*layers in out"]:
-        """The kernel, unpacked if need be; with an axis of layers where they are stacked."""
-        held = self.kernel
-        return (held.unpacked() if isinstance(held, Packed) else held[...]).astype(dtype)
+        """Return the kernel in a type, unpacked if it is packed."""
+        kernel = self.kernel
+        return (kernel.unpacked() if isinstance(kernel, Packed) else kernel[...]).astype(dtype)
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) times scale, or times 1 + scale; in float32, then back (arXiv:1910.07467)."""
+    """RMS norm (arXiv:1910.07467): x / rms(x) * scale, or * (1 + scale) with `plus_one`.
+
+    It computes in float32 and returns the type of x.
+    """
 
     def __init__(self, width: int, *, epsilon: float, plus_one: bool = False) -> None:
         self.scale = nnx.Param(jnp.zeros(width) if plus_one else jnp.ones(width))
@@ -63,7 +73,10 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """(x - mean(x)) / deviation(x) * scale + bias; in float32, then back (arXiv:1607.06450)."""
+    """Layer norm (arXiv:1607.06450): (x - mean(x)) / deviation(x) * scale + bias.
+
+    It computes in float32 and returns the type of x.
+    """
 
     def __init__(self, width: int, *, epsilon: float) -> None:
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
@@ -77,23 +90,35 @@ class LayerNorm(nnx.Module):
 
 
 def norm(config: DecoderConfig, width: int) -> RMSNorm | LayerNorm:
-    """The norm of a model's kind."""
+    """Make the norm that a config names."""
     if config.norm == "layer":
         return LayerNorm(width, epsilon=config.rms_norm_eps)
     return RMSNorm(width, epsilon=config.rms_norm_eps, plus_one=config.norm == "rms_plus_one")
 
 
 class View(NamedTuple):
-    """What a layer's attention may see, and how it knows positions."""
+    """Rotations and mask of one layer's attention.
+
+    Attributes:
+        turns: Sine and cosine that rotate queries and keys; None without rotary positions.
+        mask: True where a query attends to a key; None for plain causal attention.
+
+    """
 
     turns: Float[Array, "2 batch seq 1 half"] | None
-    """Rotations of queries and keys, where positions are rotary."""
     mask: Bool[Array, "batch 1 seq keys"] | None
-    """Where each token may look; at itself and all before it unless given."""
 
 
 class Past(NamedTuple):
-    """Keys and values of all layers, and where a layer's next ones go."""
+    """Cached keys and values of all layers, and where the next ones are written.
+
+    Attributes:
+        keys: Keys of all layers.
+        values: Values of all layers.
+        layer: Index of the current layer.
+        slot: First slot to write.
+
+    """
 
     keys: Float[Array, "layers batch slots heads head"]
     values: Float[Array, "layers batch slots heads head"]
@@ -101,7 +126,7 @@ class Past(NamedTuple):
     slot: Int[Array, ""]
 
     def extend(self, k: Array, v: Array) -> tuple[Array, Array, "Past"]:
-        """The layer's keys and values with new ones in their slots, `[batch, slots, ...]`."""
+        """Write new keys and values; return the layer's `[batch, slots, ...]` and the new cache."""
         start = (self.layer, 0, self.slot, 0, 0)
         keys = jax.lax.dynamic_update_slice(self.keys, k[None].astype(self.keys.dtype), start)
         values = jax.lax.dynamic_update_slice(self.values, v[None].astype(k.dtype), start)
@@ -117,10 +142,10 @@ def attend(
     scale: float,
     softcap: float | None = None,
 ) -> Float[Array, "batch seq heads head"]:
-    """Grouped-query attention with the softmax in float32; causal where no mask is given.
+    """Grouped-query attention with the softmax in float32; causal if the mask is None.
 
-    A softcap c makes each score c * tanh(score / c) before the mask (arXiv:2408.00118).
-    Cost: batch * heads * seq * keys scores.
+    A softcap c replaces each score by c * tanh(score / c) before the mask (arXiv:2408.00118).
+    Memory: batch * heads * seq * keys scores.
     """
     if softcap is None:
         return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
@@ -135,11 +160,15 @@ def attend(
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention of a decoder."""
+    """Grouped-query attention with its projections.
+
+    Attributes:
+        prefix: `(k, v, mask) -> (k, v, mask)`, which adds keys and values that all tokens attend
+            to; None unless an adapter sets it on an instance.
+
+    """
 
     prefix: Callable | None = None
-    """A module with keys and values that all tokens see: `(k, v, mask) -> (k, v, mask)`. Set on an
-    instance."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
         width, head = config.hidden_size, config.head_size
@@ -148,7 +177,7 @@ class Attention(nnx.Module):
         self.softcap = config.attn_logit_softcapping
         bias = config.attention_bias != "none"
         inner, shared = self.heads * head, self.kv_heads * head
-        self.ends = (inner, inner + shared)  # of queries and keys, where the product is fused
+        self.ends = (inner, inner + shared)  # where queries and keys end in the fused product
         fused = inner + 2 * shared if config.fused_qkv else 0
         self.qkv_proj = Linear(width, fused, bias=bias, rngs=rngs) if fused else None
         self.q_proj = None if fused else Linear(width, inner, bias=bias, rngs=rngs)
@@ -162,7 +191,7 @@ class Attention(nnx.Module):
         self, x: Float[Array, "batch seq width"], view: View, past: Past | None
     ) -> tuple[Float[Array, "batch seq width"], Past | None]:
         batch, seq, width = x.shape
-        flat = x.reshape(batch * seq, width)  # one long axis: faster products than two
+        flat = x.reshape(batch * seq, width)  # products with one long axis are faster
         if self.qkv_proj is not None:
             q, k, v = jnp.split(self.qkv_proj(flat), self.ends, axis=-1)
         else:
@@ -183,7 +212,10 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """down(act(gate(x)) * up(x)), such as SwiGLU (arXiv:2002.05202), or down(act(up(x)))."""
+    """MLP: gated, down(act(gate(x)) * up(x)), or plain, down(act(up(x))).
+
+    Gated with the activation silu is SwiGLU (arXiv:2002.05202).
+    """
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
         width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
@@ -203,14 +235,14 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each after a norm and around a residual."""
+    """Decoder block: attention and MLP, each with a norm before it and a residual around it."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
         width, after = config.hidden_size, config.norm_placement == "pre_and_post"
         self.input_norm = norm(config, width)
         self.attention = Attention(config, rngs=rngs)
         self.attention_out_norm = norm(config, width) if after else None
-        self.post_attention_norm = norm(config, width)  # before the MLP, as Llama names it
+        self.post_attention_norm = norm(config, width)  # before the MLP; Llama's name
         self.mlp = MLP(config, rngs=rngs)
         self.mlp_out_norm = norm(config, width) if after else None
 

@@ -1,4 +1,4 @@
-"""Models from checkpoints, and back to folders that `transformers` opens."""
+"""Loading pretrained models, and saving models to folders that `transformers` opens."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fedjax_compression.checks import check_choice, check_kind
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -20,24 +21,30 @@ from .config import DecoderConfig
 from .encoder import EncoderConfig
 from .hf_config import config_from, config_to
 from .hf_encoder import encoder_config_from, encoder_config_to, hf_encoder_tensors, load_encoder
-from .hf_tensors import hf_tensors, load_tensors
+from .hf_tensors import check_params, hf_tensors, load_tensors
 
 DType = Literal["float32", "bfloat16"]
 SHARD = 5 * 10**9
-"""Bytes of a file, as `transformers` splits them."""
+"""Largest number of bytes in a file; the default of transformers 4."""
 
 
 class Pretrained(NamedTuple):
-    """A model that was read, whatever its files were."""
+    """Pretrained model, as `load` returns it.
+
+    Attributes:
+        config: Config of the decoder or encoder.
+        params: Nested dictionaries of JAX arrays: the parameters of a `Decoder`, of an `Encoder`,
+            or, with `labels`, of a `Classifier`.
+        labels: Number of labels of a fine-tuned BERT classifier; None for other models.
+        load_tokenizer: `() -> tokenizer`. It raises `ValueError` if the files have no usable
+            tokenizer.
+
+    """
 
     config: DecoderConfig | EncoderConfig
     params: PyTree
-    """Nested dictionaries of JAX arrays: of a `Decoder`, an `Encoder`, or with labels of a
-    `Classifier`."""
     labels: int | None
-    """How many a fine-tuned BERT tells apart; None for all other models."""
     load_tokenizer: Callable[[], Any]
-    """Builds the tokenizer. Raises `ValueError` where the files hold none that can be used."""
 
 
 def load(
@@ -49,33 +56,66 @@ def load(
     remat: bool = False,
     mesh: Mesh | None = None,
 ) -> Pretrained:
-    """Read a model from a folder, a `.gguf` file, the hub or a package, as `open_model_files` says.
+    """Load a pretrained model from a folder, a `.gguf` file, an installed package or the hub.
 
-    `dtype` is that of activations and products, `param_dtype` that of the parameters. With a
-    `mesh`, each parameter is cut along its longest axis that the mesh's devices divide evenly, and
-    lies whole on each where there is none.
-    Guarantees: every tensor of the files has a place in the model and the other way round. Tensors
-    are read one at a time: the peak is the model and its largest parameter.
-    Raises: what `open_model_files` does; `ValueError` naming the file, the field or the tensor,
-    what was expected and what was got, for a configuration that is not supported, and for
-    tensors that are missing, not known or of another shape.
+    Every tensor of the files must have a parameter in the model, and every parameter its tensors.
+    Tensors are read one at a time: the peak memory is the model and its largest parameter.
+
+    Args:
+        place: Path or name, as for `open_model_files`.
+        revision: Branch, tag or commit on the hub; the default branch by default.
+        dtype: Type of activations and products, "float32" (the default) or "bfloat16".
+        param_dtype: Type of the parameters, "float32" (the default) or "bfloat16".
+        remat: Recompute whole blocks in the backward pass; False by default.
+        mesh: Devices over which each parameter is split, along its longest axis that their number
+            divides; a parameter without such an axis is copied to every device. None (the default)
+            places all parameters on the default device.
+
+    Returns:
+        Config, parameters, number of labels and tokenizer of the model.
+
+    Raises:
+        TypeError: `place` is not a path or a name, or `mesh` is not a mesh.
+        FileNotFoundError: There is no such path, and neither an installed package nor the hub has
+            a model of that name.
+        ModuleNotFoundError: A package is not installed: the model's, or `gguf` for a `.gguf` file.
+        ConnectionError: The hub cannot be reached, and the model is not in the local cache.
+        ValueError: A file is malformed, the config is not supported, or a tensor is missing,
+            unknown or of another shape; the message names the file and the field or tensor.
+
+    Example:
+        >>> import tempfile
+        >>> from flax import nnx
+        >>> from fedjax_llm.models import Decoder, DecoderConfig, load, save
+        >>> config = DecoderConfig(vocab_size=16, hidden_size=8, num_attention_heads=2)
+        >>> model = Decoder(config, rngs=nnx.Rngs(0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(folder, config, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+        ...     loaded = load(folder)
+        >>> loaded.config == config, loaded.params["embedding"].shape
+        (True, (16, 8))
+
     """
-    checkpoint = open_model_files(place, revision=revision)
+    check_choice(dtype, ("float32", "bfloat16"), who="load", name="dtype")
+    check_choice(param_dtype, ("float32", "bfloat16"), who="load", name="param_dtype")
+    if mesh is not None:
+        check_kind(mesh, Mesh, who="load", name="mesh", expected="a jax.sharding.Mesh or None")
+    files = open_model_files(place, revision=revision)
     keep = partial(_placed, mesh=mesh)
-    readers = {name: tensor.read for name, tensor in checkpoint.tensors.items()}
-    source = str(checkpoint.source)
-    if checkpoint.config.get("model_type") != "bert":
-        decoder = _described(checkpoint, config_from, dtype=dtype, remat=remat)
+    readers = {name: tensor.read for name, tensor in files.tensors.items()}
+    source = str(files.source)
+    if files.config.get("model_type") != "bert":
+        decoder = _read_config(files, config_from, dtype=dtype, remat=remat)
         params = load_tensors(decoder, readers, dtype=param_dtype, keep=keep, source=source)
-        return Pretrained(decoder, params, None, checkpoint.load_tokenizer)
+        return Pretrained(decoder, params, None, files.load_tokenizer)
     pooler = any("pooler." in name for name in readers)
-    encoder = _described(checkpoint, encoder_config_from, pooler=pooler, dtype=dtype, remat=remat)
-    head = checkpoint.tensors.get("classifier.weight")
+    encoder = _read_config(files, encoder_config_from, pooler=pooler, dtype=dtype, remat=remat)
+    head = files.tensors.get("classifier.weight")
     labels = None if head is None else head.shape[0]
     params = load_encoder(
         encoder, readers, labels=labels, dtype=param_dtype, keep=keep, source=source
     )
-    return Pretrained(encoder, params, labels, checkpoint.load_tokenizer)
+    return Pretrained(encoder, params, labels, files.load_tokenizer)
 
 
 def save(
@@ -86,16 +126,57 @@ def save(
     labels: int | None = None,
     tokenizer: Any = None,
 ) -> None:
-    """Write a folder that `transformers` and `load` open: `config.json`, `model.safetensors` (in
-    shards of 5 GB) and, where a tokenizer is given, its files and its special tokens' numbers.
+    """Save a model to a folder that `transformers` and `load` open.
 
-    Guarantees: the folder appears with all of it or not at all. Values are kept bit for bit.
-    Raises `ValueError` for a folder that is there and not empty, and for a config that no model of
-    its `model_type` can have.
+    The folder gets `config.json`, `model.safetensors` (in shards of at most 5 GB) and, with a
+    tokenizer, the tokenizer's files and `generation_config.json` with the ids of its special
+    tokens. The folder appears with all files or not at all. Values are kept bit for bit.
+
+    Args:
+        folder: The folder to write; it must not exist, or be empty.
+        config: Config of the decoder or encoder.
+        params: Nested dictionaries of arrays: the parameters of a `Decoder`, of an `Encoder`, or,
+            with `labels`, of a `Classifier`.
+        labels: Number of labels of a classifier; None (the default) for other models.
+        tokenizer: Tokenizer of `transformers`; None (the default) for a folder without one.
+
+    Raises:
+        TypeError: An argument is of another kind.
+        ValueError: The folder is not empty, no model of the config's `model_type` has this
+            structure, or `labels` are given for a decoder.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from flax import nnx
+        >>> from fedjax_llm.models import Decoder, DecoderConfig, save
+        >>> config = DecoderConfig(vocab_size=16, hidden_size=8, num_attention_heads=2)
+        >>> model = Decoder(config, rngs=nnx.Rngs(0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(folder, config, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['config.json', 'model.safetensors']
+
     """
+    check_kind(folder, (str, os.PathLike), who="save", name="folder", expected="a path")
+    check_kind(
+        config,
+        (DecoderConfig, EncoderConfig),
+        who="save",
+        name="config",
+        expected="a DecoderConfig or an EncoderConfig",
+    )
+    check_params(params, who="save")
+    if labels is not None and isinstance(config, DecoderConfig):
+        raise ValueError(f"save: labels: expected None for a decoder, got {labels!r}.")
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise TypeError(
+            "save: tokenizer: expected a tokenizer of transformers or None, got "
+            f"{type(tokenizer).__name__}; a model's load_tokenizer() gives one."
+        )
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"models.save: expected a new or an empty folder, got {folder}.")
+        raise ValueError(f"save: folder: expected a new or an empty one, got {folder}.")
     if isinstance(config, EncoderConfig):
         tensors = hf_encoder_tensors(config, params, labels=labels)
         values = encoder_config_to(config, labels=labels)
@@ -119,18 +200,19 @@ def save(
         raise
 
 
-def _described(checkpoint: ModelFiles, read: Callable, **choices: Any) -> Any:
+def _read_config(files: ModelFiles, read: Callable, **choices: Any) -> Any:
+    """Read the config, and name the files in its errors."""
     try:
-        return read(checkpoint.config, **choices)
+        return read(files.config, **choices)
     except ValueError as error:
-        raise ValueError(f"{checkpoint.source}: config.json: {error}") from None
+        raise ValueError(f"{files.source}: {error}") from None
 
 
 def _placed(value: np.ndarray, *, mesh: Mesh | None) -> jax.Array:
-    """A parameter on its devices, of which each gets its own part alone.
+    """Copy a parameter to its devices; each receives only its shard.
 
-    Waits until it is there: JAX copies in the background and keeps `value` until then, so that a
-    busy machine would hold two or three parameters twice.
+    It waits for the copy: JAX copies in the background and keeps `value` until then, so a busy
+    machine would hold two or three parameters twice.
     """
     if mesh is None:
         placed = jnp.asarray(value)
@@ -141,7 +223,7 @@ def _placed(value: np.ndarray, *, mesh: Mesh | None) -> jax.Array:
 
 
 def cut(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How a parameter of this shape is cut over all devices of a mesh."""
+    """Split a parameter of this shape over all devices of a mesh, as `load` says."""
     even = [(size, -axis) for axis, size in enumerate(shape) if size % mesh.size == 0]
     if not even:
         return PartitionSpec()
@@ -154,7 +236,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def _special_ids(tokenizer: Any) -> dict[str, int]:
-    """Of the tokens that begin, end and fill up a text, as far as there are any."""
+    """Ids of the tokenizer's begin, end and padding tokens, as far as it has them."""
     names = (f"{kind}_token_id" for kind in ("bos", "eos", "pad"))
     ids = {name: getattr(tokenizer, name, None) for name in names}
     return {name: number for name, number in ids.items() if number is not None}

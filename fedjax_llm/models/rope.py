@@ -8,9 +8,9 @@ from .config import DecoderConfig, LinearScaling, Llama3Scaling
 
 
 def rates(config: DecoderConfig, *, local: bool = False) -> Float[np.ndarray, " half"]:
-    """Radians per position of each pair of a head's entries, rounded once to float32.
+    """Radians per position of each pair of a head's entries, computed in float64, as float32.
 
-    `local` asks for those of sliding layers, where a model has its own (Gemma 3).
+    `local` asks for the rates of sliding layers, which differ if `rope_local_theta` is given.
     """
     half = config.head_size // 2
     if local and config.rope_local_theta is not None:
@@ -27,7 +27,7 @@ def rates(config: DecoderConfig, *, local: bool = False) -> Float[np.ndarray, " 
 def turns(
     positions: Int[Array, "batch seq"], rates: Float[Array | np.ndarray, " half"]
 ) -> Float[Array, "2 batch seq 1 half"]:
-    """Sine and cosine of each position's angles, in float32 whatever the model computes in."""
+    """Sine and cosine of each position's angles, in float32 for every model dtype."""
     angles = positions[..., None, None].astype(jnp.float32) * rates
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)])
 
@@ -35,7 +35,7 @@ def turns(
 def rotate(
     x: Float[Array, "batch seq heads head"], turns: Float[Array, "2 #batch seq 1 half"]
 ) -> Float[Array, "batch seq heads head"]:
-    """Turn the two halves of each head by their angles, in float32."""
+    """Rotate the pairs (entry i, entry i + head / 2) of each head by their angles, in float32."""
     sin, cos = turns
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -48,6 +48,6 @@ def _plain(theta: float, half: int) -> np.ndarray:
 
 def _llama3(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    periods = scaling.original_max_position_embeddings * plain / (2 * np.pi)  # in the old context
-    kept = ((periods - low) / (high - low)).clip(0, 1)
+    turns_in_context = scaling.original_max_position_embeddings * plain / (2 * np.pi)
+    kept = ((turns_in_context - low) / (high - low)).clip(0, 1)
     return kept * plain + (1 - kept) * plain / scaling.factor

@@ -1,4 +1,4 @@
-"""Tiny models of every family, as `config.json` describes them, and weights out of Philox bits."""
+"""A tiny model of every family: its `config.json`, and reproducible random tensors."""
 
 import functools
 import zlib
@@ -104,47 +104,48 @@ for values in FAMILIES.values():
 
 
 def uniform(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Values in [-1, 1) that no version of NumPy draws otherwise."""
+    """Uniform values in [-1, 1), from raw Philox bits, so that they are equal in every NumPy."""
     bits = np.random.Philox(key=[seed, zlib.crc32(name.encode())]).random_raw(int(np.prod(shape)))
     return ((bits >> np.uint64(11)) * 2.0**-52 - 1).reshape(shape).astype(np.float32)
 
 
 def weight(name: str, shape: tuple[int, ...], *, plus_one: bool = False) -> np.ndarray:
-    """One tensor, such that norms and biases matter."""
+    """One tensor, scaled so that norms and biases change the logits."""
     drawn = uniform(name, shape)
     if len(shape) == 1:
         return 0.3 * drawn + ("bias" not in name and not plus_one)
     return drawn * 2 * shape[-1] ** -0.5
 
 
-def drawn(parts: list[Entry], *, plus_one: bool = False) -> dict[str, np.ndarray]:
+def drawn(entries: list[Entry], *, plus_one: bool = False) -> dict[str, np.ndarray]:
+    """Random tensors for the entries, by Hugging Face name."""
     return {
-        name: weight(name, part.shape, plus_one=plus_one)
-        for part in parts
-        for name in (part.name.format(layer) for layer in range(part.layers or 1))
+        name: weight(name, entry.shape, plus_one=plus_one)
+        for entry in entries
+        for name in (entry.name.format(layer) for layer in range(entry.layers or 1))
     }
 
 
 def readers(tensors: Mapping[str, np.ndarray]) -> dict[str, Reader]:
-    """As a checkpoint gives them."""
+    """Functions that read the tensors, as `load_tensors` takes them."""
     return {name: lambda value=value: value for name, value in tensors.items()}
 
 
 @functools.cache
 def weights(config: DecoderConfig) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint."""
+    """All tensors of a decoder, by Hugging Face name."""
     return drawn(entries(config), plus_one=config.norm == "rms_plus_one")
 
 
 @functools.cache
 def bert_weights() -> dict[str, np.ndarray]:
-    """All tensors of a BERT with a head for classification."""
+    """All tensors of a BERT classifier, by Hugging Face name."""
     return drawn(encoder_entries(encoder_config_from(BERT), labels=LABELS))
 
 
 @functools.cache
 def params(config: DecoderConfig) -> dict:
-    """The same as parameters of ours."""
+    """The parameters of a `Decoder` with the tensors of `weights`."""
     return load_tensors(config, readers(weights(config)))
 
 
@@ -153,7 +154,7 @@ def tokens(shape: tuple[int, int], name: str = "tokens") -> np.ndarray:
 
 
 ONCE = {"xla_backend_optimization_level": 0}
-"""Compiler options for what runs once: compiled in half the time."""
+"""Compiler options for programs that run once: they compile in half the time."""
 
 
 @functools.partial(jax.jit, static_argnames="config", compiler_options=ONCE)
@@ -162,6 +163,6 @@ def _forward(params, ids, kwargs, *, config):
 
 
 def forward(name: str, ids: np.ndarray, *, dtype: str = "float32", **kwargs) -> jax.Array:
-    """Logits of a family's model."""
+    """Logits of the model of a family."""
     config = config_from(FAMILIES[name], dtype=dtype)
     return _forward(params(config), jnp.asarray(ids), kwargs, config=config)

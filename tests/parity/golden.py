@@ -1,4 +1,4 @@
-"""Write the golden values that the tests without torch compare with: `make golden`."""
+"""Write the golden values that tests without torch compare with; run by `make golden`."""
 
 from pathlib import Path
 

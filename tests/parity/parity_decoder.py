@@ -1,4 +1,4 @@
-"""Decoders against transformers on torch, live."""
+"""Decoders compared with transformers on torch."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def theirs(name, ids, dtype=torch.float32, **kwargs):
 
 
 def off(got, expected):
-    """The largest error over the largest value."""
+    """Largest error divided by the largest expected value."""
     return np.abs(got - expected).max() / np.abs(expected).max()
 
 
@@ -81,7 +81,7 @@ def test_gradients(name):
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), long[:, 1:].flatten()).backward()
     expected = {key: value.grad.numpy() for key, value in model.named_parameters()}
     assert set(got) == set(expected)
-    # a key's bias adds the same to all scores of a query: its gradient is rounding alone
+    # a key's bias adds the same to all scores of a query, so its gradient is only rounding
     floor = 1e-4 * max(np.abs(value).max() for value in expected.values())
     errors = {
         key: np.abs(got[key] - value).max() / max(np.abs(value).max(), floor)
@@ -102,7 +102,7 @@ def test_padding(name):
     error = off(got[there], expected[there])
     say(name, "left padding", error)
     assert error < 1e-4
-    # and on the right, where no positions are given
+    # right padding, without positions
     there = there[:, ::-1]
     got = ours(name, ids, segments=there.astype(np.int32))
     error = off(got[there], theirs(name, ids, attention_mask=there)[there])
@@ -146,7 +146,7 @@ def test_greedy_text(name):
 
 
 @each_family
-def test_configs_of_transformers_5_are_read_and_ours_are_read_by_it(name):
+def test_configs_are_compatible_with_transformers_5(name):
     config = config_from(FAMILIES[name])
     theirs = AutoConfig.for_model(**FAMILIES[name])
     assert config_from(theirs.to_dict()) == config
@@ -163,10 +163,10 @@ def test_configs_of_transformers_5_are_read_and_ours_are_read_by_it(name):
 
 
 @each_family
-def test_tensors_written_are_those_of_a_torch_checkpoint(name):
+def test_tensors_equal_those_of_the_torch_model(name):
     config = config_from(FAMILIES[name])
     written = hf_tensors(config, params(config))
-    theirs = dict(reference(name).named_parameters())  # a tied head once, as files have it
+    theirs = dict(reference(name).named_parameters())  # a tied head appears once, as in files
     assert set(written) == set(theirs)
     for key, value in theirs.items():
         assert np.array_equal(written[key], value.detach().numpy()), key

@@ -1,4 +1,4 @@
-"""The encoder against transformers on torch, live."""
+"""The encoder compared with transformers on torch."""
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def test_gradients():
     torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels)).backward()
     expected = {key: value.grad.numpy() for key, value in theirs.named_parameters()}
     assert set(got) == set(expected)
-    # a key's bias adds the same to all scores of a query: its gradient is rounding alone
+    # a key's bias adds the same to all scores of a query, so its gradient is only rounding
     errors = {key: off(got[key], each) for key, each in expected.items() if "key.bias" not in key}
     error = max(errors.values())
     print(f"\nbert gradients {error:.1e}")

@@ -1,4 +1,7 @@
-"""Adapters against peft on torch, live. Wrong names only warn there, so logits are compared."""
+"""Adapters compared with peft on torch.
+
+peft only warns about wrong names, so logits are compared.
+"""
 
 import json
 
@@ -74,7 +77,7 @@ ids = tokens((2, 17))
 
 
 def adapted(name, adapter, *, moved=True):
-    """A decoder with an adapter that does something."""
+    """A decoder with an adapter; `moved` gives the adapter parameters that change the logits."""
     config = config_from(FAMILIES[name])
     one = adapt(adapter, from_params(config, params(config)), key=jr.key(0))
     leaves, structure = jax.tree.flatten(one.params)
@@ -98,7 +101,7 @@ def off(got, expected):
 
 @each_model
 @pytest.mark.parametrize("kind", OURS)
-def test_peft_reads_ours(name, kind, tmp_path):
+def test_peft_reads_our_adapters(name, kind, tmp_path):
     model = adapted(name, OURS[kind](name == "gpt2"))
     export_adapter(tmp_path, model)
     theirs = peft.PeftModel.from_pretrained(reference(name), tmp_path).eval()
@@ -114,7 +117,7 @@ def test_peft_reads_ours(name, kind, tmp_path):
 
 @each_model
 @pytest.mark.parametrize("kind", THEIRS)
-def test_we_read_pefts(name, kind, tmp_path):
+def test_we_read_adapters_of_peft(name, kind, tmp_path):
     torch.manual_seed(0)
     theirs = peft.get_peft_model(reference(name), THEIRS[kind](name == "gpt2")).eval()
     with torch.no_grad():

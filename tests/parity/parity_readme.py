@@ -1,4 +1,4 @@
-"""The README's second example, whose adapter `peft` reads."""
+"""The README's second example: `peft` reads the adapter that it trains."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_peft_reads_the_adapter_that_the_readme_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[1]
     made = {}
-    exec(compile(code, "README.md", "exec"), made)  # noqa: S102 - our own text
+    exec(compile(code, "README.md", "exec"), made)  # noqa: S102 - code of this repository
     base, task, params = made["base"], made["task"], made["r"].state.params
     models.save("runs/base", base.config, base.params, tokenizer=made["reader"])
     ids = np.array([made["reader"].encode("Hi! What did you do today? " * 4)])

@@ -1,4 +1,4 @@
-"""The whole SmolLM2 against transformers on torch, through the folder that we save."""
+"""SmolLM2 compared with transformers on torch, which opens the folder that `save` writes."""
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def test_gradients(ours, theirs):
 
 
 def torch_gradients(model, ids, dtype):
-    """By name, in float64: of a model that is in float32 again afterwards."""
+    """Gradients by name, as float64, computed in `dtype`; the model is float32 again afterwards."""
     long = torch.from_numpy(ids)
     logits = model.to(dtype)(long[:, :-1], use_cache=False).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), long[:, 1:].flatten()).backward()
@@ -100,7 +100,7 @@ def test_greedy_text(ours, theirs, monkeypatch):
         assert np.array_equal(got, expected[:, ids.shape[1] :].numpy()), prompt
 
 
-def test_the_tokenizer_is_the_same_in_the_folder(ours, theirs):
+def test_the_saved_tokenizer_is_the_same(ours, theirs):
     text = "<|im_start|>user\nDon't  count 123 or 4,567.<|im_end|>\n"
     assert theirs[1].encode(text) == ours.load_tokenizer().encode(text)
     assert theirs[0].config.eos_token_id == theirs[1].eos_token_id

@@ -1,4 +1,4 @@
-"""The same models in torch, by transformers, with the same weights."""
+"""The same models in torch, built by transformers with the same tensors."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from tests.helpers.families import BERT, FAMILIES, LABELS, bert_weights, tokens,
 
 
 def reference(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """A family's model with the weights that `families.params` gives ours."""
+    """The torch model of a family, with the tensors of `families.params`."""
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**FAMILIES[name]), attn_implementation="eager"
     )
@@ -22,7 +22,7 @@ def reference(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
 
 
 def bert_reference(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """BERT with a head for classification, and its weights."""
+    """The torch BERT classifier, with the tensors of `families.bert_weights`."""
     config = AutoConfig.for_model(**BERT, num_labels=LABELS)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
     state = {name: torch.from_numpy(value) for name, value in bert_weights().items()}
@@ -32,7 +32,7 @@ def bert_reference(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
 
 
 def golden() -> dict[str, np.ndarray]:
-    """Logits of every family, and a BERT's scores of labels, on the same tokens."""
+    """Logits of every family and label scores of BERT, on the same tokens."""
     ids = torch.from_numpy(tokens((2, 12))).long()
     with torch.no_grad():
         logits = {name: reference(name)(ids).logits.numpy() for name in FAMILIES}

@@ -22,7 +22,7 @@ CONFIG = DecoderConfig(
 
 def decoder(config=CONFIG, seed=0):
     model = Decoder(config, rngs=nnx.Rngs(seed))
-    # scales that differ from one, so that a norm left out is seen
+    # norm scales other than 1, so that a missing norm changes the logits
     state = nnx.state(model)
     leaves, treedef = jax.tree.flatten(state)
     keys = jr.split(jr.key(1), len(leaves))
@@ -64,11 +64,11 @@ def reference(p, config, ids):
         out = np.zeros_like(q)
         for i in range(len(ids)):
             for n in range(config.num_attention_heads):
-                own = slice(n * head, (n + 1) * head)
+                query_entries = slice(n * head, (n + 1) * head)
                 shared = slice(n // groups * head, (n // groups + 1) * head)
-                query = turn(q[i, own], i)
+                query = turn(q[i, query_entries], i)
                 scores = [query @ turn(k[j, shared], j) / head**0.5 for j in range(i + 1)]
-                out[i, own] = softmax(np.array(scores)) @ v[: i + 1, shared]
+                out[i, query_entries] = softmax(np.array(scores)) @ v[: i + 1, shared]
         x = x + out @ a["o_proj"]
         m = {name: product["kernel"] for name, product in b["mlp"].items()}
         h = np.stack([norm(row, b["post_attention_norm"]["scale"]) for row in x])
@@ -79,7 +79,7 @@ def reference(p, config, ids):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_logits_are_those_of_an_independent_reference(tied):
+def test_logits_equal_those_of_an_independent_reference(tied):
     config = dataclasses.replace(CONFIG, tie_word_embeddings=tied)
     model, ids = decoder(config), tokens()
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(nnx.state(model)))
@@ -87,7 +87,7 @@ def test_logits_are_those_of_an_independent_reference(tied):
     np.testing.assert_allclose(model(ids), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_token_does_not_see_what_follows():
+def test_logits_do_not_depend_on_later_tokens():
     model, ids = decoder(), tokens()
     changed = ids.at[:, 5].set((ids[:, 5] + 1) % CONFIG.vocab_size)
     before, after = model(ids), model(changed)
@@ -95,7 +95,7 @@ def test_a_token_does_not_see_what_follows():
     assert jnp.abs(before[:, 5:] - after[:, 5:]).max() > 0.01
 
 
-def test_remat_changes_no_gradient():
+def test_remat_does_not_change_gradients():
     ids = tokens()
 
     def gradient(remat):
@@ -109,7 +109,7 @@ def test_remat_changes_no_gradient():
     )
 
 
-def test_layers_are_stacked_and_differ():
+def test_parameters_of_layers_are_stacked_and_differ():
     kernel = nnx.to_pure_dict(nnx.state(Decoder(CONFIG, rngs=nnx.Rngs(0))))["blocks"]["mlp"][
         "up_proj"
     ]["kernel"]
@@ -120,11 +120,17 @@ def test_layers_are_stacked_and_differ():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": 25}, "hidden_size must be a multiple of 2"),
-        ({"num_key_value_heads": 4}, "num_attention_heads must be a multiple of num_key_value"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, got 0"),
+        (
+            {"hidden_size": 25},
+            r"hidden_size: expected a multiple of 2 \* num_attention_heads = 12, .* got 25",
+        ),
+        (
+            {"num_key_value_heads": 4},
+            "num_attention_heads: expected a multiple of num_key_value_heads = 4, got 6",
+        ),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: expected an integer at least 1, got 0"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(change, message):
+def test_inconsistent_sizes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Decoder(dataclasses.replace(CONFIG, **change), rngs=nnx.Rngs(0))

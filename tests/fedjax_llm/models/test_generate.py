@@ -15,7 +15,7 @@ def decoder(name="llama3"):
 
 
 def one_by_one(model, prompt, new):
-    """The likeliest continuation, with all tokens read again for each."""
+    """The most likely continuation, computed from all tokens at every step."""
     ids = np.zeros((1, len(prompt) + new), np.int32)
     ids[0, : len(prompt)] = prompt
     run = jax.jit(model.__call__)
@@ -25,7 +25,7 @@ def one_by_one(model, prompt, new):
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
-def test_prompts_of_any_length_are_continued_as_alone(name):
+def test_prompts_of_different_lengths_are_continued_as_if_alone(name):
     model, prompts, lengths = decoder(name), tokens((3, 9)), [9, 1, 4]
     got = generate(model, jnp.asarray(prompts), lengths=jnp.array(lengths), max_new_tokens=12)
     for row, prompt, length in zip(got.tokens, prompts, lengths, strict=True):
@@ -33,7 +33,7 @@ def test_prompts_of_any_length_are_continued_as_alone(name):
     np.testing.assert_array_equal(got.lengths, [12] * 3)
 
 
-def test_a_row_ends_with_its_eos():
+def test_a_row_ends_after_its_first_eos():
     model, prompts = decoder(), jnp.asarray(tokens((3, 9)))
     free = np.asarray(generate(model, prompts, max_new_tokens=12).tokens)
     eos = [int(free[0, 4]), int(free[1, 7])]
@@ -56,7 +56,7 @@ def test_drawn_tokens_follow_the_logits():
     assert not (jnp.abs(shares - wrong) < 5 * jnp.sqrt(wrong / 4000) + 1e-3).all()
 
 
-def test_a_key_gives_the_same_text_whatever_rows_follow():
+def test_a_row_does_not_depend_on_later_rows():
     model, prompts = decoder(), jnp.asarray(tokens((3, 5)))
     draw = {"max_new_tokens": 6, "temperature": 1.0, "top_p": 0.9}
     one = generate(model, prompts[:1], key=jr.key(0), **draw)
@@ -66,7 +66,7 @@ def test_a_key_gives_the_same_text_whatever_rows_follow():
     assert (other.tokens != all_three.tokens).any()
 
 
-def test_top_p_keeps_the_fewest_tokens_that_reach_it():
+def test_top_p_keeps_the_fewest_tokens_whose_probabilities_reach_it():
     logits = jnp.log(jnp.array([[0.1, 0.5, 0.15, 0.25], [0.97, 0.01, 0.01, 0.01]]))
     kept = jnp.isfinite(top_p_only(logits, 0.7))
     np.testing.assert_array_equal(kept, [[False, True, False, True], [True, False, False, False]])
@@ -84,12 +84,12 @@ def test_a_second_call_compiles_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lengths": jnp.array([0])}, r"lengths: expected 1 to 4, a prompt's tokens, got \[0\]"),
-        ({"lengths": jnp.array([5])}, r"lengths: expected 1 to 4, a prompt's tokens, got \[5\]"),
-        ({"max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
-        ({"temperature": -1.0}, "temperature: expected at least 0, got -1.0"),
+        ({"lengths": jnp.array([0])}, r"lengths: expected 1 to 4 tokens each, got \[0\]"),
+        ({"lengths": jnp.array([5])}, r"lengths: expected 1 to 4 tokens each, got \[5\]"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected an integer at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature: expected a number at least 0, got -1.0"),
         ({"temperature": 1.0}, "key: expected a key, as temperature is above 0, got None"),
-        ({"top_p": 0.0}, "top_p: expected above 0 and at most 1, got 0.0"),
+        ({"top_p": 0.0}, "top_p: expected a number above 0 and at most 1, got 0.0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(change, message):

