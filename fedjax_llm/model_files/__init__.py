@@ -1,4 +1,4 @@
-"""Models on disk in the Hugging Face view: safetensors, GGUF, the hub."""
+"""Model files in the Hugging Face layout: safetensors folders, GGUF files, the hub."""
 
 from .contract import LazyTensor, ModelFiles
 from .gguf_llama import open_gguf

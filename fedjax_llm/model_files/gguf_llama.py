@@ -1,7 +1,8 @@
-"""A Llama model in a GGUF file, in the Hugging Face view.
+"""A Llama model in a GGUF file, in the Hugging Face layout.
 
-llama.cpp orders the rows of each head of q and k so that the two of a rotary pair are neighbours;
-Hugging Face has the first of all pairs before the second of all. Reading undoes it.
+Both layouts order the rows of each head of q and k by rotary pairs. llama.cpp stores the two rows
+of a pair next to each other; Hugging Face stores the first rows of all pairs, then the second rows.
+Reading converts to the Hugging Face order.
 """
 
 import re
@@ -16,6 +17,7 @@ from .contract import LazyTensor, ModelFiles
 from .gguf_header import GgufHeader, read_gguf_header
 from .gguf_tokenizer import read_gguf_tokenizer
 from .gguf_values import gguf_values
+from .safetensors_reader import check_path
 
 _OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -37,84 +39,110 @@ _IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,5})\.([a-z_]+)\.(weight|bias)")
 
 
 def open_gguf(path: Path) -> ModelFiles:
-    """The Llama model in a GGUF file. Needs the gguf package: `pip install "fedjax-llm[gguf]"`.
+    """Open the Llama model in a GGUF file; it needs `pip install "fedjax-llm[gguf]"`.
 
-    Quantised tensors read as float32; q and k have their rows in Hugging Face's order.
-    Raises: `ValueError` for another architecture, for a tensor or a rotary scaling that is unknown
-    here, and for a file that is not what its header says.
+    Quantised tensors are read as float32. The rows of q and k are put in Hugging Face's order.
+    The file is untrusted: the header is checked, and values are read only on request.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Config, tensors and tokenizer of the model.
+
+    Raises:
+        TypeError: `path` is not a `pathlib.Path`.
+        ModuleNotFoundError: The package gguf is not installed.
+        ValueError: The architecture, a tensor or the rotary scaling is not supported, or the file
+            is malformed; the message names the file.
+
+    Example:
+        >>> from fedjax_llm.model_files import open_gguf, smollm2
+        >>> open_gguf(smollm2()).config["hidden_size"]  # doctest: +SKIP
+        576
+
     """
+    check_path(path, who="open_gguf", name="path")
     header = read_gguf_header(path)
     config = _config(path, header)
     tensors = {}
-    for name, place in header.tensors.items():
-        dtype, read = gguf_values(path, name, place)
-        theirs, heads = _hugging_face_name(path, name, config)
+    for name, stored in header.tensors.items():
+        dtype, read = gguf_values(path, name, stored)
+        new_name, heads = _hugging_face_name(path, name, config)
         if heads:
             rows = heads * config["head_dim"]
-            if place.shape[0] != rows:
+            if stored.shape[0] != rows:
                 raise ValueError(
-                    f"{path}: tensor {name!r} must have {rows} rows, {config['head_dim']} for "
-                    f"each of {heads} heads, got shape {place.shape}."
+                    f"{path}: tensor {name!r}: expected {rows} rows, {config['head_dim']} for "
+                    f"each of {heads} heads, got shape {stored.shape}."
                 )
             read = partial(_halves, read, heads)
-        tensors[theirs] = LazyTensor(place.shape, dtype, read, source=path)
+        tensors[new_name] = LazyTensor(stored.shape, dtype, read, source=path)
     return ModelFiles(path, config, tensors, partial(read_gguf_tokenizer, path))
 
 
 def _hugging_face_name(path: Path, name: str, config: Mapping[str, Any]) -> tuple[str, int]:
-    """Its name, and how many heads' rows are to be put in order: 0 for all but q and k."""
+    """Hugging Face name of a tensor, and the number of heads to reorder: 0 except for q and k."""
     if name in _OUTER:
         return _OUTER[name], 0
     match = _IN_BLOCK.fullmatch(name)
     if match is None or match[2] not in _INNER:
-        raise ValueError(f"{path}: tensor {name!r} must be one of a Llama model, and is not known.")
+        raise ValueError(f"{path}: expected only tensors of a Llama model, got {name!r}.")
     if int(match[1]) >= config["num_hidden_layers"]:
         raise ValueError(
-            f"{path}: tensor {name!r} must be of one of {config['num_hidden_layers']} layers."
+            f"{path}: expected only tensors of {config['num_hidden_layers']} layers, got {name!r}."
         )
     heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(match[2])
-    theirs = f"model.layers.{match[1]}.{_INNER[match[2]]}.{match[3]}"
-    return theirs, config[heads] if heads else 0
+    new_name = f"model.layers.{match[1]}.{_INNER[match[2]]}.{match[3]}"
+    return new_name, config[heads] if heads else 0
 
 
 def _halves(read: Callable[[], np.ndarray], heads: int) -> np.ndarray:
-    """Rows of each head: from neighbouring pairs to two halves."""
+    """Reorder the rows of each head from neighbouring pairs to two halves."""
     rows = read()
     pairs = rows.reshape(heads, rows.shape[0] // (2 * heads), 2, *rows.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
 
 def _config(path: Path, header: GgufHeader) -> dict[str, Any]:
-    """config.json, as transformers 5 reads it."""
+    """Make the mapping of a `config.json` that transformers 5 reads."""
     given = header.metadata
     architecture = given.get("general.architecture")
     if architecture != "llama":
         raise ValueError(
-            f"{path}: general.architecture must be 'llama', the only one that is read from GGUF, "
-            f"got {architecture!r:.80}; other models are read from safetensors."
+            f"{path}: general.architecture: expected 'llama', got {architecture!r:.80}; other "
+            "architectures are read from safetensors."
         )
     if given.get("split.count", 1) not in (0, 1):
-        raise ValueError(f"{path}: must be the whole model, not one of several files.")
+        raise ValueError(
+            f"{path}: split.count: expected one file with the whole model, got "
+            f"{given['split.count']!r:.80}."
+        )
     if given.get("llama.expert_count", 0) != 0:
-        raise ValueError(f"{path}: llama.expert_count must be 0: experts are not read from GGUF.")
+        raise ValueError(
+            f"{path}: llama.expert_count: expected 0 (experts are not supported), got "
+            f"{given['llama.expert_count']!r:.80}."
+        )
     tied = "output.weight" not in header.tensors
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
-        raise ValueError(f"{path}: there must be a matrix 'token_embd.weight'.")
+        got = None if embedding is None else f"shape {embedding.shape}"
+        raise ValueError(f"{path}: tensor 'token_embd.weight': expected a matrix, got {got}.")
     vocab, width = embedding.shape
-    if (said := _count(path, given, "llama.embedding_length")) != width:
+    if (stated := _count(path, given, "llama.embedding_length")) != width:
         raise ValueError(
-            f"{path}: llama.embedding_length must be the width of 'token_embd.weight', {width}, "
-            f"got {said}."
+            f"{path}: llama.embedding_length: expected {width}, the width of 'token_embd.weight', "
+            f"got {stated}."
         )
     heads = _count(path, given, "llama.attention.head_count")
     head_dim = _count(path, given, "llama.attention.key_length", width // heads)
     if head_dim % 2:
-        raise ValueError(f"{path}: heads must have an even width, got {head_dim}.")
+        raise ValueError(f"{path}: width of a head: expected an even number, got {head_dim}.")
     if given.get("llama.rope.dimension_count", head_dim) != head_dim:
         raise ValueError(
-            f"{path}: llama.rope.dimension_count must be the width of a head, {head_dim}: rotary "
-            f"embeddings of a part are not known; got {given['llama.rope.dimension_count']!r:.80}."
+            f"{path}: llama.rope.dimension_count: expected {head_dim}, the width of a head, got "
+            f"{given['llama.rope.dimension_count']!r:.80}; partial rotary embeddings are not "
+            "supported."
         )
     biased = {name.split(".")[2][:4] for name in header.tensors if name.endswith(".bias")}
     config = {
@@ -136,22 +164,23 @@ def _config(path: Path, header: GgufHeader) -> dict[str, Any]:
         "mlp_bias": "ffn_" in biased,
         "tie_word_embeddings": tied,
     }
-    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        key = f"tokenizer.ggml.{theirs}_token_id"
+    for role, gguf_role in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        key = f"tokenizer.ggml.{gguf_role}_token_id"
         if key in given:
-            config[f"{ours}_token_id"] = _count(path, given, key, least=0)
+            config[f"{role}_token_id"] = _count(path, given, key, least=0)
     return config
 
 
 def _rope(path: Path, header: GgufHeader) -> dict[str, Any]:
+    """Make the rope_parameters of a `config.json`."""
     given = header.metadata
     theta = _real(path, given, "llama.rope.freq_base", 10000.0)
     kind = given.get("llama.rope.scaling.type", "none")
     old = "llama.rope.scale_linear" in given
     if kind not in ("none", "linear") or old or "rope_freqs.weight" in header.tensors:
         raise ValueError(
-            f"{path}: rotary embeddings must be scaled not at all or linearly; scaling of type "
-            f"{kind!r:.80} or by factors (rope_freqs.weight) is read from safetensors only."
+            f"{path}: llama.rope.scaling.type: expected none or linear, without the tensor "
+            f"rope_freqs.weight, got {kind!r:.80}; other scalings are read from safetensors."
         )
     if kind == "none":
         return {"rope_type": "default", "rope_theta": theta}
@@ -162,17 +191,16 @@ def _rope(path: Path, header: GgufHeader) -> dict[str, Any]:
 def _count(
     path: Path, given: Mapping[str, Any], key: str, otherwise: int | None = None, *, least: int = 1
 ) -> int:
+    """Read an integer."""
     value = given.get(key, otherwise)
     if type(value) is not int or not least <= value < 2**31:
-        raise ValueError(
-            f"{path}: {key} must be a whole number of at least {least}, got {value!r:.80}."
-        )
+        raise ValueError(f"{path}: {key}: expected an integer at least {least}, got {value!r:.80}.")
     return value
 
 
 def _real(path: Path, given: Mapping[str, Any], key: str, otherwise: float | None = None) -> float:
-    """A positive float32, as the shortest decimal that rounds to it: 1e-05, not 9.9999997e-06."""
+    """Read a positive float32 as its shortest decimal: 1e-05, not 9.9999997e-06."""
     value = given.get(key, otherwise)
     if not isinstance(value, float) or not 0 < value < float("inf"):
-        raise ValueError(f"{path}: {key} must be a positive number, got {value!r:.80}.")
+        raise ValueError(f"{path}: {key}: expected a positive number, got {value!r:.80}.")
     return float(str(np.float32(value)))

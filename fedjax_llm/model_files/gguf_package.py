@@ -1,14 +1,15 @@
-"""The optional package gguf: the types of GGUF's tensors, and their dequantisation."""
+"""The optional package gguf, which has GGUF's tensor types and their dequantisation."""
 
 from types import ModuleType
 
 
 def import_gguf() -> ModuleType:
-    """The module. `ModuleNotFoundError`, which says how to install it, where it is not there."""
+    """Import gguf; a `ModuleNotFoundError` says how to install it."""
     try:
         import gguf  # noqa: PLC0415 (an extra)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'Reading GGUF needs the package gguf: pip install "fedjax-llm[gguf]"', name="gguf"
+            "open_gguf: expected the package gguf, got none; pip install 'fedjax-llm[gguf]'.",
+            name="gguf",
         ) from error
     return gguf

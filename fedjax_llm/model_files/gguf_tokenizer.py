@@ -1,15 +1,15 @@
-"""The tokenizer in a GGUF file."""
+"""Reading the tokenizer in a GGUF file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from .gguf_header import read_gguf_header
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
@@ -17,14 +17,25 @@ _CONTROL, _USER_DEFINED = 3, 4
 
 
 def read_gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
-    """The byte-level BPE in a GGUF file, with its special tokens and chat template.
+    """Read the byte-level BPE in a GGUF file, with its special tokens and chat template.
 
-    Guarantees: ids are the places in `tokenizer.ggml.tokens`; every text comes back from `decode`
-    (with `clean_up_tokenization_spaces` off, as it is here). Chat templates need jinja2.
-    Raises: `ValueError` for a vocabulary that is not byte-level BPE (`tokenizer.ggml.model` gpt2),
-    for a pre-tokeniser other than smollm and gpt-2, and for one that contradicts itself.
+    The id of a token is its index in `tokenizer.ggml.tokens`. `decode(encode(text))` returns every
+    text unchanged, as `clean_up_tokenization_spaces` is off. Chat templates need jinja2.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ModuleNotFoundError: The package gguf is not installed.
+        ValueError: The vocabulary is not byte-level BPE (`tokenizer.ggml.model` gpt2), the
+            pre-tokeniser is neither smollm nor gpt-2, or the vocabulary is inconsistent.
+
     """
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 (slow, and says that torch is missing)
+    # importing transformers is slow, and warns if torch is missing
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
     given = read_gguf_header(path).metadata
     try:
@@ -45,10 +56,20 @@ def read_gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     )
 
 
-def _backend(given: Mapping[str, Any]) -> Tokenizer:
+def _backend(given: Mapping[str, Any]) -> "Tokenizer":
+    """Build the tokenizer without the special tokens' roles."""
+    from tokenizers import (  # noqa: PLC0415
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+    )
+
     if given.get("tokenizer.ggml.model") != "gpt2":
         raise ValueError(
-            "tokenizer.ggml.model must be 'gpt2', byte-level BPE, got "
+            "tokenizer.ggml.model: expected 'gpt2' (byte-level BPE), got "
             f"{given.get('tokenizer.ggml.model')!r:.80}."
         )
     bytes_and_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -59,16 +80,19 @@ def _backend(given: Mapping[str, Any]) -> Tokenizer:
     elif kind in ("gpt-2", "gpt2"):
         splits = bytes_and_words
     else:
-        raise ValueError(f"tokenizer.ggml.pre must be 'smollm' or 'gpt-2', got {kind!r:.80}.")
-    if given.get("tokenizer.ggml.add_space_prefix", False):
-        raise ValueError("tokenizer.ggml.add_space_prefix must be false.")
+        raise ValueError(f"tokenizer.ggml.pre: expected 'smollm' or 'gpt-2', got {kind!r:.80}.")
+    if space_prefix := given.get("tokenizer.ggml.add_space_prefix", False):
+        raise ValueError(
+            f"tokenizer.ggml.add_space_prefix: expected false, got {space_prefix!r:.80}."
+        )
     vocabulary = {token: i for i, token in enumerate(_tokens(given))}
     merges = []
     for merge in _texts(given, "tokenizer.ggml.merges"):
         first, space, second = merge.partition(" ")
         if not space or not {first, second, first + second} <= vocabulary.keys():
             raise ValueError(
-                f"tokenizer.ggml.merges must each join two tokens to a third, got {merge!r:.80}."
+                "tokenizer.ggml.merges: expected pairs of tokens that join to a token, got "
+                f"{merge!r:.80}."
             )
         merges.append((first, second))
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
@@ -80,7 +104,9 @@ def _backend(given: Mapping[str, Any]) -> Tokenizer:
     if given.get("tokenizer.ggml.add_bos_token", False):
         bos = _roles(given).get("bos")
         if bos is None:
-            raise ValueError("tokenizer.ggml.bos_token_id must be there where it is to be added.")
+            raise ValueError(
+                "tokenizer.ggml.bos_token_id: expected an id, as add_bos_token is true, got None."
+            )
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"],
             pair=[bos, "$A", bos, "$B"],
@@ -92,36 +118,41 @@ def _backend(given: Mapping[str, Any]) -> Tokenizer:
 def _texts(given: Mapping[str, Any], key: str) -> list[str]:
     value = given.get(key)
     if not isinstance(value, list):
-        raise ValueError(f"{key} must be a list of text, got {value!r:.80}.")
+        raise ValueError(f"{key}: expected a list of text, got {value!r:.80}.")
     return value
 
 
 def _tokens(given: Mapping[str, Any]) -> list[str]:
     tokens = _texts(given, "tokenizer.ggml.tokens")
     if "" in tokens or len(set(tokens)) != len(tokens):
-        raise ValueError("tokenizer.ggml.tokens must be distinct and not empty.")
+        raise ValueError(
+            "tokenizer.ggml.tokens: expected distinct texts, got an empty or a repeated one."
+        )
     return tokens
 
 
 def _of_type(given: Mapping[str, Any], kind: int) -> Sequence[str]:
-    """Tokens of a type, in the order of their ids."""
+    """Return the tokens of a type, in the order of their ids."""
     tokens = _tokens(given)
     types = given.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32))
     if not isinstance(types, np.ndarray) or len(types) != len(tokens):
-        raise ValueError("tokenizer.ggml.token_type must have an entry for each token.")
+        raise ValueError(
+            f"tokenizer.ggml.token_type: expected an array with one entry for each of "
+            f"{len(tokens)} tokens, got {types!r:.80}."
+        )
     return [tokens[i] for i in np.flatnonzero(types == kind)]
 
 
 def _roles(given: Mapping[str, Any]) -> dict[str, str]:
-    """The tokens with a role of their own."""
+    """Return the special token of each role that the file assigns."""
     tokens = _tokens(given)
     roles = {}
-    for ours, theirs in _ROLES.items():
-        key = f"tokenizer.ggml.{theirs}_token_id"
-        place = given.get(key)
-        if place is None:
+    for role, gguf_role in _ROLES.items():
+        key = f"tokenizer.ggml.{gguf_role}_token_id"
+        token = given.get(key)
+        if token is None:
             continue
-        if type(place) is not int or not 0 <= place < len(tokens):
-            raise ValueError(f"{key} must be less than {len(tokens)}, got {place!r:.80}.")
-        roles[ours] = tokens[place]
+        if type(token) is not int or not 0 <= token < len(tokens):
+            raise ValueError(f"{key}: expected an id below {len(tokens)}, got {token!r:.80}.")
+        roles[role] = tokens[token]
     return roles

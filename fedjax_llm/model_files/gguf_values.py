@@ -1,4 +1,4 @@
-"""The values of a GGUF file's tensors."""
+"""Reading the values of tensors in a GGUF file."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,17 +22,17 @@ _PLAIN = {
     "I64": np.dtype("<i8"),
 }
 _BLOCKS = 2**13
-"""Dequantised at once: 1 or 8 MiB of float32, as blocks have 32 or 256 entries."""
+"""Blocks dequantised at once: 1 or 8 MiB of float32, as a block has 32 or 256 entries."""
 
 
 def gguf_values(
     path: Path, name: str, tensor: GgufTensor
 ) -> tuple[np.dtype, Callable[[], np.ndarray]]:
-    """The dtype that a tensor has when read, and what reads it.
+    """Return the dtype that a tensor has when read, and the function that reads it.
 
-    Quantised tensors become float32, as `gguf.dequantize` has them, bit for bit, in the memory of
-    the result and of a few MiB; others keep their dtype.
-    Raises: `ValueError` for a type that the gguf package cannot dequantise.
+    Quantised tensors become float32, equal to `gguf.dequantize` bit for bit, with a few MiB of
+    memory beyond the result. Others keep their dtype.
+    Raises `ValueError` for a type that the gguf package cannot dequantise.
     """
     gguf = import_gguf()
     kind = gguf.GGMLQuantizationType(tensor.kind)
@@ -44,7 +44,7 @@ def gguf_values(
         gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
     except NotImplementedError as error:
         raise ValueError(
-            f"{path}: tensor {name!r} must have a type that the gguf package can dequantise, got "
+            f"{path}: tensor {name!r}: expected a type that the gguf package can dequantise, got "
             f"{kind.name}."
         ) from error
 
@@ -65,8 +65,8 @@ def _read_quantised(path: Path, name: str, tensor: GgufTensor) -> np.ndarray:
     for start in range(0, tensor.nbytes, size):
         count = min(size, tensor.nbytes - start)
         raw = read_bytes(path, tensor.offset + start, count, what=f"tensor {name!r}")
-        with np.errstate(all="ignore"):  # a scale may be infinite or NaN
-            part = gguf.dequantize(raw[None], kind).reshape(-1)
-        values[done : done + part.size] = part
-        done += part.size
+        with np.errstate(all="ignore"):  # a scale in the file may be infinite or NaN
+            piece = gguf.dequantize(raw[None], kind).reshape(-1)
+        values[done : done + piece.size] = piece
+        done += piece.size
     return values.reshape(tensor.shape)

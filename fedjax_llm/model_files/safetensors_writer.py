@@ -1,4 +1,4 @@
-"""Writing of safetensors files, alone or in shards."""
+"""Writing of safetensors files, single or in shards."""
 
 import json
 import os
@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from fedjax_compression.checks import check_integer, check_kind
 
 from .contract import LazyTensor
-from .safetensors_reader import DTYPES, LONGEST_HEADER
+from .safetensors_reader import DTYPES, LONGEST_HEADER, check_path
 
 FOR_TRANSFORMERS: Mapping[str, str] = {"format": "pt"}
-"""What transformers looks for; the format itself asks for nothing."""
+"""Metadata that transformers looks for; the format does not require any."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_WHO = "write_safetensors"
 _PIECE = 2**24
-"""Bytes written at once."""
+"""Bytes of one write."""
 
 
 class _Item(NamedTuple):
@@ -37,27 +39,55 @@ def write_safetensors(
     metadata: Mapping[str, str] = FOR_TRANSFORMERS,
     max_shard_bytes: int | None = None,
 ) -> list[Path]:
-    """Write tensors to `path`, or to shards beside it where they exceed `max_shard_bytes`.
+    """Write tensors to one safetensors file, or to shards if they exceed `max_shard_bytes`.
 
-    Values are NumPy arrays, JAX arrays, or `LazyTensor`s, which are read one at a time, so that
-    memory is that of one tensor. Transposed and strided arrays are written by their values.
+    Transposed and strided arrays are written correctly. `LazyTensor`s are read one at a time, so
+    writing needs memory for one tensor.
 
-    Guarantees: `path` holds all of what it held, or all of what is given, and never a part; if
-    writing fails, everything stays as it was. Shards of `model.safetensors` are named
-    `model-00001-of-00002.safetensors`, with `model.safetensors.index.json` written last: whoever
-    reads in between may find no model, but never a mixture. Files of the model that stood there
-    before, and would be read in its stead, are removed.
-    Returns: the files that hold tensors. One tensor larger than `max_shard_bytes` has a shard of
-    its own.
-    Raises: `ValueError` for a path that does not end in `.safetensors`, a dtype that the format
-    does not have, or a `LazyTensor` that reads as another shape or dtype than it said.
+    The write is atomic: `path` has its old content or all of the new content, and if writing fails,
+    all files stay as they were. Shards of `model.safetensors` are named
+    `model-00001-of-00002.safetensors`, and `model.safetensors.index.json` is written last, so a
+    concurrent reader may find no model but never a mixture of two. Files of a previous model that
+    would be read instead of the new one are removed.
+
+    Args:
+        path: The file to write; its name must end in `.safetensors`.
+        tensors: NumPy arrays, JAX arrays or `LazyTensor`s by name.
+        metadata: Text by name for the header; {"format": "pt"} by default, which transformers
+            looks for.
+        max_shard_bytes: Largest number of bytes of the tensors in a file. A larger tensor gets a
+            shard of its own. None (the default) writes one file.
+
+    Returns:
+        The files that hold tensors, in order.
+
+    Raises:
+        TypeError: An argument is of another kind, or a tensor is not an array.
+        ValueError: `path` has another suffix, `max_shard_bytes` is out of range, the format lacks a
+            tensor's dtype, the header is too long, or a `LazyTensor` reads as another shape or
+            dtype than it states.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from fedjax_llm.model_files import write_safetensors
+        >>> tensors = {"a": np.ones(4, "float32"), "b": np.zeros(4, "float32")}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "model.safetensors"
+        ...     shards = write_safetensors(path, tensors, max_shard_bytes=16)
+        >>> [shard.name for shard in shards]
+        ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+
     """
+    check_path(path, who=_WHO, name="path")
+    expected = "a mapping from names to arrays"
+    check_kind(tensors, Mapping, who=_WHO, name="tensors", expected=expected)
+    _check_metadata(metadata)
     if path.suffix != ".safetensors":
-        raise ValueError(f"write_safetensors: path must end in .safetensors, got {path}.")
-    if max_shard_bytes is not None and max_shard_bytes < 1:
-        raise ValueError(
-            f"write_safetensors: max_shard_bytes must be at least 1, got {max_shard_bytes!r}."
-        )
+        raise ValueError(f"{_WHO}: path: expected a name that ends in .safetensors, got {path}.")
+    if max_shard_bytes is not None:
+        check_integer(max_shard_bytes, who=_WHO, name="max_shard_bytes", at_least=1)
     items = [_Item(name, _dtype_name(name, t), t) for name, t in tensors.items()]
     shards = [items] if max_shard_bytes is None else _shards(items, max_shard_bytes)
     index = path.with_name(f"{path.name}.index.json")
@@ -70,9 +100,9 @@ def write_safetensors(
         drafts = [_draft(stack, path, _contents(shard, metadata)) for shard in shards]
         if len(shards) > 1:
             listing = _draft(stack, path, [_listing(names, shards)])
-            index.unlink(missing_ok=True)  # from here on no model, until there is the new one
-        for part, name in zip(drafts, names, strict=True):
-            part.replace(path.with_name(name))
+            index.unlink(missing_ok=True)  # no model can be read until the new index is in place
+        for draft, name in zip(drafts, names, strict=True):
+            draft.replace(path.with_name(name))
         if len(shards) > 1:
             listing.replace(index)
             path.unlink(missing_ok=True)
@@ -84,41 +114,54 @@ def write_safetensors(
     return [path.with_name(name) for name in names]
 
 
+def _check_metadata(metadata: Any) -> None:
+    expected = "a mapping from text to text"
+    check_kind(metadata, Mapping, who=_WHO, name="metadata", expected=expected)
+    for name, value in metadata.items():
+        check_kind(name, str, who=_WHO, name="metadata", expected="names that are text")
+        check_kind(value, str, who=_WHO, name=f"metadata[{name!r}]", expected="text")
+
+
 def _dtype_name(name: str, tensor: Any) -> str:
     if name == "__metadata__":
-        raise ValueError("write_safetensors: no tensor can have the name '__metadata__'.")
+        raise ValueError(f"{_WHO}: tensors: expected names other than '__metadata__', got it.")
+    if not (hasattr(tensor, "dtype") and hasattr(tensor, "shape")):
+        raise TypeError(
+            f"{_WHO}: tensor {name!r}: expected an array or a LazyTensor, got "
+            f"{type(tensor).__name__}; np.asarray makes an array."
+        )
     dtype = np.dtype(tensor.dtype)
     text = _NAMES.get(dtype.newbyteorder("<"))
     if text is None:
         raise ValueError(
-            f"write_safetensors: tensor {name!r} must have a dtype of {', '.join(DTYPES)}, got "
-            f"{dtype}; cast it first."
+            f"{_WHO}: tensor {name!r}: expected a dtype of {', '.join(DTYPES)}, got {dtype}; cast "
+            "it first."
         )
     return text
 
 
 def _shards(items: Sequence[_Item], most: int) -> list[list[_Item]]:
-    """Items in their order, cut where the next would exceed the size."""
+    """Split items, in their order, into groups of at most `most` bytes."""
     shards: list[list[_Item]] = [[]]
-    held = 0
+    total = 0
     for item in items:
-        if shards[-1] and held + item.nbytes > most:
+        if shards[-1] and total + item.nbytes > most:
             shards.append([])
-            held = 0
+            total = 0
         shards[-1].append(item)
-        held += item.nbytes
+        total += item.nbytes
     return shards
 
 
 def _other_shards(path: Path) -> list[Path]:
-    """Shards of the same model that are there already."""
+    """Existing shards of the same model."""
     digits = "[0-9]" * 5
     pattern = f"{_literal(path.stem)}-{digits}-of-{digits}{path.suffix}"
     return sorted(path.parent.glob(pattern))
 
 
 def _literal(text: str) -> str:
-    """As a pattern that matches nothing else."""
+    """Escape a text for `Path.glob`."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
@@ -131,20 +174,20 @@ def _listing(names: Sequence[str], shards: Sequence[Sequence[_Item]]) -> bytes:
 
 
 def _draft(stack: ExitStack, path: Path, contents: Iterable[Any]) -> Path:
-    """A file in the same folder, on disk; the stack's end removes it if it is still there."""
-    part = path.with_name(f".{path.stem}-{secrets.token_hex(8)}.part")
-    stack.callback(part.unlink, missing_ok=True)
-    with part.open("xb") as file:
+    """Write a draft file in the same folder; leaving the stack removes it unless it was renamed."""
+    draft = path.with_name(f".{path.stem}-{secrets.token_hex(8)}.part")
+    stack.callback(draft.unlink, missing_ok=True)
+    with draft.open("xb") as file:
         for piece in contents:
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-    return part
+    return draft
 
 
 def _contents(items: Sequence[_Item], metadata: Mapping[str, str]) -> Iterator[Any]:
-    """What a file of these tensors consists of, in pieces."""
-    items = sorted(items, key=lambda item: -DTYPES[item.text].itemsize)  # each stays aligned
+    """Content of a file with these tensors, in pieces."""
+    items = sorted(items, key=lambda item: -DTYPES[item.text].itemsize)  # so all are aligned
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for item in items:
@@ -155,8 +198,8 @@ def _contents(items: Sequence[_Item], metadata: Mapping[str, str]) -> Iterator[A
     text += b" " * (-len(text) % 8)
     if len(text) > LONGEST_HEADER:
         raise ValueError(
-            f"write_safetensors: the header must have at most {LONGEST_HEADER} bytes, got "
-            f"{len(text)}; write shards (max_shard_bytes)."
+            f"{_WHO}: header: expected at most {LONGEST_HEADER} bytes, got {len(text)}; write "
+            "shards with max_shard_bytes."
         )
     yield len(text).to_bytes(8, "little")
     yield text
@@ -167,13 +210,13 @@ def _contents(items: Sequence[_Item], metadata: Mapping[str, str]) -> Iterator[A
 
 
 def _values(item: _Item) -> np.ndarray:
-    """The tensor's bytes, in the order of its values."""
+    """Bytes of the tensor's values in row-major order."""
     tensor = item.tensor
     lazy = isinstance(tensor, LazyTensor)
     array = np.asarray(tensor.read() if lazy else tensor)
     if array.shape != tuple(tensor.shape) or array.dtype != tensor.dtype:
         raise ValueError(
-            f"write_safetensors: tensor {item.name!r} must read as {tensor.dtype} of shape "
+            f"{_WHO}: tensor {item.name!r}: expected to read {tensor.dtype} of shape "
             f"{tuple(tensor.shape)}, got {array.dtype} of shape {array.shape}."
         )
     array = np.ascontiguousarray(array, DTYPES[item.text])

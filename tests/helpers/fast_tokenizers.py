@@ -1,4 +1,4 @@
-"""Small tokenizers, trained on the spot."""
+"""A small byte-level tokenizer, trained when it is called for."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast

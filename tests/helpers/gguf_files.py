@@ -1,4 +1,4 @@
-"""A tiny Llama model in a GGUF file, and what is in it."""
+"""A tiny Llama model in a GGUF file, and its tensors and tokens."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfo
 
 
 def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
-    """As llama.cpp stores q and k: neighbours are the two of a rotary pair."""
+    """Rows of q or k in the order of llama.cpp, with the two rows of a rotary pair adjacent."""
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
 def tensors(*, tied: bool = True, bias: bool = False) -> dict[str, np.ndarray]:
-    """By their Hugging Face names."""
+    """The tensors of the model, by Hugging Face name."""
     random = np.random.default_rng(0)
     sizes = {
         "self_attn.q_proj": (HEADS * HEAD, WIDTH),
@@ -47,7 +47,8 @@ def tensors(*, tied: bool = True, bias: bool = False) -> dict[str, np.ndarray]:
 
 
 def gguf_name(name: str) -> str:
-    for theirs, ours in (
+    """Convert a Hugging Face tensor name to GGUF's."""
+    for hugging_face, in_gguf in (
         ("model.embed_tokens", "token_embd"),
         ("model.norm", "output_norm"),
         ("lm_head", "output"),
@@ -62,7 +63,7 @@ def gguf_name(name: str) -> str:
         ("input_layernorm", "attn_norm"),
         ("post_attention_layernorm", "ffn_norm"),
     ):
-        name = name.replace(theirs, ours)
+        name = name.replace(hugging_face, in_gguf)
     return name
 
 
@@ -76,7 +77,11 @@ def write_gguf(
     change: dict | None = None,
     extra: dict | None = None,
 ) -> Path:
-    """The model, matrices in the given type. `change` replaces metadata, None leaves it out."""
+    """Write the model with matrices of type `kind`.
+
+    `change` replaces metadata, and drops those whose value is None; `extra` adds or replaces
+    tensors.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     metadata = {
         "llama.context_length": 128,

@@ -1,18 +1,18 @@
-"""Texts with spaces between their words."""
+"""A small tokenizer that marks words by spaces, as SentencePiece does."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers.fast_tokenizers import TRAINING
 
-SPACED = (  # as of Llama 2: an answer begins with a space, and no token stands before it
+SPACED = (  # like Llama 2's: an answer begins with a space, without a special token before it
     "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }} </s>"
     "{% else %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
 )
 
 
 def spaced():
-    """Puts a space before every text, as SentencePiece does."""
+    """Train a tokenizer that puts a space before every text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()

@@ -1,4 +1,4 @@
-"""Files that were changed: each is refused with a `ValueError`, or is a model that can be read."""
+"""Fuzzing: a changed file is refused with a `ValueError`, or is a model that can be read."""
 
 import copy
 import json
@@ -13,13 +13,13 @@ from fedjax_llm.model_files import open_model_files, write_safetensors
 from tests.helpers.gguf_files import LAYERS, SPECIAL, WIDTH, write_gguf
 
 MEMORY = 2**21
-"""Bytes that opening and reading may take: files here have 3 to 8 KiB."""
+"""Bytes that opening and reading may allocate; the files have 3 to 8 KiB."""
 SECONDS = 2.0
 EXTREMES = [0, 1, 7, 2**16, 2**31 - 1, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 
 
 def changed(raw: bytes, random: np.random.Generator, *, head: int) -> bytes:
-    """One to three changes, most within the first `head` bytes."""
+    """Apply one to three random changes, most of them within the first `head` bytes."""
     data = bytearray(raw)
     for _ in range(random.integers(1, 4)):
         end = max(1, len(data) if random.random() < 0.1 else min(head, len(data)))
@@ -44,7 +44,7 @@ def changed(raw: bytes, random: np.random.Generator, *, head: int) -> bytes:
 
 
 def changed_json(raw: bytes, random: np.random.Generator) -> bytes:
-    """A header in which values were exchanged for others, with a length that fits."""
+    """Replace values of the JSON header, and set its length to match."""
     (length,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + length])
     values = [*EXTREMES, -1, 0.5, None, True, "", "F64", "I8", [], {}, [0, 8], [2, 2], "\ud800"]
@@ -60,15 +60,15 @@ def changed_json(raw: bytes, random: np.random.Generator) -> bytes:
 
 
 class Outcomes:
-    """What became of files, which may neither crash nor cost much."""
+    """Counts of files read and refused; checks errors, time and memory."""
 
     def __init__(self):
         self.read = self.refused = 0
 
     def take(self, path, use):
-        """`use` opens what is at the path. Every tenth time its memory is watched, too."""
-        watched = (self.read + self.refused) % 10 == 0
-        if watched:
+        """Run `use(path)`, and measure its memory every tenth time."""
+        measured = (self.read + self.refused) % 10 == 0
+        if measured:
             tracemalloc.start()
         start = time.process_time()
         try:
@@ -77,9 +77,9 @@ class Outcomes:
         except ValueError as error:
             message = str(error)
             self.refused += 1
-            if not message.startswith((str(path), f"open_checkpoint: {path}")):
+            if not message.startswith((str(path), f"open_model_files: {path}")):
                 raise
-        if watched:
+        if measured:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             assert peak < MEMORY
@@ -166,14 +166,14 @@ def test_changed_indices(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     raw = index.read_bytes()
     outcomes = Outcomes()
-    for i in range(600):  # changes of letters first, of which some leave it valid
+    for i in range(600):  # random bytes twice out of three times, and a changed entry once
         index.write_bytes(changed(raw, random, head=len(raw)) if i % 3 else renamed(raw, random))
         outcomes.take(tmp_path, read_all)
     assert min(outcomes.read, outcomes.refused) > 20
 
 
 def renamed(raw: bytes, random: np.random.Generator) -> bytes:
-    """An index in which one tensor has another name or shard."""
+    """An index in which one tensor has another name or another shard."""
     index = json.loads(raw)
     names = list(index["weight_map"])
     first, second = random.choice(names, 2)

