@@ -45,7 +45,7 @@ def prefix_tuning(*, tokens: int) -> Adapter:
     than the plain one. They are not rotated by rotary positions, and they occupy the first
     positions: those of the text follow after them. All segments of a packed row attend to them, and
     so do layers with a sliding window. Departure from the paper: it trains an MLP that produces
-    them, which it discards after training; here they are trained directly, as in PEFT without
+    them, and discards it after training; this adapter trains them directly, as in PEFT without
     `prefix_projection`.
 
     Args:

@@ -174,7 +174,7 @@ TASKS: Mapping[str, Callable[..., TaskSpec]] = {
 
 def _streams(examples: Records) -> dict[str, str]:
     """Join each client's texts into one stream, for a byte-level model."""
-    return {client: "\n".join(map(_plain, own)) for client, own in examples.items()}
+    return {client: "\n".join(map(_plain, texts)) for client, texts in examples.items()}
 
 
 def _plain(example: Example) -> str:
