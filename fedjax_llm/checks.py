@@ -5,7 +5,35 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from fedjax_compression.checks import check_compressor, check_kind, check_number
+from fedjax_compression.checks import (
+    check_compressor,
+    check_function,
+    check_kind,
+    check_number,
+)
+
+
+def check_loss(loss: Any, *, who: str) -> None:
+    """Raise `TypeError` unless a value can be called, as a `Loss` is.
+
+    Args:
+        loss: The argument.
+        who: The function that was called.
+
+    Raises:
+        TypeError: For a value that cannot be called, such as a `Task` in place of its `loss`.
+
+    Example:
+        >>> from fedjax_llm.checks import check_loss
+        >>> check_loss(0.5, who="fed_avg")
+        Traceback (most recent call last):
+        ...
+        TypeError: fed_avg: loss: expected a function (params, frozen, batch) -> mean over the \
+targets, got 0.5.
+
+    """
+    signature = "(params, frozen, batch) -> mean over the targets"
+    check_function(loss, who=who, name="loss", signature=signature)
 
 
 def check_optimizer(value: Any, *, who: str, name: str, optional: bool = False) -> None:

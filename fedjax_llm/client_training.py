@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from .checks import check_loss, check_optimizer
+
 Params: TypeAlias = PyTree
 """The trainable parameters: a whole model, an adapter, a prompt."""
 Frozen: TypeAlias = PyTree
@@ -77,6 +79,9 @@ def local_steps(
     Returns:
         `(params, frozen, batches) -> (params, info)`, of one client.
 
+    Raises:
+        TypeError: For a loss that cannot be called, and for anything but an Optax optimizer.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import optax
@@ -91,6 +96,8 @@ def local_steps(
         (6.0, 20.0, 2)
 
     """
+    check_loss(loss, who="local_steps")
+    check_optimizer(optimizer, who="local_steps", name="optimizer")
     steps = local_steps_with_state(loss, optimizer)
 
     def train(params: Params, frozen: Frozen, batches: Batches) -> tuple[Params, ClientInfo]:
@@ -115,6 +122,9 @@ def local_steps_with_state(
         `(params, optimizer_state, frozen, batches) -> (params, optimizer_state, info)`, of one
         client.
 
+    Raises:
+        TypeError: For a loss that cannot be called, and for anything but an Optax optimizer.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import optax
@@ -130,6 +140,8 @@ def local_steps_with_state(
         2
 
     """
+    check_loss(loss, who="local_steps_with_state")
+    check_optimizer(optimizer, who="local_steps_with_state", name="optimizer")
 
     def train(
         params: Params, memory: optax.OptState, frozen: Frozen, batches: Batches
@@ -168,6 +180,9 @@ def full_gradient(
     Returns:
         `(params, frozen, batches) -> (gradient, info)`, of one client.
 
+    Raises:
+        TypeError: For a loss that cannot be called.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from fedjax_llm.client_training import full_gradient
@@ -181,6 +196,7 @@ def full_gradient(
         (3.0, 4)
 
     """
+    check_loss(loss, who="full_gradient")
 
     def gradient(params: Params, frozen: Frozen, batches: Batches) -> tuple[PyTree, ClientInfo]:
         def add(total: PyTree, batch: Any) -> tuple:
@@ -214,6 +230,9 @@ def full_loss(loss: Loss) -> Callable[[Params, Frozen, Batches], ClientInfo]:
     Returns:
         `(params, frozen, batches) -> info`, of one client.
 
+    Raises:
+        TypeError: For a loss that cannot be called.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from fedjax_llm.client_training import full_loss
@@ -226,6 +245,7 @@ def full_loss(loss: Loss) -> Callable[[Params, Frozen, Batches], ClientInfo]:
         (18.0, 2)
 
     """
+    check_loss(loss, who="full_loss")
 
     def measure(params: Params, frozen: Frozen, batches: Batches) -> ClientInfo:
         def one(batch: Any) -> tuple:

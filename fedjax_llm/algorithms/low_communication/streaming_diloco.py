@@ -77,7 +77,7 @@ def streaming_diloco(
     `overlap` local steps of that round (the paper's tau) the client's fragment becomes
     mixing * own + (1 - mixing) * received (the paper's alpha). Clients have the initial parameters
     before the first round, whose downlink is not mixed in. Exact if both codecs are the identity.
-    With one fragment, no overlap and mixing 0 this is `diloco`.
+    With one fragment, no overlap and mixing 0 this is `diloco` with the same server optimizer.
 
     Fragments are interleaved layers where these are stacked, and equal shares of the rows of the
     embedding, which the paper leaves open. The server optimizer has a state for each fragment.

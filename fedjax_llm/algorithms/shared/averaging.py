@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from fedjax_compression import Compressor, identity
+from fedjax_compression.checks import check_kind
 from fedjax_compression.wrappers import predictive
 from jaxtyping import Array, Key, PyTree
 
@@ -16,7 +17,7 @@ from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, 
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
 from .channel import ChannelState, Message, channel
-from .checks import check_aggregate, check_like, check_structure
+from .checks import check_aggregate, check_like, check_loss, check_structure
 from .failures import has_failed, nan_where
 from .partials import PartialAggregate, gather_updates, server_result, server_step
 from .trees import cast, choose
@@ -146,6 +147,7 @@ def averaging(
         (44, 44)
 
     """
+    check_kind(work, Work, who=who, name="work", expected="a Work")
     check_like(like, who=who)
     check_optimizer(server_optimizer, who=who, name="server_optimizer")
     check_codecs(who=who, uplink=uplink, downlink=downlink)
@@ -222,6 +224,9 @@ def fresh_optimizer(loss: Loss, optimizer: optax.GradientTransformation) -> Work
         `Work` whose update is the trained minus the received parameters, and whose memory is
         empty.
 
+    Raises:
+        TypeError: For a loss that cannot be called, and for anything but an Optax optimizer.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import optax
@@ -235,6 +240,8 @@ def fresh_optimizer(loss: Loss, optimizer: optax.GradientTransformation) -> Work
         (-6.0, ())
 
     """
+    check_loss(loss, who="fresh_optimizer")
+    check_optimizer(optimizer, who="fresh_optimizer", name="optimizer")
     train = local_steps_with_state(loss, optimizer)
 
     def update(
@@ -257,6 +264,9 @@ def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation) ->
         `Work` whose update is the trained minus the received parameters, and whose memory is the
         optimizer state.
 
+    Raises:
+        TypeError: For a loss that cannot be called, and for anything but an Optax optimizer.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import optax
@@ -271,6 +281,8 @@ def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation) ->
         2
 
     """
+    check_loss(loss, who="persistent_optimizer")
+    check_optimizer(optimizer, who="persistent_optimizer", name="optimizer")
     train = local_steps_with_state(loss, optimizer)
 
     def update(

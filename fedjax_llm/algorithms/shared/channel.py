@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from fedjax_compression import Compressor, has_receiver_memory
+from fedjax_compression.checks import check_compressor
 from jaxtyping import Array, Key, PyTree, UInt32
 
 from .trees import cast, choose
@@ -83,6 +84,9 @@ def channel(downlink: Compressor, like: PyTree, *, every_message: bool | None = 
     Returns:
         The channel.
 
+    Raises:
+        TypeError: For a `downlink` that is not a `Compressor`.
+
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
@@ -100,6 +104,7 @@ def channel(downlink: Compressor, like: PyTree, *, every_message: bool | None = 
         [nan, nan]
 
     """
+    check_compressor(downlink, who="channel", name="downlink")
     numbered = has_receiver_memory(downlink) if every_message is None else every_message
 
     def no_number() -> PyTree[UInt32[Array, ""]]:

@@ -5,18 +5,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from fedjax_compression import Compressor, has_receiver_memory
-from fedjax_compression.checks import check_function, check_kind
+from fedjax_compression.checks import check_kind
 
 from ...aggregators.contract import Aggregator
-from ...checks import check_scalar
+from ...checks import check_loss, check_scalar
 from ...client_training import Params
 
-
-def check_loss(loss: Any, *, who: str) -> None:
-    """Raise `TypeError` unless a value can be called, as a `Loss` is."""
-    check_function(
-        loss, who=who, name="loss", signature="(params, frozen, batch) -> mean over the targets"
-    )
+__all__ = [
+    "check_aggregate",
+    "check_keeps_nothing",
+    "check_like",
+    "check_loss",
+    "check_no_memory",
+    "check_positive",
+    "check_structure",
+]
 
 
 def check_like(like: Any, *, who: str) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from fedjax_compression.checks import check_function, check_kind
 from jaxtyping import Array, Float, Int, PyTree
 
 from ...aggregators.contract import Aggregator
@@ -43,6 +44,9 @@ def gather_updates(
     Returns:
         A `Gather` whose partial is a `PartialAggregate`.
 
+    Raises:
+        TypeError: For a `decode` that cannot be called, and for anything but an `Aggregator`.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from fedjax_llm import weighted_mean
@@ -55,6 +59,12 @@ def gather_updates(
         ([4.0, 6.0], 2, 1)
 
     """
+    check_function(
+        decode, who="gather_updates", name="decode", signature="(server_state, uplink) -> update"
+    )
+    check_kind(
+        aggregate, Aggregator, who="gather_updates", name="aggregate", expected="an Aggregator"
+    )
 
     def empty(state: ServerState, clients: int) -> PartialAggregate:
         zero = jnp.zeros((), jnp.int32)
