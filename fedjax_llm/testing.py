@@ -17,15 +17,17 @@ from .aggregators import Aggregator
 from .algorithm import FederatedAlgorithm
 from .client_training import Frozen, Params
 from .simulation import chunked, round_program, scan, vmap
+from .simulation.keys import SERVER
 
 AXES = {"vmap": vmap(), "scan": scan(), "chunked": chunked(3)}
-ROUNDS = 3
+ROUNDS = 4
+"""Rounds that a trial plays."""
 
 
 def check_algorithm(
     algorithm: FederatedAlgorithm, params: Params, frozen: Frozen, batches: PyTree
 ) -> None:
-    """Check every promise of the algorithm contract over three rounds of one cohort.
+    """Check every promise of the algorithm contract over four rounds of one cohort.
 
     Args:
         algorithm: The algorithm to check.
@@ -75,6 +77,7 @@ class AlgorithmTrial:
         batches: Batches of a cohort: leaves `[clients, steps, batch, ...]`.
         weights: Weights of the clients. Default: 1, 2, 3, ...
         cohort: `(round) -> batches` of other rounds. Default: `batches` dealt to other clients.
+        axes: Client axes, out of `AXES`, that are compared with `vmap`.
 
     """
 
@@ -87,12 +90,13 @@ class AlgorithmTrial:
         *,
         weights: Any = None,
         cohort: Callable[[int], PyTree] | None = None,
+        axes: tuple[str, ...] = ("scan", "chunked"),
     ) -> None:
         self.params, self.frozen, self.batches = params, frozen, batches
         self.clients = len(jax.tree.leaves(batches)[0])
         self.weights = jnp.arange(1.0, self.clients + 1) if weights is None else weights
         self.cohort = cohort or self._dealt
-        self.traces = 0
+        self.axes, self.traces = axes, 0
         self.algorithm = algorithm
         counted = algorithm._replace(client_update=self._counted(algorithm.client_update))
         self.programs = {name: round_program(counted, axis) for name, axis in AXES.items()}
@@ -147,11 +151,10 @@ class AlgorithmTrial:
             return jnp.asarray(leaf).at[clients].set(jnp.nan)
 
         batches = jax.tree_util.tree_map_with_path(fail, self.cohort(9))
-        if all(
-            a is b for a, b in zip(*map(jax.tree.leaves, (batches, self.cohort(9))), strict=True)
-        ):
+        if _finite(batches):
             raise ValueError(
-                "check_algorithm: batches: expected a floating-point leaf beside the mask, got none."
+                "check_algorithm: batches: expected a floating-point leaf beside the mask, got "
+                "none; add one, so that a client can fail."
             )
         return batches
 
@@ -182,7 +185,7 @@ def rounds_move_the_parameters(trial: AlgorithmTrial) -> None:
 
 def client_axes_agree(trial: AlgorithmTrial) -> None:
     """`scan` and `chunked(3)` compute the round that `vmap` computes, to rounding."""
-    for axis in ("scan", "chunked"):
+    for axis in trial.axes:
         state, client_states, _ = trial.play(*trial.start(), range(ROUNDS), axis=axis)
         _hold(
             _close(state.params, trial.played[0].params, 2e-5)
@@ -260,10 +263,14 @@ def a_round_of_failures_changes_no_parameters(trial: AlgorithmTrial) -> None:
         state, client_states, [5], batches=trial.broken(slice(None))
     )
     counts = (int(server.accepted), int(server.failed))
+    key = jr.split(jr.fold_in(jr.fold_in(jr.key(3), 5), SERVER))[0]
+    sent = jax.jit(trial.algorithm.broadcast)(key, state)[1]
     _hold(
-        counts == (0, trial.clients) and _equal(got.params, state.params),
+        counts == (0, trial.clients)
+        and _equal(got.params, state.params)
+        and _close(got, sent, 1e-6),
         "failures",
-        f"(accepted, failed) of {(0, trial.clients)} and the old parameters",
+        f"(accepted, failed) of {(0, trial.clients)} and the state that broadcast left",
         counts,
         "end server_update with server_result",
     )

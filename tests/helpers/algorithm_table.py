@@ -7,20 +7,38 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from fedjax_llm.simulation import chunked, round_program, scan, vmap
+from fedjax_llm.testing import AlgorithmTrial
 from tests.helpers import dense_task, low_rank_task
 
 TABLE = dict.fromkeys(dense_task.TABLE, dense_task) | dict.fromkeys(
     low_rank_task.TABLE, low_rank_task
 )
 """Task modules by the algorithm's name, or name and variant; the task's `TABLE` builds it."""
-AXES = {"vmap": vmap, "scan": scan, "chunked": lambda: chunked(3)}
-ROUNDS = 4
 
 
-def build(name, loss=None):
+@functools.cache
+def trial(name):
+    """A method on its task; programs and the first rounds are shared by all tests."""
     task = TABLE[name]
-    return task.TABLE[name](loss or task.loss)
+    return AlgorithmTrial(
+        task.TABLE[name](task.loss),
+        task.PARAMS,
+        task.FROZEN,
+        task.cohort(),
+        weights=task.WEIGHTS,
+        cohort=lambda number: task.cohort(number, len(task.WEIGHTS)),
+        axes=("scan",) if name.endswith(", coded") else ("scan", "chunked"),
+    )
+
+
+def program(name):
+    """A method, and its round under `vmap`."""
+    return trial(name).algorithm, trial(name).programs["vmap"]
+
+
+def played(name):
+    """Server state, client states and what the last of the first rounds left."""
+    return trial(name).played[:3]
 
 
 def start(task, algorithm, clients=4):
@@ -41,31 +59,6 @@ def play(task, program, state, own, rounds, batches=None, weights=None):
         clients = jnp.arange(len(weights))
         state, own, seen = program(key, task.FROZEN, state, clients, weights, own, here)
     return state, own, seen
-
-
-@functools.cache
-def program(name, axis="vmap"):
-    """An algorithm, its round program, and a list with an entry for each trace of its loss."""
-    traces, task = [], TABLE[name]
-
-    def counted(params, frozen, batch):
-        traces.append(axis)
-        return task.loss(params, frozen, batch)
-
-    algorithm = build(name, counted)
-    return algorithm, round_program(algorithm, AXES[axis]()), traces
-
-
-@functools.cache
-def played(name, axis="vmap"):
-    """Final states, last result, and the number of traces after each of the first rounds."""
-    algorithm, one, traces = program(name, axis)
-    task, counts = TABLE[name], []
-    state, own = start(task, algorithm)
-    for number in range(ROUNDS):
-        state, own, seen = play(task, one, state, own, [number])
-        counts.append(len(traces))
-    return state, own, seen, counts
 
 
 def equal(one, other):

@@ -3,96 +3,93 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import pytest
 from fedjax_compression import wire
 
 from fedjax_llm import algorithms
-from fedjax_llm.algorithms.registry import METHODS as ALGORITHMS
+from fedjax_llm.algorithms.registry import METHODS
 from fedjax_llm.ledger import entries, lengths, total_bytes
-from tests.helpers.algorithm_table import (
-    ROUNDS,
-    TABLE,
-    build,
-    close,
-    equal,
-    finite,
-    play,
-    played,
-    program,
-    start,
+from fedjax_llm.testing import (
+    ALGORITHM_PROMISES,
+    AlgorithmTrial,
+    ContractError,
+    failed_clients_are_left_out,
+    other_structures_are_refused,
+    rounds_move_the_parameters,
+    rounds_trace_once,
 )
+from tests.helpers.algorithm_table import TABLE, close, equal, play, played, program, start, trial
 
 CLIENTS = 4
 ALIKE = ("fed_bpt",)
 """Methods whose clients count equally, whatever their positive weights."""
 
 
-def test_every_factory_is_in_the_table():
-    public = {name for name, value in vars(algorithms).items() if callable(value)}
-    tables = {name.split(",")[0] for name in TABLE}
-    assert public == {*tables, "split_lora"}  # a SplitMethod, tested in its own file
-    assert set(ALGORITHMS) <= public  # the registry
+def test_every_method_is_in_the_table():
+    assert {name.split(",")[0] for name in TABLE} | {"split_lora"} == set(METHODS)
+    assert set(METHODS) == set(algorithms.__all__)  # split_lora has a test file of its own
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_rounds_move_the_parameters_and_every_client_axis_computes_the_same(name):
-    state, own, _, _ = played(name)
-    assert finite((state, own))
-    first = start(TABLE[name], program(name)[0])
-    assert not equal((state.params, own), (first[0].params, first[1]))
-    if not name.startswith(("fed_md", "flora")):  # their servers do not train params
-        assert not equal(state.params, first[0].params)
-    for axis in ("scan",) if name.endswith(", coded") else ("scan", "chunked"):
-        close(played(name, axis)[0].params, state.params)
-        close(played(name, axis)[1], own, 2e-4)
+@pytest.mark.parametrize(
+    ("name", "promise"),
+    [(name, promise) for name in TABLE for promise in ALGORITHM_PROMISES],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_every_method_keeps_every_promise(name, promise):
+    promise(trial(name))
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_a_run_resumed_from_the_arrays_of_its_state_is_bit_identical(name):
-    task, (algorithm, one, _) = TABLE[name], program(name)
-    first = start(task, algorithm)
-    kept = play(task, one, *first, range(2))[:2]
-    assert [jax.tree.map(jnp.shape, tree) for tree in first] == [
-        jax.tree.map(jnp.shape, tree) for tree in kept
-    ]
-    fresh = jax.tree.structure(start(task, build(name)))
-    state, own = jax.tree.unflatten(fresh, jax.device_get(jax.tree.leaves(kept)))
-    assert equal(play(task, one, state, own, range(2, ROUNDS))[:2], played(name)[:2])
+@pytest.mark.parametrize("name", [n for n in TABLE if not n.startswith(("fed_md", "flora"))])
+def test_rounds_move_the_servers_parameters(name):
+    """But for methods whose server does not train `params`."""
+    assert not equal(played(name)[0].params, TABLE[name].PARAMS)
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_rounds_trace_once(name):
-    once, *later = played(name)[3]
-    assert once > 0
-    assert set(later) == {once}
+def keep_params(a):
+    """A server that never steps."""
+    return {"server_update": lambda key, s, partial: (s, a.server_update(key, s, partial)[1])}
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_a_failed_client_is_left_out_and_its_state_stays_finite(name):
-    task, (algorithm, one, _) = TABLE[name], program(name)
-    state, own, _ = play(task, one, *start(task, algorithm), range(2))
-    batches = task.cohort(9)
-    broken = batches._replace(y=batches.y.at[1, 0, 0].set(jnp.nan))
-    got, after, (_, _, info, watched) = play(task, one, state, own, [5], broken)
-    expected, _, _ = play(task, one, state, own, [5], batches, task.WEIGHTS.at[1].set(0))
-    assert (int(watched.accepted), int(watched.failed)) == (CLIENTS - 1, 1)
-    assert np.isnan(info.loss[1])
-    close(got, expected, 1e-6)
-    assert finite(after)
+def narrow_params(a):
+    """A server whose parameters lose their dtype in the first round."""
+
+    def server_update(key, s, partial):
+        new, info = a.server_update(key, s, partial)
+        return new._replace(params=cast_all(new.params, jnp.float16)), info
+
+    return {"server_update": server_update}
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_where_all_clients_fail_the_server_state_is_that_after_its_broadcast(name):
-    task, (algorithm, one, _) = TABLE[name], program(name)
-    state, own, _ = play(task, one, *start(task, algorithm), range(2))
-    batches = task.cohort(9)
-    broken = batches._replace(y=jnp.full_like(batches.y, jnp.nan))
-    got, _, (_, _, _, watched) = play(task, one, state, own, [5], broken)
-    key = jr.split(jr.fold_in(jr.fold_in(jr.key(3), 5), 2**32 - 2))[0]
-    assert equal(got.params, state.params)
-    close(got, jax.jit(algorithm.broadcast)(key, state)[1], 1e-6)
-    assert (int(watched.accepted), int(watched.failed)) == (0, CLIENTS)
+def hide_failures(a):
+    """A client that sends zeros for NaNs."""
+    return {"client_update": lambda *given: jax.tree.map(jnp.nan_to_num, a.client_update(*given))}
+
+
+def take_anything(a):
+    return {"init": lambda key, params: a.init(key, TABLE["fed_avg"].PARAMS)}
+
+
+def cast_all(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise", "said"),
+    [
+        (keep_params, rounds_move_the_parameters, "rounds: expected parameters or client states"),
+        (narrow_params, rounds_trace_once, "tracing: expected no trace after the first round"),
+        (hide_failures, failed_clients_are_left_out, r"failures: expected \(accepted, failed\) of"),
+        (take_anything, other_structures_are_refused, "structure: expected a ValueError from init"),
+    ],
+)
+def test_a_broken_promise_is_named_with_its_remedy(broken, promise, said):
+    good = trial("fed_sgd")
+    parts = broken(good.algorithm)
+    bad = AlgorithmTrial(
+        good.algorithm._replace(**parts), good.params, good.frozen, good.batches, axes=()
+    )
+    with pytest.raises(ContractError, match=rf"{said}.*; .*\."):
+        promise(bad)
 
 
 def without_client_rows(state):
@@ -104,7 +101,7 @@ def without_client_rows(state):
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in ALIKE])
 def test_a_client_of_weight_two_counts_as_two_clients(name):
-    task, (algorithm, one, _) = TABLE[name], program(name)
+    task, (algorithm, one) = TABLE[name], program(name)
     state, own = start(task, algorithm)
     ways = ([0, 0, 1, 2], [1.0, 1.0, 3.0, 1.5]), ([0, 1, 2, 3], [2.0, 3.0, 1.5, 0.0])
     got = [
@@ -117,7 +114,7 @@ def test_a_client_of_weight_two_counts_as_two_clients(name):
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_clients_of_positive_weight_count_equally(name):
-    task, (algorithm, one, _) = TABLE[name], program(name)
+    task, (algorithm, one) = TABLE[name], program(name)
     first = start(task, algorithm)
     got, again, all_four = (
         play(task, one, *first, range(2), weights=weights)[0]
@@ -146,9 +143,9 @@ def test_the_ledger_counts_the_dumped_bytes_and_they_load_again(name):
 
 @pytest.mark.parametrize("name", ["ditto", "fed_rep", "fed_md", "fedsa_lora"])
 def test_a_personal_model_has_the_structure_of_the_servers_and_other_values(name):
-    state, own, _, _ = played(name)
+    state, own, _ = played(name)
     first, second = (jax.tree.map(lambda leaf, row=row: leaf[row], own) for row in range(2))
-    algorithm, _, _ = program(name)
+    algorithm, _ = program(name)
     models = [algorithm.personal(state.params, one) for one in (first, second)]
     assert jax.tree.map(jnp.shape, models[0]) == jax.tree.map(jnp.shape, TABLE[name].PARAMS)
     assert not equal(*models)
@@ -158,4 +155,6 @@ def test_a_personal_model_has_the_structure_of_the_servers_and_other_values(name
 @pytest.mark.parametrize("name", TABLE)
 def test_parameters_of_another_structure_are_refused_by_name(name):
     with pytest.raises(ValueError, match=rf"{name.split(',')[0]}: params: expected .* as in like"):
-        build(name).init(jr.key(0), {"adapter": {"a": jnp.zeros((2, 2)), "b": jnp.eye(2)}})
+        trial(name).algorithm.init(
+            jr.key(0), {"adapter": {"a": jnp.zeros((2, 2)), "b": jnp.eye(2)}}
+        )

@@ -89,7 +89,7 @@ def test_fedex_stays_exact_in_the_second_round_with_the_servers_base_at_each_cli
 
 
 def test_fedexs_residual_has_the_rank_of_all_clients_but_one():
-    state, _, (downlink, _, _, _), _ = played("fedex_lora")
+    state, _, (downlink, _, _, _) = played("fedex_lora")
     for a, b in state.residual:
         assert a.shape[-1] == b.shape[-2] == (CLIENTS - 1) * RANK
     wide = np.asarray(state.residual[1].a, np.float64) @ np.asarray(state.residual[1].b)

@@ -163,7 +163,7 @@ def test_flascs_clients_start_from_the_largest_entries_and_train_all():
 
 
 def test_flasc_sends_the_given_share_of_values_and_keeps_no_residual():
-    _, own, (downlink, uplinks, _, _), _ = played("flasc")
+    _, own, (downlink, uplinks, _, _) = played("flasc")
     count = round(0.25 * (A_VALUES + B_VALUES))
     assert downlink.params.payload.values.shape == (count,)
     assert uplinks.values.shape == (CLIENTS, count)

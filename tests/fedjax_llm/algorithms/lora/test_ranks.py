@@ -84,7 +84,7 @@ def test_flexloras_error_is_the_eckart_young_tail_of_the_exact_mean():
 
 @pytest.mark.parametrize("name", ["flexlora", "hetlora"])
 def test_a_client_of_a_lower_rank_sends_fewer_bytes_and_keeps_its_rank(name):
-    _, own, (downlink, uplinks, _, _), _ = jax.device_get(played(name))
+    _, own, (downlink, uplinks, _, _) = jax.device_get(played(name))
     algorithm, program = program_of(name)
     _, first, _ = play(program, *start(algorithm), [0])
     assert first.rank.tolist() == own.rank.tolist()

@@ -91,7 +91,7 @@ def test_dittos_mu_is_at_least_zero(mu):
 
 
 def test_fed_reps_client_trains_its_head_and_then_the_body_under_it():
-    algorithm, one, _ = contract.program("fed_rep")
+    algorithm, one = contract.program("fed_rep")
     state, own, _ = contract.play(rows, one, *contract.start(rows, algorithm), range(1))
 
     def trained(batches):
@@ -104,7 +104,7 @@ def test_fed_reps_client_trains_its_head_and_then_the_body_under_it():
 
 
 def test_fed_reps_body_is_the_mean_of_those_trained_under_each_head():
-    algorithm, one, _ = contract.program("fed_rep")
+    algorithm, one = contract.program("fed_rep")
     state, own, _ = contract.play(rows, one, *contract.start(rows, algorithm), range(1))
     body = {name: rows.PARAMS[name] for name in ("blocks", "embedding")}
 
@@ -127,7 +127,7 @@ def test_fed_reps_messages_do_not_contain_the_head():
 
 def test_fed_reps_last_layers_are_personal_as_a_leaf_is():
     """Two layers of twelve values, of which the first is sent and the second is personal."""
-    algorithm, one, _ = contract.program("fed_rep, last layer")
+    algorithm, one = contract.program("fed_rep, last layer")
     state, own, (_, uplinks, _, _) = contract.play(
         rows, one, *contract.start(rows, algorithm), range(1)
     )
