@@ -159,12 +159,12 @@ def _rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
         return
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            record = json.loads(line)
         except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
+            record = None
+        if not isinstance(record, dict):
             raise ValueError(f"{path}: line {number}: expected a JSON object, got {line[:40]!r}.")
-        yield f"{path}: line {number}", row
+        yield f"{path}: line {number}", record
 
 
 def _number(value: Any, where: str, name: str) -> float:

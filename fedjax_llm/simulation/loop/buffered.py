@@ -84,7 +84,8 @@ def simulate_buffered(
         buffer: Answers that a server step needs, at least 1.
         seed: Seed of the run.
         conditions: A network, and faults if wanted; no deadline and no availability.
-        compiled: Compiled rounds to share with other calls; by default the call compiles its own.
+        compiled: One `CompiledRounds()` for several calls to compile once; by default each call
+            compiles.
 
     Yields:
         The `Round` of each server step. `clients` are those whose work ended in it, sorted, with

@@ -94,7 +94,8 @@ def simulate(
         store: An unused `ClientStore` for the client states, such as one on disk; by default one in
             memory.
         conditions: Faults, network, deadline and availability; by default none.
-        compiled: Compiled rounds to share with other calls; by default the call compiles its own.
+        compiled: One `CompiledRounds()` for several calls, such as a sweep over seeds, to compile
+            once; by default each call compiles.
 
     Yields:
         The `Round` of each round: server state, cohort, messages and what was reported.

@@ -107,7 +107,11 @@ def simulate_together(
 
     """
     who, axis = "simulate_together", client_axis or vmap()
-    check_function(make, who=who, name="make", signature="(varied) -> FederatedAlgorithm")
+    signature = "(varied) -> FederatedAlgorithm"
+    if isinstance(make, FederatedAlgorithm):
+        remedy = "pass lambda _: algorithm"
+        raise TypeError(message(who, "make", f"a function {signature}", make, remedy))
+    check_function(make, who=who, name="make", signature=signature)
     check_batching(batching, who=who)
     check_client_axis(client_axis, who=who)
     _check_members(members, rounds, who=who)

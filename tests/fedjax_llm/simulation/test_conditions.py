@@ -189,9 +189,9 @@ def test_a_late_client_keeps_its_new_state(tmp_path, run, corpus):
 
 def test_ties_are_not_broken_by_client_number(run):
     found = run(network=SLOW, deadline=deadline(first=2), clients=7, rounds=6)
-    taken = {int(client) for r, _ in found for client in r.clients[r.plan.counted]}
+    counted = {int(client) for r, _ in found for client in r.clients[r.plan.counted]}
     assert all(r.plan.counted.sum() == 2 for r, _ in found)
-    assert len(taken) > 4
+    assert len(counted) > 4
 
 
 @pytest.mark.parametrize(

@@ -96,36 +96,36 @@ def test_conditions_without_a_fault_change_nothing(run, faultless):
 
 
 def test_a_dropped_client_receives_the_model_and_changes_nothing(run, faultless):
-    (one, stands), _ = run(with_fates(dropped=[2, 5]))
+    (one, snapshot), _ = run(with_fates(dropped=[2, 5]))
     assert sent(one, "down") == list(range(7))
     assert sent(one, "up") == [0, 1, 3, 4, 6]
     assert one.server_info.accepted == 5
     assert one.server_info.failed == 0
-    assert sorted(states(stands)) == [0, 1, 3, 4, 6]
+    assert sorted(states(snapshot)) == [0, 1, 3, 4, 6]
     assert one.client_info.targets[[2, 5]].tolist() == [0, 0]
     others = [0, 1, 3, 4, 6]
     np.testing.assert_allclose(
         one.client_info.loss[others], faultless[0][0].client_info.loss[others], rtol=1e-5
     )
-    for client, rows in states(stands).items():
+    for client, rows in states(snapshot).items():
         assert close(rows, states(faultless[0][1])[client])
 
 
 def test_a_silent_client_sends_nothing_and_keeps_its_new_state(run, faultless):
-    (one, stands), _ = run(with_fates(silent=[2, 5]))
+    (one, snapshot), _ = run(with_fates(silent=[2, 5]))
     assert sent(one, "down") == list(range(7))
     assert sent(one, "up") == [0, 1, 3, 4, 6]
-    assert close(states(stands)[2], states(faultless[0][1])[2])
+    assert close(states(snapshot)[2], states(faultless[0][1])[2])
     (dropped, _), _ = run(with_fates(dropped=[2, 5]))
     assert close(one.state, dropped.state)
 
 
 def test_a_failed_client_is_left_out_and_keeps_its_old_state(run):
-    (one, stands), (two, _) = run(with_fates(failed=[2, 5]))
+    (one, snapshot), (two, _) = run(with_fates(failed=[2, 5]))
     assert sent(one, "up") == list(range(7))
     assert (one.server_info.accepted, one.server_info.failed) == (5, 2)
     assert np.isnan(one.client_info.loss).nonzero()[0].tolist() == [2, 5]
-    assert sorted(states(stands)) == [0, 1, 3, 4, 6]
+    assert sorted(states(snapshot)) == [0, 1, 3, 4, 6]
     (dropped, _), _ = run(with_fates(dropped=[2, 5]))
     assert close(one.state, dropped.state)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(two.state))
@@ -172,13 +172,13 @@ MANY = Conditions(faults(dropout=0.2, silence=0.1, failure=0.1, partial=0.3))
 
 @pytest.mark.parametrize("axis", [scan(), chunked(2), chunked(5)])
 def test_every_client_axis_computes_the_same_round_under_faults(run, axis):
-    (_, _), (expected, stands) = run(MANY)
-    (_, _), (got, stand) = run(MANY, axis=axis)
+    (_, _), (expected, expected_snapshot) = run(MANY)
+    (_, _), (got, got_snapshot) = run(MANY, axis=axis)
     assert got.messages == expected.messages
     assert jax.tree.all(jax.tree.map(np.array_equal, got.plan, expected.plan))
     assert got.server_info.accepted == expected.server_info.accepted
     assert got.server_info.failed == expected.server_info.failed
-    assert sorted(states(stand)) == sorted(states(stands))
+    assert sorted(states(got_snapshot)) == sorted(states(expected_snapshot))
     for a, b in zip(*map(jax.tree.leaves, (got.state, expected.state)), strict=True):
         assert float(jnp.abs(a - b).mean()) < 1e-5  # rounding moves entries over the threshold
 
@@ -198,9 +198,9 @@ def test_a_fate_depends_on_key_round_and_client_alone(run):
 def test_a_run_resumes_to_the_same_bits_under_faults(run):
     whole = run(MANY, rounds=3)
     rest = run(MANY, rounds=3, start=whole[0][1])
-    for (one, stood), (other, stands) in zip(whole[1:], rest, strict=True):
+    for (one, one_snapshot), (other, other_snapshot) in zip(whole[1:], rest, strict=True):
         assert same(one.state, other.state)
-        assert same(stood.store, stands.store)
+        assert same(one_snapshot.store, other_snapshot.store)
         assert one.messages == other.messages
 
 

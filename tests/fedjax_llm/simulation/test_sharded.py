@@ -64,10 +64,10 @@ def test_eight_devices_compute_the_round_of_one(one_device, tmp_path, axis):
     """
     out = tmp_path / "out.npz"
     leaves, about = result(out, start(out, axis, "identity()", 11, devices=8))
-    expected, there = one_device["identity()"]
+    expected, expected_about = one_device["identity()"]
     assert farthest(expected, leaves) < 1e-5
-    assert about["rounds"] == there["rounds"]
-    np.testing.assert_allclose(about["loss"], there["loss"], rtol=1e-4)
+    assert about["rounds"] == expected_about["rounds"]
+    np.testing.assert_allclose(about["loss"], expected_about["loss"], rtol=1e-4)
     assert about["traces"] == [about["traces"][0]] * 4  # nothing is traced after the first round
 
 
@@ -84,11 +84,11 @@ def test_two_processes_compute_the_round_of_one_and_count_every_message(
         port = free.getsockname()[1]
     pair = [start(out, "sharded", uplink, 11, port, process) for process in range(2)]
     leaves, about = result(out, *pair)
-    expected, there = one_device[uplink]
+    expected, expected_about = one_device[uplink]
     pairs = [np.abs(a - b).ravel() for a, b in zip(expected, leaves, strict=True)]
     distances = np.concatenate(pairs)
     assert (distances.max() < 1e-5) if uplink == "identity()" else (distances.mean() < 5e-5)
-    assert about["rounds"] == there["rounds"]
+    assert about["rounds"] == expected_about["rounds"]
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def test_each_member_computes_what_it_computes_alone(task, corpus, axis):
             np.testing.assert_allclose(each[i].client_info.loss, alone.client_info.loss, rtol=1e-3)
             sent = [entry.payload_bytes for entry in each[i].messages]
             assert sent == [entry.payload_bytes for entry in alone.messages]
-        store, there = each[i].snapshot().store, alone.snapshot().store
-        assert store.clients.tolist() == there.clients.tolist()
+        store, store_alone = each[i].snapshot().store, alone.snapshot().store
+        assert store.clients.tolist() == store_alone.clients.tolist()
 
 
 def test_members_with_one_frozen_base_trace_one_round(task, corpus):
