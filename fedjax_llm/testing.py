@@ -404,7 +404,8 @@ def _static(aggregator: Aggregator) -> list[tuple[Callable, tuple[int, ...]]]:
 
 def _hold(holds: Any, promise: str, expected: str, got: Any, remedy: str) -> None:
     if not holds:
-        raise ContractError(f"{promise}: expected {expected}, got {got!r:.200}; {remedy}.")
+        shown = " ".join(repr(got).split())[:120]
+        raise ContractError(f"{promise}: expected {expected}, got {shown}; {remedy}.")
 
 
 def _finite(tree: PyTree) -> bool:

@@ -327,7 +327,8 @@ PROMISES: tuple[Callable[[CompressorTrial], None], ...] = (
 
 def _hold(holds: Any, promise: str, expected: str, got: Any, remedy: str) -> None:
     if not holds:
-        raise ContractError(f"{promise}: expected {expected}, got {got!r:.200}; {remedy}.")
+        shown = " ".join(repr(got).split())[:120]
+        raise ContractError(f"{promise}: expected {expected}, got {shown}; {remedy}.")
 
 
 def _with_one_value(update: PyTree, values: tuple) -> Iterator[tuple[int, Any, PyTree]]:

@@ -4,9 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import pytest
 from fedjax_compression import Compressor, codec, payload_structure
+from fedjax_compression.testing import CompressorTrial, default_update
 from fedjax_compression.text import Call
 
 # Without predictive, which takes an update and so has no text: see test_predictive.py.
@@ -80,9 +80,6 @@ CODECS = [
 ]
 
 
-SHAPES = {"matrix": (7, 11), "vector": (13,), "one": (1,), "scalar": (), "odd": (3, 1, 5)}
-
-
 every_codec = pytest.mark.parametrize("text", CODECS, scope="session")
 """Session scope groups all tests of a codec, in every file, so that they share its programs."""
 
@@ -90,18 +87,25 @@ every_codec = pytest.mark.parametrize("text", CODECS, scope="session")
 @functools.cache
 def update(seed: int = 0, dtype=jnp.float32):
     with jax.ensure_compile_time_eval():  # concrete arrays, also inside a trace
-        keys = jr.split(jr.key(seed), len(SHAPES))
-        return {
-            name: jr.normal(key, shape).astype(dtype)
-            for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
-        }
+        return default_update(seed, dtype)
 
 
 @functools.cache
+def trial(text):
+    """A codec and `update()`, whose programs are compiled once for all tests."""
+    return CompressorTrial(codec(text), update())
+
+
 def compiled(text):
     """A codec whose encode and decode compile once for all tests of the same shapes."""
-    c = codec(text)
-    return Compressor(c.init, jax.jit(c.encode), jax.jit(c.decode))
+    shared = trial(text)
+    return Compressor(
+        shared.compressor.init,
+        shared.encode,
+        shared.decode,
+        shared.compressor.receiver,
+        shared.compressor.receive,
+    )
 
 
 @functools.cache

@@ -108,7 +108,7 @@ def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
         ),
         (
             ("--algorithm", "split_lora()", "--client-axis", "scan()"),
-            "client_axis: split_lora runs a round's clients at once",
+            "client_axis: split_lora runs a round's clients together",
         ),
         (
             ("--algorithm", "flora()", "--adapter", "full()", "--clients", "4"),
