@@ -251,14 +251,12 @@ def hf_tensors(config: DecoderConfig, params: PyTree) -> dict[str, np.ndarray]:
 
 def check_params(params: Any, *, who: str) -> None:
     """Raise `TypeError` unless parameters are a mapping."""
-    check_kind(
-        params,
-        Mapping,
-        who=who,
-        name="params",
-        expected="nested dictionaries of arrays",
-        remedy="nnx.to_pure_dict(nnx.state(model, nnx.Param)) gives those of a model",
-    )
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            f"{who}: params: expected nested dictionaries of arrays, got a "
+            f"{type(params).__name__}; nnx.to_pure_dict(nnx.state(model, nnx.Param)) gives those "
+            "of a model."
+        )
 
 
 def write_entries(listed: list[Entry], params: PyTree) -> dict[str, np.ndarray]:
