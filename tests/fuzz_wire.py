@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from fedjax_compression import Prefix, WireError, codec, payload_structure, wire
 from fedjax_compression.contract import Payload
+from fedjax_compression.testing import SHAPES
 from fedjax_compression.wire.leaves import Symbols, TrellisSymbols, is_symbols
 
 SECONDS = 1.0
@@ -220,7 +221,7 @@ def main() -> None:
     contract = runpy.run_path(str(path))
     start = time.perf_counter()
     worst = fuzz_memory(forms(contract["CODECS"], LARGE), each=10, seed=args.seed)
-    likes = forms(contract["CODECS"], contract["SHAPES"])
+    likes = forms(contract["CODECS"], SHAPES)
     counts = fuzz(likes, mutations=args.mutations, seed=args.seed)
     print(
         f"{args.mutations} mutations of messages of {len(likes)} structures: "
