@@ -25,7 +25,7 @@ from .hf_tensors import check_params, hf_tensors, load_tensors
 
 DType = Literal["float32", "bfloat16"]
 SHARD = 5 * 10**9
-"""Largest number of bytes in a file; the default of transformers 4."""
+"""Largest number of bytes of the tensors in one file."""
 
 
 class Pretrained(NamedTuple):
