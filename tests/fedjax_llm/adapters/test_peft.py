@@ -155,7 +155,7 @@ def test_a_truncated_file_is_refused(folder, tmp_path):
     place = changed(folder, tmp_path)
     path = place / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match=r"expected \d+ bytes, the end of the last tensor, got \d+"):
+    with pytest.raises(ValueError, match=r"expected \d+ bytes, the end of the last tensor"):
         import_adapter(place)
 
 
