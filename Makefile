@@ -47,6 +47,7 @@ check: $(VENV)/.check  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tests/typed_docs.py
 
 format: $(VENV)/.check
 	$(BIN)/ruff format .

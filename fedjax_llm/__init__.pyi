@@ -20,7 +20,9 @@ from .client_training import local_steps_with_state as local_steps_with_state
 from .data import Batching as Batching
 from .data import ClientData as ClientData
 from .data import byte_corpus as byte_corpus
+from .data import from_arrays as from_arrays
 from .data import hold_out as hold_out
+from .data import masked_mean as masked_mean
 from .data import tokenize as tokenize
 from .ledger import total_bytes as total_bytes
 from .models import Decoder as Decoder
@@ -28,8 +30,10 @@ from .models import DecoderConfig as DecoderConfig
 from .runs import Named as Named
 from .runs import RunConfig as RunConfig
 from .simulation import ClientStore as ClientStore
+from .simulation import CompiledRounds as CompiledRounds
 from .simulation import Conditions as Conditions
 from .simulation import Round as Round
+from .simulation import RunCheckpoints as RunCheckpoints
 from .simulation import Snapshot as Snapshot
 from .simulation import chunked as chunked
 from .simulation import scan as scan

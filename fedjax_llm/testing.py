@@ -209,9 +209,9 @@ def states_are_arrays(trial: AlgorithmTrial) -> None:
         "keep the structure and shapes of both states from round to round",
     )
     leaves = jax.device_get(jax.tree.leaves(kept))
-    again = jax.tree.unflatten(jax.tree.structure(first), leaves)
+    again: Any = jax.tree.unflatten(jax.tree.structure(first), leaves)
     _hold(
-        _equal(trial.play(*again, range(1, ROUNDS))[:2], trial.played[:2]),
+        _equal(trial.play(again[0], again[1], range(1, ROUNDS))[:2], trial.played[:2]),
         "states",
         "the same bits after a copy of the states to the host and back",
         "others",
@@ -414,14 +414,19 @@ def _finite(tree: PyTree) -> bool:
 
 
 def _equal(one: PyTree, other: PyTree) -> bool:
-    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+    return _same_structure(one, other) and all(
         np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
 
 
 def _close(one: PyTree, other: PyTree, tolerance: float) -> bool:
-    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+    return _same_structure(one, other) and all(
         np.allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance)
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
+
+
+def _same_structure(one: PyTree, other: PyTree) -> bool:
+    first: Any = jax.tree.structure(one)
+    return first == jax.tree.structure(other)

@@ -21,7 +21,13 @@ def main():
                 path = Path(folder) / f"{stem}_{number}.py"
                 path.write_text(code)
                 files.append(str(path))
-        flags = ["--strict", "--config-file=", "--follow-imports=silent", "--no-incremental"]
+        flags = [
+            "--strict",
+            "--config-file=",
+            "--disable-error-code=import-untyped",
+            "--follow-imports=silent",
+            "--no-incremental",
+        ]
         said, errors, status = api.run([*flags, *files])
     print(said + errors, end="")
     sys.exit(status)

@@ -356,7 +356,7 @@ def _finite(tree: PyTree) -> bool:
 
 
 def _equal(one: PyTree, other: PyTree) -> bool:
-    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+    return _same_structure(one, other) and all(
         np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
@@ -367,3 +367,8 @@ def _close(one: PyTree, other: PyTree) -> bool:
         np.allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
+
+
+def _same_structure(one: PyTree, other: PyTree) -> bool:
+    first: Any = jax.tree.structure(one)
+    return first == jax.tree.structure(other)

@@ -1,4 +1,4 @@
-"""How fast rounds are on this machine, for a ladder of sizes."""
+"""Speed of rounds on this machine, for a ladder of sizes."""
 
 import dataclasses
 import resource
@@ -19,10 +19,8 @@ from ..algorithm import FederatedAlgorithm
 from ..models import DecoderConfig
 from ..runs import Row, Run, RunConfig, choose_client_axis, prepare, rounds, versions
 from ..runs.live import mebibytes
-from ..simulation import ClientAxis, ClientStore
-from ..simulation.client_axes.placing import put_clients, put_shared
-from ..simulation.loop.cohorts import cohort_chunks
-from ..simulation.loop.programs import first_state, round_programs
+from ..simulation import ClientAxis
+from ..simulation.loop.chunk_programs import repeatable_round
 
 MIDDLE = DecoderConfig(
     hidden_size=256,
@@ -49,21 +47,24 @@ LADDER: Mapping[str, RunConfig] = {
         decoder=LARGE, adapter="lora(rank=8)", clients=2, local_steps=2, batch=4, seq=128
     ),
 }
-"""From a round of a tenth of a second, where the host shows, to 85 million parameters; all on the
-plays.
-"""
+"""From rounds of a tenth of a second, where the host's share shows, to 85 million parameters."""
 
 
 def bench(rungs: Mapping[str, RunConfig], *, repeats: int = 5) -> Iterator[Row]:
-    """A row for each rung, from the first on.
+    """Yield a row for each rung.
 
-    Each is run on the client axis that `auto()` finds; a rung's own axis and rounds are not used.
-    `round_seconds` is the median of so many rounds as `simulate` runs them, with batches drawn and
-    messages measured; `device_seconds` that of their programs alone, on data that is there;
-    `host_share` what of a round is not theirs. `compile_seconds` is what the first round takes
-    longer. `share_of_peak` is model FLOP/s (PaLM, 2204.02311, appendix B; no products for
-    gradients of frozen kernels) over those of large products in the model's type. Memory is what
-    the device held at most until then, or the process where the device does not say.
+    Fields: `round_seconds` is the median over rounds of `simulate`, with batches drawn and messages
+    measured; `device_seconds` that of their programs alone, on data that is on the device;
+    `host_share` the rest of a round; `compile_seconds` the additional time of the first round;
+    `share_of_peak` the model's FLOP/s (PaLM, arXiv:2204.02311, appendix B, without gradients of
+    frozen kernels) over those of large products in the model's dtype; `peak_bytes` the peak memory
+    of the device so far, or of the process where the device does not report it.
+
+    Args:
+        rungs: Configurations by name. Their client axis and number of rounds are not used: each
+            runs on the axis that `auto()` chooses.
+        repeats: Rounds to time.
+
     """
     for name, config in rungs.items():
         run = prepare(dataclasses.replace(config, rounds=max(3, repeats + 1)))
@@ -72,7 +73,7 @@ def bench(rungs: Mapping[str, RunConfig], *, repeats: int = 5) -> Iterator[Row]:
 
 
 def bench_table(rows: list[Row]) -> Table:
-    """What was measured, one rung a line."""
+    """One line for each rung."""
     table = Table(box=box.SIMPLE)
     table.add_column("rung")
     table.add_column("client axis")
@@ -107,7 +108,17 @@ def _measured(run: Run, axis: ClientAxis, repeats: int) -> Row:
     config = run.config
     with closing(rounds(run, axis)) as coming:
         first = _seconds(lambda: next(coming))
-        programs = _programs(run, axis)
+        assert isinstance(run.algorithm, FederatedAlgorithm)  # noqa: S101 - for the type checker
+        programs = repeatable_round(
+            run.algorithm,
+            run.task.params,
+            run.task.frozen,
+            run.split.train,
+            run.batching,
+            clients=config.clients,
+            seed=config.seed,
+            client_axis=axis,
+        )
         programs()
         times = [(_seconds(lambda: next(coming)), _seconds(programs)) for _ in range(repeats)]
     whole, device = (statistics.median(each) for each in zip(*times, strict=True))
@@ -130,48 +141,8 @@ def _measured(run: Run, axis: ClientAxis, repeats: int) -> Row:
     }
 
 
-def _programs(run: Run, axis: ClientAxis) -> Callable[[], Any]:
-    """The programs of the first round, run again and again on the same arrays."""
-    method, params, config = run.algorithm, run.task.params, run.config
-    assert isinstance(method, FederatedAlgorithm)  # noqa: S101 - for the type checker
-    key = jr.key(config.seed)
-    state = put_shared(axis, first_state(method, key, params))
-    frozen = put_shared(axis, run.task.frozen)
-    chunks = list(
-        cohort_chunks(
-            run.split.train,
-            run.batching,
-            ClientStore(method.client_init(params)),
-            key,
-            rounds=[1],
-            clients=config.clients,
-            client_axis=axis,
-        )
-    )
-    programs = round_programs(method, axis, config.clients)
-
-    def once() -> None:
-        downlink, begun, partial = programs.begin(chunks[0].round_key, state)
-        for chunk in chunks:
-            client_states = put_clients(axis, chunk.client_states, len(chunk.clients))
-            partial, *_ = programs.clients(
-                chunk.round_key,
-                frozen,
-                downlink,
-                begun,
-                partial,
-                chunk.clients,
-                chunk.weights,
-                client_states,
-                chunk.batches,
-            )
-        jax.block_until_ready(programs.finish(chunks[0].round_key, begun, partial))
-
-    return once
-
-
 def product_peak(dtype: str) -> float:
-    """FLOP/s of products of large square matrices of a type; the best of five times eight."""
+    """FLOP/s of large square matrix products in a dtype: the best of five runs of eight."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jr.normal(jr.key(0), (size, size), dtype) / size**0.5
 
@@ -185,8 +156,10 @@ def product_peak(dtype: str) -> float:
 
 
 def flops_per_token(run: Run) -> int:
-    """Of a step: two for each entry of a kernel going forward, two for its input's gradient, and
-    two for its own where it is trained; twelve for each layer, entry and position of attention.
+    """FLOPs of a training step per token.
+
+    For each entry of a kernel two forward, two for its input's gradient, and two for its own where
+    it is trained; for attention twelve for each layer, feature and position.
     """
     trained, frozen = (_kernel_entries(tree) for tree in (run.task.params, run.task.frozen))
     decoder = run.config.decoder
@@ -199,7 +172,7 @@ def _entries(tree: PyTree) -> int:
 
 
 def _kernel_entries(tree: PyTree) -> int:
-    """All but the norms'. A tied embedding's are those of the head."""
+    """Entries of all parameters but norms; a tied embedding counts once, as the head."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return sum(leaf.size for path, leaf in leaves if path[-1].key != "scale")
 

@@ -18,6 +18,7 @@ from .loop.round import Round, Snapshot
 from .loop.simulate import simulate
 from .loop.split import simulate_split, split_entries
 from .loop.together import Member, simulate_together
+from .run_checkpoints import RunCheckpoints
 
 __all__ = [
     "CLIENT_AXES",
@@ -35,6 +36,7 @@ __all__ = [
     "Network",
     "Plan",
     "Round",
+    "RunCheckpoints",
     "Snapshot",
     "StoreRows",
     "Timed",

@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from ..adapters import Adapted, Adapter, adapt, full
 from ..adapters.contract import check_adapter
-from ..models import Decoder, DecoderConfig, Pretrained, from_params
+from ..models import Decoder, DecoderConfig, EncoderConfig, Pretrained, from_params
 
 
 def adapted_decoder(
-    config: DecoderConfig,
+    config: DecoderConfig | EncoderConfig,
     *,
     key: Key[Array, ""],
     adapter: Adapter | None,
@@ -40,6 +40,7 @@ def adapted_decoder(
 
     """
     check_kind(config, DecoderConfig, who=who, name="config", expected="a DecoderConfig")
+    assert isinstance(config, DecoderConfig)  # noqa: S101 - for the type checker
     check_parts(adapter, params, who=who)
     model_key, adapter_key = jr.split(key)
     if params is None:

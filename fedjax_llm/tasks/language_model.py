@@ -8,13 +8,13 @@ from jaxtyping import Array, Float, Key, PyTree
 from ..adapters import Adapter
 from ..client_training import Frozen, Params
 from ..data import Batch
-from ..models import DecoderConfig
+from ..models import DecoderConfig, EncoderConfig
 from .contract import Scores, Task
 from .decoder import adapted_decoder
 
 
 def language_model(
-    config: DecoderConfig,
+    config: DecoderConfig | EncoderConfig,
     *,
     key: Key[Array, ""],
     adapter: Adapter | None = None,
@@ -26,7 +26,7 @@ def language_model(
     document.
 
     Args:
-        config: The decoder's sizes.
+        config: The decoder's sizes, a `DecoderConfig`.
         key: PRNG key of the initial parameters and the adapter.
         adapter: What is trained, such as `lora(rank=8)`; default all parameters.
         params: Pretrained parameters, from `models.load`. Default: drawn from `key`.

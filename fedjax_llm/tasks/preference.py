@@ -11,13 +11,13 @@ from ..checks import check_scalar
 from ..client_training import Frozen, Params
 from ..data import PairBatch, Pairs
 from ..data.checks import check_count
-from ..models import DecoderConfig
+from ..models import DecoderConfig, EncoderConfig
 from .contract import Measure, Scores, Task, check_task, mean_loss, mean_over_batches
 from .decoder import adapted_decoder, log_likelihood
 
 
 def preference(
-    config: DecoderConfig,
+    config: DecoderConfig | EncoderConfig,
     *,
     key: Key[Array, ""],
     adapter: Adapter | None = None,
@@ -34,7 +34,7 @@ def preference(
     Cost: a step runs the decoder over 2 * batch rows.
 
     Args:
-        config: The decoder's sizes.
+        config: The decoder's sizes, a `DecoderConfig`.
         key: PRNG key of the initial parameters and the adapter.
         adapter: What is trained, such as `lora(rank=8)`; default all parameters.
         params: Pretrained parameters, from `models.load`. Default: drawn from `key`.

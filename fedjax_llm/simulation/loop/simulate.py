@@ -33,6 +33,7 @@ from .arguments import (
     check_start,
     check_store,
 )
+from .chunk_programs import run_chunk
 from .chunk_results import ChunkResult, chunks_of_round, collect
 from .client_store import ClientStore
 from .cohorts import CohortChunk, cohort_chunks
@@ -272,16 +273,8 @@ def _in_chunks(programs: RoundPrograms, client_axis: ClientAxis, frozen: Frozen)
             if chunk.first:
                 downlink, state, folded = programs.begin(chunk.round_key, state)
                 down = len(wire.dumps(get_all(downlink)))
-            folded, client_states, outputs = programs.clients(
-                chunk.round_key,
-                frozen,
-                downlink,
-                state,
-                folded,
-                chunk.clients,
-                chunk.weights,
-                put_clients(client_axis, chunk.client_states, len(chunk.clients)),
-                chunk.batches,
+            folded, client_states, outputs = run_chunk(
+                programs, client_axis, chunk, frozen, downlink, state, folded
             )
             if collect_previous:
                 results.append(collect_previous())
