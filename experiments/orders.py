@@ -19,7 +19,7 @@ best rate is the highest that was tried), with 1, 1 and half the bytes up, and F
 times FedIT's bytes down. DeComFL on the same LoRA: 2.4108 after sixty rounds and 21 kB up in all;
 FedIT passes that within its first two rounds, which take 592 kB. All parameters: uncompressed
 2.3144; four bits with one scale per tensor 2.3144, which leaves nothing to repair; two bits 2.3265,
-with error feedback 2.3153; top-k at ten per cent 2.3989, with error feedback 2.3299; at one per cent
+with error feedback 2.3153; top-k at ten per cent 2.3989, with error feedback 2.3299; at 1 per cent
 2.4287, worse than the start, and 2.4266: ten rounds send a tenth of the entries once.
 """
 

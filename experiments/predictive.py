@@ -10,7 +10,7 @@ squared error over squared norm, mean over clients and over rounds from the seco
 with and without a prediction, three seeds.
 
 Result: no gain at one bit, a small one at a quarter. An update has a cosine of .33 with the last
-round's aggregate, whose norm is .74 of its own, so the best weight of .44 removes 11 % of the power.
+round's aggregate, whose norm is .74 of its own; the best weight, .44, removes 11 % of the power.
 At one bit the codec loses that again, because a difference has less of the shape that it exploits:
 errors .277, .275, .309, .328 at weights 0, .25, .5, .75; after ten rounds +.0066 nats per byte at
 weight .5 (seeds +.011, -.007, +.015: no effect). At a quarter of a bit errors .757, .758, .727,

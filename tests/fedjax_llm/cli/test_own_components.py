@@ -127,7 +127,7 @@ def test_names_are_registered_once_and_are_identifiers(room):
 
 
 def test_needs_are_out_of_a_closed_set():
-    with pytest.raises(ValueError, match="needs: expected some of client_optimizer.*got 'stepz'"):
+    with pytest.raises(ValueError, match=r"needs: expected some of client_optimizer.*got 'stepz'"):
         methods.register("other", Method(fed_avg, needs=("stepz",)))
 
 
