@@ -1,5 +1,6 @@
-"""Text -> clients -> token batches."""
+"""Client data: read, dealt out to clients, tokenised, held out, and cut into batches."""
 
+from .arrays import ArrayBatch, Arrays, from_arrays, masked_mean
 from .batches import Batching, all_windows, cohort_batches, step_counts
 from .contract import ClientData, Rows
 from .hold_out import HoldOut, hold_out
@@ -23,6 +24,8 @@ from .tokenisation.windows import Batch
 
 __all__ = [
     "INSTRUCTIONS",
+    "ArrayBatch",
+    "Arrays",
     "Batch",
     "Batching",
     "ChoiceBatch",
@@ -53,11 +56,13 @@ __all__ = [
     "dirichlet",
     "draw_partition",
     "fedit",
+    "from_arrays",
     "hold_out",
     "iid",
     "jsonl",
     "label_shards",
     "log_normal",
+    "masked_mean",
     "open_corpus",
     "parquet",
     "partition",

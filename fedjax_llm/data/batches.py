@@ -1,4 +1,4 @@
-"""Batches of rows, drawn by key."""
+"""Batches of rows, in an order drawn from a key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,38 +7,82 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt32
 
+from .checks import check_client_data, check_count
 from .contract import ClientData
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How a client cuts its text into steps: a number of steps, or whole passes over its data."""
+    """How a client's rows become the batches of a round: a number of steps, or of epochs.
 
-    seq: int
+    Give either `steps` or `epochs`.
+
+    Attributes:
+        seq: Tokens per row, at least 1. Data of tokens (`Corpus`, `Pairs`, `Labelled`, `Choices`)
+            needs it; `Arrays` ignore it. Default None.
+        batch: Rows per step, at least 1.
+        steps: Local steps per round, at least 1. A client with fewer rows than `steps * batch`
+            goes over them again, in a new order each time. Default None.
+        epochs: Passes over a client's rows per round, at least 1. Every client gets as many steps
+            as the client with the most rows; steps beyond its own rows are masked out. Default
+            None.
+        pack: Whether a window takes as many whole documents as fit (True, the default) or one
+            document. For a `Corpus` with documents only.
+
+    Raises:
+        ValueError: Unless exactly one of `steps` and `epochs` is given, and for a value that is not
+            an integer of at least 1.
+
+    Example:
+        >>> from fedjax_llm.data import Batching
+        >>> Batching(seq=64, batch=8, steps=4)
+        Batching(seq=64, batch=8, steps=4, epochs=None, pack=True)
+
+    """
+
+    seq: int | None = None
     batch: int
     steps: int | None = None
-    """Steps per round; short clients go over their windows again, in a new order each time."""
     epochs: int | None = None
-    """Passes per round; clients with less text have masked-out steps at the end."""
     pack: bool = True
-    """Whether a window takes as many documents as fit, or one; streams have no documents."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(
-                f"Batching: give either steps or epochs, got steps={self.steps!r} and "
-                f"epochs={self.epochs!r}."
+                f"Batching: steps, epochs: expected one of the two, got steps={self.steps!r} and "
+                f"epochs={self.epochs!r}; give either steps or epochs."
             )
-        for name in ("seq", "batch", "steps", "epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Batching: {name} must be at least 1, got {value!r}.")
+        check_count(self.batch, who="Batching", name="batch")
+        for name in ("seq", "steps", "epochs"):
+            if (value := getattr(self, name)) is not None:
+                check_count(value, who="Batching", name=name)
 
 
 def step_counts(
     data: ClientData, batching: Batching, clients: Sequence[int]
 ) -> Int[np.ndarray, " clients"]:
-    """How many steps of a round each client has rows for; 0 where it has none at all."""
+    """Count the steps of a round for which each client has rows.
+
+    Args:
+        data: The data by client.
+        batching: Steps or epochs per round.
+        clients: Indices of the clients.
+
+    Returns:
+        Steps with at least one row, shape `[clients]`; 0 for a client without rows.
+
+    Raises:
+        TypeError: For `data` that is not client data.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_llm.data import Batching, from_arrays, step_counts
+        >>> data = from_arrays({"ann": np.zeros((3, 2)), "bob": np.zeros((8, 2))})
+        >>> step_counts(data, Batching(batch=4, epochs=1), [0, 1]).tolist()
+        [1, 2]
+
+    """
+    check_client_data(data, who="step_counts")
     counts = data.rows(clients, seq=batching.seq, pack=batching.pack).counts
     if batching.epochs is not None:
         return -(-counts * batching.epochs // batching.batch)
@@ -53,31 +97,57 @@ def cohort_batches(
     *,
     steps: Int[np.ndarray, " clients"] | None = None,
 ) -> Any:
-    """One round's batches of some clients: leaves `[clients, steps, batch, ...]`.
+    """Build the batches of one round for some clients.
 
-    Client i's rows come in an order drawn from `keys[i]` alone, none twice before all came once.
-    The shape does not depend on which clients are asked for. A client's steps after the first
-    `steps[i]`, where given, are masked out; so are all of one that has no rows.
+    A client's rows come in an order drawn from its key alone; no row comes twice before all of the
+    client's rows came once. The shape depends on `data` and `batching` only, not on which clients
+    are asked for.
+
+    Args:
+        data: The data by client.
+        batching: Rows per step, and steps or epochs per round.
+        clients: Indices of the clients.
+        keys: One key for each client, as words of key data (`jax.random.key_data`).
+        steps: Steps that each client completes, shape `[clients]`; later steps are masked out.
+            Default: all steps.
+
+    Returns:
+        A pytree with leaves `[clients, steps, batch, ...]` and a field `mask`. The steps of a
+        client without rows are all masked out.
+
+    Raises:
+        TypeError: For `data` that is not client data.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedjax_llm.data import Batching, byte_corpus, cohort_batches
+        >>> corpus = byte_corpus({"ann": "a" * 20, "bob": "b" * 41})
+        >>> keys = np.array([[0, 1], [0, 2]], np.uint32)
+        >>> batch = cohort_batches(corpus, Batching(seq=10, batch=2, epochs=1), [0, 1], keys)
+        >>> batch.tokens.shape, batch.mask.sum(axis=(1, 2, 3)).tolist()
+        ((2, 2, 2, 10), [19, 40])
+
     """
+    check_client_data(data, who="cohort_batches")
     rows = data.rows(clients, seq=batching.seq, pack=batching.pack)
-    if not rows.counts.any():  # rows of others, for their shape
+    if not rows.counts.any():  # `take` needs some row to get the shapes from
         rows = data.rows(range(len(data.names)), seq=batching.seq, pack=batching.pack)
         rows = rows._replace(counts=np.zeros(len(clients), np.int64))
     if batching.epochs is not None:
         most = data.most_rows(seq=batching.seq, pack=batching.pack)
         size = -(-most * batching.epochs // batching.batch) * batching.batch
-        live = rows.counts * batching.epochs
+        wanted = rows.counts * batching.epochs
     else:
         size = (batching.steps or 0) * batching.batch
-        live = np.where(rows.counts > 0, size, 0)
+        wanted = np.where(rows.counts > 0, size, 0)
     if steps is not None:
-        live = np.minimum(live, steps * batching.batch)
+        wanted = np.minimum(wanted, steps * batching.batch)
     order = np.zeros((len(clients), size), np.int64)
     first = np.cumsum(rows.counts) - rows.counts
     for row, key in enumerate(keys):
-        count, wanted = int(rows.counts[row]), int(live[row])
-        order[row, :wanted] = first[row] + drawn_order(count, wanted, key)
-    inside = np.arange(size) < live[:, None]
+        count, draws = int(rows.counts[row]), int(wanted[row])
+        order[row, :draws] = first[row] + drawn_order(count, draws, key)
+    inside = np.arange(size) < wanted[:, None]
     shape = (len(clients), size // batching.batch, batching.batch)
     return rows.take(order.reshape(shape), inside.reshape(shape))
 
@@ -85,16 +155,49 @@ def cohort_batches(
 def drawn_order(
     count: int, wanted: int, key: UInt32[np.ndarray, " words"]
 ) -> Int[np.ndarray, " wanted"]:
-    """So many numbers below `count` by a key, none twice before all came once."""
+    """Draw row numbers from a key; no number comes twice before all came once.
+
+    Args:
+        count: Rows to draw from, numbered 0 to `count - 1`.
+        wanted: Numbers to draw.
+        key: Words of key data.
+
+    Returns:
+        Row numbers, shape `[wanted]`: random permutations of all rows, one after another.
+
+    """
     random = np.random.Generator(np.random.Philox(key=_seed(key)))
     passes = [random.permutation(count) for _ in range(-(-wanted // max(count, 1)))]
     return np.concatenate([np.zeros(0, np.int64), *passes])[:wanted]
 
 
-def all_windows(data: ClientData, *, seq: int, batch: int, pack: bool = True) -> Any:
-    """Every row of every client once, in order: leaves `[batches, batch, ...]`, the last batch
-    filled up with masked-out rows.
+def all_windows(data: ClientData, *, seq: int | None = None, batch: int, pack: bool = True) -> Any:
+    """Build batches of every row of every client, each row once and in order.
+
+    Args:
+        data: The data by client.
+        seq: Tokens per row. Data of tokens needs it. Default None.
+        batch: Rows per batch, at least 1.
+        pack: Whether a window takes several documents. Default True.
+
+    Returns:
+        A pytree with leaves `[batches, batch, ...]` and a field `mask`. Masked-out rows fill the
+        last batch.
+
+    Raises:
+        TypeError: For `data` that is not client data.
+        ValueError: For a `batch` that is not an integer of at least 1.
+
+    Example:
+        >>> from fedjax_llm.data import all_windows, byte_corpus
+        >>> corpus = byte_corpus({"ann": "a" * 20, "bob": "b" * 41})
+        >>> batch = all_windows(corpus, seq=10, batch=4)
+        >>> batch.tokens.shape, int(batch.mask.sum())
+        ((2, 4, 10), 59)
+
     """
+    check_client_data(data, who="all_windows")
+    check_count(batch, who="all_windows", name="batch")
     rows = data.rows(range(len(data.names)), seq=seq, pack=pack)
     count = int(rows.counts.sum())
     pad = -count % batch

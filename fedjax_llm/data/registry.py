@@ -1,8 +1,10 @@
-"""Data by name."""
+"""Readers and partitions by name, for the `data` of a run."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+
+from fedjax_compression.checks import check_function
 
 from .partitions.deal import dirichlet, iid, label_shards, log_normal, power_law
 from .readers.chitchat import chitchat
@@ -13,19 +15,20 @@ from .readers.shakespeare import shakespeare
 
 
 def _shakespeare(*, at_least: int = 2000, roles: str = "") -> Examples:
+    """The reader `shakespeare` with roles as one comma-separated text."""
     chosen = [role.strip() for role in roles.split(",") if role.strip()]
     texts = shakespeare(at_least=at_least, roles=chosen)
     return {role: [Example(text, source=role)] for role, text in texts.items()}
 
 
 def _dealt(deal: Callable[..., Records]) -> Callable[..., Records]:
-    """A partition of what clients have together."""
+    """A partition that first pools the records of all clients."""
 
     @wraps(deal)
-    def dealt(examples: Records, **choices: Any) -> Records:
-        return deal(pooled(examples), **choices)
+    def pool_and_deal(examples: Records, **arguments: Any) -> Records:
+        return deal(pooled(examples), **arguments)
 
-    return dealt
+    return pool_and_deal
 
 
 DATA: dict[str, Callable[..., Any]] = {
@@ -41,26 +44,40 @@ DATA: dict[str, Callable[..., Any]] = {
         for deal in (dirichlet, iid, label_shards, log_normal, power_law)
     },
 }
-"""What `data` may name. A partition takes other data first: `iid(chitchat(), clients=9, seed=0)`.
+"""Factories that the `data` of a run may name.
+
+The first argument of a partition is other data, such as `iid(chitchat(), clients=9, seed=0)`.
 """
 
 
 def register(name: str, factory: Callable[..., Records]) -> None:
-    """Let a run's `data` name a reader of your own, such as `"mine(folder='notes')"`.
+    """Add a reader of your own, for the `data` of a run to name it.
+
+    After `register("mine", factory)`, the data of a run may be `"mine(folder='notes')"`.
+    Registering the same factory again under its name is a no-op.
 
     Args:
-        name: An identifier that no other reader has.
+        name: An identifier that is not in use.
         factory: `(**arguments) -> {client: [Example, ...]}`.
 
     Raises:
-        ValueError: For a name that is no identifier, or that is in use.
         TypeError: For a factory that cannot be called.
+        ValueError: For a name that is not an identifier, or that is in use.
+
+    Example:
+        >>> from fedjax_llm.data import Example
+        >>> from fedjax_llm.data.registry import DATA, register
+        >>> def greetings(*, word="hi"):
+        ...     return {"ann": [Example(f"{word} bob")], "bob": [Example(f"{word} ann")]}
+        >>> register("greetings", greetings)
+        >>> DATA.pop("greetings")(word="hello")["ann"][0].text
+        'hello bob'
 
     """
     if not name.isidentifier():
         raise ValueError(f"register: name: expected an identifier, got {name!r}.")
-    if not callable(factory):
-        raise TypeError(f"register: factory: expected a function, got {factory!r}.")
+    signature = "(**arguments) -> records by client"
+    check_function(factory, who="register", name="factory", signature=signature)
     if DATA.get(name, factory) is not factory:
-        raise ValueError(f"register: name: expected one that is not in use, got {name!r}.")
+        raise ValueError(f"register: name: expected a name that is not in use, got {name!r}.")
     DATA[name] = factory

@@ -1,1 +1,1 @@
-"""Partitions: a pool of examples dealt out to clients."""
+"""Partitions: ways to deal a pool of examples out to clients."""

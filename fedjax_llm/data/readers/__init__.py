@@ -1,1 +1,1 @@
-"""Readers: text by client, from packages and files."""
+"""Readers: records of files, tables and installed packages, by client."""

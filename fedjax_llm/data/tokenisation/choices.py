@@ -1,4 +1,4 @@
-"""Questions with options by client: what knowledge is measured by."""
+"""Questions with options by client, for measuring knowledge."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -6,37 +6,52 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
+from ..checks import check_seq
 from ..contract import PieceRange, Rows
+from ..ranges import numbers_in, numbers_of
 from ..readers.prompted import Question
 from .corpus import Corpus
-from .grouped import check_fit, one_each, places, tokenize_grouped, whole, with_answers
+from .grouped import check_fit, one_each, tokenize_grouped, with_answers
 
 
 class ChoiceBatch(NamedTuple):
-    """Questions, each once for every option, which stands after the prompt."""
+    """A batch of questions: for each option, the prompt with this option.
+
+    Attributes:
+        tokens: The input tokens, `[..., batch, options, seq]`; 0 where there is none.
+        targets: The token after each input token, `[..., batch, options, seq]`; 0 where it is not
+            of the option.
+        counted: Which targets are of the option, its end of sequence included, booleans
+            `[..., batch, options, seq]`.
+        there: Which options exist, booleans `[..., batch, options]`; a question may have fewer
+            options than others.
+        answers: Index of the correct option, `[..., batch]`.
+        mask: Which questions count, booleans `[..., batch]`.
+
+    """
 
     tokens: Integer[np.ndarray, "*axes batch options seq"]
     targets: Integer[np.ndarray, "*axes batch options seq"]
-    """Each token's successor; 0 where it is not of the option."""
     counted: Bool[np.ndarray, "*axes batch options seq"]
-    """Which targets are of the option, its end of sequence among them."""
     there: Bool[np.ndarray, "*axes batch options"]
-    """Which options there are: some questions have fewer than others."""
     answers: Int[np.ndarray, "*axes batch"]
-    """Which option is right."""
     mask: Bool[np.ndarray, "*axes batch"]
-    """Which questions count."""
 
 
 class Choices(NamedTuple):
-    """Questions by client; a `ClientData`, whose pieces, rows and targets are questions."""
+    """Questions by client; client data whose pieces, rows and targets are questions.
+
+    Attributes:
+        corpus: Each document is a prompt and an option. Only the tokens of the options count.
+        groups: Question q has the documents groups[q] to groups[q + 1] - 1; shape
+            `[questions + 1]`.
+        answers: Index of each question's correct option, shape `[questions]`.
+
+    """
 
     corpus: Corpus
-    """Each document is a prompt and an option, whose tokens alone are counted."""
     groups: Int[np.ndarray, " questions_and_end"]
-    """Question q has the documents groups[q] to groups[q + 1]."""
     answers: Int[np.ndarray, " questions"]
-    """Which option is right, from 0."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,24 +59,28 @@ class Choices(NamedTuple):
         return self.corpus.names
 
     def targets(self) -> Int[np.ndarray, " clients"]:
-        """Questions of each client."""
+        """Count each client's questions."""
         return self.pieces()
 
     def pieces(self) -> Int[np.ndarray, " clients"]:
-        """Questions of each client."""
+        """Count each client's questions."""
         return np.diff(self._bounds())
 
-    def most_rows(self, *, seq: int, pack: bool = True) -> int:
-        """Questions of the client that has the most."""
+    def most_rows(self, *, seq: int | None, pack: bool = True) -> int:
+        """Count the questions of the client that has the most."""
         return int(self.pieces().max())
 
-    def rows(self, clients: Sequence[int], *, seq: int, pack: bool = True) -> Rows:
-        """Questions of some clients, in order; their batches are of type `ChoiceBatch`.
+    def rows(self, clients: Sequence[int], *, seq: int | None, pack: bool = True) -> Rows:
+        """Give access to the questions of some clients, whose batches are of type `ChoiceBatch`.
 
-        Raises `ValueError` for an option that with its prompt has more than `seq + 1` tokens.
+        Raises:
+            ValueError: For `seq` that is None or below 1, and for a prompt and option of more than
+                `seq + 1` tokens, naming their client.
+
         """
+        seq = check_seq(seq, who="Choices")
         check_fit(self.corpus, longest=seq + 1, who="Choices")
-        counts, questions = whole(self._bounds(), clients)
+        counts, questions = numbers_of(self._bounds(), clients)
         options = np.arange(np.diff(self.groups).max(initial=1))
 
         def take(order: Int[np.ndarray, "*axes"], wanted: Bool[np.ndarray, "*axes"]) -> ChoiceBatch:
@@ -70,15 +89,15 @@ class Choices(NamedTuple):
             size = self.groups[question + 1][..., None] - first
             there = (options < size) & wanted[..., None]
             text = one_each(self.corpus, first + np.minimum(options, size - 1), there, seq=seq)
-            right = self.answers[question] * wanted
-            return ChoiceBatch(text.tokens, text.targets, text.mask, there, right, wanted)
+            answers = self.answers[question] * wanted
+            return ChoiceBatch(text.tokens, text.targets, text.mask, there, answers, wanted)
 
         return Rows(counts, take)
 
     def select(self, ranges: Sequence[PieceRange]) -> "Choices":
-        """The same with only some questions of some clients."""
+        """Select questions of some clients; see `ClientData.select`."""
         bounds = self._bounds()
-        questions = places(bounds, ranges)
+        questions = numbers_in(bounds, ranges)
         documents = [
             (
                 client,
@@ -96,7 +115,7 @@ class Choices(NamedTuple):
         )
 
     def _bounds(self) -> Int[np.ndarray, " clients_and_end"]:
-        """Where clients begin, in questions."""
+        """Where each client's questions begin, and the end."""
         documents = np.concatenate([[0], np.cumsum(self.corpus.pieces())])
         return np.searchsorted(self.groups, documents)
 
@@ -110,17 +129,50 @@ def tokenize_choices(
     long: Literal["error", "drop"] = "error",
     vocab_size: int | None = None,
 ) -> Choices:
-    """Every question as a document for each option, of at most `seq + 1` tokens.
+    """Tokenise questions: each option becomes a document of at most `seq + 1` tokens.
 
-    Prompt and option are written by the Jinja `template`, or the tokenizer's own unless given, as
-    a chat whose answer is the option. A question with a longer option is refused, or dropped.
-    Raises `ValueError` naming client or source, as `tokenize` does.
+    Prompt and option are rendered as a chat whose answer is the option, and tokenised as by
+    `tokenize`.
+
+    Args:
+        questions: The questions of each client.
+        tokenizer: A `PreTrainedTokenizerFast` of `transformers`.
+        seq: Tokens per row, at least 1. A document has one token more, its last target.
+        template: Jinja chat template, such as `INSTRUCTIONS`. Default: the tokenizer's.
+        long: How to handle questions with a longer document: "error" (default) or "drop".
+        vocab_size: Size of the model's vocabulary. Default: the tokenizer's.
+
+    Returns:
+        The questions, clients sorted by name.
+
+    Raises:
+        TypeError: For anything but a mapping from client to a list of `Question`, and for a
+            `tokenizer` that is none.
+        ValueError: For a bad `seq` or `long`, a slow tokenizer, and a client all of whose questions
+            are dropped; naming client or source, as `tokenize` does.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> from fedjax_llm.data import Message, Question, tokenize_choices
+        >>> words = ["<unk>", "</s>", "the", "cat", "sat"]
+        >>> backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
+        >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+        >>> template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+        >>> question = Question((Message("user", "the"),), options=("cat", "sat"), answer=0)
+        >>> data = tokenize_choices({"ann": [question]}, tokenizer, seq=8, template=template)
+        >>> data.corpus.tokens.tolist(), data.groups.tolist(), data.answers.tolist()
+        ([2, 3, 2, 4], [0, 2], [0])
+
     """
     corpus, kept = tokenize_grouped(
         "tokenize_choices",
         questions,
         lambda question: with_answers(question.prompt, question.options, question.source),
         tokenizer,
+        kind=Question,
+        name="questions",
         seq=seq,
         template=template,
         long=long,

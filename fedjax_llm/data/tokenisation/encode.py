@@ -1,4 +1,4 @@
-"""Texts and chats to tokens, by a tokenizer of `transformers`."""
+"""Texts and chats to tokens, with a tokenizer of `transformers`."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -12,20 +12,27 @@ from .chat import Piece, Render, pieces
 
 
 class Document(NamedTuple):
-    """An example as tokens."""
+    """An example as tokens.
+
+    Attributes:
+        tokens: The tokens, shape `[tokens]`.
+        counted: Which of them are learnt, booleans `[tokens]`.
+
+    """
 
     tokens: Int[np.ndarray, " tokens"]
     counted: Bool[np.ndarray, " tokens"]
-    """Which are learnt."""
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None) -> list[Document]:
-    """Each example as a document; those encoded in one call use all cores.
+    """Tokenise each example; the examples of one call are tokenised in parallel.
 
-    A text has what the tokenizer puts around it, and the end-of-sequence token at its end where
-    there is one. A chat's answers count; the tokens before an answer are those of its prompt.
-    Raises `ValueError` naming the source: for a chat without template, or one whose template or
-    tokenizer does not keep prompts apart from answers.
+    A text gets the special tokens that the tokenizer adds, and the end-of-sequence token at its
+    end, if the tokenizer has one. In a chat the answers count, and no token spans a prompt and an
+    answer.
+
+    Raises `ValueError` naming the source: for a chat without a template, and where the template or
+    the tokenizer does not separate prompts from answers.
     """
     texts = [e.text for e in examples if isinstance(e.text, str)]
     chats = [
@@ -39,17 +46,17 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None)
         if not isinstance(example.text, str)
     ]
     as_text, as_chat = iter(_texts(tokenizer, texts)), iter(_chats(tokenizer, chats))
-    found = []
+    documents = []
     for example in examples:
         document = next(as_text if isinstance(example.text, str) else as_chat)
         if isinstance(document, str):
             raise ValueError(f"{example.source}: {document}")
-        found.append(document)
-    return found
+        documents.append(document)
+    return documents
 
 
 def ids_of(tokenizer: Any, texts: list[str], *, special: bool = False) -> list[list[int]]:
-    """Tokens of each text, `special` with what the tokenizer puts around it; none is cut."""
+    """The tokens of each text, uncut; `special` adds the tokenizer's special tokens around it."""
     if not texts:
         return []
     return tokenizer(
@@ -64,16 +71,17 @@ def ids_of(tokenizer: Any, texts: list[str], *, special: bool = False) -> list[l
 
 
 def _texts(tokenizer: Any, texts: list[str]) -> list[Document]:
+    """Documents of plain texts, each ended by the end-of-sequence token."""
     end = tokenizer.eos_token_id
-    found = []
+    documents = []
     for ids in ids_of(tokenizer, texts, special=True):
         closed = ids if end is None or ids[-1:] == [end] else [*ids, end]
-        found.append(Document(np.array(closed, np.int64), np.ones(len(closed), bool)))
-    return found
+        documents.append(Document(np.array(closed, np.int64), np.ones(len(closed), bool)))
+    return documents
 
 
 def _chats(tokenizer: Any, chats: list[list[Piece]]) -> list[Document | str]:
-    """Documents, or what is wrong with them."""
+    """Documents of chats, or the errors of those that have none."""
     whole = ids_of(tokenizer, ["".join(piece.text for piece in chat) for chat in chats])
     parts = iter(ids_of(tokenizer, [piece.text for chat in chats for piece in chat]))
     return [
@@ -85,10 +93,10 @@ def _chats(tokenizer: Any, chats: list[list[Piece]]) -> list[Document | str]:
 def _joined(
     tokenizer: Any, chat: list[Piece], whole: list[int], parts: list[list[int]]
 ) -> Document | str:
-    """A chat from its pieces' tokens, if these say the same as the whole's.
+    """The document of a chat: the tokens of its pieces, if they decode to the text of the whole.
 
-    They do not where the tokenizer puts something before every text, such as SentencePiece's space:
-    then the whole's tokens are cut where those of the text up to each cut end.
+    They do not where the tokenizer adds something before every text, such as SentencePiece's space.
+    Then the tokens of the whole are cut where the tokens of the text up to each cut end.
     """
     joined = [token for part in parts for token in part]
     if joined != whole and _text(tokenizer, joined) != _text(tokenizer, whole):
@@ -96,9 +104,9 @@ def _joined(
         heads = ids_of(tokenizer, texts)
         if any(whole[: len(head)] != head for head in heads):
             return (
-                "expected the tokens of a prompt to be those that its chat begins with, got a "
-                "tokenizer that runs prompt and answer together; choose a template that ends a "
-                "prompt with a special token."
+                "expected the tokens of a prompt to be the first tokens of its chat, got tokens "
+                "that span prompt and answer; choose a template that ends a prompt with a special "
+                "token."
             )
         ends = [0, *map(len, heads)]
         parts = [whole[a:b] for a, b in pairwise(ends)]
@@ -112,13 +120,15 @@ def _text(tokenizer: Any, ids: list[int]) -> str:
 
 
 def renderer(tokenizer: Any, template: str | None, source: str) -> Render:
-    """What writes a chat by the Jinja `template`; `ValueError` by the source where none is given
-    or it refuses the chat.
+    """A function that renders a chat with the Jinja `template`.
+
+    Raises `ValueError` naming the source where the template is None, and later where it refuses a
+    chat.
     """
     if template is None:
         raise ValueError(
-            f"{source}: expected a template to write a chat by, got none, and none of the "
-            "tokenizer's own; give one, such as fedjax_llm.data.INSTRUCTIONS."
+            f"{source}: expected a template for chats, got none, and the tokenizer has none; give "
+            "one, such as fedjax_llm.data.INSTRUCTIONS."
         )
 
     def render(messages: Sequence[Message], opening: bool) -> str:
@@ -129,7 +139,9 @@ def renderer(tokenizer: Any, template: str | None, source: str) -> Render:
                 tokenize=False,
                 add_generation_prompt=opening,
             )
-        except Exception as error:  # a template raises what it likes
-            raise ValueError(f"{source}: the template refuses the chat: {error}") from error
+        except Exception as error:  # a template may raise anything
+            raise ValueError(
+                f"{source}: expected the template to accept the chat, got the error: {error}"
+            ) from error
 
     return render

@@ -1,4 +1,4 @@
-"""Pairs of answers to one prompt, by client: what preferences are learnt from."""
+"""Pairs of answers to one prompt, by client, for learning from preferences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -6,34 +6,49 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
+from ..checks import check_seq
 from ..contract import PieceRange, Rows
+from ..ranges import numbers_in, numbers_of
 from ..readers.prompted import Pair
 from .corpus import Corpus
-from .grouped import check_fit, one_each, places, tokenize_grouped, whole, with_answers
+from .grouped import check_fit, one_each, tokenize_grouped, with_answers
 
 
 class PairBatch(NamedTuple):
-    """Pairs: the chosen answer first, the rejected one second, each after its prompt."""
+    """A batch of pairs: the prompt with the chosen answer, then the prompt with the rejected one.
+
+    Attributes:
+        tokens: The input tokens, `[..., batch, 2, seq]`; 0 where there is none.
+        targets: The token after each input token, `[..., batch, 2, seq]`; 0 where it is not of the
+            answer.
+        counted: Which targets are of the answer, its end of sequence included, booleans
+            `[..., batch, 2, seq]`.
+        reference: Log-probability of each answer given its prompt, by the initial model, in nats,
+            `[..., batch, 2]`; None where `Pairs` has none.
+        mask: Which pairs count, booleans `[..., batch]`.
+
+    """
 
     tokens: Integer[np.ndarray, "*axes batch 2 seq"]
     targets: Integer[np.ndarray, "*axes batch 2 seq"]
-    """Each token's successor; 0 where it is not of the answer."""
     counted: Bool[np.ndarray, "*axes batch 2 seq"]
-    """Which targets are of the answer, its end of sequence among them."""
     reference: Float[np.ndarray, "*axes batch 2"] | None
-    """Log-probability of each answer given its prompt, by the model at the start, in nats."""
     mask: Bool[np.ndarray, "*axes batch"]
-    """Which pairs count."""
 
 
 class Pairs(NamedTuple):
-    """Pairs by client; a `ClientData`, whose pieces, rows and targets are pairs."""
+    """Pairs by client; client data whose pieces, rows and targets are pairs.
+
+    Attributes:
+        corpus: Document 2 j is the prompt and chosen answer of pair j, document 2 j + 1 the prompt
+            and rejected answer. Only the tokens of the answers count.
+        reference: Log-probability of each document's answer by the initial model, in nats, shape
+            `[documents]`; see `fedjax_llm.tasks.with_reference`. Default None.
+
+    """
 
     corpus: Corpus
-    """Documents 2 j and 2 j + 1 are the chosen and the rejected answer of pair j, prompts and all;
-    only the answers' tokens are counted."""
     reference: Float[np.ndarray, " documents"] | None = None
-    """Each document's log-probability by the model at the start, in nats; see `with_reference`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -41,24 +56,28 @@ class Pairs(NamedTuple):
         return self.corpus.names
 
     def targets(self) -> Int[np.ndarray, " clients"]:
-        """Pairs of each client."""
+        """Count each client's pairs."""
         return self.pieces()
 
     def pieces(self) -> Int[np.ndarray, " clients"]:
-        """Pairs of each client."""
+        """Count each client's pairs."""
         return np.diff(self._bounds())
 
-    def most_rows(self, *, seq: int, pack: bool = True) -> int:
-        """Pairs of the client that has the most."""
+    def most_rows(self, *, seq: int | None, pack: bool = True) -> int:
+        """Count the pairs of the client that has the most."""
         return int(self.pieces().max())
 
-    def rows(self, clients: Sequence[int], *, seq: int, pack: bool = True) -> Rows:
-        """Pairs of some clients, in order; their batches are of type `PairBatch`.
+    def rows(self, clients: Sequence[int], *, seq: int | None, pack: bool = True) -> Rows:
+        """Give access to the pairs of some clients, whose batches are of type `PairBatch`.
 
-        Raises `ValueError` for an answer that with its prompt has more than `seq + 1` tokens.
+        Raises:
+            ValueError: For `seq` that is None or below 1, and for a prompt and answer of more than
+                `seq + 1` tokens, naming their client.
+
         """
+        seq = check_seq(seq, who="Pairs")
         check_fit(self.corpus, longest=seq + 1, who="Pairs")
-        counts, pairs = whole(self._bounds(), clients)
+        counts, pairs = numbers_of(self._bounds(), clients)
 
         def take(order: Int[np.ndarray, "*axes"], wanted: Bool[np.ndarray, "*axes"]) -> PairBatch:
             documents = 2 * pairs[order][..., None] + np.arange(2)
@@ -70,14 +89,14 @@ class Pairs(NamedTuple):
         return Rows(counts, take)
 
     def select(self, ranges: Sequence[PieceRange]) -> "Pairs":
-        """The same with only some pairs of some clients."""
-        pairs = places(self._bounds(), ranges)
+        """Select pairs of some clients; see `ClientData.select`."""
+        pairs = numbers_in(self._bounds(), ranges)
         documents = (2 * pairs[:, None] + np.arange(2)).reshape(-1)
         corpus = self.corpus.select([(client, 2 * a, 2 * b) for client, a, b in ranges])
         return Pairs(corpus, None if self.reference is None else self.reference[documents])
 
     def _bounds(self) -> Int[np.ndarray, " clients_and_end"]:
-        """Where clients begin, in pairs."""
+        """Where each client's pairs begin, and the end."""
         return np.concatenate([[0], np.cumsum(self.corpus.pieces() // 2)])
 
 
@@ -90,18 +109,50 @@ def tokenize_pairs(
     long: Literal["error", "drop"] = "error",
     vocab_size: int | None = None,
 ) -> Pairs:
-    """Every pair as two documents of at most `seq + 1` tokens, without reference.
+    """Tokenise pairs: each becomes two documents of at most `seq + 1` tokens, without reference.
 
-    Prompt and answer are written by the Jinja `template`, or the tokenizer's own unless given, and
-    cut as `tokenize` cuts a chat: both answers follow the same tokens. A pair with a longer answer
-    is refused, or dropped.
-    Raises `ValueError` naming client or source, as `tokenize` does.
+    Prompt and answer are rendered as a chat and tokenised as by `tokenize`, so both answers follow
+    the same tokens.
+
+    Args:
+        pairs: The pairs of each client.
+        tokenizer: A `PreTrainedTokenizerFast` of `transformers`.
+        seq: Tokens per row, at least 1. A document has one token more, its last target.
+        template: Jinja chat template, such as `INSTRUCTIONS`. Default: the tokenizer's.
+        long: How to handle pairs with a longer document: "error" (default) or "drop".
+        vocab_size: Size of the model's vocabulary. Default: the tokenizer's.
+
+    Returns:
+        The pairs, clients sorted by name.
+
+    Raises:
+        TypeError: For anything but a mapping from client to a list of `Pair`, and for a
+            `tokenizer` that is none.
+        ValueError: For a bad `seq` or `long`, a slow tokenizer, and a client all of whose pairs
+            are dropped; naming client or source, as `tokenize` does.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> from fedjax_llm.data import Message, Pair, tokenize_pairs
+        >>> words = ["<unk>", "</s>", "the", "cat", "sat"]
+        >>> backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
+        >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+        >>> template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+        >>> pair = Pair((Message("user", "the"),), chosen="cat", rejected="sat")
+        >>> data = tokenize_pairs({"ann": [pair]}, tokenizer, seq=8, template=template)
+        >>> data.corpus.tokens.tolist(), data.corpus.counted.tolist()
+        ([2, 3, 2, 4], [False, True, False, True])
+
     """
     corpus, _ = tokenize_grouped(
         "tokenize_pairs",
         pairs,
         lambda pair: with_answers(pair.prompt, (pair.chosen, pair.rejected), pair.source),
         tokenizer,
+        kind=Pair,
+        name="pairs",
         seq=seq,
         template=template,
         long=long,

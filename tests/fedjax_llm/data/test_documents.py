@@ -1,4 +1,4 @@
-"""Corpora of documents: what windows, batches and splits make of them."""
+"""Corpora of documents: windows, batches and splits."""
 
 import itertools
 
@@ -22,7 +22,7 @@ SEQ = 6
 
 
 def corpus_of(clients, *, vocab_size=60_000, counted=None):
-    """`clients`: for each, the sizes of its documents; all tokens differ."""
+    """`clients` has the sizes of each client's documents; all tokens differ."""
     sizes = [size for client in clients for size in client]
     total = sum(sizes)
     return Corpus(
@@ -48,7 +48,7 @@ def documents_of(corpus):
 
 @settings(deadline=None, max_examples=60)
 @given(corpora, st.booleans())
-def test_every_counted_target_is_asked_for_once_after_its_own_document(corpus, pack):
+def test_every_counted_target_comes_once_and_after_its_own_document(corpus, pack):
     batch = all_windows(corpus, seq=SEQ, batch=3, pack=pack)
     counted = np.ones(len(corpus.tokens), bool) if corpus.counted is None else corpus.counted
     places = [np.arange(a + 1, b) for a, b in itertools.pairwise(corpus.documents)]
@@ -116,7 +116,7 @@ def test_hold_out_keeps_documents_whole_and_loses_none(corpus, seed, share):
         assert (part.counted is None) == (corpus.counted is None)
 
 
-def test_a_window_holds_what_fits_worked_by_hand():
+def test_packed_windows_worked_by_hand():
     corpus = corpus_of([[3, 2, 2, 5], [7]], counted=[0, 1, 1])
     batch = all_windows(corpus, seq=SEQ, batch=3)
     assert batch.tokens[0].tolist() == [
@@ -149,7 +149,7 @@ def test_one_document_a_window_needs_no_segments():
     assert len(jax.tree.leaves(batch)) == 3
 
 
-def test_packed_batches_depend_on_the_own_key_alone():
+def test_packed_batches_of_a_client_depend_on_its_key_alone():
     corpus = corpus_of([[5] * 9, [6, 2, 2, 3] * 4, [7]])
     keys = np.array([[0, 1], [0, 2]], np.uint32)
     for batching in (Batching(seq=SEQ, batch=2, steps=3), Batching(seq=SEQ, batch=2, epochs=2)):
@@ -187,7 +187,9 @@ def test_streams_may_be_of_wide_tokens_and_counted_in_part():
 
 
 def test_shares_are_checked():
-    with pytest.raises(ValueError, match=r"hold_out: clients must be from 0 to below 1, got 1.0"):
+    with pytest.raises(
+        ValueError, match=r"hold_out: clients: expected a number at least 0 and below 1, got 1.0"
+    ):
         hold_out(corpus_of([[3]]), seed=0, clients=1.0)
 
 
@@ -209,7 +211,7 @@ def test_a_document_is_scored_the_same_alone_and_beside_others(task):
     np.testing.assert_allclose(nats[True], nats[False], rtol=1e-5)
 
 
-def test_clients_whose_last_share_has_nothing_to_predict_are_not_seen():
+def test_clients_whose_last_share_has_no_target_are_not_held_out():
     corpus = corpus_of([[3, 3], [2], [4, 4]], counted=[True] * 10 + [False] * 6)
     split = hold_out(corpus, seed=0, clients=0.0, examples=0.5)
     assert split.train.names == corpus.names

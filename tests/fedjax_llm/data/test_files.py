@@ -1,4 +1,4 @@
-"""Records from files and tables, and what is said of those that are not as expected."""
+"""Records from files and tables, and the errors of bad records."""
 
 import json
 
@@ -34,7 +34,7 @@ def written(tmp_path):
     return write
 
 
-def test_records_go_to_the_client_that_a_field_names(written):
+def test_records_are_grouped_by_the_client_field(written):
     path = written(lines(*ROWS) + b"\n")
     found = jsonl(path, TEXT)
     assert list(found) == ["a", "b"]
@@ -60,7 +60,7 @@ def test_instructions_become_chats_with_their_context(written):
     assert others == [(Message("user", "Hi"), Message("assistant", "Hello"))] * 3
 
 
-def test_messages_are_taken_as_they_are(written):
+def test_messages_are_kept_unchanged(written):
     said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     (example,) = jsonl(written(lines({"messages": said})), CHATS)["chats"]
     assert example.text == (Message("user", "Hi"), Message("assistant", "Hello"))
@@ -95,7 +95,7 @@ def test_a_file_a_parquet_file_and_a_table_say_the_same(tmp_path_factory, rows):
 
 
 class Columns(list):
-    """As much of a `datasets.Dataset` as is used."""
+    """The attributes of a `datasets.Dataset` that are used."""
 
     @property
     def column_names(self):
@@ -106,10 +106,12 @@ class Columns(list):
         return Columns({name: row[name] for name in names} for row in self)
 
 
-def test_a_table_with_columns_gives_only_those_that_are_named():
+def test_only_the_named_columns_of_a_table_are_read():
     rows = Columns({**row, "secret": "x"} for row in ROWS)
     assert list(table(rows, TEXT)) == ["a", "b"]
-    with pytest.raises(ValueError, match=r"mine: field 'body': expected it, got only 'user', 'tex"):
+    with pytest.raises(
+        ValueError, match=r"mine: field 'body': expected this field, got only 'user'"
+    ):
         table(rows, Fields(text="body"), name="mine")
 
 
@@ -117,7 +119,7 @@ def test_a_dictionary_of_splits_is_refused():
     class Splits(dict):
         column_names = {"train": ["text"], "test": ["text"]}  # noqa: RUF012
 
-    with pytest.raises(ValueError, match="splits train, test: choose one"):
+    with pytest.raises(ValueError, match="splits train, test; choose one"):
         table(Splits(), Fields(text="text"))
 
 
@@ -138,9 +140,13 @@ BAD = {
     "missing": (
         lines({"user": "a", "topic": 1}),
         TEXT,
-        r"'text': expected it, got only 'user', 't",
+        r"'text': expected this field, got only 'user', 't",
     ),
-    "no client": (lines({"text": "a", "topic": 1}), TEXT, r"field 'user': expected it, got only"),
+    "no client": (
+        lines({"text": "a", "topic": 1}),
+        TEXT,
+        r"field 'user': expected this field, got only",
+    ),
     "null": (lines({"user": "a", "text": None, "topic": 1}), TEXT, r"expected text, got None"),
     "blank": (lines({"user": "a", "text": " \n", "topic": 1}), TEXT, r"expected text, got ' \\n'"),
     "number": (lines({"ask": 3, "say": "x"}), ASKED, r"field 'ask': expected text, got 3"),
@@ -154,12 +160,12 @@ BAD = {
     "content": (
         lines({"messages": [{"role": "user"}]}),
         CHATS,
-        r"line 1: field 'messages': message 1: field 'content': expected it, got only 'role'",
+        r"line 1: field 'messages': message 1: field 'content': expected this field, got only 'r",
     ),
     "no answer": (
         lines({"messages": [{"role": "user", "content": "hi"}]}),
         CHATS,
-        r"expected a message of the assistant to learn, got roles \['user'\]",
+        r"expected at least one message of the assistant, got roles \['user'\]",
     ),
     "empty": (b"\n", TEXT, r"chats: expected at least one record, got none"),
 }
@@ -176,7 +182,9 @@ def test_a_bad_parquet_file_is_refused_by_name(written, tmp_path):
     with pytest.raises(ValueError, match=r"bad\.parquet: "):
         parquet(written(b"PAR1 no more", "bad.parquet"), TEXT)
     pq.write_table(pa.table({"user": ["a", "b"], "text": ["x", None]}), tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match=r"t\.parquet: field 'topic': expected it, got only 'user"):
+    with pytest.raises(
+        ValueError, match=r"t\.parquet: field 'topic': expected this field, got only 'user"
+    ):
         parquet(tmp_path / "t.parquet", TEXT)
     with pytest.raises(ValueError, match=r"t\.parquet: row 2: field 'text': expected text, got N"):
         parquet(tmp_path / "t.parquet", Fields(text="text", client="user"))
@@ -213,7 +221,9 @@ def test_a_bad_folder_of_fedit_is_refused_by_file_and_record(tmp_path):
     with pytest.raises(ValueError, match=r"training_0\.json: expected a list of at least one"):
         fedit(tmp_path)
     path.write_text(json.dumps([{"instruction": "a", "response": "b"}, {"instruction": "a"}]))
-    with pytest.raises(ValueError, match=r"json: record 2: field 'response': expected it, got"):
+    with pytest.raises(
+        ValueError, match=r"json: record 2: field 'response': expected this field, got"
+    ):
         fedit(tmp_path)
 
 

@@ -76,19 +76,27 @@ def test_answers_may_be_messages_after_the_prompts():
     [
         ({"chosen": None}, r"table: row 1: field 'chosen': expected a list of messages, got None"),
         ({"chosen": " "}, r"table: row 1: field 'chosen': expected text, got ' '"),
-        ({"rejected": "sat on"}, r"row 1: fields 'chosen' and 'rejected': expected two answers"),
-        ({"prompt": []}, r"row 1: field 'prompt': expected a last message that is not the assis"),
+        (
+            {"rejected": "sat on"},
+            r"row 1: fields 'chosen' and 'rejected': expected two different answers",
+        ),
+        ({"prompt": []}, r"row 1: field 'prompt': expected a last message that is not of the"),
         ({"prompt": [{"role": "assistant", "content": "x"}]}, r"'prompt': expected a last message"),
-        ({"chosen": [{"role": "user", "content": "x"}]}, r"'chosen': expected the prompt's mess"),
+        (
+            {"chosen": [{"role": "user", "content": "x"}]},
+            r"'chosen': expected one message of the assistant",
+        ),
     ],
 )
-def test_a_pair_that_is_none_is_refused_by_record_and_field(change, message):
+def test_a_bad_pair_is_refused_by_record_and_field(change, message):
     with pytest.raises(ValueError, match=message):
         table([{**ROWS[0], **change}], PairFields())
 
 
 def test_a_field_that_is_missing_is_named():
-    with pytest.raises(ValueError, match=r"table: row 2: field 'rejected': expected it, got only"):
+    with pytest.raises(
+        ValueError, match=r"table: row 2: field 'rejected': expected this field, got only"
+    ):
         table([ROWS[0], {"prompt": "x", "chosen": "y"}], PairFields())
 
 
@@ -102,7 +110,7 @@ def test_a_field_that_is_missing_is_named():
         ({"answer": True}, r"row 1: field 'answer': expected a number from 0 to 1, got True"),
     ],
 )
-def test_a_question_that_is_none_is_refused_by_record_and_field(change, message):
+def test_a_bad_question_is_refused_by_record_and_field(change, message):
     with pytest.raises(ValueError, match=message):
         table([{"prompt": "?", "options": ["a", "b"], "answer": 1} | change], QuestionFields())
 
@@ -132,7 +140,7 @@ def test_answers_before_the_last_do_not_count(bpe):
     assert bpe.decode(batch.targets[batch.counted]) == "sat on</s>no</s>"
 
 
-def test_a_rounds_pairs_are_drawn_by_key_none_twice_before_all_came(pairs):
+def test_pairs_of_a_round_are_drawn_by_key_and_none_comes_twice_before_all_came_once(pairs):
     pairs = pairs._replace(reference=-np.arange(6, dtype=np.float32))
     keys = np.array([[0, 1], [0, 2]], np.uint32)
     batch = cohort_batches(pairs, Batching(seq=30, batch=2, epochs=2), [0, 1], keys)
@@ -178,7 +186,7 @@ def test_a_longer_pair_is_refused_or_dropped(bpe):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seq": 0}, "tokenize_pairs: seq must be at least 1, got 0"),
+        ({"seq": 0}, "tokenize_pairs: seq: expected an integer at least 1, got 0"),
         ({"vocab_size": 200}, "expected tokens below the vocabulary's size of 200"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Partitions: each example once, by a seed, and as skewed as is said."""
+"""Partitions: each example once, by a seed, with the promised sizes and skew."""
 
 from functools import partial
 
@@ -17,10 +17,10 @@ from fedjax_llm.data import (
     label_shards,
     log_normal,
     partition,
+    partition_table,
     pooled,
     power_law,
 )
-from fedjax_llm.data.partitions import table as partition_table
 
 PARTITIONS = {
     "iid": iid,
@@ -47,7 +47,7 @@ def test_every_example_is_dealt_once_or_an_empty_client_is_named(name, count, cl
     try:
         dealt = PARTITIONS[name](examples, clients=clients, seed=seed)
     except ValueError as error:
-        assert "has no example" in str(error) or "expected 1 to" in str(error)  # noqa: PT017
+        assert any(text in str(error) for text in ("got none; use", "expected 1 to"))  # noqa: PT017
         return
     assert sorted(pooled(dealt)) == sorted(examples)
     assert len(dealt) == clients
@@ -55,7 +55,7 @@ def test_every_example_is_dealt_once_or_an_empty_client_is_named(name, count, cl
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
-def test_the_seed_is_all_that_a_partition_depends_on(name):
+def test_a_partition_depends_on_its_seed_alone(name):
     examples = pool(400)
     dealt = PARTITIONS[name](examples, clients=7, seed=3)
     assert dealt == PARTITIONS[name](examples, clients=7, seed=3)
@@ -109,10 +109,12 @@ def test_dirichlet_shares_have_the_variance_of_the_distribution():
 
 def test_an_empty_client_is_named_with_a_remedy():
     with pytest.raises(
-        ValueError, match=r"dirichlet: 'client \d+' has no example; expected a larg"
+        ValueError, match=r"dirichlet: client 'client \d+': expected .*, got none; use a large"
     ):
         dirichlet(pool(60, labels=2), clients=50, alpha=0.01, seed=0)
-    with pytest.raises(ValueError, match=r"power_law: 'client \d+' has no example; expected sizes"):
+    with pytest.raises(
+        ValueError, match=r"power_law: client 'client \d+': expected .*, got none; use less"
+    ):
         power_law(pool(60), clients=50, exponent=3.0, seed=0)
 
 
@@ -135,7 +137,7 @@ def test_sizes_follow_their_laws():
     assert set(sizes(log_normal(pool(100), clients=10, sigma=0.0, seed=0))) == {10}
 
 
-def test_one_label_is_not_enough_to_go_by():
+def test_partitions_by_label_need_two_labels():
     for deal in (label_shards, PARTITIONS["dirichlet"]):
         with pytest.raises(ValueError, match="expected at least two labels, got only 'label 0'"):
             deal(pool(10, labels=1), clients=2, seed=0)
@@ -144,10 +146,19 @@ def test_one_label_is_not_enough_to_go_by():
 @pytest.mark.parametrize(
     ("deal", "message"),
     [
-        (partial(dirichlet, alpha=0.0), "alpha must be above 0, got 0.0"),
-        (partial(dirichlet, alpha=float("nan")), "alpha must be above 0, got nan"),
-        (partial(log_normal, sigma=-1.0), "sigma must be at least 0, got -1.0"),
-        (partial(power_law, exponent=-1.0), "exponent must be at least 0, got -1.0"),
+        (partial(dirichlet, alpha=0.0), "dirichlet: alpha: expected a number above 0, got 0.0"),
+        (
+            partial(dirichlet, alpha=float("nan")),
+            "dirichlet: alpha: expected a number above 0, got nan",
+        ),
+        (
+            partial(log_normal, sigma=-1.0),
+            "log_normal: sigma: expected a number at least 0, got -1.0",
+        ),
+        (
+            partial(power_law, exponent=-1.0),
+            "power_law: exponent: expected a number at least 0, got -1.0",
+        ),
     ],
 )
 def test_hyper_parameters_are_checked(deal, message):
@@ -160,7 +171,7 @@ def test_a_key_makes_a_client():
     assert {client: len(own) for client, own in dealt.items()} == {"label 0": 10, "label 1": 10}
 
 
-def test_the_table_and_the_picture_say_who_has_what(tmp_path):
+def test_the_table_and_the_picture_show_each_clients_examples(tmp_path):
     chat = (Message("user", "abc"), Message("assistant", "de"))
     dealt = {"b": [Example("four", "x"), Example(chat, "y")], "a": [Example("one", "x")]}
     first, second = partition(dealt)
@@ -173,5 +184,5 @@ def test_the_table_and_the_picture_say_who_has_what(tmp_path):
         draw_partition(dealt, tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     draw_partition(iid(pool(100), clients=50, seed=0), tmp_path / "many.png")
-    with pytest.raises(ValueError, match="client 'c' has no example"):
+    with pytest.raises(ValueError, match="client 'c': expected at least one example, got none"):
         partition({**dealt, "c": []})

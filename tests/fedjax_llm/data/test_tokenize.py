@@ -1,4 +1,4 @@
-"""Texts and chats to tokens: what counts, what fits, and what is refused."""
+"""Texts and chats to tokens: counted tokens, long examples and errors."""
 
 import numpy as np
 import pytest
@@ -95,7 +95,7 @@ def test_a_tokenizer_that_puts_a_space_before_each_text_is_cut_by_its_prompts():
     assert "".join(found) == "▁sat▁on▁</s>▁mat.▁</s>"
 
 
-def test_a_tokenizer_that_runs_prompt_and_answer_together_is_refused():
+def test_a_tokenizer_with_tokens_across_prompt_and_answer_is_refused():
     tokenizer = spaced()
     glued = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     assert len(tokenizer("hello")["input_ids"]) < len(tokenizer("hel")["input_ids"])
@@ -147,8 +147,8 @@ def test_the_instructions_template_is_for_models_without_one():
             CHATML.replace("</s>\n{% e", "{{ '</s>' if loop.last or m['role'] == 'user' }}\n{% e"),
             "up to the end of the a",
         ),
-        ("{{ raise_exception('no chats here') }}", "the template refuses the chat: no chats here"),
-        ("{{ messages[5].content.nothing() }}", "the template refuses the chat"),
+        ("{{ raise_exception('no chats here') }}", "accept the chat, got the error: no chats here"),
+        ("{{ messages[5].content.nothing() }}", "expected the template to accept the chat"),
     ],
 )
 def test_a_template_that_does_not_go_on_is_refused(bpe, template, message):
@@ -175,7 +175,7 @@ turns = st.lists(
 
 @settings(deadline=None, max_examples=100)
 @given(turns)
-def test_pieces_are_those_of_asking_for_every_answer(rest):
+def test_pieces_are_those_of_rendering_every_answer(rest):
     messages = [Message("user", "hi"), *rest]
     found = pieces(messages, plain, end="|", source="x")
     expected = []
@@ -190,7 +190,7 @@ def test_pieces_are_those_of_asking_for_every_answer(rest):
     assert Piece("", False) not in found
 
 
-def test_a_long_chat_is_written_a_few_times_alone():
+def test_a_long_chat_is_rendered_only_a_few_times():
     calls = []
 
     def render(messages, opening):
@@ -206,11 +206,11 @@ def test_a_long_chat_is_written_a_few_times_alone():
 LONG = {"a": [chat("the cat", "sat on the mat. hello there the cat sat")]}
 
 
-def test_what_is_too_long_is_refused_cut_or_split(bpe):
+def test_a_long_example_is_refused_truncated_or_split(bpe):
     whole = tokenize(LONG, bpe, seq=99)
     size = len(whole.tokens)
     with pytest.raises(
-        ValueError, match=rf"talk 1: expected at most {size - 1} .* got {size}; exp"
+        ValueError, match=rf"talk 1: expected at most {size - 1} .* got {size}; use a"
     ):
         tokenize(LONG, bpe, seq=size - 2)
     assert len(tokenize(LONG, bpe, seq=size - 1).tokens) == size
@@ -222,8 +222,8 @@ def test_what_is_too_long_is_refused_cut_or_split(bpe):
     np.testing.assert_array_equal(*(batch.targets[batch.mask] for batch in batches))
 
 
-def test_what_cannot_be_made_tokens_is_refused_by_name(bpe):
-    with pytest.raises(ValueError, match=r"client 'b' has no example"):
+def test_bad_arguments_are_refused_by_name(bpe):
+    with pytest.raises(ValueError, match=r"client 'b': expected at least one example, got none"):
         tokenize({"a": [Example("hello")], "b": []}, bpe, seq=9)
     with pytest.raises(ValueError, match="expected at least one client"):
         tokenize({}, bpe, seq=9)
@@ -233,9 +233,9 @@ def test_what_cannot_be_made_tokens_is_refused_by_name(bpe):
         tokenize(LONG, bpe, seq=99, vocab_size=258)
     with pytest.raises(ValueError, match=r"'</s>': expected a token to predict"):
         tokenize({"a": [Example("</s>")]}, bpe, seq=9)
-    with pytest.raises(ValueError, match="seq must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="tokenize: seq: expected an integer at least 1, got 0"):
         tokenize(LONG, bpe, seq=0)
-    with pytest.raises(ValueError, match="expected a PreTrainedTokenizerFast, got object"):
+    with pytest.raises(TypeError, match="tokenizer: expected a PreTrainedTokenizerFast, got <obj"):
         tokenize(LONG, object(), seq=9)
 
 
@@ -245,7 +245,7 @@ def same(one, two):
         assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
 
 
-def test_what_is_kept_is_what_was_made_and_is_not_made_again(bpe, tmp_path):
+def test_a_cached_corpus_is_the_same_and_is_not_made_again(bpe, tmp_path):
     examples = {"a": [chat("the", "cat"), Example("mat.")], "é": [Example("hello")]}
     made = tokenize(examples, bpe, seq=99)
     same(tokenize(examples, bpe, seq=99, cache=tmp_path / "new"), made)
@@ -261,7 +261,7 @@ def test_what_is_kept_is_what_was_made_and_is_not_made_again(bpe, tmp_path):
         kept.tokens[0] = 1
 
 
-def test_anything_that_tokens_depend_on_is_in_the_key(bpe, tmp_path):
+def test_the_cache_key_covers_everything_that_tokens_depend_on(bpe, tmp_path):
     examples = {"a": [chat("the", "cat")]}
     other = byte_level()
     other.add_tokens(["cat"])
@@ -297,7 +297,7 @@ def spoil_shape(folder):
 
 
 SPOILT = {
-    "header": (spoil_header, r"header\.json: expected a whole header of format 1"),
+    "header": (spoil_header, r"header\.json: expected a complete header of format 1"),
     "no json": (lambda folder: (folder / "header.json").write_text("{"), r"header\.json: expected"),
     "list": (lambda folder: (folder / "header.json").write_text("[]"), r"header\.json: expected"),
     "short": (spoil_array, r"tokens\.npy: expected .*; remove the folder"),
