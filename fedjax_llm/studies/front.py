@@ -86,7 +86,7 @@ def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
     """For each (cost, loss): whether no other is at most as large in both and smaller in one.
 
     Example:
-        >>> pareto_front([(1, 3), (2, 2), (3, 3)])
+        >>> pareto_front([(1.0, 3.0), (2.0, 2.0), (3.0, 3.0)])
         [True, True, False]
 
     """

@@ -40,6 +40,20 @@ def frontier(
         ValueError: For a wrong field of `base` or a wrong codec, before anything runs; for a
             folder that another process writes to.
 
+    Example:
+        >>> import tempfile
+        >>> from fedjax_compression import eden
+        >>> from fedjax_llm import DecoderConfig, RunConfig, frontier
+        >>> tiny = RunConfig(
+        ...     rounds=1, clients=2, local_steps=1, batch=1, seq=16,
+        ...     data="shakespeare(roles='hamlet/HAMLET, macbeth/MACBETH, othello/IAGO')",
+        ...     decoder=DecoderConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1),
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (row,) = frontier(tiny, {"mine(bits=1)": eden(bits=1)}, out=folder)
+        >>> row["codec"], row["uplink_bytes"] < row["downlink_bytes"] / 20
+        ('mine(bits=1)', True)
+
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():

@@ -124,9 +124,9 @@ def test_a_finished_run_is_left_as_it_is(alone, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--rounds", "5"), "rounds: expected 4, as the run in "),
-        ((*FOUR, "--seed", "1"), "seed: expected 0, as the run in "),
-        ((*FOUR, "--hidden-size", "32"), "hidden_size: expected 16, as the run in "),
+        (("--rounds", "5"), "rounds: expected 4, as in the run in "),
+        ((*FOUR, "--seed", "1"), "seed: expected 0, as in the run in "),
+        ((*FOUR, "--hidden-size", "32"), "hidden_size: expected 16, as in the run in "),
         ((*FOUR, "--uplink", "eden(bits=1)"), "uplink: expected 'error_feedback(chain(top_k("),
         ((*FOUR, "--checkpoint-every", "0"), "checkpoint_every: expected at least 1, got 0"),
     ],
@@ -252,7 +252,7 @@ def test_damage_anywhere_is_noticed(tmp_path, damage, item):
 
 
 def test_no_checkpoint_at_all_is_kept_by_none():
-    with pytest.raises(ValueError, match="Checkpoints: keep must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="keep: expected an integer at least 1, got 0"):
         RunCheckpoints(Path("nowhere"), keep=0)
     assert not Path("nowhere").exists()
 
