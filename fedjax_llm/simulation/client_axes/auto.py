@@ -110,18 +110,9 @@ def fastest(
         MemoryError: If no axis fits.
 
     Example:
-        >>> import jax, jax.numpy as jnp, optax
-        >>> from fedjax_llm import fed_avg
-        >>> from fedjax_llm.data import Batching, byte_corpus
-        >>> from fedjax_llm.simulation import fastest, scan, simulate, vmap
-        >>> corpus = byte_corpus({"ann": "to be or not to be, that is the question"})
-        >>> def loss(logits, frozen, batch):  # a unigram model of bytes
-        ...     return -jax.nn.log_softmax(logits)[batch.targets].mean(where=batch.mask)
-        >>> logits = jnp.zeros(256)
-        >>> algorithm = fed_avg(loss, logits, client_optimizer=optax.sgd(1.0))
-        >>> federation = algorithm, logits, (), corpus, Batching(seq=8, batch=1, steps=2)
-        >>> def rounds(axis):
-        ...     return simulate(*federation, rounds=3, clients=1, seed=0, client_axis=axis)
+        >>> from fedjax_llm.simulation import fastest, scan, vmap
+        >>> def rounds(axis):  # stands for: simulate(..., rounds=3, client_axis=axis)
+        ...     return iter(["round 1", "round 2", "round 3"])
         >>> best, times = fastest(rounds, {"scan()": scan(), "vmap()": vmap()})
         >>> [each.name for each in times], best in times
         (['scan()', 'vmap()'], True)
