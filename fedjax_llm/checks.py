@@ -8,6 +8,7 @@ import optax
 from fedjax_compression.checks import (
     check_compressor,
     check_function,
+    check_integer,
     check_kind,
     check_number,
 )
@@ -129,3 +130,39 @@ def check_scalar(value: Any, *, who: str, name: str, **bounds: float | int) -> N
     if isinstance(value, np.generic | jax.Array) and value.ndim == 0:
         value = value.item()
     check_number(value, who=who, name=name, **bounds)
+
+
+def check_count(
+    value: Any, *, who: str, name: str, at_least: int | None = 1, at_most: int | None = None
+) -> None:
+    """Raise `ValueError` unless a value is an integer of Python or NumPy within bounds.
+
+    Args:
+        value: The argument.
+        who: The function that was called.
+        name: The argument's name.
+        at_least: The smallest value. Default: 1; None for no bound.
+        at_most: The largest value. Default: None for no bound.
+
+    Raises:
+        ValueError: For anything else, `True` and `False` among it.
+
+    """
+    check_integer(_to_python(value), who=who, name=name, at_least=at_least, at_most=at_most)
+
+
+def check_real(value: Any, *, who: str, name: str, **bounds: float | int) -> None:
+    """Raise `ValueError` unless a value is a finite number of Python or NumPy within bounds.
+
+    Args:
+        value: The argument.
+        who: The function that was called.
+        name: The argument's name.
+        **bounds: As `check_number` takes them: `above`, `at_least`, `below`, `at_most`.
+
+    """
+    check_number(_to_python(value), who=who, name=name, **bounds)
+
+
+def _to_python(value: Any) -> Any:
+    return value.item() if isinstance(value, np.integer | np.floating) else value

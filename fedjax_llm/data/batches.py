@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from .checks import check_client_data, check_count
+from ..checks import check_count
+from .checks import check_client_data
 from .contract import ClientData
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from fedjax_compression.checks import check_integer, check_kind, check_number
+from fedjax_compression.checks import check_kind
 
+from ..checks import check_count
 from .contract import ClientData
 
 
@@ -50,22 +50,6 @@ def check_seq(value: Any, *, who: str) -> int:
         )
     check_count(value, who=who, name="seq")
     return int(value)
-
-
-def check_count(
-    value: Any, *, who: str, name: str, at_least: int = 1, at_most: int | None = None
-) -> None:
-    """Raise `ValueError` unless a value is an integer of Python or NumPy within bounds."""
-    check_integer(_plain(value), who=who, name=name, at_least=at_least, at_most=at_most)
-
-
-def check_real(value: Any, *, who: str, name: str, **bounds: float | int) -> None:
-    """Raise `ValueError` unless a value is a finite number of Python or NumPy within bounds."""
-    check_number(_plain(value), who=who, name=name, **bounds)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.integer | np.floating) else value
 
 
 def _sequence(value: Any) -> type | tuple[type, ...]:

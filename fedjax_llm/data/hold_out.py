@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .checks import check_client_data, check_count, check_real
+from ..checks import check_count, check_real
+from .checks import check_client_data
 from .contract import ClientData
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .checks import check_client_data, check_real
+from ..checks import check_real
+from .checks import check_client_data
 from .tokenisation.corpus import Corpus
 
 

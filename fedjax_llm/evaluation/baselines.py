@@ -12,11 +12,10 @@ import optax
 from fedjax_compression.checks import check_function, check_kind
 from jaxtyping import Array, Float, Key, UInt32
 
-from ..checks import check_optimizer
+from ..checks import check_count, check_optimizer
 from ..client_training import Frozen, Loss, Params, local_steps_with_state
 from ..data import Batching, ClientData, HoldOut, Rows
 from ..data.batches import drawn_order
-from ..data.checks import check_count
 from ..tasks import Measure, Task
 from ..tasks.contract import check_task
 from .by_client import ByClient, by_client

@@ -9,9 +9,10 @@ import numpy as np
 from fedjax_compression.checks import check_function, check_kind
 from jaxtyping import Float
 
+from ..checks import check_count, check_real
 from ..client_training import Frozen, Params
 from ..data import ClientData
-from ..data.checks import check_client_data, check_count, check_real
+from ..data.checks import check_client_data
 from ..tasks import Measure, Scores
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from fedjax_compression.checks import check_function, check_kind
 from jaxtyping import Array, Key
 
+from ..checks import check_count
 from ..data import Examples
-from ..data.checks import check_count
 from ..data.readers.examples import ANSWERS, Example, Message
 from ..data.tokenisation.encode import ids_of, renderer
 from ..models import Decoder, generate

@@ -4,16 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from fedjax_compression.checks import check_integer
 from fedjax_compression.errors import message
-
-
-def check_count(
-    value: Any, *, who: str, name: str, at_least: int | None = None, at_most: int | None = None
-) -> None:
-    """`check_integer` that accepts NumPy integers too."""
-    number = int(value) if isinstance(value, np.integer) else value
-    check_integer(number, who=who, name=name, at_least=at_least, at_most=at_most)
 
 
 def check_above_zero(value: Any, *, who: str, name: str, unit: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from fedjax_compression.checks import check_kind
 
 from ..algorithm import ClientState, ServerState
-from .checks import check_count
+from ..checks import check_count
 from .digest import digest
 from .loop.client_store import StoreRows
 from .loop.round import Snapshot

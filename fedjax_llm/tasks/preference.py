@@ -7,10 +7,9 @@ from fedjax_compression.checks import check_kind
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..adapters import Adapter
-from ..checks import check_scalar
+from ..checks import check_count, check_scalar
 from ..client_training import Frozen, Params
 from ..data import PairBatch, Pairs
-from ..data.checks import check_count
 from ..models import DecoderConfig, EncoderConfig
 from .contract import Measure, Scores, Task, check_task, mean_loss, mean_over_batches
 from .decoder import adapted_decoder, log_likelihood

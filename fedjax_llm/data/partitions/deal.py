@@ -11,7 +11,8 @@ import numpy as np
 from fedjax_compression.checks import check_function, check_kind
 from jaxtyping import Float, Int
 
-from ..checks import check_count, check_pool, check_real
+from ...checks import check_count, check_real
+from ..checks import check_pool
 from ..readers.examples import Records
 
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ..checks import check_count
+from ...checks import check_count
 from .examples import ANSWERS, Example, Examples, Message
 from .installed import folder_of
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fedjax_compression.checks import check_kind
 
-from ..checks import check_count
+from ...checks import check_count
 from .installed import folder_of
 
 SPEAKER = re.compile(r"\*\*(.+?)\*\*\s*")

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from fedjax_compression.checks import check_choice, check_kind
 
-from ..checks import check_count, check_records
+from ...checks import check_count
+from ..checks import check_records
 from ..readers.examples import Example, Examples, Records, check_no_client_is_empty
 from .cache import open_corpus, save_corpus
 from .corpus import Corpus

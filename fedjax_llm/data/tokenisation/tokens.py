@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from ..checks import check_count
+from ...checks import check_count
 
 Tokens = Shaped[np.ndarray, " tokens"]
 """Tokens as uint8, uint16 or int32: the smallest type for the vocabulary."""

@@ -9,7 +9,7 @@ from fedjax_compression.checks import check_function, check_kind
 from fedjax_compression.errors import message
 from jax.errors import JaxRuntimeError
 
-from ..checks import check_count
+from ...checks import check_count
 from ..loop.round import Round
 from .contract import ClientAxis
 from .on_one_device import chunked, scan, vmap

@@ -11,7 +11,8 @@ import numpy as np
 from fedjax_compression.checks import check_kind, check_number
 from jaxtyping import Bool, Float, Int
 
-from ..checks import check_above_zero, check_count
+from ...checks import check_count
+from ..checks import check_above_zero
 
 
 class Windows(NamedTuple):

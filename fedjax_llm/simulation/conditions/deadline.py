@@ -6,7 +6,7 @@ import numpy as np
 from fedjax_compression.checks import check_number
 from jaxtyping import Bool, Float
 
-from ..checks import check_count
+from ...checks import check_count
 
 
 class Deadline(NamedTuple):

@@ -7,8 +7,8 @@ from fedjax_compression.checks import check_kind
 from fedjax_compression.errors import message
 
 from ...algorithm import FederatedAlgorithm, SplitMethod
+from ...checks import check_count
 from ...data import Batching, ClientData, HoldOut
-from ..checks import check_count
 from ..client_axes.auto import Auto
 from ..client_axes.contract import ClientAxis
 from ..conditions.availability import Availability
@@ -73,7 +73,7 @@ def check_batching(value: Any, *, who: str) -> None:
 def check_rounds(rounds: int, seed: int, *, who: str) -> None:
     """Raise `ValueError` unless `rounds` is an integer of at least 0 and `seed` an integer."""
     check_count(rounds, who=who, name="rounds", at_least=0)
-    check_count(seed, who=who, name="seed")
+    check_count(seed, who=who, name="seed", at_least=None)
 
 
 def check_clients(

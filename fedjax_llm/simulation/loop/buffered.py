@@ -15,10 +15,10 @@ from fedjax_compression.errors import message
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ...algorithm import Downlink, FederatedAlgorithm, Partial, ServerState, Uplink
+from ...checks import check_count
 from ...client_training import ClientInfo, Frozen, Params
 from ...data import Batching, ClientData, cohort_batches, step_counts
 from ...ledger import Entry, entry
-from ..checks import check_count
 from ..client_axes.on_one_device import vmap
 from ..conditions.contract import Conditions, Plan
 from ..conditions.faults import FaultyBatches, with_failures

@@ -75,7 +75,10 @@ def test_a_server_that_waits_for_no_one_runs_and_begins_again(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--faults", "faults(dropout=2)"), "faults: faults: dropout: expected a number at least 0"),
+        (
+            ("--faults", "faults(dropout=2)"),
+            "faults: faults: dropout: expected a number at least 0",
+        ),
         (("--faults", "fault()"), "faults: expected one of faults, got 'fault' (did you mean fa"),
         (("--link", "link(uplink=1)"), "link: expected link("),
         (("--link", "links('nowhere.csv')"), "No such file or directory: 'nowhere.csv'"),
