@@ -232,7 +232,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (("--hidden-size", "15"), "DecoderConfig: hidden_size must be a multiple"),
         (
             ("--data", "shakespeare(roles='hamlet/YORICK')"),
-            "data: shakespeare: expected a role such as hamlet/HAMLET, got 'hamlet/YORICK'",
+            "data: shakespeare: roles: expected a role such as hamlet/HAMLET, got 'hamlet/YORICK'",
         ),
         (
             ("--data", "shakespeare(roles='hamlet/OSRIC', at_least=99999)"),
