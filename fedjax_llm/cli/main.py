@@ -1,6 +1,7 @@
 """The `fedjax-llm` command: its subcommands, its help, and how it answers bad input."""
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,6 +60,7 @@ def names() -> str:
         flags = ", ".join(f"--{field.replace('_', '-')}" for field in fields.split(", "))
         lines.append(f"\nNames that {flags} may take:")
         lines += [
-            f"  {name:22} {summary_line(factories[name])}"[:100] for name in sorted(factories)
+            f"  {name:20} {textwrap.shorten(summary_line(factories[name]), 77, placeholder=' ...')}"
+            for name in sorted(factories)
         ]
     return "\n".join(lines)

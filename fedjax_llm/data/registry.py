@@ -79,5 +79,5 @@ def register(name: str, factory: Callable[..., Records]) -> None:
     signature = "(**arguments) -> records by client"
     check_function(factory, who="register", name="factory", signature=signature)
     if DATA.get(name, factory) is not factory:
-        raise ValueError(f"register: name: expected a name that is not in use, got {name!r}.")
+        raise ValueError(f"register: name: expected one that is not in use, got {name!r}.")
     DATA[name] = factory

@@ -202,7 +202,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         ),
         (
             ("--algorithm", "fed_kseed()", "--client-optimizer", "adam(0.1)"),
-            "algorithm: fed_kseed: expected a client optimizer that is optax.sgd(rate)",
+            "algorithm: fed_kseed: client_optimizer: expected optax.sgd(rate) with one rate",
         ),
         (
             ("--algorithm", "fed_nova()"),
@@ -229,7 +229,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (("--data", "jsonl('no.jsonl', fields(text='a'))"), "No such file or directory: 'no"),
         (("--population", "5"), "population: expected 1 to 4, the number of clients, got 5"),
         (("--model", "nowhere"), "hidden_size: expected none beside --model, whose own is used"),
-        (("--hidden-size", "15"), "DecoderConfig: hidden_size must be a multiple"),
+        (("--hidden-size", "15"), "DecoderConfig: hidden_size: expected a multiple of"),
         (
             ("--data", "shakespeare(roles='hamlet/YORICK')"),
             "data: shakespeare: roles: expected a role such as hamlet/HAMLET, got 'hamlet/YORICK'",

@@ -82,7 +82,7 @@ def test_a_signal_ends_with_a_checkpoint_of_the_running_round(alone, tmp_path, m
     out = tmp_path / "run"
     assert stopped(out, monkeypatch, after=3) == 128 + signal.SIGTERM
     said = capsys.readouterr().err
-    assert f"stopped by SIGTERM after round 3 of 4; --resume --out {out} goes on." in said
+    assert f"stopped by SIGTERM after round 3 of 4; --resume --out {out} continues it." in said
     assert (out / "checkpoints/3").is_dir()
     assert not (out / "summary.json").exists()
     train(out, *FOUR, "--resume")
