@@ -164,7 +164,7 @@ def test_a_population_is_drawn_by_the_seed(files):
         (("--vocab-size", "300"), "vocab_size: expected none beside --model, whose own"),
         (
             ("--model", "nowhere"),
-            "place: expected a path that exists, a model of a package (smollm2, minilm) or owner/name",
+            "place: expected a path that exists, a model of a package (smollm2, minilm) or",
         ),
         (("--long", "error"), "tokens, a window of seq=24 and its last target, got"),
         (("--adapter", "lora(rank=2, targets='qkv_proj')"), "targets"),
