@@ -1,3 +1,4 @@
+import itertools
 import os
 from pathlib import Path
 
@@ -13,10 +14,17 @@ if jax.__version_info__ < (0, 12):
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _programs_are_let_go():
-    """Each program holds memory maps, of which a process may have 65,530 on Linux."""
+MOST_MAPS = 20_000
+"""Memory maps at which programs are dropped: a process may have 65,530 on Linux, and each compiled
+program takes some; beyond that XLA crashes.
+"""
+_TESTS = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _programs_are_dropped_in_time():
     yield
-    maps = Path("/proc/self/maps")
-    if not maps.exists() or len(maps.read_bytes().splitlines()) > 20_000:
-        jax.clear_caches()
+    if next(_TESTS) % 10 == 0:
+        maps = Path("/proc/self/maps")
+        if not maps.exists() or len(maps.read_bytes().splitlines()) > MOST_MAPS:
+            jax.clear_caches()
