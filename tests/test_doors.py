@@ -18,6 +18,8 @@ import fedjax_compression as fc
 from fedjax_compression import *
 from fedjax_llm import *
 from fedjax_llm import algorithms, data, evaluation, simulation, tasks
+from fedjax_llm.runs import prepare
+import fedjax_llm.algorithms.registry, fedjax_llm.data.registry
 from fedjax_llm.testing import check_aggregator, check_algorithm
 from fedjax_compression.testing import check_compressor
 
@@ -115,6 +117,13 @@ CALLS = {
     "check_aggregator(weighted_mean)": (
         "TypeError: check_aggregator: aggregator: expected an Aggregator",
     ),
+    "prepare(RunConfig(uplink=eden(bits=1)))": (
+        "ValueError: uplink: expected a text such as name(argument=1), got ",
+        "an object of your own goes in as Named(text, object).",
+    ),
+    "register('mine', 3)": ("TypeError: register: factory: expected a function",),
+    "algorithms.registry.register('mine', 3)": ("TypeError: register: method: expected a ",),
+    "data.registry.register('mine', 3)": ("TypeError: register: factory: expected a function",),
     "byte_corpus('text')": ("TypeError: byte_corpus: ", "got 'text'"),
     "hold_out(split, seed=0)": ("TypeError: hold_out: ", "HoldOut"),
     "language_model({'hidden_size': 8}, key=key)": (
