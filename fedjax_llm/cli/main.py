@@ -1,5 +1,6 @@
 """The `fedjax-llm` command: its subcommands, its help, and how it answers bad input."""
 
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     """
     args = sys.argv[1:] if args is None else list(args)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it reports that torch is missing
     if args == ["--version"]:
         print(f"fedjax-llm {__version__}")
         return
