@@ -43,7 +43,7 @@ def test_every_factory_is_in_the_table():
 @pytest.mark.parametrize(
     ("text", "promise"),
     [
-        (text, promise)
+        pytest.param(text, promise, marks=[] if text in EAGER else pytest.mark.slow)
         for text in CODECS
         for promise in PROMISES
         if promise is not testing.jit_equals_eager or text in EAGER

@@ -32,7 +32,11 @@ def test_every_method_is_in_the_table():
 
 @pytest.mark.parametrize(
     ("name", "promise"),
-    [(name, promise) for name in TABLE for promise in ALGORITHM_PROMISES],
+    [
+        pytest.param(name, promise, marks=pytest.mark.slow if "," in name else [])
+        for name in TABLE
+        for promise in ALGORITHM_PROMISES
+    ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_every_method_keeps_every_promise(name, promise):

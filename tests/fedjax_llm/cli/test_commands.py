@@ -54,6 +54,7 @@ def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
     assert known["downlink_bytes"] == plain["downlink_bytes"] + 4 * plain["trainable"] * messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "flags"),
     [
@@ -284,6 +285,7 @@ def test_a_row_without_a_configuration_is_refused(capsys, tmp_path):
     assert "line 1: expected a row with config" in error
 
 
+@pytest.mark.slow
 def test_codecs_are_measured_on_every_source(tmp_path, capsys):
     texts = ("eden(bits=1)", "entropy_coded(rate=1)")
     flags = ["codecs", "--codecs", *texts, "--entries", "16384", "--out", str(tmp_path)]

@@ -68,6 +68,7 @@ def stopped(out, monkeypatch, *, after, by=signal.SIGTERM, every=10):
     return ended.value.code
 
 
+@pytest.mark.slow
 def test_killed_anywhere_a_run_ends_as_if_left_alone(tmp_path):
     """SIGKILL in processes of their own; `make kill` does it thirty times."""
     left, killed = tmp_path / "left", tmp_path / "killed"
@@ -98,6 +99,7 @@ def test_rows_after_the_checkpoint_are_made_again_once(alone, tmp_path, monkeypa
     assert kill_runs.differences(alone, out) == []
 
 
+@pytest.mark.slow
 def test_auto_says_what_it_found_and_a_resumed_run_keeps_it(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         patched.setattr(kill_runs, "RUN", [*kill_runs.RUN, "--client-axis", "auto()"])
@@ -172,6 +174,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(alone, tmp_path,
     assert kill_runs.differences(alone, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     flags = ("--rounds", "500", "--checkpoint-every", "1", "--resume")
     first = kill_runs.start(tmp_path, *flags)

@@ -57,6 +57,7 @@ def farthest(one, other):
     return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True) if a.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["sharded", "sharded scan", "sharded chunked", "sharded base"])
 def test_eight_devices_compute_the_round_of_one(one_device, tmp_path, axis):
     """Eleven clients, not a multiple of eight. A gradient summed over the devices would be eight
@@ -71,6 +72,7 @@ def test_eight_devices_compute_the_round_of_one(one_device, tmp_path, axis):
     assert about["traces"] == [about["traces"][0]] * 4  # nothing is traced after the first round
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uplink", ["identity()", ROUNDED])
 def test_two_processes_compute_the_round_of_one_and_count_every_message(
     one_device, tmp_path, uplink
@@ -107,6 +109,7 @@ def test_a_wrong_axis_or_inner_client_axis_is_refused(wrong, expected):
         sharded(**{"mesh": mesh, **wrong})
 
 
+@pytest.mark.slow
 def test_the_command_times_a_client_axis_over_all_devices(tmp_path):
     """On a processor that is made to have two devices."""
     sizes = "--rounds 2 --clients 3 --local-steps 1 --population 30 --batch 1 --seq 8"
