@@ -1,6 +1,7 @@
 """Checks of arguments, with one grammar: `who: name: expected X, got Y; remedy.`"""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from .contract import check_compressor, check_no_receiver_memory
@@ -147,3 +148,23 @@ def _bounds(**bounds: float | int | None) -> str:
         f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items() if bound is not None
     ]
     return f" {' and '.join(words)}" if words else ""
+
+
+def check_new_name(name: Any, value: Any, table: Mapping[str, Any]) -> None:
+    """Raise unless a registry can give a name to a value.
+
+    Args:
+        name: The name.
+        value: What it will stand for; registering an equal value again is allowed.
+        table: The registry's names so far.
+
+    Raises:
+        TypeError: For a name that is no text.
+        ValueError: For a name that is no identifier, or that stands for another value.
+
+    """
+    check_kind(name, str, who="register", name="name", expected="a text")
+    if not name.isidentifier():
+        raise ValueError(f"register: name: expected an identifier, got {name!r}.")
+    if table.get(name, value) != value:
+        raise ValueError(f"register: name: expected one that is not in use, got {name!r}.")

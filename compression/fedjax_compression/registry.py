@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from . import entropy, projections, quantizers, sparsifiers, wrappers
-from .checks import check_compressor, check_function, check_kind
+from .checks import check_compressor, check_function, check_kind, check_new_name
 from .contract import Compressor
 from .text import Call, build, parse
 
@@ -40,12 +40,8 @@ def register(name: str, factory: Callable[..., Compressor]) -> None:
         >>> del FACTORIES["two_bits"]  # only so that this example leaves nothing behind
 
     """
-    check_kind(name, str, who="register", name="name", expected="a text")
     check_function(factory, who="register", name="factory", signature="that returns a Compressor")
-    if not name.isidentifier():
-        raise ValueError(f"register: name: expected an identifier, got {name!r}.")
-    if FACTORIES.get(name, factory) is not factory:
-        raise ValueError(f"register: name: expected one that is not in use, got {name!r}.")
+    check_new_name(name, factory, FACTORIES)
     FACTORIES[name] = factory
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fedjax_compression.checks import check_function, check_kind
+from fedjax_compression.checks import check_function, check_new_name
 
 from .contract import Aggregator
 from .weighted_mean import weighted_mean
@@ -33,10 +33,6 @@ def register(name: str, factory: Callable[..., Aggregator]) -> None:
         True
 
     """
-    check_kind(name, str, who="register", name="name", expected="a text")
     check_function(factory, who="register", name="factory", signature="that returns an Aggregator")
-    if not name.isidentifier():
-        raise ValueError(f"register: name: expected an identifier, got {name!r}.")
-    if AGGREGATORS.get(name, factory) is not factory:
-        raise ValueError(f"register: name: expected one that is not in use, got {name!r}.")
+    check_new_name(name, factory, AGGREGATORS)
     AGGREGATORS[name] = factory

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fedjax_compression.checks import check_function, check_kind
+from fedjax_compression.checks import check_function, check_new_name
 
 from .averaging.methods import METHODS as AVERAGING
 from .contract import NEEDS, Method
@@ -50,17 +50,13 @@ def register(name: str, method: Method | Callable) -> None:
         ('client_optimizer',)
 
     """
-    check_kind(name, str, who="register", name="name", expected="a text")
     if not callable(method) and not isinstance(method, Method):
         raise TypeError(f"register: method: expected a Method or a factory, got {method!r}.")
     given = method if isinstance(method, Method) else Method(method)
     check_function(
         given.factory, who="register", name="factory", signature="that returns an algorithm"
     )
-    if not name.isidentifier():
-        raise ValueError(f"register: name: expected an identifier, got {name!r}.")
-    if METHODS.get(name, given) != given:
-        raise ValueError(f"register: name: expected one that is not in use, got {name!r}.")
+    check_new_name(name, given, METHODS)
     if unknown := [need for need in given.needs if need not in NEEDS]:
         raise ValueError(
             f"register: {name}: needs: expected some of {', '.join(NEEDS)}, got {unknown[0]!r}."

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from fedjax_compression.checks import check_function
+from fedjax_compression.checks import check_function, check_new_name
 
 from .partitions.deal import dirichlet, iid, label_shards, log_normal, power_law
 from .readers.chitchat import chitchat
@@ -74,10 +74,7 @@ def register(name: str, factory: Callable[..., Records]) -> None:
         'hello bob'
 
     """
-    if not name.isidentifier():
-        raise ValueError(f"register: name: expected an identifier, got {name!r}.")
     signature = "(**arguments) -> records by client"
     check_function(factory, who="register", name="factory", signature=signature)
-    if DATA.get(name, factory) is not factory:
-        raise ValueError(f"register: name: expected one that is not in use, got {name!r}.")
+    check_new_name(name, factory, DATA)
     DATA[name] = factory
