@@ -1,8 +1,9 @@
 """CMA-ES: minimise a loss by evaluations alone, with a Gaussian that adapts to it (Hansen 2016,
 "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772).
 
-The constants are the tutorial's defaults, with weights of zero where the tutorial also offers
-negative ones ("active" CMA). A generation uses only the ranks of its points' losses.
+The constants are the tutorial's defaults (its table 1), except that the weights of the worse half
+of a generation are zero, where the tutorial's are negative ("active" CMA). A generation uses only
+the ranks of its points' losses.
 """
 
 from typing import NamedTuple
@@ -60,18 +61,17 @@ def tell(
     points: Float[Array, "population dimension"],
     losses: Float[Array, " population"],
     *,
-    parents: Int[Array, ""] | int,
+    population: Int[Array, ""] | int,
 ) -> Search:
-    """Update a search by a generation's losses, from its `parents` best points.
+    """Update a search by the losses of the best points of a generation.
 
-    The i-th best point has the weight log(parents + 1/2) - log(i), divided by the sum of these. A
-    NaN ranks after every number. Cost: an eigendecomposition of the covariance.
+    The i-th best of `population` points has the weight log((population + 1) / 2) - log(i), divided
+    by the sum of the positive ones; the others, from the middle on, have zero. `points` are all of
+    the generation, or at least those with a positive weight. A NaN ranks after every number. Cost:
+    an eigendecomposition of the covariance.
     """
     dimension = len(search.mean)
-    ranks = jnp.arange(1, len(points) + 1)
-    parents = jnp.maximum(parents, 1)
-    weights = jnp.where(ranks <= parents, jnp.log(parents + 0.5) - jnp.log(ranks), 0.0)
-    weights = weights / weights.sum()
+    weights = recombination_weights(len(points), population)
     mass = 1 / (weights**2).sum()  # number of equally weighted points with the same variance
 
     c_sigma = (mass + 2) / (dimension + mass + 5)
@@ -104,6 +104,14 @@ def tell(
     )
     mean = search.mean + search.sigma * moved
     return Search(mean, sigma, covariance, step_path, shape_path, search.generations + 1)
+
+
+def recombination_weights(count: int, population: Int[Array, ""] | int) -> Float[Array, " count"]:
+    """The weights of the `count` best of `population` points, by rank."""
+    ranks = jnp.arange(1, count + 1)
+    population = jnp.maximum(population, 2)  # of fewer points none would have a weight
+    raw = jnp.where(2 * ranks <= population, jnp.log((population + 1) / 2) - jnp.log(ranks), 0.0)
+    return raw / raw.sum()
 
 
 def _roots(

@@ -101,10 +101,14 @@ def fed_bpt(
     that a search covers under random selection. The clients' sigma changes by the same factor as
     this one.
 
-    Departures: the public code's CMA-ES has negative weights and pulls in means that are too far
-    away; ours does not. Its lower bound on sigma has no effect there and is left out. The paper's
-    option to divide a loss by that on partly randomised text, against overfitting, is not
-    implemented.
+    The defaults are those of the public code's job. It also divides each loss by that on the same
+    text with half of its tokens randomised, against overfitting, which ours does not.
+
+    Departures in the search: the public code's CMA-ES (pycma) has negative weights for the worse
+    half, pulls in means that are too far away, multiplies c_1 by points / 6 below six points, and
+    adds 3 in the denominator of c_sigma where the tutorial adds 5. Ours has the tutorial's
+    constants and weights of zero for the worse half. The code's lower bound on the clients' sigma
+    has no effect there and is left out.
 
     Clients count alike, whatever their weights, as points of a generation do; a client of weight
     zero is left out. A client that failed or has no targets sends NaNs and is left out.
@@ -187,7 +191,7 @@ def fed_bpt(
             search, spread = carry
             drawn = ask(key, search, points)
             losses = jax.lax.map(info_at, drawn).loss
-            after = tell(search, drawn, losses, parents=parents)
+            after = tell(search, drawn, losses, population=points)
             return (after, spread + search.sigma**2), None
 
         triangle = jnp.zeros((dimension, dimension)).at[lower].set(sent.covariance)
@@ -210,7 +214,7 @@ def fed_bpt(
             state.search._replace(sigma=server_sigma),
             means,
             jnp.where(filled, losses, jnp.inf),
-            parents=stack.filled,
+            population=2 * stack.filled,  # all are parents
         )
         params = params_at(state.start, state.seed, search.mean)
         client_sigma = state.sigma * search.sigma / server_sigma

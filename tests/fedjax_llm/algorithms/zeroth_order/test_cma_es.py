@@ -9,9 +9,15 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from fedjax_llm.algorithms.zeroth_order.cma_es import Search, ask, init_search, tell
+from fedjax_llm.algorithms.zeroth_order.cma_es import (
+    Search,
+    ask,
+    init_search,
+    recombination_weights,
+    tell,
+)
 
-DIMENSION, POPULATION, PARENTS = 6, 12, 6
+DIMENSION, POPULATION = 6, 12
 OPTIMUM = jnp.linspace(-2.0, 3.0, DIMENSION)
 STRENGTH = jnp.logspace(0, 2, DIMENSION)
 
@@ -30,12 +36,13 @@ def searched(key=0):
     return Search(mean, jnp.array(0.7), covariance, step_path, shape_path, jnp.array(3))
 
 
-def tutorial(search, points, losses, parents):
+def tutorial(search, points, losses):
     """One generation by the tutorial's summary, in float64."""
     m, sigma, c, p_s, p_c, g = (np.asarray(leaf, np.float64) for leaf in search)
     n = len(m)
-    best = np.argsort(losses)[:parents]
-    w = [math.log(parents + 0.5) - math.log(i) for i in range(1, parents + 1)]
+    population = len(points)
+    best = np.argsort(losses)[: population // 2]
+    w = [math.log((population + 1) / 2) - math.log(i) for i in range(1, population // 2 + 1)]
     w = [one / sum(w) for one in w]
     mu = 1 / sum(one**2 for one in w)
     cs = (mu + 2) / (n + mu + 5)
@@ -58,15 +65,34 @@ def tutorial(search, points, losses, parents):
     return m + sigma * yw, step, c, p_s, p_c, g + 1, h
 
 
+@pytest.mark.parametrize(
+    ("population", "weights"),
+    [
+        (2, [1.0, 0.0]),
+        (3, [1.0, 0.0, 0.0]),
+        (5, [0.730, 0.270, 0.0, 0.0, 0.0]),
+        (6, [0.637, 0.285, 0.078, 0.0, 0.0, 0.0]),
+        (7, [0.586, 0.293, 0.122, 0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_weights_are_those_of_the_whole_population_also_where_it_is_odd(population, weights):
+    """Hansen's ln((population + 1) / 2) - ln i, up to the middle, divided by their sum."""
+    got = recombination_weights(population, population)
+    np.testing.assert_allclose(got, weights, atol=6e-4)
+    assert [float(one) == 0.0 for one in got] == [one == 0.0 for one in weights]
+
+
+@pytest.mark.parametrize("population", [POPULATION, 5, 7])
 @pytest.mark.parametrize("far", [1.0, 40.0])
-def test_a_generation_is_the_tutorials(far):
+def test_a_generation_is_the_tutorials(far, population):
     """With steps of normal length, and with steps so long that the shape path is not updated."""
     search = searched()
-    points = ask(jr.key(5), search._replace(sigma=far * search.sigma), POPULATION)
+    points = ask(jr.key(5), search._replace(sigma=far * search.sigma), population)
     losses = loss(points)
-    *expected, steady = tutorial(search, points, np.asarray(losses), PARENTS)
+    *expected, steady = tutorial(search, points, np.asarray(losses))
     assert steady == (far == 1.0)
-    for got, wanted in zip(tell(search, points, losses, parents=PARENTS), expected, strict=True):
+    got_all = tell(search, points, losses, population=population)
+    for got, wanted in zip(got_all, expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=1e-5)
 
 
@@ -86,7 +112,7 @@ def test_an_ill_conditioned_quadratic_is_solved_and_its_shape_is_learnt():
     def solve(key):
         def generation(search, key):
             points = ask(key, search, POPULATION)
-            return tell(search, points, loss(points), parents=PARENTS), None
+            return tell(search, points, loss(points), population=POPULATION), None
 
         first = init_search(jnp.zeros(DIMENSION), 1.0, jnp.eye(DIMENSION))
         return jax.lax.scan(generation, first, jr.split(key, 250))[0]
@@ -101,7 +127,7 @@ def test_an_ill_conditioned_quadratic_is_solved_and_its_shape_is_learnt():
 def test_losses_count_by_rank_alone_and_nan_ranks_last():
     search = searched()
     points = ask(jr.key(2), search, POPULATION)
-    told = functools.partial(tell, search, points, parents=3)
+    told = functools.partial(tell, search, points, population=6)
     losses = jnp.arange(12.0)
     expected = told(losses)
     for same in (jnp.exp(losses), losses.at[5:].set(jnp.nan), losses.at[4].set(jnp.inf)):

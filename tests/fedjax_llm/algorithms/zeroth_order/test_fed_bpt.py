@@ -65,7 +65,7 @@ def test_a_client_runs_its_generations_from_the_servers_search_with_paths_at_zer
     for key in jr.split(jr.key(3), 3):
         points = ask(key, local, 6)
         spread += local.sigma**2
-        local = tell(local, points, jnp.stack([at(z) for z in points]), parents=3)
+        local = tell(local, points, jnp.stack([at(z) for z in points]), population=6)
     np.testing.assert_allclose(found.mean, local.mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.spread, spread, rtol=1e-5)
     np.testing.assert_allclose([found.loss, info.loss], [at(local.mean)] * 2, rtol=1e-4)
@@ -84,12 +84,28 @@ def test_the_server_takes_the_means_as_a_generation_and_scales_the_clients_sigma
     assert (int(info.accepted), int(info.failed)) == (3, 1)
     wide = np.sqrt((2.5 + 3.0 + 2.0) / 3 / 3)  # over clients, and over parents of six points
     there = jnp.array([0, 1, 3])
-    own = tell(init_search(jnp.zeros(4), wide, jnp.eye(4)), means[there], losses[there], parents=3)
+    own = tell(
+        init_search(jnp.zeros(4), wide, jnp.eye(4)), means[there], losses[there], population=6
+    )
     for got, expected in zip(new.search, own, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(new.sigma, own.sigma / wide, rtol=1e-5)
     placed = np.ravel(START) + np.asarray(own.mean) @ matrix(state)
     np.testing.assert_allclose(new.params.ravel(), placed, atol=1e-5)
+
+
+def test_the_default_search_moves_by_the_weights_of_five_points():
+    """One generation of the defaults: .730 and .270 times the two best of five points."""
+    algorithm = fed_bpt(whole, LIKE, dimension=20, generations=1)
+    state = algorithm.init(jr.key(0), START)
+    sent, _ = algorithm.broadcast(jr.key(0), state)
+    batches = jax.tree.map(lambda leaf: leaf[0], pulls(jnp.arange(6.0)[None], steps=1))
+    found, _, _ = algorithm.client_update(jr.key(3), {}, sent, START, batches)
+    (key,) = jr.split(jr.key(3), 1)
+    points = np.asarray(ask(key, init_search(jnp.zeros(20), 1.0, jnp.eye(20)), 5), np.float64)
+    places = np.ravel(START) + points @ matrix(state)
+    best = points[np.argsort(((places - np.arange(6.0)) ** 2).sum(axis=1))]
+    np.testing.assert_allclose(found.mean, 0.7304 * best[0] + 0.2696 * best[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("dimension", [4, 500])
