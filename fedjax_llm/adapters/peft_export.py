@@ -52,6 +52,11 @@ def export_adapter(
         ['adapter_config.json', 'adapter_model.safetensors']
 
     """
+    write_adapter(folder, *adapter_files(model, base_model=base_model))
+
+
+def adapter_files(model: Any, *, base_model: str | None = None) -> Written:
+    """Make the config and the tensors that `export_adapter` writes; the arguments are its own."""
     adapted = [p for p in projections(model, who="export_adapter") if p.module.adapter is not None]
     kinds = {_kind(projection) for projection in adapted}
     if isinstance(model, Decoder):
@@ -76,7 +81,7 @@ def export_adapter(
         "inference_mode": True,
         "task_type": "CAUSAL_LM" if isinstance(model, Decoder) else None,
     }
-    write_adapter(folder, config, tensors)
+    return config, tensors
 
 
 def _kind(projection: Projection) -> str:

@@ -20,7 +20,8 @@ def train(
     compilation_cache: Path | None = None,
     plugin: tuple[str, ...] = (),
 ) -> None:
-    """Train once: rounds.jsonl, summary.json, checkpoints, and adapter/ or model/ in a folder.
+    """Train once: rounds.jsonl, summary.json, checkpoints, and adapter/ or model/ in a folder, or
+    one for each client where clients have models of their own.
 
     Args:
         run: The run.
@@ -54,7 +55,7 @@ def train(
                     show(row)
 
                 row, trained = execute(folder.run, each, past=folder.past, keep=folder.keep)
-            deliver(folder.run, trained, out)
+            row["delivered"] = deliver(folder.run, trained, out)
             if baselines:
                 row["baselines"] = baseline_rows(folder.run)
             write_object(folder.summary, row)
@@ -65,4 +66,5 @@ def train(
         *shown,
         *failures([row]),
         f"{folder.summary}  digest {row['digest']}",
+        *(f"{out / place}  {what}" for place, what in row.get("delivered", {}).items()),
     )

@@ -1,7 +1,8 @@
 """A run from a configuration: parsed, built, executed, stored in a folder and evaluated."""
 
 from .config import RunConfig, canonical
-from .execute import choose_client_axis, deliver, execute, execute_together, rounds
+from .delivery import deliver
+from .execute import choose_client_axis, execute, execute_together, rounds
 from .folder import open_run_folder
 from .prepare import Run, prepare
 from .quality import baseline_rows

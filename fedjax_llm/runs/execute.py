@@ -1,15 +1,10 @@
-"""Execute a run: rounds to rows, a summary, and the trained model."""
+"""Execute a run: rounds to rows, a summary, and what was trained."""
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
-from .. import models
-from ..adapters import export_adapter, merge_adapter
 from ..algorithm import SplitMethod
 from ..simulation import (
     Auto,
@@ -61,8 +56,8 @@ def execute(
         keep: Called after `each` with the round and the run's wall-clock seconds so far.
 
     Returns:
-        The summary row, and the trained parameters with their frozen ones. All fields of the row
-        but `seconds`, `versions` and `device` are equal for equal configurations.
+        The summary row, and what was trained. All fields of the row but `seconds`, `versions` and
+        `device` are equal for equal configurations.
 
     """
     axis = (
@@ -125,32 +120,6 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
         {**summary(run, mine, one.state, one.snapshot, seconds)[0], "together": len(runs)}
         for run, mine, one in zip(runs, rows, finished, strict=True)
     ]
-
-
-def deliver(run: Run, trained: Trained, out: Path) -> Path | None:
-    """Write the trained adapter or model.
-
-    `adapter/` opens in `peft`; `model/` is the merged model, which opens in `transformers`. The
-    merged model is written where `peft` has no such adapter, and where the method changed the
-    frozen base, which an adapter alone would lack.
-
-    Returns:
-        The folder; None where neither format can hold the trained parameters.
-
-    """
-    model, learnt = run.task.model(*trained), run.workload
-    if trained.frozen is run.task.frozen:
-        with suppress(ValueError):
-            export_adapter(out / "adapter", model, base_model=run.config.model)
-            return out / "adapter"
-    try:
-        merged = merge_adapter(model)
-    except ValueError:
-        return None
-    if (out / "model").exists():  # by this run, stopped before its summary
-        shutil.rmtree(out / "model")
-    models.save(out / "model", learnt.decoder, merged, tokenizer=learnt.tokenizer)
-    return out / "model"
 
 
 def choose_client_axis(run: Run) -> Timed:

@@ -16,6 +16,7 @@ from fedjax_compression.text import build, parse
 
 from ..simulation import CLIENT_AXES, Auto, Round
 from ..simulation.run_checkpoints import RunCheckpoints
+from .delivery import FOLDERS
 from .execute import ResumePoint, choose_client_axis
 from .prepare import Run
 from .results import Row, read_rows, write_object
@@ -112,6 +113,17 @@ def _refuse_run(out: Path) -> None:
                 f"{out}: expected a folder without a run, got one with {path.relative_to(out)}; "
                 "--resume continues it."
             )
+    _refuse_delivered(out)
+
+
+def _refuse_delivered(out: Path) -> None:
+    """Raise `ValueError` for a folder with something in the place of a trained model."""
+    for name in FOLDERS:
+        if (out / name).exists():
+            raise ValueError(
+                f"{out}: expected a folder without {name}/, which this run may write, got one with "
+                "it; give another --out."
+            )
 
 
 def _check_same_run(out: Path, run: Run) -> None:
@@ -121,6 +133,7 @@ def _check_same_run(out: Path, run: Run) -> None:
             raise ValueError(
                 f"{out}: expected run.json, which records the configuration, got none."
             )
+        _refuse_delivered(out)
         return
     before = json.loads(about.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(asdict(run.config)))

@@ -1,6 +1,6 @@
 """How good a run's model is on held-out data, and the baselines beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -53,30 +53,43 @@ def personal_quality(run: Run, params: PyTree, frozen: PyTree, kept: StoreRows) 
     """
     if run.algorithm.personal is None or not run.split.heldout.names:
         return {}
-    personal = jax.jit(run.algorithm.personal)
-    place = {run.split.train.names[client]: row for row, client in enumerate(kept.clients)}
-
-    def params_of(name: str) -> PyTree:
-        if name not in place:
-            return params
-        own = jax.tree.map(lambda leaf: leaf[place[name]], kept.states)
-        return personal(params, own)
-
     seen = run.split.heldout
     measured = partial(
         by_own_model,
-        params_of=params_of,
+        params_of=own_params(run, params, kept),
         frozen=frozen,
         data=seen,
         seq=run.config.seq,
         batch=min(OWN_ROWS, _batch(run)),
     )
     shares = run.task_spec.shares(run.task)
+    took_part = {run.split.train.names[client] for client in kept.clients}
     return {
-        "personal_models": sum(name in place for name in seen.names),
+        "personal_models": len(took_part.intersection(seen.names)),
         **_named(run, "personal", measured(run.task.nats), seen),
         **_shares("personal", {share: measured(of) for share, of in shares.items()}),
     }
+
+
+def own_params(run: Run, params: PyTree, kept: StoreRows) -> Callable[[str], PyTree]:
+    """`(client) -> params` of a method with personal models.
+
+    Args:
+        run: The run.
+        params: The server's parameters, which a client that was in no round uses.
+        kept: The states of the clients that were in a round.
+
+    """
+    own: Any = run.algorithm.personal
+    personal = jax.jit(own)
+    place = {run.split.train.names[client]: row for row, client in enumerate(kept.clients)}
+
+    def params_of(name: str) -> PyTree:
+        if name not in place:
+            return params
+        return personal(params, jax.tree.map(lambda leaf: leaf[place[name]], kept.states))
+
+    return params_of
 
 
 def baseline_rows(run: Run) -> Row:

@@ -13,7 +13,7 @@ from jaxtyping import Int, PyTree
 from ..algorithm import ServerState
 from ..algorithms.shared.base_changes import base_of
 from ..ledger import total_bytes
-from ..simulation import Round, Snapshot
+from ..simulation import Round, Snapshot, StoreRows
 from ..simulation.digest import digest
 from .prepare import Run
 from .quality import personal_quality, quality
@@ -26,11 +26,14 @@ class Trained(NamedTuple):
     Attributes:
         params: The trained parameters.
         frozen: The task's frozen parameters, with what the method added to them.
+        clients: The states of the clients that were in a round, where clients have models of their
+            own; None for methods without personal models.
 
     """
 
     params: PyTree
     frozen: PyTree
+    clients: StoreRows | None = None
 
 
 def summary(
@@ -40,7 +43,7 @@ def summary(
     snapshot: Callable[[], Snapshot | None],
     seconds: float,
 ) -> tuple[Row, Trained]:
-    """The summary row and the trained parameters of a run.
+    """The summary row of a run, and what it trained.
 
     Args:
         run: The run.
@@ -51,23 +54,32 @@ def summary(
 
     """
     params = run.task.params if state is None else state.params
-    trained = Trained(params, base_of(state, run.task.frozen))
+    frozen = base_of(state, run.task.frozen)
     ended = snapshot() if run.algorithm.personal else None
+    trained = Trained(params, frozen, ended and ended.store)
     row = {
         "algorithm": run.config.algorithm,
         "codec": run.config.uplink,
         "seed": run.config.seed,
         **_bytes(run, rows),
-        **quality(run, *trained),
-        **(personal_quality(run, *trained, ended.store) if ended else {}),
+        **quality(run, params, frozen),
+        **(personal_quality(run, params, frozen, ended.store) if ended else {}),
         "failed": sum(row["failed"] for row in rows),
-        "digest": digest(params if trained.frozen is run.task.frozen else trained),
+        "digest": _digest(run, trained),
         "seconds": round(seconds, 3),
         "versions": versions(),
         "device": str(jax.devices()[0].device_kind),
         "config": asdict(run.config),
     }
     return row, trained
+
+
+def _digest(run: Run, trained: Trained) -> str:
+    """Digest of the trained parameters, with the base and the client states that belong to them."""
+    if trained.frozen is run.task.frozen:
+        trained = trained._replace(frozen=None)
+    alone = trained.frozen is None and trained.clients is None
+    return digest(trained.params if alone else trained)
 
 
 def round_row(run: Run, finished: Round) -> Row:

@@ -1,0 +1,201 @@
+"""What `train` delivers: the trained model or adapter, of the server and of each client."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from .. import models
+from ..adapters import merge_adapter
+from ..adapters.peft_export import adapter_files
+from ..adapters.peft_files import write_adapter
+from ..model_files import write_safetensors
+from .prepare import Run
+from .quality import own_params
+from .results import write_object
+from .rows import Trained
+
+SERVER = {"peft": "adapter", "transformers": "model", "safetensors": "parameters"}
+"""Folder of the server's parameters, by format."""
+CLIENTS = {"peft": "adapters", "transformers": "models", "safetensors": "clients"}
+"""Folder of the clients' own parameters, by format."""
+SHARED = "shared"
+"""Folder of the server's parameters where it trained some of them and clients the others."""
+FOLDERS = (*SERVER.values(), *CLIENTS.values(), SHARED)
+FOR = {
+    "peft": "for peft",
+    "transformers": "for transformers",
+    "safetensors": "the trained parameters alone, by name in parameters.safetensors",
+}
+
+
+class Writer(NamedTuple):
+    """A file format that holds a run's parameters.
+
+    Attributes:
+        format: "peft", "transformers" or "safetensors".
+        write: `(folder, params) -> None`: write trainable parameters, or the model they make.
+
+    """
+
+    format: str
+    write: Callable[[Path, PyTree], None]
+
+
+def deliver(run: Run, trained: Trained, out: Path) -> dict[str, str]:
+    """Write what a run trained: the server's parameters, and each client's own where it has some.
+
+    - `adapter/` opens in `peft`; `model/` is the merged model, which opens in `transformers`. The
+      merged model is written where `peft` has no such adapter, and where the method changed the
+      frozen base. `parameters/` has the trained parameters alone, where neither format holds them.
+    - With personal models, `adapters/<client>/`, `models/<client>/` or `clients/<client>/` is a
+      client's own model in the same formats, for each client that was in a round; `clients.json`
+      there gives each client's folder. Where less than half of a merged model is trained, the
+      clients' trained parameters are written alone.
+    - `shared/` replaces the server's folder where the server trained only some parameters. Where a
+      method with personal models trains none at the server, there is neither.
+
+    Args:
+        run: The run.
+        trained: Its result.
+        out: The run's folder.
+
+    Returns:
+        What each folder holds, in words, by the folder's path in `out`.
+
+    """
+    for name in FOLDERS:  # of this run, stopped before its summary
+        if (out / name).exists():
+            shutil.rmtree(out / name)
+    writer = _writer(run, trained)
+    kept, changed = _kept_and_changed(run.task.params, trained.params)
+    if trained.clients is None:
+        place = f"{SERVER[writer.format]}/"
+        writer.write(out / place, trained.params)
+        nothing = "" if changed else "; no round changed it"
+        return {place: f"what the server trained, {FOR[writer.format]}{nothing}"}
+    delivered = {}
+    if changed:
+        place = f"{SHARED if kept else SERVER[writer.format]}/"
+        writer.write(out / place, trained.params)
+        delivered[place] = f"what the server trained, {FOR[writer.format]}"
+        if kept:
+            delivered[place] += (
+                f"; {_listed(kept)} as before training, so it is a start for new clients and not a "
+                "trained model"
+            )
+    if writer.format == "transformers" and not _mostly_trained(run):
+        writer = _parameters_alone()
+    params_of = own_params(run, trained.params, trained.clients)
+    names = [run.split.train.names[client] for client in trained.clients.clients]
+    place = CLIENTS[writer.format]
+    folders = dict(zip(names, folder_names(names), strict=True))
+    for name, folder in folders.items():
+        writer.write(out / place / folder, params_of(name))
+    if folders:
+        write_object(out / place / "clients.json", folders)
+        delivered[f"{place}/"] = (
+            f"a folder for each of the {len(folders)} clients that trained a model of their own, "
+            f"{FOR[writer.format]}; clients.json has each client's folder"
+        )
+    return delivered
+
+
+def _writer(run: Run, trained: Trained) -> Writer:
+    """The first format that holds the run's parameters."""
+    task, learnt, frozen = run.task, run.workload, trained.frozen
+    model = task.model(trained.params, frozen)
+
+    def adapter(folder: Path, params: PyTree) -> None:
+        files = adapter_files(task.model(params, frozen), base_model=run.config.model)
+        write_adapter(folder, *files)
+
+    def merged(folder: Path, params: PyTree) -> None:
+        plain = merge_adapter(task.model(params, frozen))
+        models.save(folder, learnt.decoder, plain, tokenizer=learnt.tokenizer)
+
+    if frozen is task.frozen and _succeeds(adapter_files, model):
+        return Writer("peft", adapter)
+    if _succeeds(merge_adapter, model):
+        return Writer("transformers", merged)
+    return _parameters_alone()
+
+
+def _parameters_alone() -> Writer:
+    def write(folder: Path, params: PyTree) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / "parameters.safetensors", _by_path(params))
+
+    return Writer("safetensors", write)
+
+
+def _succeeds(make: Callable, model: object) -> bool:
+    try:
+        make(model)
+    except ValueError:
+        return False
+    return True
+
+
+def _mostly_trained(run: Run) -> bool:
+    trained, frozen = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for tree in (run.task.params, run.task.frozen)
+    )
+    return trained >= frozen
+
+
+def _kept_and_changed(before: PyTree, after: PyTree) -> tuple[list[str], list[str]]:
+    """Paths of the parameters whose values training left alone, and of those it changed."""
+    old, new = _by_path(before), _by_path(after)
+    kept = [path for path in old if np.array_equal(old[path], new[path])]
+    return kept, [path for path in old if path not in kept]
+
+
+def _listed(paths: list[str]) -> str:
+    rest = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"{', '.join(paths[:3])}{rest} {'are' if len(paths) > 1 else 'is'}"
+
+
+def _by_path(params: PyTree) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+
+def folder_names(clients: Iterable[str]) -> list[str]:
+    """A folder name for each client, different on file systems without case too.
+
+    Characters that some file system refuses are percent-encoded, and long names are cut.
+
+    Args:
+        clients: The clients' names.
+
+    Returns:
+        The folder names, in the same order.
+
+    Example:
+        >>> from fedjax_llm.runs.delivery import folder_names
+        >>> folder_names(["hamlet/HORATIO", "Ann", "ann", ".."])
+        ['hamlet%2FHORATIO', 'Ann', 'ann~2', '%2E%2E']
+
+    """
+    found: dict[str, str] = {}
+    for client in clients:
+        safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|%]|^\.+|[. ]+$|^$', _encoded, client)
+        stem = safe.encode()[:120].decode(errors="ignore")
+        name, number = stem, 2
+        while name.casefold() in found:
+            name, number = f"{stem}~{number}", number + 1
+        found[name.casefold()] = name
+    return list(found.values())
+
+
+def _encoded(match: re.Match) -> str:
+    return "".join(f"%{ord(character):02X}" for character in match[0]) or "%"
