@@ -29,6 +29,9 @@ from .models import Decoder as Decoder
 from .models import DecoderConfig as DecoderConfig
 from .runs import Named as Named
 from .runs import RunConfig as RunConfig
+from .server_optimizers import fed_adagrad as fed_adagrad
+from .server_optimizers import fed_adam as fed_adam
+from .server_optimizers import fed_yogi as fed_yogi
 from .simulation import ClientStore as ClientStore
 from .simulation import CompiledRounds as CompiledRounds
 from .simulation import Conditions as Conditions

@@ -17,7 +17,15 @@ LAYERS = {
         *("projections", "wrappers", "text", "registry", "testing"),
     ),
     "fedjax_llm": (
-        *("_version", "checks", "client_training", "algorithm", "ledger", "aggregators"),
+        *(
+            "_version",
+            "checks",
+            "server_optimizers",
+            "client_training",
+            "algorithm",
+            "ledger",
+            "aggregators",
+        ),
         *("model_files", "models", "data", "adapters", "tasks", "algorithms", "evaluation"),
         *("simulation", "testing", "runs", "studies", "bench", "cli", "__main__"),
     ),

@@ -40,8 +40,9 @@ class RunConfig:
         client_optimizer: Optax optimizer of each client. Default: adam(0.006) for a fresh decoder,
             adam(0.0005) for a pretrained model, SGD with a small learning rate for zeroth-order
             methods.
-        server_optimizer: Optax optimizer that takes the negative mean update as its gradient.
-            Default: sgd(1.0, momentum=0.5, nesterov=True), or the method's own.
+        server_optimizer: Optax optimizer that takes the negative mean update as its gradient, or
+            fed_adam(0.01), fed_yogi(0.01) or fed_adagrad(0.01) of arXiv:2003.00295. Default:
+            sgd(1.0, momentum=0.5, nesterov=True), or the method's own.
         adapter: Which parameters are trained: full(), lora(rank=8) or another adapter;
             nf4_base(lora(rank=8)) and int8_base(...) quantise the frozen base.
         local_steps: Local steps of each client in a round. Default: 8, unless local epochs are

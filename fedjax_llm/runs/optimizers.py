@@ -1,6 +1,8 @@
-"""Optax optimizers by name."""
+"""Optimizers by name: Optax's, and the server optimizers of this package."""
 
 import optax
+
+from ..server_optimizers import fed_adagrad, fed_adam, fed_yogi
 
 OPTIMIZERS = {
     factory.__name__: factory
@@ -14,5 +16,8 @@ OPTIMIZERS = {
         optax.rmsprop,
         optax.sgd,
         optax.yogi,
+        fed_adagrad,
+        fed_adam,
+        fed_yogi,
     )
 }

@@ -30,7 +30,7 @@ def flasc(
 
     Biased in both directions: entries that are not sent are dropped, without error feedback, as in
     the paper. Exact with both shares at 1. The server optimizer takes minus the weighted mean
-    difference as the gradient of its dense parameters; the paper uses Adam (FedAdam).
+    difference as the gradient of its dense parameters; the paper uses FedAdam, which is `fed_adam`.
 
     Failures are handled as in `fed_avg`. The codecs are part of the method.
 

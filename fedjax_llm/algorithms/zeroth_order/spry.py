@@ -14,6 +14,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...server_optimizers import fed_yogi
 from ..shared.channel import ChannelState, Message, channel
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import nan_where
@@ -99,8 +100,8 @@ def spry(
     Args:
         loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
         like: Structure of the trainable parameters: arrays or `ShapeDtypeStruct`s.
-        server_optimizer: Optax optimizer that steps along the estimates; default: Yogi, as the
-            paper's FedYogi, with rate 0.001, which is ours.
+        server_optimizer: Optax optimizer that steps along the estimates; default: the
+            paper's `fed_yogi`, with rate 0.001, which is ours.
         downlink: Codec of the parameters; default: uncompressed.
         slices: Number of slices, from 1 to the number of tensors and at most 2^16; default: one per
             tensor.
@@ -143,7 +144,7 @@ def spry(
             f"{slices!r}."
         )
     check_integer(draws, who="spry", name="draws", at_least=1)
-    server_optimizer = server_optimizer or optax.yogi(0.001)
+    server_optimizer = server_optimizer or fed_yogi(0.001)
     down, mean = channel(downlink or identity(), like), weighted_mean()
     slope = along_all(forward(loss))
     slice_of = jax.tree.unflatten(structure, [i % slices for i in range(len(tensors))])
