@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from .errors import message
 
@@ -35,7 +35,9 @@ def _no_memory(like: Like) -> Memory:
     return ()
 
 
-def _mean_unchanged(mean: Update, memory: Memory) -> tuple[Update, Memory]:
+def _mean_unchanged(
+    mean: Update, memory: Memory, share: Float[Array, ""] | float
+) -> tuple[Update, Memory]:
     return mean, memory
 
 
@@ -79,10 +81,12 @@ class Compressor(NamedTuple):
         decode: `(payload, like) -> update`. Decode a payload of `encode` or of `wire.loads`.
             `like` is the structure of the update.
         receiver: `(like) -> memory`. The receiver's memory before the first round.
-        receive: `(mean, memory) -> (update, memory)`. Combine a round's mean with the memory.
-            `mean` is the weighted mean of the decoded messages, or the one decoded message of a
-            downlink. A mean with a NaN or an infinity gives a non-finite update and leaves the
-            memory unchanged.
+        receive: `(mean, memory, share) -> (update, memory)`. Combine a round's mean with the
+            memory. `mean` is the weighted mean of the decoded messages that count in the round;
+            `share` is the sum of their weights over that of all senders, also those that sent
+            nothing or failed: above 0 and at most 1. A downlink's `mean` is its one decoded
+            message, and `share` 1. A mean with a NaN or an infinity gives a non-finite update and
+            leaves the memory unchanged.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -106,7 +110,9 @@ class Compressor(NamedTuple):
     encode: Callable[[Key[Array, ""], Update, State], tuple[Payload, State]]
     decode: Callable[[Payload, Like], Update]
     receiver: Callable[[Like], Memory] = _no_memory
-    receive: Callable[[Update, Memory], tuple[Update, Memory]] = _mean_unchanged
+    receive: Callable[[Update, Memory, Float[Array, ""] | float], tuple[Update, Memory]] = (
+        _mean_unchanged
+    )
 
 
 def payload_structure(compressor: Compressor, like: Like) -> Payload:

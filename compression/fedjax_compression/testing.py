@@ -293,7 +293,7 @@ def receiver_state_stays_finite(trial: CompressorTrial) -> None:
     """`receive` keeps its state's structure; a non-finite mean leaves the state as it was."""
     c, x = trial.compressor, trial.update
     memory = c.receiver(jax.eval_shape(lambda: x))
-    received, after = c.receive(x, memory)
+    received, after = c.receive(x, memory, 1.0)
     _hold(
         jax.tree.map(jnp.shape, received) == jax.tree.map(jnp.shape, x)
         and _structure(after) == _structure(memory),
@@ -303,7 +303,7 @@ def receiver_state_stays_finite(trial: CompressorTrial) -> None:
         "return what `receiver` made, updated",
     )
     _, _, broken = next(_with_one_value(x, (jnp.nan,)))
-    _, still = c.receive(broken, after)
+    _, still = c.receive(broken, after, 1.0)
     _hold(_equal(still, after), "receiver", "the old state after a NaN", still, "keep it there")
 
 

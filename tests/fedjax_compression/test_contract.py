@@ -76,7 +76,7 @@ def test_integers_raise_a_type_error_that_names_the_leaf(text):
 @every_codec
 def test_a_mean_of_zeros_is_received_as_zeros_with_fresh_memory(text):
     c, zeros = codec(text), jax.tree.map(jnp.zeros_like, update())
-    received, memory = c.receive(zeros, c.receiver(zeros))
+    received, memory = c.receive(zeros, c.receiver(zeros), 1.0)
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves((received, memory)))
 
 
@@ -109,7 +109,10 @@ BROKEN = {
     testing.rounds_trace_once: {"init": lambda like: jnp.zeros((), jnp.int32), "encode": _count},
     testing.receiver_state_stays_finite: {
         "receiver": lambda like: jnp.zeros(()),
-        "receive": lambda mean, memory: (mean, memory + sum(map(jnp.sum, jax.tree.leaves(mean)))),
+        "receive": lambda mean, memory, share: (
+            mean,
+            memory + sum(map(jnp.sum, jax.tree.leaves(mean))),
+        ),
     },
     testing.empty_trees_and_leaves_come_back: {
         "decode": lambda payload, like: jax.tree.map(lambda x: x[:1] if x.ndim else x, payload)

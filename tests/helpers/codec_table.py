@@ -47,7 +47,7 @@ CODECS = [
     "error_feedback(dithered(rate=12))",
     "stochastic_mask()",
     "ef21(top_k(fraction=0.1))",
-    "ef21(power_sgd(rank=1), participation=0.5)",
+    "ef21(power_sgd(rank=1))",
     "diana(eden(bits=1), rate=0.5)",
     "chain(entropy_coded(rate=12), stochastic_quantize(bits=8))",
     "eden(bits=0.5)",

@@ -28,24 +28,30 @@ def pulls(optima, *, steps, live=None, strength=None):
     return Pull(*repeated, (jnp.arange(steps) < live[:, None]) * jnp.ones((clients, 1)))
 
 
-def rounds(algorithm, params, batches, weights, *, number, drawn=None):
+def rounds(algorithm, params, batches, weights, *, number, drawn=None, broken=None):
     """The server's and the clients' states after `number` rounds, compiled as one program.
 
-    `drawn` says which clients take part, `[rounds, clients]`; all by default.
+    `drawn` says which clients take part, `[rounds, clients]`; all by default. `broken` says whose
+    data are NaN; nobody's by default.
     """
     clients = len(weights)
     first = algorithm.init(jr.key(0), params)
     own = algorithm.client_init(params)
     own = jax.tree.map(lambda leaf: jnp.stack([leaf] * clients), own)
     drawn = jnp.ones((number, clients), bool) if drawn is None else jnp.asarray(drawn)
+    nobody = jnp.zeros((number, clients), bool)
 
     def one(carry, here):
         state, own = carry
-        key, there = here
+        key, there, nan = here
+        read = batches
+        if broken is not None:
+            optima = jnp.where(nan[:, None, None], jnp.nan, batches.optimum)
+            read = batches._replace(optimum=optima)
         sent, state = algorithm.broadcast(key, state)
         keys = jax.vmap(jr.fold_in, (None, 0))(key, jnp.arange(clients))
         update = jax.vmap(algorithm.client_update, (0, None, None, 0, 0))
-        uplinks, after, _ = update(keys, {}, sent, own, batches)
+        uplinks, after, _ = update(keys, {}, sent, own, read)
         partial = algorithm.gather.empty(state, clients)
         partial = algorithm.gather.add(state, partial, uplinks, weights * there)
         own = jax.tree.map(
@@ -56,4 +62,8 @@ def rounds(algorithm, params, batches, weights, *, number, drawn=None):
         return (algorithm.server_update(key, state, partial)[0], own), None
 
     keys = jr.split(jr.key(1), number)
-    return jax.jit(lambda *carry: jax.lax.scan(one, carry, (keys, drawn))[0])(first, own)
+    return jax.jit(
+        lambda *carry: jax.lax.scan(
+            one, carry, (keys, drawn, nobody if broken is None else jnp.asarray(broken))
+        )[0]
+    )(first, own)

@@ -8,14 +8,12 @@ from ..contract import Compressor, check_compressor
 from .shift import add, shifted
 
 
-def diana(
-    compressor: Compressor, *, rate: float | int, participation: float | int = 1.0
-) -> Compressor:
+def diana(compressor: Compressor, *, rate: float | int) -> Compressor:
     """Send C(x - h), move the shift h towards the update x, and add the mean shift at the receiver.
 
-    The sender moves its h by `rate` times the decoded message. The receiver keeps the mean of all
-    clients' h, and returns that mean plus the mean of the decoded messages. Every h starts at
-    zero.
+    The sender moves its h by `rate` times the decoded message. The receiver keeps the weighted
+    mean of all clients' h, and returns that mean plus the mean of the decoded messages. Every h
+    starts at zero.
 
     Guarantees, for an unbiased inner codec C with variance omega ||x||^2, such as `eden`: the
     received mean is unbiased, and its variance goes to zero if the updates converge, for a `rate`
@@ -23,10 +21,10 @@ def diana(
     An update with a NaN or an infinity leaves the sender's state unchanged, and a mean with one
     leaves the receiver's memory unchanged.
 
-    The receiver's memory moves by `rate` times `participation` times the mean of a round's
-    messages. It equals the mean of all clients' h exactly if no message is lost and either all
-    clients take part or their weights are equal. As a downlink codec, `participation` must be 1,
-    and every client must receive every message.
+    The receiver's memory moves by `rate` times the mean of a round's messages, times the share of
+    all clients' weight that is in that mean. So it equals the mean of all clients' h to rounding,
+    whoever took part, dropped out or failed, if the clients whose message did not count keep their
+    h. As a downlink codec, every client must receive every message.
 
     State: a float32 copy of the update at the sender and one at the receiver, and the inner
     codec's state. Payload: the inner codec's; x - h is computed in float32 and rounded to the
@@ -36,16 +34,13 @@ def diana(
     Args:
         compressor: The inner codec C, without receiver memory.
         rate: Step of the shift as a share of the decoded message, above 0 and at most 1.
-        participation: Share of all clients that take part in a round, above 0 and at most 1.
-            Default: 1.
 
     Returns:
         The codec, with receiver memory.
 
     Raises:
         TypeError: For a compressor that is not a `Compressor`.
-        ValueError: For a rate or a participation out of range, or an inner codec with receiver
-            memory.
+        ValueError: For a rate out of range, or an inner codec with receiver memory.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -54,7 +49,7 @@ def diana(
         >>> payload, state = c.encode(jax.random.key(0), x, c.init(x))
         >>> state.known.tolist()  # the shift h
         [2.0, 0.0]
-        >>> received, memory = c.receive(c.decode(payload, x), c.receiver(x))
+        >>> received, memory = c.receive(c.decode(payload, x), c.receiver(x), 1.0)
         >>> received.tolist(), memory.tolist()
         ([4.0, 0.0], [2.0, 0.0])
 
@@ -64,7 +59,6 @@ def diana(
     return shifted(
         compressor,
         rate=rate,
-        participation=participation,
         received=lambda before, after, mean: add(before, mean),
         who="diana",
     )

@@ -8,11 +8,11 @@ from ..contract import Compressor
 from .shift import shifted
 
 
-def ef21(compressor: Compressor, *, participation: float | int = 1.0) -> Compressor:
+def ef21(compressor: Compressor) -> Compressor:
     """Send C(x - h) and add the decoded message to the estimate h, at the sender and the receiver.
 
-    The receiver keeps the mean of all clients' h, and returns it as the mean update. Every h starts
-    at zero.
+    The receiver keeps the weighted mean of all clients' h, and returns it as the mean update. Every
+    h starts at zero.
 
     Guarantees, for an inner codec C that is a contraction, such as `top_k`: if the updates
     converge, h converges to the update x at the rate of C, so that the error of the mean goes to
@@ -21,10 +21,10 @@ def ef21(compressor: Compressor, *, participation: float | int = 1.0) -> Compres
     `error_feedback`. An update with a NaN or an infinity leaves the sender's state unchanged, and a
     mean with one leaves the receiver's memory unchanged.
 
-    The receiver's memory moves by `participation` times the mean of a round's messages (EF21-PP).
-    It equals the mean of all clients' h exactly if no message is lost and either all clients take
-    part or their weights are equal. As a downlink codec (EF21-BC), `participation` must be 1, and
-    every client must receive every message.
+    The receiver's memory moves by the mean of a round's messages, times the share of all clients'
+    weight that is in that mean (EF21-PP). So it equals the mean of all clients' h to rounding,
+    whoever took part, dropped out or failed, if the clients whose message did not count keep their
+    h. As a downlink codec (EF21-BC), every client must receive every message.
 
     State: a float32 copy of the update at the sender and one at the receiver, and the inner
     codec's state. Payload: the inner codec's; x - h is computed in float32 and rounded to the
@@ -32,15 +32,13 @@ def ef21(compressor: Compressor, *, participation: float | int = 1.0) -> Compres
 
     Args:
         compressor: The inner codec C, without receiver memory.
-        participation: Share of all clients that take part in a round, above 0 and at most 1.
-            Default: 1.
 
     Returns:
         The codec, with receiver memory.
 
     Raises:
         TypeError: For a compressor that is not a `Compressor`.
-        ValueError: For a participation out of range, or an inner codec with receiver memory.
+        ValueError: For an inner codec with receiver memory.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -49,7 +47,7 @@ def ef21(compressor: Compressor, *, participation: float | int = 1.0) -> Compres
         >>> state, memory = c.init(x), c.receiver(x)
         >>> for _ in range(2):
         ...     payload, state = c.encode(jax.random.key(0), x, state)
-        ...     received, memory = c.receive(c.decode(payload, x), memory)
+        ...     received, memory = c.receive(c.decode(payload, x), memory, 1.0)
         ...     print(received.tolist())
         [4.0, 0.0]
         [4.0, 1.0]
@@ -58,7 +56,6 @@ def ef21(compressor: Compressor, *, participation: float | int = 1.0) -> Compres
     return shifted(
         compressor,
         rate=1,
-        participation=participation,
         received=lambda before, after, mean: after,
         who="ef21",
     )

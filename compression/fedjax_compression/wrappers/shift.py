@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
-from ..checks import check_number
 from ..contract import Compressor, Like, Memory, Payload, State, Update, check_no_receiver_memory
 from ..ops.flat import check_floating
 
@@ -29,21 +28,19 @@ def shifted(
     compressor: Compressor,
     *,
     rate: float | int,
-    participation: float | int,
     received: Callable[[Update, Update, Update], Update],
     who: str,
 ) -> Compressor:
     """Send C(x - h), and move h by `rate` times the decoded message at the sender and the receiver.
 
-    The receiver's h is the mean of all senders' h. It moves by `rate` times `participation` times
-    the mean of the decoded messages. `received(before, after, mean)` returns the received update
-    from the receiver's h before and after the round and that mean. An update or a mean that is not
-    finite leaves h unchanged.
+    The receiver's h is the weighted mean of all senders' h. It moves by `rate` times `share` times
+    the mean of the decoded messages, as the senders that are not in that mean did not move.
+    `received(before, after, mean)` returns the received update from the receiver's h before and
+    after the round and that mean. An update or a mean that is not finite leaves h unchanged.
 
     Raises `TypeError` and `ValueError` as `ef21` does.
     """
     check_no_receiver_memory(compressor, who=who)
-    check_number(participation, who=who, name="participation", above=0, at_most=1)
 
     def init(like: Like) -> State:
         return Shifted(zeros(like, who=who), compressor.init(like))
@@ -54,8 +51,10 @@ def shifted(
         known = add(state.known, scaled(rate, compressor.decode(payload, update)))
         return payload, finite_or(known, Shifted(known, inner), state)
 
-    def receive(mean: Update, known: Memory) -> tuple[Update, Memory]:
-        moved = add(known, scaled(rate * participation, mean))
+    def receive(
+        mean: Update, known: Memory, share: Float[Array, ""] | float
+    ) -> tuple[Update, Memory]:
+        moved = add(known, scaled(rate * share, mean))
         return received(known, moved, mean), finite_or(moved, moved, known)
 
     return Compressor(init, encode, compressor.decode, lambda like: zeros(like, who=who), receive)
@@ -72,7 +71,7 @@ def difference(update: Update, known: Update) -> Update:
     return jax.tree.map(lambda x, h: (x.astype(jnp.float32) - h).astype(x.dtype), update, known)
 
 
-def scaled(factor: float | int, update: Update) -> Update:
+def scaled(factor: Float[Array, ""] | float | int, update: Update) -> Update:
     """`factor * update`, in float32."""
     return jax.tree.map(lambda leaf: factor * leaf.astype(jnp.float32), update)
 

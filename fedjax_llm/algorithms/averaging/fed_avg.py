@@ -23,14 +23,16 @@ def fed_avg(
     downlink: Compressor | None = None,
     aggregate: Aggregator | None = None,
     prediction: float | int = 0.0,
+    population: float | int | None = None,
 ) -> FederatedAlgorithm:
     """Clients train from the server's parameters and send the difference; the server steps along
     the mean difference.
 
     Exact if both codecs are the identity. The server takes minus the aggregated difference as the
     gradient of its optimizer: SGD at rate 1 is FedAvg, `optax.sgd(1.0, momentum=0.9)` is FedAvgM,
-    `adam`, `yogi` and `adagrad` are FedAdam, FedYogi and FedAdagrad, SGD with Nesterov momentum is
-    DiLoCo's outer step.
+    `fed_adam`, `fed_yogi` and `fed_adagrad` of `fedjax_llm.server_optimizers` are FedAdam, FedYogi
+    and FedAdagrad, which Optax's `adam`, `yogi` and `adagrad` are not; SGD with Nesterov momentum
+    is DiLoCo's outer step.
 
     Up: the difference, through `uplink`. Down: the parameters, through `downlink`, so that a client
     needs no earlier message. If the downlink's receiver has memory (`ef21`), messages carry a
@@ -54,7 +56,7 @@ def fed_avg(
         client_optimizer: Optax optimizer of the local steps. Its state starts afresh each round.
         server_optimizer: Optax optimizer of the server. Default: SGD at rate 1.
         uplink: Codec of the difference. Its state lasts from round to round, at the client and, if
-            it has receiver memory, at the server, which applies it to the aggregated update.
+            it has receiver memory, at the server, where it is the mean of what all clients hold.
             Default: `identity()`.
         downlink: Codec of the parameters. Default: `identity()`.
         aggregate: Rule that combines the decoded differences. Default: `weighted_mean()`, with the
@@ -62,15 +64,17 @@ def fed_avg(
         prediction: Factor of the last update that uplinks are coded relative to, from 0 to 1.
             Default: 0, which sends nothing more. Not for an uplink with momentum (`dgc`,
             `dct_top_k`).
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
 
     Returns:
         The algorithm.
 
     Raises:
         TypeError: For an argument of the wrong kind, such as a codec's text.
-        ValueError: For a `prediction` out of range, and for one above 0 with an uplink that has
-            receiver memory, which is a prediction itself. From `init`, for parameters that differ
-            in structure from `like`.
+        ValueError: For a `prediction` out of range. For an uplink with receiver memory without a
+            `population`, with a `prediction`, which that memory is itself, or with an `aggregate`
+            other than the mean. From `init`, for parameters that differ in structure from `like`.
 
     Example:
         >>> import jax
@@ -117,4 +121,5 @@ def fed_avg(
         downlink=downlink,
         aggregate=aggregate,
         prediction=prediction,
+        population=population,
     )

@@ -22,6 +22,7 @@ def fed_prox(
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
     aggregate: Aggregator | None = None,
+    population: float | int | None = None,
     mu: float | int = 0.01,
 ) -> FederatedAlgorithm:
     """FedAvg whose clients minimise loss(w) + mu / 2 * ||w - w_t||^2, where w_t are the parameters
@@ -45,6 +46,8 @@ def fed_prox(
         uplink: Codec of the difference. Default: `identity()`.
         downlink: Codec of the parameters. Default: `identity()`.
         aggregate: Rule that combines the decoded differences. Default: `weighted_mean()`.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
         mu: Weight of the proximal term, at least 0. Default: 0.01.
 
     Returns:
@@ -83,6 +86,7 @@ def fed_prox(
         uplink=uplink,
         downlink=downlink,
         aggregate=aggregate,
+        population=population,
     )
 
 

@@ -19,6 +19,7 @@ def fed_sgd(
     server_optimizer: optax.GradientTransformation,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
+    population: float | int | None = None,
 ) -> FederatedAlgorithm:
     """Clients send their gradient at the server's parameters, and the server takes one step along
     the mean gradient: data-parallel training, at one message a step.
@@ -37,6 +38,8 @@ def fed_sgd(
         server_optimizer: Optax optimizer of the server.
         uplink: Codec of the gradient. Default: `identity()`.
         downlink: Codec of the parameters. Default: `identity()`.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
 
     Returns:
         The algorithm.
@@ -70,6 +73,7 @@ def fed_sgd(
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,
+        population=population,
     )
 
 

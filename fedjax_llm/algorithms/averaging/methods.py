@@ -15,7 +15,9 @@ from .scaffold import scaffold
 
 _AVERAGING = ("client_optimizer", "server_optimizer", "uplink", "downlink")
 METHODS: Mapping[str, Method] = {
-    "fed_avg": Method(fed_avg, (*_AVERAGING, "aggregate", "prediction"), bufferable=True),
+    "fed_avg": Method(
+        fed_avg, (*_AVERAGING, "population", "aggregate", "prediction"), bufferable=True
+    ),
     "fed_dyn": Method(
         fed_dyn,
         ("client_optimizer", "population", "uplink", "downlink"),
@@ -23,8 +25,10 @@ METHODS: Mapping[str, Method] = {
     ),
     "fed_exp": Method(fed_exp, ("client_optimizer", "uplink", "downlink")),
     "fed_nova": Method(fed_nova, _AVERAGING, bufferable=True),
-    "fed_prox": Method(fed_prox, (*_AVERAGING, "aggregate"), bufferable=True),
-    "fed_sgd": Method(fed_sgd, ("server_optimizer", "uplink", "downlink"), bufferable=True),
+    "fed_prox": Method(fed_prox, (*_AVERAGING, "population", "aggregate"), bufferable=True),
+    "fed_sgd": Method(
+        fed_sgd, ("server_optimizer", "uplink", "downlink", "population"), bufferable=True
+    ),
     "mime_lite": Method(mime_lite, ("uplink", "downlink")),
     "q_fed_avg": Method(q_fed_avg, ("client_optimizer", "uplink", "downlink")),
     "scaffold": Method(scaffold, (*_AVERAGING, "population"), pairs_client_and_server_state=True),

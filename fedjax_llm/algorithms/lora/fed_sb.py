@@ -37,6 +37,7 @@ def fed_sb(
     server_optimizer: optax.GradientTransformation | None = None,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
+    population: float | int | None = None,
     seed: int | None = 0,
 ) -> FederatedAlgorithm:
     """Train and send only a square matrix R between two fixed factors: the change is scale * a R b.
@@ -66,6 +67,8 @@ def fed_sb(
             with learning rate 1.
         uplink: Codec of the difference of R; default: uncompressed.
         downlink: Codec of R; default: uncompressed.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
         seed: Integer from 0 to 2^32 - 1 that draws the factors, or None for those of the initial
             parameters; default 0.
 
@@ -152,6 +155,7 @@ def fed_sb(
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,
+        population=population,
     )
 
 

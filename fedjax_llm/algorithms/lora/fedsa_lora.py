@@ -23,6 +23,7 @@ def fedsa_lora(
     server_optimizer: optax.GradientTransformation | None = None,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
+    population: float | int | None = None,
 ) -> FederatedAlgorithm:
     """Train both factors, share only `a`; every client keeps its `b`.
 
@@ -47,6 +48,8 @@ def fedsa_lora(
             default: SGD with learning rate 1.
         uplink: Codec of the difference of `a`; default: uncompressed.
         downlink: Codec of `a`; default: uncompressed.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
 
     Returns:
         The algorithm, with `personal`.
@@ -99,6 +102,7 @@ def fedsa_lora(
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,
+        population=population,
     )._replace(personal=_personal)
 
 

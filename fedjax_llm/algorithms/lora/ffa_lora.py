@@ -23,6 +23,7 @@ def ffa_lora(
     server_optimizer: optax.GradientTransformation | None = None,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
+    population: float | int | None = None,
 ) -> FederatedAlgorithm:
     """Train and send only `b`; the random factor `a` is fixed and the same for all clients.
 
@@ -45,6 +46,8 @@ def ffa_lora(
             with learning rate 1.
         uplink: Codec of the difference of `b`; default: uncompressed.
         downlink: Codec of `b`; default: uncompressed.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
 
     Returns:
         The algorithm. Its server state's `params` are LoRA parameters with the fixed `a`.
@@ -108,4 +111,5 @@ def ffa_lora(
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,
+        population=population,
     )

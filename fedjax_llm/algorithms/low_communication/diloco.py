@@ -18,6 +18,7 @@ def diloco(
     server_optimizer: optax.GradientTransformation | None = None,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
+    population: float | int | None = None,
 ) -> FederatedAlgorithm:
     """FedAvg whose client optimizer, AdamW in the paper, keeps its state on the client from round
     to round, and whose server optimizer has Nesterov momentum.
@@ -40,6 +41,8 @@ def diloco(
             rate 0.7 with Nesterov momentum 0.9.
         uplink: Codec of the difference. Default: `identity()`.
         downlink: Codec of the parameters. Default: `identity()`.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
 
     Returns:
         The algorithm.
@@ -75,4 +78,5 @@ def diloco(
         server_optimizer=server_optimizer or optax.sgd(0.7, momentum=0.9, nesterov=True),
         uplink=uplink,
         downlink=downlink,
+        population=population,
     )

@@ -14,7 +14,9 @@ _AVERAGING = ("client_optimizer", "server_optimizer", "uplink", "downlink")
 METHODS: Mapping[str, Method] = {
     "cocktail_sgd": Method(cocktail_sgd, ("client_optimizer",), every_round=True),
     "demo": Method(demo, ("downlink",)),
-    "diloco": Method(diloco, _AVERAGING, own_server_optimizer=True, bufferable=True),
+    "diloco": Method(
+        diloco, (*_AVERAGING, "population"), own_server_optimizer=True, bufferable=True
+    ),
     "muloco": Method(
         muloco, ("server_optimizer", "downlink"), own_server_optimizer=True, bufferable=True
     ),

@@ -23,6 +23,7 @@ def ditto(
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
     aggregate: Aggregator | None = None,
+    population: float | int | None = None,
     mu: float | int = 0.1,
 ) -> FederatedAlgorithm:
     """FedAvg whose clients also train a personal model, which is pulled towards the server's.
@@ -52,6 +53,8 @@ def ditto(
         uplink: Codec of the difference. Default: `identity()`.
         downlink: Codec of the parameters. Default: `identity()`.
         aggregate: Rule that combines the decoded differences. Default: `weighted_mean()`.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
         mu: Weight of the pull towards the server's model, at least 0. Default: 0.1.
 
     Returns:
@@ -104,4 +107,5 @@ def ditto(
         uplink=uplink,
         downlink=downlink,
         aggregate=aggregate,
+        population=population,
     )._replace(personal=lambda params, client_state: client_state.work)

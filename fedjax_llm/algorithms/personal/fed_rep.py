@@ -33,6 +33,7 @@ def fed_rep(
     server_optimizer: optax.GradientTransformation | None = None,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
+    population: float | int | None = None,
     personal: str | None = None,
     last: int = 0,
     passes: int = 1,
@@ -60,6 +61,8 @@ def fed_rep(
             difference as its gradient. Default: SGD at rate 1.
         uplink: Codec of the body's difference. Default: `identity()`.
         downlink: Codec of the body. Default: `identity()`.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
         personal: Regular expression; a leaf with a match anywhere in its path, such as
             `blocks/mlp/up_proj/kernel`, is in the head. Default: None, no leaf.
         last: Number of last layers in the head, counted on the first axis of the leaves under
@@ -155,6 +158,7 @@ def fed_rep(
         server_optimizer=server_optimizer,
         uplink=uplink,
         downlink=downlink,
+        population=population,
     )._replace(personal=lambda params, client_state: whole(body_of(params), client_state.work))
 
 

@@ -6,18 +6,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from fedjax_compression import Compressor, identity
+from fedjax_compression import Compressor, has_receiver_memory, identity
 from fedjax_compression.checks import check_kind
 from fedjax_compression.wrappers import predictive
 from jaxtyping import Array, Key, PyTree
 
 from ...aggregators.contract import Aggregator
-from ...aggregators.weighted_mean import weighted_mean
+from ...aggregators.weighted_mean import WeightedSum, weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
 from .channel import ChannelState, Message, channel
-from .checks import check_aggregate, check_like, check_loss, check_structure
+from .checks import check_aggregate, check_like, check_loss, check_population, check_structure
 from .failures import has_failed, nan_where
 from .partials import PartialAggregate, gather_updates, server_result, server_step
 from .trees import cast, choose
@@ -99,12 +99,16 @@ def averaging(
     downlink: Compressor | None,
     aggregate: Aggregator | None = None,
     prediction: float | int = 0.0,
+    population: float | int | None = None,
 ) -> FederatedAlgorithm:
     """Build a method whose clients send an update of the server's parameters, and whose server
     takes minus the aggregated update as the gradient of its optimizer.
 
     A client whose loss or update is not finite sends NaNs, and keeps the memory of its work from
     before the round. Where no client is accepted, the server's state stays as it was.
+
+    The receiver of an uplink with memory (`ef21`, `diana`) gets the accepted clients' share of
+    `population`, so that its memory is the mean of what all clients hold.
 
     Args:
         work: The client's computation, such as `fresh_optimizer(loss, optimizer)`.
@@ -116,13 +120,16 @@ def averaging(
         aggregate: Rule that combines decoded updates; `weighted_mean()` by default.
         prediction: Factor from 0 to 1: uplinks are coded relative to that many times the last
             aggregated update, which the server sends along. 0 by default: sends nothing more.
+        population: Sum of the weights of all clients, sampled or not. Only an uplink with receiver
+            memory needs it. Default: None.
 
     Returns:
         A `FederatedAlgorithm` with an `AveragingState` and `AveragingClient`.
 
     Raises:
         TypeError: For an argument of the wrong kind.
-        ValueError: From `init`, for parameters that differ in structure from `like`.
+        ValueError: For an uplink with receiver memory without a `population`, or with another rule
+            than the mean. From `init`, for parameters that differ in structure from `like`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -154,6 +161,13 @@ def averaging(
     check_aggregate(aggregate, who=who)
     uplink, downlink = uplink or identity(), downlink or identity()
     down, aggregate = channel(downlink, like), aggregate or weighted_mean()
+    check_population(uplink, population, who=who)
+    remembers = has_receiver_memory(uplink)
+    if remembers and not isinstance(jax.eval_shape(lambda: aggregate.empty(like, 1)), WeightedSum):
+        raise ValueError(
+            f"{who}: aggregate: expected weighted_mean() with an uplink that has receiver memory, "
+            "which is the mean of what clients hold, got another rule."
+        )
 
     def uplink_given(known: PyTree) -> Compressor:
         return predictive(uplink, known, weight=prediction) if prediction else uplink
@@ -196,7 +210,9 @@ def averaging(
     def server_update(
         key: Key[Array, ""], state: AveragingState, partial: PartialAggregate
     ) -> tuple[AveragingState, ServerInfo]:
-        update, memory = uplink.receive(aggregate.finish(partial.aggregate), state.uplink)
+        total = partial.aggregate
+        share = total.weight / population if remembers and population else 1.0
+        update, memory = uplink.receive(aggregate.finish(total), state.uplink, share)
         params, optimizer = server_step(server_optimizer, state.params, state.optimizer, update)
         new = AveragingState(
             params, optimizer, state.downlink, memory, cast(update, like) if prediction else ()

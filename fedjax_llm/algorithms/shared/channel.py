@@ -119,7 +119,7 @@ def channel(downlink: Compressor, like: PyTree, *, every_message: bool | None = 
 
     def receive(sent: Message, state: ChannelState) -> tuple[PyTree, ChannelState]:
         decoded = downlink.decode(sent.payload, like)
-        received, memory = downlink.receive(decoded, state.memory)
+        received, memory = downlink.receive(decoded, state.memory, 1.0)
         received = cast(received, like)
         if not numbered:
             return received, state

@@ -17,6 +17,7 @@ __all__ = [
     "check_like",
     "check_loss",
     "check_no_memory",
+    "check_population",
     "check_positive",
     "check_structure",
 ]
@@ -101,6 +102,38 @@ got one with it, such as ef21 or diana.
         raise ValueError(
             f"{who}: uplink: expected a codec without receiver memory, as {why}, got one with it, "
             "such as ef21 or diana."
+        )
+
+
+def check_population(uplink: Compressor, population: Any, *, who: str) -> None:
+    """Check that a population's weight is given where an uplink's receiver needs it.
+
+    Args:
+        uplink: The codec.
+        population: Sum of the weights of all clients, or None.
+        who: The method, for the message.
+
+    Raises:
+        ValueError: For None with a codec with receiver memory, and for a number that is not above
+            0.
+
+    Example:
+        >>> from fedjax_compression import codec
+        >>> from fedjax_llm.algorithms.shared.checks import check_population
+        >>> check_population(codec("sign()"), None, who="mine")
+        >>> check_population(codec("ef21(sign())"), None, who="mine")
+        Traceback (most recent call last):
+        ...
+        ValueError: mine: population: expected the sum of all clients' weights with an uplink that \
+has receiver memory, got None; it is corpus.targets().sum() in a simulation.
+
+    """
+    if population is not None:
+        check_positive(population, name="population", who=who)
+    elif has_receiver_memory(uplink):
+        raise ValueError(
+            f"{who}: population: expected the sum of all clients' weights with an uplink that has "
+            "receiver memory, got None; it is corpus.targets().sum() in a simulation."
         )
 
 

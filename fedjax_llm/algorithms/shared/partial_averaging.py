@@ -48,6 +48,7 @@ def averaging_part(
     server_optimizer: optax.GradientTransformation | None,
     uplink: Compressor | None,
     downlink: Compressor | None,
+    population: float | int | None,
 ) -> FederatedAlgorithm:
     """Apply `averaging` to the shared parameters alone.
 
@@ -64,6 +65,7 @@ def averaging_part(
         server_optimizer=server_optimizer or optax.sgd(1.0),
         uplink=uplink,
         downlink=downlink,
+        population=population,
     )
 
     def init(key: Key[Array, ""], params: Params) -> PartState:

@@ -29,6 +29,7 @@ def fed_mezo(
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
     aggregate: Aggregator | None = None,
+    population: float | int | None = None,
     radius: float = 1e-3,
 ) -> FederatedAlgorithm:
     """FedAvg whose clients compute no gradient: a local step takes two evaluations (MeZO).
@@ -53,6 +54,8 @@ def fed_mezo(
         uplink: Codec of the difference; default: uncompressed.
         downlink: Codec of the parameters; default: uncompressed.
         aggregate: Rule that combines the differences; default: the mean by the runtime's weights.
+        population: Sum of the weights of all clients, sampled or not; an uplink with receiver
+            memory (`ef21`, `diana`) requires it. Default: None.
         radius: Distance between the parameters and each evaluation, in units of z, above 0; default
             1e-3.
 
@@ -93,6 +96,7 @@ def fed_mezo(
         uplink=uplink,
         downlink=downlink,
         aggregate=aggregate,
+        population=population,
     )
 
     def client_update(

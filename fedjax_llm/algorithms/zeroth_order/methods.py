@@ -23,7 +23,14 @@ METHODS: Mapping[str, Method] = {
     "fed_kseed": Method(fed_kseed, ("client_optimizer",), small_steps=True, sends_slopes=True),
     "fed_mezo": Method(
         fed_mezo,
-        ("client_optimizer", "server_optimizer", "uplink", "downlink", "aggregate"),
+        (
+            "client_optimizer",
+            "server_optimizer",
+            "uplink",
+            "downlink",
+            "population",
+            "aggregate",
+        ),
         bufferable=True,
         small_steps=True,
     ),

@@ -10,14 +10,15 @@ from fedjax_compression.wrappers import diana
 
 
 def test_two_messages_worked_by_hand():
-    c, x = diana(identity(), rate=0.5, participation=0.5), jnp.array([4.0, 0.0])
+    """Where the messages of a half of all weight count."""
+    c, x = diana(identity(), rate=0.5), jnp.array([4.0, 0.0])
     state, memory = c.init(x), c.receiver(x)
     payload, state = c.encode(jr.key(0), x, state)
-    received, memory = c.receive(c.decode(payload, x), memory)
+    received, memory = c.receive(c.decode(payload, x), memory, 0.5)
     assert state.known.tolist() == [2.0, 0.0]
     assert (received.tolist(), memory.tolist()) == ([4.0, 0.0], [1.0, 0.0])
     payload, state = c.encode(jr.key(0), x, state)
-    received, memory = c.receive(c.decode(payload, x), memory)
+    received, memory = c.receive(c.decode(payload, x), memory, 0.5)
     assert state.known.tolist() == [3.0, 0.0]
     assert (received.tolist(), memory.tolist()) == ([3.0, 0.0], [1.5, 0.0])
 
@@ -31,7 +32,7 @@ def test_the_mean_stays_unbiased_and_its_error_goes_to_zero():
         states, memory = carry
         payloads, states = jax.vmap(c.encode)(jr.split(key, 4), xs, states)
         decoded = jax.vmap(lambda p: c.decode(p, mean))(payloads).mean(axis=0)
-        received, memory = c.receive(decoded, memory)
+        received, memory = c.receive(decoded, memory, 1.0)
         return (states, memory), ((received - mean) ** 2).mean() / (mean**2).mean()
 
     first = jax.vmap(c.init)(xs), c.receiver(mean)
@@ -47,9 +48,9 @@ def test_it_is_unbiased_from_the_first_message():
     def two(key):
         one, other = jr.split(key)
         payload, state = c.encode(one, x, c.init(x))
-        _, memory = c.receive(c.decode(payload, x), c.receiver(x))
+        _, memory = c.receive(c.decode(payload, x), c.receiver(x), 1.0)
         payload, _ = c.encode(other, x, state)
-        return c.receive(c.decode(payload, x), memory)[0]
+        return c.receive(c.decode(payload, x), memory, 1.0)[0]
 
     out = jax.vmap(two)(jr.split(jr.key(1), draws))
     deviation = np.asarray(out.std(axis=0))
@@ -71,10 +72,3 @@ def test_rates_out_of_range_are_refused(rate):
         ValueError, match="diana: rate: expected a number above 0 and at most 1, got"
     ):
         diana(identity(), rate=rate)
-
-
-def test_participations_out_of_range_are_refused():
-    with pytest.raises(
-        ValueError, match="diana: participation: expected a number above 0 and at most 1"
-    ):
-        diana(identity(), rate=0.5, participation=0.0)

@@ -13,27 +13,30 @@ def test_three_messages_worked_by_hand():
     state, memory = c.init(x), c.receiver(x)
     for known in ([4.0, 0.0], [4.0, 1.0], [4.0, 1.0]):
         payload, state = c.encode(jr.key(0), x, state)
-        received, memory = c.receive(c.decode(payload, x), memory)
+        received, memory = c.receive(c.decode(payload, x), memory, 1.0)
         assert state.known.tolist() == received.tolist() == known
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.25])
-def test_the_receivers_memory_is_the_mean_of_the_senders_estimates(participation):
-    clients, cohort = 8, int(8 * participation)
-    c, xs = ef21(top_k(fraction=0.2), participation=participation), jr.normal(jr.key(0), (8, 20))
+@pytest.mark.parametrize("cohort", [8, 3])
+def test_the_receivers_memory_is_the_weighted_mean_of_what_senders_hold(cohort):
+    """Whoever is drawn, with unequal weights, and although a message fails in each round."""
+    weights = np.array([1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0])
+    c, xs = ef21(top_k(fraction=0.2)), jr.normal(jr.key(0), (8, 20))
     encode, decode = jax.jit(c.encode), jax.jit(c.decode)
-    states = [c.init(xs[0]) for _ in range(clients)]
+    states = [c.init(xs[0]) for _ in weights]
     memory = c.receiver(xs[0])
     for number in range(10):
-        drawn = np.random.default_rng(number).permutation(clients)[:cohort]
-        sent = []
-        for client in drawn:
+        failed, *rest = np.random.default_rng(number).permutation(8)[:cohort]
+        _, states[failed] = encode(jr.key(0), xs[failed].at[0].set(jnp.nan), states[failed])
+        total = jnp.zeros(20)
+        for client in rest:
             payload, states[client] = encode(jr.key(number), xs[client], states[client])
-            sent.append(decode(payload, xs[0]))
-        received, memory = c.receive(jnp.stack(sent).mean(axis=0), memory)
-    expected = jnp.stack([state.known for state in states]).mean(axis=0)
-    np.testing.assert_allclose(received, expected, atol=1e-5)
-    assert participation < 1 or jnp.allclose(received, xs.mean(axis=0), atol=1e-5)
+            total += weights[client] * decode(payload, xs[0])
+        share = weights[rest].sum() / weights.sum()
+        received, memory = c.receive(total / weights[rest].sum(), memory, share)
+    expected = sum(w * np.asarray(s.known) for w, s in zip(weights, states, strict=True)) / 54
+    np.testing.assert_allclose(received, expected, atol=1e-6)
+    assert np.abs(expected).max() > 0.1
 
 
 def test_the_error_falls_at_the_rate_of_the_codec():
@@ -58,19 +61,11 @@ def test_memory_costs_no_bytes():
 def test_a_non_finite_update_leaves_both_ends_unchanged():
     c, x = ef21(top_k(fraction=0.5)), jr.normal(jr.key(0), (10,))
     payload, state = c.encode(jr.key(0), x, c.init(x))
-    _, memory = c.receive(c.decode(payload, x), c.receiver(x))
+    _, memory = c.receive(c.decode(payload, x), c.receiver(x), 1.0)
     payload, after = c.encode(jr.key(0), x.at[0].set(jnp.nan), state)
-    received, still = c.receive(c.decode(payload, x), memory)
+    received, still = c.receive(c.decode(payload, x), memory, 1.0)
     assert jnp.isnan(received).any()
     assert jax.tree.all(jax.tree.map(jnp.array_equal, (after, still), (state, memory)))
-
-
-@pytest.mark.parametrize("participation", [0, -0.5, 1.5, float("nan"), True])
-def test_participations_out_of_range_are_refused(participation):
-    with pytest.raises(
-        ValueError, match="ef21: participation: expected a number above 0 and at most 1"
-    ):
-        ef21(top_k(fraction=0.1), participation=participation)
 
 
 @pytest.mark.parametrize(

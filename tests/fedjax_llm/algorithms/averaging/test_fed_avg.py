@@ -224,6 +224,7 @@ def quadratic(
         uplink=codec(uplink),
         downlink=codec(downlink),
         prediction=prediction,
+        population=6,
     )
     points = Point(OPTIMA[:, None], jnp.ones((6, 1)))
 
@@ -260,7 +261,7 @@ def test_ef21_reaches_the_optimum_with_half_of_the_clients_a_round():
     def half(number):
         return np.random.default_rng(number).permutation(6)[:3]
 
-    memory, _ = quadratic("ef21(top_k(fraction=0.3), participation=0.5)", rounds=600, cohort=half)
+    memory, _ = quadratic("ef21(top_k(fraction=0.3))", rounds=600, cohort=half)
     plain, _ = quadratic("top_k(fraction=0.3)", rounds=600, cohort=half)
     assert (plain > 0.5, memory < 1e-3) == (True, True)
 
@@ -293,6 +294,7 @@ def test_where_all_clients_fail_the_receiver_memory_stays_as_it_was(task, corpus
         task.params,
         client_optimizer=optax.sgd(0.5),
         uplink=codec("ef21(top_k(fraction=0.1))"),
+        population=1,
     )
     before = algorithm.init(KEY, task.params)
     after, _ = one_round(algorithm, task, batches_of(corpus, [1], steps=1), [1.0])
@@ -305,7 +307,8 @@ def test_simulations_run_with_memory_at_both_ends(task, corpus, axis):
         task.loss,
         task.params,
         client_optimizer=optax.sgd(0.5),
-        uplink=codec("ef21(top_k(fraction=0.1), participation=0.5)"),
+        uplink=codec("ef21(top_k(fraction=0.1))"),
+        population=float(corpus.targets().sum()),
     )
     batching = Batching(seq=16, batch=4, steps=1)
     rounds = list(
