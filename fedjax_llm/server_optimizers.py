@@ -6,7 +6,7 @@ its start.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .checks import check_scalar
 
-Entries = Float[Array, "..."]
-Rate = float | int | Float[Array, ""] | optax.Schedule
+Entries: TypeAlias = Float[Array, "..."]
+Rate: TypeAlias = float | int | Float[Array, ""] | optax.Schedule
 
 
 class AdaptiveState(NamedTuple):
