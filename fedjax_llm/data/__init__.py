@@ -8,9 +8,18 @@ from .ngram import bigram_nats
 from .partitions.deal import by_key, dirichlet, iid, label_shards, log_normal, power_law
 from .partitions.table import draw_partition, partition, partition_table
 from .readers.chitchat import chitchat
-from .readers.examples import Example, Examples, Fields, Message, Reader, pooled
-from .readers.files import fedit, jsonl, parquet, table
-from .readers.prompted import Pair, PairFields, Question, QuestionFields
+from .readers.examples import Example, Examples, Fields, Reader, alpaca, pooled, sharegpt
+from .readers.fedit import fedit, fedit_test
+from .readers.files import jsonl, parquet, table
+from .readers.messages import Message
+from .readers.prompted import (
+    Pair,
+    PairFields,
+    Question,
+    QuestionFields,
+    alpaca_pairs,
+    sharegpt_pairs,
+)
 from .readers.shakespeare import shakespeare
 from .tokenisation.cache import open_corpus, save_corpus
 from .tokenisation.chat import INSTRUCTIONS
@@ -48,6 +57,8 @@ __all__ = [
     "Reader",
     "Rows",
     "all_windows",
+    "alpaca",
+    "alpaca_pairs",
     "bigram_nats",
     "by_key",
     "byte_corpus",
@@ -56,6 +67,7 @@ __all__ = [
     "dirichlet",
     "draw_partition",
     "fedit",
+    "fedit_test",
     "from_arrays",
     "hold_out",
     "iid",
@@ -71,6 +83,8 @@ __all__ = [
     "power_law",
     "save_corpus",
     "shakespeare",
+    "sharegpt",
+    "sharegpt_pairs",
     "step_counts",
     "table",
     "token_dtype",

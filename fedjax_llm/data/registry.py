@@ -8,9 +8,10 @@ from fedjax_compression.checks import check_function, check_new_name
 
 from .partitions.deal import dirichlet, iid, label_shards, log_normal, power_law
 from .readers.chitchat import chitchat
-from .readers.examples import Example, Examples, Fields, Records, pooled
-from .readers.files import fedit, jsonl, parquet
-from .readers.prompted import PairFields
+from .readers.examples import Example, Examples, Fields, Records, alpaca, pooled, sharegpt
+from .readers.fedit import fedit, fedit_test
+from .readers.files import jsonl, parquet
+from .readers.prompted import PairFields, alpaca_pairs, sharegpt_pairs
 from .readers.shakespeare import shakespeare
 
 
@@ -32,13 +33,18 @@ def _dealt(deal: Callable[..., Records]) -> Callable[..., Records]:
 
 
 DATA: dict[str, Callable[..., Any]] = {
+    "alpaca": alpaca,
+    "alpaca_pairs": alpaca_pairs,
     "chitchat": chitchat,
     "fedit": fedit,
+    "fedit_test": fedit_test,
     "fields": Fields,
     "jsonl": jsonl,
     "pair_fields": PairFields,
     "parquet": parquet,
     "shakespeare": _shakespeare,
+    "sharegpt": sharegpt,
+    "sharegpt_pairs": sharegpt_pairs,
     **{
         deal.__name__: _dealt(deal)
         for deal in (dirichlet, iid, label_shards, log_normal, power_law)

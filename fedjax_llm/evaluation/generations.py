@@ -11,8 +11,10 @@ from jaxtyping import Array, Key
 
 from ..checks import check_count
 from ..data import Examples
-from ..data.readers.examples import ANSWERS, Example, Message
-from ..data.tokenisation.encode import ids_of, renderer
+from ..data.readers.examples import Example
+from ..data.readers.messages import ANSWERS, Message
+from ..data.tokenisation.chat import DATE
+from ..data.tokenisation.encode import ids_of, renderer, template_of
 from ..models import Decoder, generate
 from .by_client import ByClient
 
@@ -43,6 +45,7 @@ def answer(
     max_new_tokens: int,
     batch: int = 16,
     template: str | None = None,
+    date: str = DATE,
     temperature: float = 0.0,
     top_p: float = 1.0,
     key: Key[Array, ""] | None = None,
@@ -61,6 +64,7 @@ def answer(
         max_new_tokens: Most tokens of an answer.
         batch: Prompts per call of `generate`; default 16.
         template: Jinja chat template; default the tokenizer's.
+        date: Date that a template's clock shows, such as "2025-01-31"; default "2024-07-26".
         temperature: Sampling temperature; 0 (default) takes the most likely token.
         top_p: Sample from the most likely tokens whose probabilities add up to this; default 1, all
             tokens.
@@ -108,11 +112,11 @@ def answer(
     )
     check_count(seq, who="answer", name="seq")
     check_count(batch, who="answer", name="batch")
-    template = tokenizer.chat_template if template is None else template
+    template = template_of(tokenizer, template, date=date)
     asked = [(client, example) for client in sorted(examples) for example in examples[client]]
     chats = [_question(example) for _, example in asked]
     texts = [
-        renderer(tokenizer, template, example.source)(prompt, True)
+        renderer(tokenizer, template, example.source, example.tools)(prompt, True)
         for (_, example), (prompt, _) in zip(asked, chats, strict=True)
     ]
     prompts = ids_of(tokenizer, texts)

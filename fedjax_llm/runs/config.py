@@ -10,6 +10,7 @@ from fedjax_compression.text import found
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..algorithms.contract import Method
 from ..algorithms.registry import METHODS
+from ..data.tokenisation.chat import DATE
 from ..models import DecoderConfig
 from ..tasks.registry import TASKS, Long, TaskSpec
 from .texts import Parsed, built, in_field, parsed
@@ -51,18 +52,27 @@ class RunConfig:
         batch: Rows (windows, pairs) in a local step.
         seq: Tokens in a window; a fresh decoder's tokens are bytes.
         task: What is learned: language_model(), or preference(beta=0.1) for DPO on pairs of
-            answers.
+            answers; preference(prompt_tokens=128) keeps as many tokens of a prompt's end where
+            pairs are truncated, half of `seq` by default.
         data: Text by client: shakespeare(), chitchat(), fedit('folder'), or jsonl(...) and
-            parquet(...) such as jsonl('chats.jsonl', fields(messages='messages', client='user'));
-            pairs by pair_fields, such as jsonl('pairs.jsonl', pair_fields(client='user')). Any of
-            them dealt out anew by iid, dirichlet, label_shards, log_normal or power_law, such as
+            parquet(...) such as jsonl('chats.jsonl', fields(messages='messages', client='user')).
+            Published layouts have names: alpaca(client='user') reads instruction, input and output,
+            sharegpt(client='user') conversations. Pairs: pair_fields(client='user') reads TRL's
+            prompt, chosen and rejected, alpaca_pairs(...) instruction, input, chosen and rejected,
+            sharegpt_pairs(...) conversations, chosen and rejected. Any of them dealt out anew by
+            iid, dirichlet, label_shards, log_normal or power_law, such as
             iid(chitchat(), clients=100, seed=0).
         population: Clients to keep of all there are, drawn by the seed; a tenth of them is held
             out. Default: all.
         long: How to handle examples longer than `seq` (with `model`): split (default), truncate or
-            error; for pairs error (default) or drop.
+            error; for pairs error (default), truncate (the prompt from the left, then the answers
+            from the right) or drop.
         model: Pretrained model to start from: a folder, a .gguf file, smollm2, or owner/name on
             the hub. Default: a fresh byte-level decoder of the sizes below.
+        chat_template: File with a Jinja chat template (with `model`), where the model has none or
+            its own refuses the data. Default: the model's.
+        date: Date that a chat template's clock shows (with `model`). Default 2024-07-26, so that
+            the same run gives the same tokens on every day.
         faults: What goes wrong with clients, by probabilities for each client and round, such as
             faults(dropout=0.1, silence=0.01, failure=0.01, partial=0.2). Default: nothing.
         link: Network speed, from which rounds get simulated seconds:
@@ -100,6 +110,8 @@ class RunConfig:
     population: int | None = None
     long: Long | None = None
     model: str | None = None
+    chat_template: str | None = None
+    date: str = DATE
     faults: str | None = None
     link: str | None = None
     deadline: str | None = None

@@ -11,7 +11,9 @@ from jaxtyping import PyTree
 from .. import models
 from ..data import ClientData
 from ..data.readers.examples import Records
+from ..data.readers.rows import read_text
 from ..data.registry import DATA
+from ..data.tokenisation.chat import CLOCK, DATE
 from ..models import DecoderConfig
 from ..tasks.registry import Long, TaskSpec
 from .texts import Parsed, built
@@ -41,6 +43,8 @@ def workload(
     population: int | None,
     seed: int,
     model: str | None,
+    chat_template: str | None,
+    date: str,
     decoder: DecoderConfig,
     seq: int,
     long: Long,
@@ -54,6 +58,8 @@ def workload(
         population: Clients to keep; None keeps all.
         seed: Seed that draws them.
         model: Pretrained model; None for a fresh byte-level decoder.
+        chat_template: File with a chat template in place of the model's.
+        date: Date that a template's clock shows.
         decoder: Sizes of the fresh decoder, and the dtype and remat of either.
         seq: Tokens in a window.
         long: How to handle longer examples.
@@ -66,6 +72,7 @@ def workload(
     records = _drawn(_records(text), population, seed)
     task_spec.check(records, long)
     if model is None:
+        _check_no_template(chat_template, date)
         if decoder.vocab_size < 256:
             raise ValueError(
                 f"vocab_size: expected at least 256 for bytes, got {decoder.vocab_size}."
@@ -76,8 +83,20 @@ def workload(
     if not isinstance(loaded.config, DecoderConfig):
         raise ValueError(f"model: expected a decoder, got {model!r}, an encoder.")
     tokenizer = loaded.load_tokenizer()
+    if chat_template is not None:
+        tokenizer.chat_template = read_text(Path(chat_template))
+    if date != DATE and CLOCK not in str(tokenizer.chat_template):
+        raise ValueError(
+            f"date: expected none, as the model's chat template shows no date, got {date!r}."
+        )
     corpus = task_spec.tokens_of(
-        records, tokenizer, seq=seq, long=long, vocab_size=loaded.config.vocab_size, cache=cache
+        records,
+        tokenizer,
+        seq=seq,
+        long=long,
+        vocab_size=loaded.config.vocab_size,
+        cache=cache,
+        date=date,
     )
     return Workload(corpus, loaded.config, loaded.params, tokenizer)
 
@@ -100,6 +119,16 @@ def _drawn(examples: Records, population: int | None, seed: int) -> Records:
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
     return {names[i]: examples[names[i]] for i in sorted(order[:population].tolist())}
+
+
+def _check_no_template(chat_template: str | None, date: str) -> None:
+    """Refuse a template and its date without a pretrained model, as bytes have no chats."""
+    for name, value, default in (("chat_template", chat_template, None), ("date", date, DATE)):
+        if value != default:
+            raise ValueError(
+                f"{name}: expected none without --model, as a byte-level decoder reads no chats, "
+                f"got {value!r}."
+            )
 
 
 def _check_sizes(decoder: DecoderConfig) -> None:

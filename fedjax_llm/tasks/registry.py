@@ -50,9 +50,10 @@ class TaskSpec(NamedTuple):
             to its records. The data is a `Corpus` of byte streams, as `byte_corpus` makes it; a
             run compares the model with a byte bigram on it. Raises `ValueError` if the task needs
             a tokenizer.
-        tokens_of: `(records, tokenizer, *, seq, long, vocab_size, cache) -> data`: the data of a
-            model with a tokenizer. `seq` is the tokens per row, `long` one of the values above,
-            `vocab_size` the model's, and `cache` a folder for tokens or None.
+        tokens_of: `(records, tokenizer, *, seq, long, vocab_size, cache, date) -> data`: the data
+            of a model with a tokenizer. `seq` is the tokens per row, `long` one of the values
+            above, `vocab_size` the model's, `cache` a folder for tokens or None, and `date` the
+            one that a chat template's clock shows.
         build: `(config, *, key, adapter, params) -> task`: the task for a `DecoderConfig`.
             `params` are pretrained parameters, or None for a fresh decoder.
         ready: `(task, data, seq) -> data`: the data with what has to be computed with the initial
@@ -130,7 +131,8 @@ def _language_model() -> TaskSpec:
     )
 
 
-def _preference(*, beta: float | int = 0.1) -> TaskSpec:
+def _preference(*, beta: float | int = 0.1, prompt_tokens: int | None = None) -> TaskSpec:
+    """DPO on pairs; `prompt_tokens` of a prompt's end are kept where `long` is "truncate"."""
     check_scalar(beta, who="preference", name="beta", above=0)
 
     def no_bytes(records: Records) -> ClientData:
@@ -147,14 +149,15 @@ def _preference(*, beta: float | int = 0.1) -> TaskSpec:
         long: Long,
         vocab_size: int,
         cache: Path | None,
+        date: str,
     ) -> ClientData:
-        ways: dict[str, Any] = {"seq": seq, "long": long, "vocab_size": vocab_size}
-        return data.tokenize_pairs(records, tokenizer, **ways)
+        ways: dict[str, Any] = {"seq": seq, "long": long, "vocab_size": vocab_size, "date": date}
+        return data.tokenize_pairs(records, tokenizer, prompt_tokens=prompt_tokens, **ways)
 
     return TaskSpec(
         unit="pair",
         texts=2,
-        long=("error", "drop"),
+        long=("error", "truncate", "drop"),
         kind=Pair,
         fields="pair_fields(...)",
         bytes_of=no_bytes,

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from ...checks import check_count
-from .examples import ANSWERS, Example, Examples, Message
+from .examples import Example, Examples
 from .installed import folder_of
+from .messages import ANSWERS, Message
 
 
 def chitchat(*, at_least: int = 1000, at_most: int = 100_000) -> Examples:

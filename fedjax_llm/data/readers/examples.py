@@ -1,25 +1,14 @@
 """Examples by client: plain texts, or chats of which a model learns the assistant's messages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from fedjax_compression.checks import check_kind
 
 from ..checks import check_records
-
-
-class Message(NamedTuple):
-    """One turn of a chat.
-
-    Attributes:
-        role: The speaker, such as "system", "user" or "assistant".
-        content: The text.
-
-    """
-
-    role: str
-    content: str
+from .messages import ANSWERS, Message, Tools, chat_of, tools_of
+from .values import client_name, plain, scalar, short, string
 
 
 class Example(NamedTuple):
@@ -30,12 +19,14 @@ class Example(NamedTuple):
             assistant's are learnt.
         label: The class, for classification and for partitions by label. Default: empty.
         source: The origin, such as "chats.jsonl: line 3", for errors. Default: empty.
+        tools: JSON schemas of the tools that a chat's assistant may call. Default: none.
 
     """
 
     text: str | tuple[Message, ...]
     label: str = ""
     source: str = ""
+    tools: Tools = ()
 
 
 Examples: TypeAlias = Mapping[str, Sequence[Example]]
@@ -43,8 +34,8 @@ Examples: TypeAlias = Mapping[str, Sequence[Example]]
 Records: TypeAlias = Mapping[str, Sequence[Any]]
 """The records of each client, by its name: examples, pairs or questions."""
 
-ANSWERS = "assistant"
-"""The role whose messages are learnt."""
+OPTIONAL = ("context", "history", "prompt", "system", "tools")
+"""Meanings of fields that a record may lack."""
 
 
 def pooled(examples: Records) -> list[Any]:
@@ -130,15 +121,25 @@ class Fields:
     """The names of the fields of a record that make an `Example`.
 
     Give one of three kinds: `text`; `messages`; or `instruction` and `response`, with or without
-    `context`. An instruction and its response become a chat of two messages.
+    `context` and `history`. An instruction and its response become a chat of two messages.
+
+    A message has `role` and `content`, or `from` and `value` as in ShareGPT. An answer whose
+    `weight` is 0 or whose `train` is false is not learnt. Its further fields, such as `tool_calls`,
+    `reasoning_content` and `name`, go to the chat template; one that the template ignores is
+    refused when the chat is tokenised.
 
     Attributes:
         text: Field with a plain text.
-        messages: Field with a list of objects that have `role` and `content`.
+        messages: Field with a list of messages.
         instruction: Field with the user's message.
         context: Field whose text follows the instruction after an empty line. It may be missing,
-            null or empty in a record; no other field may be.
+            null or empty in a record, as may `history`, `system` and `tools`; no other field may.
+        history: Field with earlier turns of the chat: a list of `[instruction, response]`. Their
+            responses are learnt too.
         response: Field with the assistant's message.
+        system: Field with a system message, which comes first in a chat.
+        tools: Field with the tools that the assistant of `messages` may call: a list of JSON
+            schemas, or its JSON as text. Default "tools".
         client: Field with the client's name. Default: all records belong to one client, which has
             the name of the file or table.
         label: Field with the label. Default: no label.
@@ -151,7 +152,7 @@ class Fields:
         >>> fields = Fields(instruction="ask", response="say", client="user", label="topic")
         >>> record = {"user": "ann", "ask": "Hi", "say": "Hello", "topic": 3}
         >>> client, example = fields.read(record, "chats.jsonl: line 1")
-        >>> client, example.label, [tuple(message) for message in example.text]
+        >>> client, example.label, [(m.role, m.content) for m in example.text]
         ('ann', '3', [('user', 'Hi'), ('assistant', 'Hello')])
 
     """
@@ -160,15 +161,19 @@ class Fields:
     messages: str | None = None
     instruction: str | None = None
     context: str | None = None
+    history: str | None = None
     response: str | None = None
+    system: str | None = None
+    tools: str = "tools"
     client: str | None = None
     label: str | None = None
 
     def __post_init__(self) -> None:
         kinds = [self.text, self.messages, self.instruction]
         pair = (self.instruction is None) == (self.response is None)
-        alone = self.context is None or self.instruction is not None
-        if sum(kind is not None for kind in kinds) != 1 or not pair or not alone:
+        alone = (self.context is None and self.history is None) or self.instruction is not None
+        chat = self.system is None or self.text is None
+        if sum(kind is not None for kind in kinds) != 1 or not (pair and alone and chat):
             raise ValueError(
                 "Fields: expected text, or messages, or instruction and response (with or without "
                 f"context), got {self.names()}; name the fields of one kind."
@@ -181,7 +186,10 @@ class Fields:
             The name of each field, by its meaning, such as `{"text": "body", "client": "user"}`.
 
         """
-        return given_fields(self)
+        names = given_fields(self)
+        if self.messages is None:
+            del names["tools"]
+        return names
 
     def read(self, record: Any, source: str) -> tuple[str | None, Example]:
         """Read a record.
@@ -198,31 +206,113 @@ class Fields:
 
         """
         client, label = client_and_label(record, self.client, self.label, source)
-        return client, Example(self._text(record, source), label, source)
-
-    def _text(self, record: Mapping[str, Any], source: str) -> str | tuple[Message, ...]:
         if self.text is not None:
-            return string(record, self.text, source)
+            return client, Example(string(record, self.text, source), label, source)
+        opening = system_of(record, self.system, source)
         if self.messages is not None:
-            return _chat(record, self.messages, source)
+            chat = opening + chat_of(record, self.messages, source)
+            return client, Example(chat, label, source, tools_of(record, self.tools, source))
         assert self.instruction is not None and self.response is not None  # noqa: S101, PT018 - checked above
-        question = string(record, self.instruction, source)
-        if self.context is not None and record.get(self.context) not in (None, ""):
-            question += "\n\n" + string(record, self.context, source)
-        answer = string(record, self.response, source)
-        return Message("user", question), Message(ANSWERS, answer)
+        asked = asked_of(record, self.instruction, self.context, source)
+        earlier = history_of(record, self.history, source)
+        answer = Message(ANSWERS, string(record, self.response, source))
+        return client, Example((*opening, *earlier, asked, answer), label, source)
 
 
-def grouped(records: Sequence[tuple[str | None, Any]], *, source: str) -> Records:
-    """Group records by client; records without a client get the source as their client.
+def alpaca(*, client: str | None = None, label: str | None = None) -> Fields:
+    r"""The fields of Alpaca: `instruction`, `input`, `output`, and `system` and `history`.
 
-    Raises `ValueError` where there are no records.
+    Args:
+        client: Field with the client's name. Default: all records belong to one client.
+        label: Field with the label. Default: no label.
+
+    Returns:
+        The fields, for `jsonl`, `parquet` or `table`.
+
+    Example:
+        >>> from fedjax_llm.data import alpaca
+        >>> record = {"instruction": "Add.", "input": "1 2", "output": "3"}
+        >>> alpaca().read(record, "row 1")[1].text[0].content
+        'Add.\n\n1 2'
+
     """
-    if not records:
-        raise ValueError(f"{source}: expected at least one record, got none.")
+    named = {"context": "input", "response": "output", "system": "system", "history": "history"}
+    return Fields(instruction="instruction", **named, client=client, label=label)
+
+
+def sharegpt(*, client: str | None = None, label: str | None = None) -> Fields:
+    """The fields of ShareGPT: `conversations` with `from` and `value`, `system` and `tools`.
+
+    Args:
+        client: Field with the client's name. Default: all records belong to one client.
+        label: Field with the label. Default: no label.
+
+    Returns:
+        The fields, for `jsonl`, `parquet` or `table`.
+
+    Example:
+        >>> from fedjax_llm.data import sharegpt
+        >>> said = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+        >>> sharegpt().read({"conversations": said}, "row 1")[1].text[1].role
+        'assistant'
+
+    """
+    return Fields(messages="conversations", system="system", client=client, label=label)
+
+
+def asked_of(record: Mapping[str, Any], field: str, context: str | None, source: str) -> Message:
+    """The user's message: a field's text, and the context's after an empty line."""
+    question = string(record, field, source)
+    if context is not None and record.get(context) not in (None, ""):
+        question += "\n\n" + string(record, context, source)
+    return Message("user", question)
+
+
+def system_of(record: Mapping[str, Any], field: str | None, source: str) -> tuple[Message, ...]:
+    """The system message, or none where the field is missing or empty."""
+    if field is None or record.get(field) in (None, ""):
+        return ()
+    return (Message("system", string(record, field, source)),)
+
+
+def history_of(record: Mapping[str, Any], field: str | None, source: str) -> tuple[Message, ...]:
+    """Earlier turns of a chat, or none where the field is missing or empty."""
+    turns = [] if field is None else plain(record.get(field)) or []
+    where = f"{source}: field {field!r}"
+    messages: list[Message] = []
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, list) or len(turn) != 2:
+            raise ValueError(
+                f"{where}: turn {number}: expected [instruction, response], got {short(turn)}."
+            )
+        asked, said = (
+            string({n: text}, n, f"{where}: turn {number}") for n, text in enumerate(turn)
+        )
+        messages += [Message("user", asked), Message(ANSWERS, said)]
+    return tuple(messages)
+
+
+def grouped(rows: Iterable[tuple[str, Any]], fields: Reader, *, name: str) -> Records:
+    """Read rows, each with its source, and group them by client; without one, `name` is the client.
+
+    Raises `ValueError` where there are no rows, and naming source and field, where a client is
+    named by a number and by the same digits as text.
+    """
     by_client: dict[str, list[Any]] = {}
-    for client, example in records:
-        by_client.setdefault(source if client is None else client, []).append(example)
+    named = fields.names().get("client")
+    kinds: dict[str, type] = {}
+    for source, row in rows:
+        client, record = fields.read(row, source)
+        if client is not None and named is not None:
+            kind = str if isinstance(row.get(named), str) else int
+            if kinds.setdefault(client, kind) is not kind:
+                raise ValueError(
+                    f"{source}: field {named!r}: expected one client by this name, got the number "
+                    f"{client} and the text {client!r}; write all of them alike."
+                )
+        by_client.setdefault(name if client is None else client, []).append(record)
+    if not by_client:
+        raise ValueError(f"{name}: expected at least one record, got none.")
     return dict(sorted(by_client.items()))
 
 
@@ -238,71 +328,5 @@ def client_and_label(
     """A record's client and label; None and an empty label where no field is named for them."""
     if not isinstance(record, Mapping):
         raise ValueError(f"{source}: expected an object with fields, got {short(record)}.")
-    owner = None if client is None else scalar(record, client, source)
+    owner = None if client is None else client_name(record, client, source)
     return owner, "" if label is None else scalar(record, label, source)
-
-
-def value_of(record: Mapping[Any, Any], field: Any, source: str) -> Any:
-    """A field's value; raise `ValueError` where the record lacks the field."""
-    if field not in record:
-        raise ValueError(
-            f"{source}: field {field!r}: expected this field, got only "
-            f"{', '.join(map(repr, record))}."
-        )
-    return record[field]
-
-
-def string(record: Mapping[Any, Any], field: Any, source: str) -> str:
-    """A field's text; raise `ValueError` for another type, blank text or a lone surrogate."""
-    value = value_of(record, field, source)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{source}: field {field!r}: expected text, got {short(value)}.")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"{source}: field {field!r}: expected Unicode text, got a lone surrogate in "
-            f"{short(value)}."
-        ) from None
-    return value
-
-
-def scalar(record: Mapping[Any, Any], field: Any, source: str) -> str:
-    """A field's text, or its whole number as text."""
-    value = value_of(record, field, source)
-    if isinstance(value, int):  # labels are often numbers
-        return str(value)
-    return string(record, field, source)
-
-
-def _chat(record: Mapping[str, Any], field: str, source: str) -> tuple[Message, ...]:
-    messages = messages_of(record, field, source)
-    if not any(message.role == ANSWERS for message in messages):
-        raise ValueError(
-            f"{source}: field {field!r}: expected at least one message of the {ANSWERS}, got "
-            f"roles {[message.role for message in messages]}."
-        )
-    return messages
-
-
-def messages_of(record: Mapping[Any, Any], field: Any, source: str) -> tuple[Message, ...]:
-    """A field's list of messages, which may be empty."""
-    value = value_of(record, field, source)
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise ValueError(
-            f"{source}: field {field!r}: expected a list of messages, got {short(value)}."
-        )
-    messages = []
-    for number, message in enumerate(value, start=1):
-        where = f"{source}: field {field!r}: message {number}"
-        if not isinstance(message, Mapping):
-            raise ValueError(f"{where}: expected role and content, got {short(message)}.")
-        role, content = (string(message, name, where) for name in ("role", "content"))
-        messages.append(Message(role, content))
-    return tuple(messages)
-
-
-def short(value: Any) -> str:
-    """A value as errors show it: at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

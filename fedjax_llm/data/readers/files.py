@@ -1,18 +1,21 @@
 """Records of files and tables, grouped by the client that a field names."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fedjax_compression.checks import check_kind
 
-from .examples import Fields, Reader, Records, check_reader, grouped
+from .examples import OPTIONAL, Reader, Records, check_reader, grouped
 from .installed import missing
+from .rows import json_rows, opened
+from .values import plain
 
 
 def jsonl(path: str | Path, fields: Reader) -> Records:
-    r"""Read a file with one JSON object per line, in UTF-8. Empty lines are skipped.
+    r"""Read a file with one JSON object per line, or with a JSON array of objects, in UTF-8.
+
+    A file that is compressed by gzip is read as what is in it.
 
     Args:
         path: The file.
@@ -24,7 +27,8 @@ def jsonl(path: str | Path, fields: Reader) -> Records:
 
     Raises:
         TypeError: For `fields` of another kind.
-        ValueError: For a bad record, naming file, line and field, and for a file without records.
+        ValueError: For a bad record, naming file, line and field; for a file without records, and
+            for a Git LFS pointer in place of a file.
 
     Example:
         >>> import tempfile
@@ -41,13 +45,7 @@ def jsonl(path: str | Path, fields: Reader) -> Records:
     """
     check_reader(fields, who="jsonl")
     path = Path(path)
-    records = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                source = f"{path}: line {number}"
-                records.append(fields.read(_parse(line, source), source))
-    return grouped(records, source=path.stem)
+    return grouped(json_rows(path), fields, name=_stem(path))
 
 
 def parquet(path: str | Path, fields: Reader) -> Records:
@@ -64,7 +62,8 @@ def parquet(path: str | Path, fields: Reader) -> Records:
     Raises:
         TypeError: For `fields` of another kind.
         ValueError: For a file that is not Parquet, a missing column or a bad record, naming file,
-            row and column, and for a file without records.
+            row and column; for a file without records, and for a Git LFS pointer in place of a
+            file.
         FileNotFoundError: Where there is no such file.
         ModuleNotFoundError: Where `pyarrow` is not installed.
 
@@ -90,7 +89,7 @@ def parquet(path: str | Path, fields: Reader) -> Records:
         raise missing("pyarrow", extra="data", who="parquet") from None
     path = Path(path)
     try:
-        with ParquetFile(path) as file:
+        with opened(path) as data, ParquetFile(data) as file:
             columns = _columns(fields, file.schema_arrow.names, str(path))
             rows = [row for part in file.iter_batches(columns=columns) for row in part.to_pylist()]
     except FileNotFoundError:
@@ -98,7 +97,7 @@ def parquet(path: str | Path, fields: Reader) -> Records:
     except (OSError, ValueError) as error:  # pyarrow raises both kinds
         named = str(path) in str(error)
         raise ValueError(str(error) if named else f"{path}: {error}") from None
-    return grouped(_read(rows, fields, str(path)), source=path.stem)
+    return grouped(_numbered(rows, str(path)), fields, name=_stem(path))
 
 
 def table(rows: Iterable[Any], fields: Reader, *, name: str = "table") -> Records:
@@ -123,8 +122,8 @@ def table(rows: Iterable[Any], fields: Reader, *, name: str = "table") -> Record
         >>> from fedjax_llm.data import Fields, table
         >>> rows = [{"user": "bob", "text": "Hi"}, {"user": "ann", "text": "Yes"}]
         >>> examples = table(rows, Fields(text="text", client="user"), name="notes")
-        >>> {client: [tuple(e) for e in each] for client, each in examples.items()}
-        {'ann': [('Yes', '', 'notes: row 2')], 'bob': [('Hi', '', 'notes: row 1')]}
+        >>> {client: [(e.text, e.source) for e in each] for client, each in examples.items()}
+        {'ann': [('Yes', 'notes: row 2')], 'bob': [('Hi', 'notes: row 1')]}
 
     """
     check_kind(rows, Iterable, who="table", name="rows", expected="an iterable of mappings")
@@ -138,90 +137,14 @@ def table(rows: Iterable[Any], fields: Reader, *, name: str = "table") -> Record
     if columns is not None:
         keep = _columns(fields, columns, name)
         rows = rows.select_columns(keep) if hasattr(rows, "select_columns") else rows
-    return grouped(_read(rows, fields, name), source=name)
-
-
-def fedit(folder: str | Path, fields: Reader | None = None) -> Records:
-    """Read a folder with one file per client (FedIT, Zhang et al. 2023, arXiv:2305.05644).
-
-    Each `.json` file is a list of objects. The client has the name of its file, less the suffix.
-    Files whose names start with `global_`, the pool and its test set, are skipped.
-
-    Args:
-        folder: The folder.
-        fields: `Fields`, `PairFields` or `QuestionFields`: which fields of an object to read; a
-            client field is ignored. Default: `instruction`, with `response` or `output`, and where
-            a file's first object has them `context` or `input`, and `category` as the label.
-
-    Returns:
-        The records of each client, clients sorted by name.
-
-    Raises:
-        TypeError: For `fields` of another kind.
-        ValueError: For a folder without client files, a file without records or a bad record,
-            naming file, record and field.
-
-    Example:
-        >>> import json, tempfile
-        >>> from pathlib import Path
-        >>> from fedjax_llm.data import fedit
-        >>> record = {"instruction": "Name one.", "response": "One.", "category": "open_qa"}
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "local_training_0.json").write_text(json.dumps([record]))
-        ...     examples = fedit(folder)
-        >>> [example.label for example in examples["local_training_0"]]
-        ['open_qa']
-
-    """
-    if fields is not None:
-        check_reader(fields, who="fedit")
-    folder = Path(folder)
-    paths = [p for p in sorted(folder.glob("*.json")) if not p.name.startswith("global_")]
-    if not paths:
-        raise ValueError(f"{folder}: expected a .json file for each client, got none.")
-    examples: dict[str, list[Any]] = {}
-    for path in paths:
-        records = _parse(path.read_bytes(), str(path))
-        if not isinstance(records, list) or not records:
-            raise ValueError(
-                f"{path}: expected a list of at least one record, got {type(records).__name__} "
-                f"{str(records)[:40]!r}."
-            )
-        reader = _fedit_fields(records[0]) if fields is None else fields
-        examples[path.stem] = [
-            reader.read(record, f"{path}: record {number}")[1]
-            for number, record in enumerate(records, start=1)
-        ]
-    return examples
-
-
-def _fedit_fields(record: Any) -> Fields:
-    """Choose the fields by the names in a file's first record."""
-    first = record if isinstance(record, dict) else {}
-    return Fields(
-        instruction="instruction",
-        context="input" if "input" in first else "context",
-        response="output" if "output" in first else "response",
-        label="category" if "category" in first else None,
-    )
-
-
-def _parse(data: bytes, source: str) -> Any:
-    try:
-        return json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{source}: expected UTF-8, got byte {data[error.start]:#04x} at {error.start}."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source}: expected JSON, got {error}.") from None
+    return grouped(_numbered(rows, name), fields, name=name)
 
 
 def _columns(fields: Reader, columns: Iterable[str], source: str) -> list[str]:
-    """The named columns that exist; every named column except the context must exist."""
+    """The named columns that exist; every named column must exist but those that are optional."""
     existing = list(columns)
     for meaning, name in fields.names().items():
-        if name not in existing and meaning != "context":
+        if name not in existing and meaning not in OPTIONAL:
             raise ValueError(
                 f"{source}: field {name!r}: expected this field, got only "
                 f"{', '.join(map(repr, existing))}."
@@ -229,5 +152,10 @@ def _columns(fields: Reader, columns: Iterable[str], source: str) -> list[str]:
     return [name for name in dict.fromkeys(fields.names().values()) if name in existing]
 
 
-def _read(rows: Iterable[Any], fields: Reader, source: str) -> list[tuple[str | None, Any]]:
-    return [fields.read(row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
+def _numbered(rows: Iterable[Any], source: str) -> Iterable[tuple[str, Any]]:
+    return ((f"{source}: row {number}", plain(row)) for number, row in enumerate(rows, start=1))
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without .gz and without its suffix."""
+    return Path(path.stem).stem if path.suffix == ".gz" else path.stem

@@ -4,16 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .examples import (
-    ANSWERS,
-    Message,
-    client_and_label,
-    given_fields,
-    messages_of,
-    short,
-    string,
-    value_of,
-)
+from .examples import asked_of, client_and_label, given_fields, history_of, system_of
+from .messages import ANSWERS, Message, Tools, message_of, messages_of, tools_of
+from .values import plain, short, string, value_of
 
 
 class Pair(NamedTuple):
@@ -25,6 +18,7 @@ class Pair(NamedTuple):
         rejected: The other answer.
         label: The class, for partitions by label. Default: empty.
         source: The origin, such as "pairs.jsonl: line 3", for errors. Default: empty.
+        tools: JSON schemas of the tools that the assistant may call. Default: none.
 
     """
 
@@ -33,6 +27,7 @@ class Pair(NamedTuple):
     rejected: str
     label: str = ""
     source: str = ""
+    tools: Tools = ()
 
 
 class Question(NamedTuple):
@@ -58,14 +53,21 @@ class Question(NamedTuple):
 class PairFields:
     """The names of the fields of a record that make a `Pair`.
 
-    The prompt is a text, or a list of messages with `role` and `content`. An answer is a text, or a
-    list of messages that ends with one of the assistant; before it come either no messages or those
-    of the prompt.
+    The default names are those of TRL's preference data sets. The prompt is a text, or a list of
+    messages as of `Fields`. An answer is a text, a message, or a list of messages that ends with
+    one of the assistant; before it come either no messages or those of the prompt. Where a record
+    has no prompt and lists of messages as answers, the prompt is all messages but their last.
 
     Attributes:
         prompt: Field with the prompt. Default "prompt".
         chosen: Field with the preferred answer. Default "chosen".
         rejected: Field with the other answer. Default "rejected".
+        context: Field whose text follows a text prompt after an empty line. It may be missing, null
+            or empty in a record, as may `history`, `system` and `tools`.
+        history: Field with earlier turns: a list of `[instruction, response]`.
+        system: Field with a system message, which comes first in the prompt.
+        tools: Field with the tools that the assistant may call: a list of JSON schemas, or its JSON
+            as text. Default "tools".
         client: Field with the client's name. Default: all records belong to one client.
         label: Field with the label. Default: no label.
 
@@ -81,6 +83,10 @@ class PairFields:
     prompt: str = "prompt"
     chosen: str = "chosen"
     rejected: str = "rejected"
+    context: str | None = None
+    history: str | None = None
+    system: str | None = None
+    tools: str = "tools"
     client: str | None = None
     label: str | None = None
 
@@ -108,7 +114,9 @@ class PairFields:
 
         """
         client, label = client_and_label(record, self.client, self.label, source)
-        prompt = _prompt(record, self.prompt, source)
+        opening = system_of(record, self.system, source)
+        opening += history_of(record, self.history, source)
+        prompt = self._prompt(record, source)
         chosen, rejected = (
             _answer(record, field, prompt, source) for field in (self.chosen, self.rejected)
         )
@@ -117,7 +125,60 @@ class PairFields:
                 f"{source}: fields {self.chosen!r} and {self.rejected!r}: expected two different "
                 f"answers, got {short(chosen)} twice."
             )
-        return client, Pair(prompt, chosen, rejected, label, source)
+        tools = tools_of(record, self.tools, source)
+        return client, Pair(opening + prompt, chosen, rejected, label, source, tools)
+
+    def _prompt(self, record: Mapping[str, Any], source: str) -> tuple[Message, ...]:
+        """The prompt, or the messages before the preferred answer where there is none."""
+        if self.prompt not in record and isinstance(plain(record.get(self.chosen)), list):
+            return messages_of(record, self.chosen, source)[:-1]
+        if isinstance(record.get(self.prompt), str):
+            return (asked_of(record, self.prompt, self.context, source),)
+        return _prompt(record, self.prompt, source)
+
+
+def alpaca_pairs(*, client: str | None = None, label: str | None = None) -> PairFields:
+    """The fields of LLaMA-Factory's pairs: `instruction`, `input`, `chosen` and `rejected`.
+
+    Args:
+        client: Field with the client's name. Default: all records belong to one client.
+        label: Field with the label. Default: no label.
+
+    Returns:
+        The fields, for `jsonl`, `parquet` or `table`.
+
+    Example:
+        >>> from fedjax_llm.data import alpaca_pairs
+        >>> record = {"instruction": "Add.", "input": "1 2", "chosen": "3", "rejected": "4"}
+        >>> alpaca_pairs().read(record, "row 1")[1].chosen
+        '3'
+
+    """
+    named = {"prompt": "instruction", "context": "input", "system": "system", "history": "history"}
+    return PairFields(**named, client=client, label=label)
+
+
+def sharegpt_pairs(*, client: str | None = None, label: str | None = None) -> PairFields:
+    """The fields of ShareGPT's pairs: `conversations` as the prompt, `chosen` and `rejected`.
+
+    Args:
+        client: Field with the client's name. Default: all records belong to one client.
+        label: Field with the label. Default: no label.
+
+    Returns:
+        The fields, for `jsonl`, `parquet` or `table`.
+
+    Example:
+        >>> from fedjax_llm.data import sharegpt_pairs
+        >>> asked, *said = ({"from": "human", "value": "2 + 2?"}, *(
+        ...     {"from": "gpt", "value": text} for text in "45"
+        ... ))
+        >>> record = {"conversations": [asked], "chosen": said[0], "rejected": said[1]}
+        >>> sharegpt_pairs().read(record, "row 1")[1].rejected
+        '5'
+
+    """
+    return PairFields(prompt="conversations", system="system", client=client, label=label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +252,7 @@ class QuestionFields:
 
 def _prompt(record: Mapping[str, Any], field: str, source: str) -> tuple[Message, ...]:
     if isinstance(value_of(record, field, source), str):
-        return (Message("user", string(record, field, source)),)
+        return (asked_of(record, field, None, source),)
     prompt = messages_of(record, field, source)
     if not prompt or prompt[-1].role == ANSWERS:
         raise ValueError(
@@ -202,12 +263,21 @@ def _prompt(record: Mapping[str, Any], field: str, source: str) -> tuple[Message
 
 
 def _answer(record: Mapping[str, Any], field: str, prompt: tuple[Message, ...], source: str) -> str:
-    if isinstance(value_of(record, field, source), str):
+    value = plain(value_of(record, field, source))
+    where = f"{source}: field {field!r}"
+    if isinstance(value, str):
         return string(record, field, source)
-    messages = messages_of(record, field, source)
-    if messages[:-1] not in ((), prompt) or messages[-1].role != ANSWERS:
+    if isinstance(value, Mapping):
+        messages: tuple[Message, ...] = (message_of(value, where),)
+    else:
+        messages = messages_of(record, field, source)
+    if not messages or messages[:-1] not in ((), prompt) or messages[-1].role != ANSWERS:
         raise ValueError(
-            f"{source}: field {field!r}: expected one message of the {ANSWERS}, after the "
-            f"prompt's messages or none, got {short([tuple(message) for message in messages])}."
+            f"{where}: expected one message of the {ANSWERS}, after the prompt's messages or none, "
+            f"got {short([tuple(message[:2]) for message in messages])}."
         )
-    return messages[-1].content
+    answer = messages[-1]
+    if answer.fields or not answer.learnt:
+        expected = "an answer of text alone, with a weight of 1"
+        raise ValueError(f"{where}: expected {expected}, got {short(plain(value))}.")
+    return answer.content

@@ -1,9 +1,12 @@
 """Chats as text, split where answers begin and end."""
 
+import json
+import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
-from ..readers.examples import ANSWERS, Message
+from ..readers.messages import ANSWERS, Message
 
 INSTRUCTIONS = (
     "{% for message in messages %}"
@@ -15,6 +18,15 @@ INSTRUCTIONS = (
     "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
 )
 """A Jinja chat template for models without one, with the headings of Alpaca (Taori et al. 2023)."""
+
+DATE = "2024-07-26"
+"""The date that a chat template's clock shows unless another is given: that which Llama 3.2's
+template falls back to where there is no clock."""
+
+CLOCK = "strftime_now"
+"""The function by which a template asks for the time."""
+
+DIRECTIVES = ("a", "A", "w", "d", "-d", "b", "B", "m", "-m", "y", "Y", "H", "I", "p", "M", "S")
 
 Render = Callable[[Sequence[Message], bool], str]
 """`(messages, whether to add the generation prompt at the end) -> text`."""
@@ -33,37 +45,62 @@ class Piece(NamedTuple):
     answer: bool
 
 
+def dated(template: str, date: str) -> str:
+    """The same Jinja template with a clock that stands still at the beginning of a day.
+
+    A macro takes the place of the function `strftime_now`; a template that does not call it is
+    returned as it is. Raises `ValueError` for a `date` that is not of the form 2024-07-26.
+    """
+    try:
+        day = datetime.strptime(date, "%Y-%m-%d")
+    except (TypeError, ValueError):
+        raise ValueError(f"date: expected a date such as {DATE}, got {date!r}.") from None
+    if CLOCK not in template:
+        return template
+    shown = {f"%{each}": day.strftime(f"%{each}") for each in DIRECTIVES}
+    steps = {"%%": "\x00", **shown, "\x00": "%"}
+    replaced = "".join(f" | replace({json.dumps(a)}, {json.dumps(b)})" for a, b in steps.items())
+    return f"{{% macro {CLOCK}(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n{template}"
+
+
 def pieces(
     messages: Sequence[Message], render: Render, *, end: str | None, source: str
 ) -> list[Piece]:
-    """Render a chat and split the text where answers begin and end; the pieces join to the text.
+    """Render a chat and split the text where learnt answers begin and end.
 
     An answer begins where the rendering of the messages before it, with the generation prompt,
     ends: where the model will begin to write. It ends where the rendering of the messages up to and
-    including it ends, less any white space after the end-of-sequence token `end`.
+    including it ends, less any white space after the end-of-sequence token `end`. The pieces join
+    to the text.
 
-    Cost: the template renders the chat for the first and the last answer. An answer between them is
-    found by a search for its content between the same opening and closing as the first answer's,
-    and rendered only where the search fails. So a long chat takes a few renderings, not one for
-    each answer.
+    Guarantee: no text of another role's message is in an answer, whatever the messages quote.
+    Places are never found by a search for contents. They are those of marks that stand for the
+    contents in a second rendering.
 
-    Raises `ValueError` naming the source and the message where the first message is an answer, and
-    where the rendering of the first messages is not the beginning of the whole text.
+    Cost: the template renders the chat twice, and once more for each new text between two contents.
+    Where the template changes contents by more than white space at their ends, or a message has
+    further fields, it renders the messages up to each answer four times.
+
+    Raises `ValueError` naming the source and the message where the first message is an answer,
+    where the rendering of the first messages is not the beginning of the whole text, and where an
+    answer's text depends on another role's message.
     """
     whole = render(messages, False)
-    answers = [n for n, message in enumerate(messages) if message.role == ANSWERS]
-    around = None
+    answers = [
+        n for n, message in enumerate(messages) if message.role == ANSWERS and message.learnt
+    ]
+    layout = _layout(messages, render, whole) if answers else None
     cut: list[Piece] = []
     at = 0
     for n in answers:
-        span = None
-        if around and n != answers[-1]:
-            span = _find(whole, messages[n].content, around, at)
-        if span is None:
-            span = _rendered(messages, n, render, whole, f"{source}: message {n + 1}")
-        if n == answers[0]:
-            around = _around(whole, messages[n].content, span, len(render(messages[:n], False)))
-        start, stop = span
+        where = f"{source}: message {n + 1}"
+        if n == 0:
+            raise ValueError(
+                f"{where}: expected a question first, got an answer; put a message of another "
+                "role before it."
+            )
+        span = layout.span(n) if layout else None
+        start, stop = span or _rendered(messages, n, render, whole, where)
         if end and (text := whole[:stop].rstrip()).endswith(end) and len(text) > start:
             stop = len(text)
         cut += [Piece(whole[at:start], False), Piece(whole[start:stop], True)]
@@ -71,15 +108,106 @@ def pieces(
     return [piece for piece in [*cut, Piece(whole[at:], False)] if piece.text]
 
 
+class _Layout:
+    """Where contents are in a chat's text, and the template's text between them."""
+
+    def __init__(
+        self,
+        messages: list[Message],
+        render: Render,
+        text: str,
+        marks: list[tuple[int, int]],
+        contents: list[tuple[int, int]],
+    ) -> None:
+        self.messages = messages  # whose contents are marks
+        self.render = render
+        self.text = text  # of these messages
+        self.marks = [(0, 0), *marks, (len(text), len(text))]  # places in this text
+        self.contents = contents  # places in the whole text
+        self.offsets: dict[tuple[str, bool], int] = {}
+
+    def span(self, n: int) -> tuple[int, int] | None:
+        """Where answer n begins and ends in the whole text; None where that is not certain."""
+        around = self.messages[n - 1 : n + 2]
+        if any(message.fields for message in around):
+            return None
+        before = self._offset(n, opening=True)
+        after = self._offset(n + 1, opening=False)
+        if before is None or after is None:
+            return None
+        gap = self.marks[n + 1][0] - self.marks[n][1]
+        start, stop = self.contents[n]
+        return start - (gap - before), stop + after
+
+    def _offset(self, n: int, *, opening: bool) -> int | None:
+        """Length of the rendering of the first n messages after their last content.
+
+        It is the same wherever the text up to the next content is the same, as the template alone
+        writes that text.
+        """
+        first, last = self.marks[n][1], self.marks[n + 1][0]
+        gap = self.text[first:last], opening
+        if gap not in self.offsets:
+            head = self.render(self.messages[:n], opening)
+            if not self.text.startswith(head) or not first <= len(head) <= last:
+                return None
+            self.offsets[gap] = len(head) - first
+        return self.offsets[gap]
+
+
+def _layout(messages: Sequence[Message], render: Render, whole: str) -> _Layout | None:
+    """Find each content in the whole text; None where the template does more than place it."""
+    mark = _unused(messages, whole)
+    marked = [
+        message._replace(content=f"{mark}{n}{mark}") if message.content else message
+        for n, message in enumerate(messages)
+    ]
+    text = render(marked, False)
+    found = list(re.finditer(f"{mark}(\\d+){mark}", text))
+    if [int(each[1]) for each in found] != list(range(len(messages))):
+        return None
+    marks = [each.span() for each in found]
+    ends = [*(start for start, _ in marks[1:]), len(text)]
+    at, contents = marks[0][0], []
+    if whole[:at] != text[:at]:
+        return None
+    for message, (_, stop), end in zip(messages, marks, ends, strict=True):
+        gap = text[stop:end]
+        ways = (message.content, message.content.strip())
+        size = next((len(way) for way in ways if whole.startswith(way + gap, at)), None)
+        if size is None:
+            return None
+        contents.append((at, at + size))
+        at += size + len(gap)
+    return _Layout(marked, render, text, marks, contents) if at == len(whole) else None
+
+
 def _rendered(
     messages: Sequence[Message], n: int, render: Render, whole: str, where: str
 ) -> tuple[int, int]:
-    """Where an answer begins and ends in the whole text, by rendering the messages up to it."""
-    if n == 0:
+    """Where an answer begins and ends in the whole text, by rendering the messages up to it.
+
+    The same is done with marks for the contents of all other roles: the answer's text must stay.
+    """
+    mark = _unused(messages, whole)
+    marked = [
+        message if message.role == ANSWERS else message._replace(content=mark)
+        for message in messages
+    ]
+    start, stop = _by_prefixes(messages, n, render, whole, where)
+    other = render(marked, False)
+    first, last = _by_prefixes(marked, n, render, other, where)
+    if whole[start:stop] != other[first:last]:
         raise ValueError(
-            f"{where}: expected a question first, got an answer; put a message of another role "
-            "before it."
+            f"{where}: expected an answer whose text depends on no other role's message, got "
+            f"{whole[start:stop][:60]!r}; choose another template."
         )
+    return start, stop
+
+
+def _by_prefixes(
+    messages: Sequence[Message], n: int, render: Render, whole: str, where: str
+) -> tuple[int, int]:
     before = render(messages[:n], True)
     after = whole if n == len(messages) - 1 else render(messages[: n + 1], False)
     _check_prefix(before, after, f"{where}: the opening of the answer")
@@ -87,19 +215,10 @@ def _rendered(
     return len(before), len(after)
 
 
-def _around(whole: str, content: str, span: tuple[int, int], before: int) -> tuple[str, str] | None:
-    """The text before and after an answer, or None where the answer's content is changed."""
-    start, stop = span
-    opening, rest = whole[before:start], whole[start:stop]
-    return (opening, rest[len(content) :]) if opening and rest.startswith(content) else None
-
-
-def _find(whole: str, content: str, around: tuple[str, str], at: int) -> tuple[int, int] | None:
-    """Where an answer begins and ends, by a search from a place on; None where there is none."""
-    opening, closing = around
-    place = whole.find(opening + content + closing, at)
-    start = place + len(opening)
-    return None if place < 0 else (start, start + len(content) + len(closing))
+def _unused(messages: Sequence[Message], whole: str) -> str:
+    """A character for private use that neither the messages nor their rendering has."""
+    used = {*whole, *(character for message in messages for character in message.content)}
+    return next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in used)
 
 
 def _check_prefix(short: str, long: str, what: str) -> None:

@@ -10,6 +10,7 @@ from ..checks import check_seq
 from ..contract import PieceRange, Rows
 from ..ranges import numbers_in, numbers_of
 from ..readers.prompted import Question
+from .chat import DATE
 from .corpus import Corpus
 from .grouped import check_fit, one_each, tokenize_grouped, with_answers
 
@@ -126,6 +127,7 @@ def tokenize_choices(
     *,
     seq: int,
     template: str | None = None,
+    date: str = DATE,
     long: Literal["error", "drop"] = "error",
     vocab_size: int | None = None,
 ) -> Choices:
@@ -139,6 +141,7 @@ def tokenize_choices(
         tokenizer: A `PreTrainedTokenizerFast` of `transformers`.
         seq: Tokens per row, at least 1. A document has one token more, its last target.
         template: Jinja chat template, such as `INSTRUCTIONS`. Default: the tokenizer's.
+        date: Date that a template's clock shows, such as "2025-01-31". Default "2024-07-26".
         long: How to handle questions with a longer document: "error" (default) or "drop".
         vocab_size: Size of the model's vocabulary. Default: the tokenizer's.
 
@@ -175,6 +178,7 @@ def tokenize_choices(
         name="questions",
         seq=seq,
         template=template,
+        date=date,
         long=long,
         vocab_size=vocab_size,
     )

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ..readers.examples import Example, Message
-from .chat import Piece, Render, pieces
+from ..readers.examples import Example
+from ..readers.messages import Message, Tools
+from .chat import Piece, Render, dated, pieces
 
 
 class Document(NamedTuple):
@@ -31,17 +32,13 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None)
     end, if the tokenizer has one. In a chat the answers count, and no token spans a prompt and an
     answer.
 
-    Raises `ValueError` naming the source: for a chat without a template, and where the template or
-    the tokenizer does not separate prompts from answers.
+    Raises `ValueError` naming the source: for a chat without a template, where the template or the
+    tokenizer does not separate prompts from answers, and for a field of `DEMANDED` or tools that
+    the template ignores.
     """
     texts = [e.text for e in examples if isinstance(e.text, str)]
     chats = [
-        pieces(
-            example.text,
-            renderer(tokenizer, template, example.source),
-            end=tokenizer.eos_token,
-            source=example.source,
-        )
+        _pieces(example.text, tokenizer, template, example.source, example.tools)
         for example in examples
         if not isinstance(example.text, str)
     ]
@@ -53,6 +50,14 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None)
             raise ValueError(f"{example.source}: {document}")
         documents.append(document)
     return documents
+
+
+def template_of(tokenizer: Any, template: str | None, *, date: str) -> str | None:
+    """The template to use: the given one or the tokenizer's, with a clock that shows the date."""
+    chosen = tokenizer.chat_template if template is None else template
+    if isinstance(chosen, dict):  # several, by name
+        chosen = chosen.get("default")
+    return None if chosen is None else dated(chosen, date)
 
 
 def ids_of(tokenizer: Any, texts: list[str], *, special: bool = False) -> list[list[int]]:
@@ -119,7 +124,46 @@ def _text(tokenizer: Any, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def renderer(tokenizer: Any, template: str | None, source: str) -> Render:
+DEMANDED = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "name")
+"""Fields of messages that a template must write: they are part of what is said."""
+
+
+def _pieces(
+    messages: Sequence[Message], tokenizer: Any, template: str | None, source: str, tools: Tools
+) -> list[Piece]:
+    """The pieces of a chat, none of whose fields the template ignores."""
+    render = renderer(tokenizer, template, source, tools)
+    found = pieces(messages, render, end=tokenizer.eos_token, source=source)
+    whole = "".join(piece.text for piece in found)
+    for name in DEMANDED:
+        having = [n for n, message in enumerate(messages, start=1) if _says(message, name)]
+        if having and render([_without(message, name) for message in messages], False) == whole:
+            raise ValueError(_ignored(f"{source}: message {having[0]}: field {name!r}"))
+    if tools and renderer(tokenizer, template, source)(messages, False) == whole:
+        raise ValueError(_ignored(f"{source}: tools"))
+    return found
+
+
+def _says(message: Message, name: str) -> bool:
+    """Whether a field says something; the name of a tool repeats that of its call."""
+    return name in (message.fields or ()) and (name, message.role) != ("name", "tool")
+
+
+def _without(message: Message, name: str) -> Message:
+    if not _says(message, name):
+        return message
+    assert message.fields is not None  # noqa: S101 - for the type checker
+    return message._replace(fields={k: v for k, v in message.fields.items() if k != name})
+
+
+def _ignored(where: str) -> str:
+    return (
+        f"{where}: expected a chat template that writes it, got the same text without it; choose "
+        "another template or leave it out."
+    )
+
+
+def renderer(tokenizer: Any, template: str | None, source: str, tools: Tools = ()) -> Render:
     """A function that renders a chat with the Jinja `template`.
 
     Raises `ValueError` naming the source where the template is None, and later where it refuses a
@@ -128,13 +172,17 @@ def renderer(tokenizer: Any, template: str | None, source: str) -> Render:
     if template is None:
         raise ValueError(
             f"{source}: expected a template for chats, got none, and the tokenizer has none; give "
-            "one, such as fedjax_llm.data.INSTRUCTIONS."
+            "one, such as fedjax_llm.data.INSTRUCTIONS, or by --chat-template."
         )
 
     def render(messages: Sequence[Message], opening: bool) -> str:
         try:
             return tokenizer.apply_chat_template(
-                [message._asdict() for message in messages],
+                [
+                    {"role": message.role, "content": message.content, **(message.fields or {})}
+                    for message in messages
+                ],
+                tools=[dict(tool) for tool in tools] or None,
                 chat_template=template,
                 tokenize=False,
                 add_generation_prompt=opening,

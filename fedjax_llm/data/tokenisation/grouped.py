@@ -7,18 +7,21 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..checks import check_records
-from ..readers.examples import ANSWERS, Example, Message, Records
+from ..readers.examples import Example, Records
+from ..readers.messages import ANSWERS, Message, Tools
 from .corpus import Corpus
-from .encode import Document, encode
+from .encode import Document, encode, template_of
 from .tokenize import check_arguments, check_tokens, joined
 from .windows import Batch, Windows, take
 
 
 def with_answers(
-    prompt: tuple[Message, ...], contents: Sequence[str], source: str
+    prompt: tuple[Message, ...], contents: Sequence[str], source: str, tools: Tools = ()
 ) -> list[Example]:
-    """One chat for each answer: the prompt, then the answer."""
-    return [Example((*prompt, Message(ANSWERS, text)), source=source) for text in contents]
+    """One chat for each answer: the prompt, of which nothing is learnt, then the answer."""
+    asked = [message._replace(learnt=False) for message in prompt]
+    chats = [(*asked, Message(ANSWERS, text)) for text in contents]
+    return [Example(chat, source=source, tools=tools) for chat in chats]
 
 
 def tokenize_grouped(
@@ -31,38 +34,50 @@ def tokenize_grouped(
     name: str,
     seq: int,
     template: str | None,
+    date: str,
     long: str,
+    ways: tuple[str, ...] = ("error", "drop"),
+    prompt_tokens: int | None = None,
     vocab_size: int | None,
 ) -> tuple[Corpus, list[Any]]:
     """Make a corpus of the chats of each record, and list the records in it, client after client.
+
+    Where `long` is "truncate", chats of more than `seq + 1` tokens lose the beginning of their
+    prompt until `prompt_tokens` of it are left, and then the end of their answer.
 
     Raises `TypeError` unless `records` maps each client to a list of records of the `kind`, and
     `ValueError` naming client or source: for a client without records, and for a record with a chat
     of more than `seq + 1` tokens, unless `long` is "drop".
     """
     check_records(records, who=who, name=name, kind=kind)
-    check_arguments(who, records, tokenizer, name=name, seq=seq, long=long, ways=("error", "drop"))
+    check_arguments(who, records, tokenizer, name=name, seq=seq, long=long, ways=ways)
     vocab_size = len(tokenizer) if vocab_size is None else vocab_size
-    template = tokenizer.chat_template if template is None else template
+    template = template_of(tokenizer, template, date=date)
     clients = tuple(sorted(records))
     by_client: list[list[Document]] = []
     kept: list[Any] = []
     for client in clients:
         groups = [chats_of(record) for record in records[client]]
         chats = [chat for group in groups for chat in group]
-        made = iter(answers(chats, tokenizer, template=template, vocab_size=vocab_size))
+        made = iter(encode(chats, tokenizer, template=template))
         fitting: list[Document] = []
         for record, group in zip(records[client], groups, strict=True):
             documents = [next(made) for _ in group]
+            for document in documents:
+                check_tokens(document, tokenizer, vocab_size, record.source)
             longest = max(len(document.tokens) for document in documents)
-            if longest <= seq + 1:
-                fitting += documents
-                kept.append(record)
-            elif long == "error":
+            if longest > seq + 1 and long == "error":
+                remedy = " or ".join(f"long={way!r}" for way in ways if way != "error")
                 raise ValueError(
                     f"{record.source}: expected at most {seq + 1} tokens, a window of seq={seq} "
-                    f"and its last target, got {longest}; use a larger seq or long='drop'."
+                    f"and its last target, got {longest}; use a larger seq, or {remedy}."
                 )
+            if longest > seq + 1 and prompt_tokens is not None:
+                documents = truncated(documents, longest=seq + 1, prompt=prompt_tokens)
+                longest = 0 if _alike(documents) else seq + 1
+            if 0 < longest <= seq + 1:
+                fitting += documents
+                kept.append(record)
         if not fitting:
             raise ValueError(
                 f"{who}: client {client!r}: expected a record within {seq + 1} tokens, got none; "
@@ -72,20 +87,25 @@ def tokenize_grouped(
     return joined(clients, by_client, vocab_size=vocab_size, chats=True), kept
 
 
-def answers(
-    chats: Sequence[Example], tokenizer: Any, *, template: str | None, vocab_size: int
-) -> list[Document]:
-    """Tokenise chats; of each document only the last answer counts.
+def truncated(documents: Sequence[Document], *, longest: int, prompt: int) -> list[Document]:
+    """Cut the answers to one prompt to at most `longest` tokens each.
 
-    Raises what `encode` raises, and `ValueError` for a token outside the vocabulary.
+    The beginning of the prompt is cut off until the longest answer fits, but at most until `prompt`
+    tokens are left. Then the ends of the answers are cut off.
     """
-    documents = []
-    for chat, document in zip(chats, encode(chats, tokenizer, template=template), strict=True):
-        check_tokens(document, tokenizer, vocab_size, chat.source)
-        begins = np.flatnonzero(np.diff(document.counted.astype(np.int8)) == 1) + 1
-        last = np.arange(len(document.tokens)) >= begins[-1]
-        documents.append(Document(document.tokens, document.counted & last))
-    return documents
+    asked = [int(document.counted.argmax()) for document in documents]
+    answers = [len(document.tokens) for document in documents]
+    room = longest - max(size - start for size, start in zip(answers, asked, strict=True))
+    cuts = [max(start - max(room, prompt), 0) for start in asked]
+    return [
+        Document(document.tokens[cut : cut + longest], document.counted[cut : cut + longest])
+        for document, cut in zip(documents, cuts, strict=True)
+    ]
+
+
+def _alike(documents: Sequence[Document]) -> bool:
+    """Whether all documents have the same tokens."""
+    return len({document.tokens.tobytes() for document in documents}) == 1
 
 
 def one_each(

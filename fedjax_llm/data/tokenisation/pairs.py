@@ -6,10 +6,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
+from ...checks import check_count
 from ..checks import check_seq
 from ..contract import PieceRange, Rows
 from ..ranges import numbers_in, numbers_of
 from ..readers.prompted import Pair
+from .chat import DATE
 from .corpus import Corpus
 from .grouped import check_fit, one_each, tokenize_grouped, with_answers
 
@@ -106,7 +108,9 @@ def tokenize_pairs(
     *,
     seq: int,
     template: str | None = None,
-    long: Literal["error", "drop"] = "error",
+    date: str = DATE,
+    long: Literal["error", "truncate", "drop"] = "error",
+    prompt_tokens: int | None = None,
     vocab_size: int | None = None,
 ) -> Pairs:
     """Tokenise pairs: each becomes two documents of at most `seq + 1` tokens, without reference.
@@ -119,7 +123,14 @@ def tokenize_pairs(
         tokenizer: A `PreTrainedTokenizerFast` of `transformers`.
         seq: Tokens per row, at least 1. A document has one token more, its last target.
         template: Jinja chat template, such as `INSTRUCTIONS`. Default: the tokenizer's.
-        long: How to handle pairs with a longer document: "error" (default) or "drop".
+        date: Date that a template's clock shows, such as "2025-01-31". Default "2024-07-26".
+        long: How to handle pairs with a longer document: "error" (default), "truncate" or "drop".
+            "truncate" follows TRL: it cuts off the beginning of the prompt, the same for both
+            answers, and then the ends of the answers. A pair whose answers are then alike is left
+            out. TRL cuts the prompt to `prompt_tokens` at once; here it keeps what fits beside the
+            longer answer.
+        prompt_tokens: Tokens of the prompt's end that "truncate" always keeps, from 1 to `seq`.
+            Default: half of `seq`.
         vocab_size: Size of the model's vocabulary. Default: the tokenizer's.
 
     Returns:
@@ -128,8 +139,8 @@ def tokenize_pairs(
     Raises:
         TypeError: For anything but a mapping from client to a list of `Pair`, and for a
             `tokenizer` that is none.
-        ValueError: For a bad `seq` or `long`, a slow tokenizer, and a client all of whose pairs
-            are dropped; naming client or source, as `tokenize` does.
+        ValueError: For a bad `seq`, `long`, `prompt_tokens` or `date`, a slow tokenizer, and a
+            client all of whose pairs are dropped; naming client or source, as `tokenize` does.
 
     Example:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
@@ -146,16 +157,34 @@ def tokenize_pairs(
         ([2, 3, 2, 4], [False, True, False, True])
 
     """
+    if prompt_tokens is not None and long != "truncate":
+        raise ValueError(
+            f"tokenize_pairs: prompt_tokens: expected None, as long is {long!r}, got "
+            f"{prompt_tokens!r}; use long='truncate'."
+        )
+    if long == "truncate":
+        check_count(seq, who="tokenize_pairs", name="seq")
+        prompt_tokens = max(seq // 2, 1) if prompt_tokens is None else prompt_tokens
+        check_count(prompt_tokens, who="tokenize_pairs", name="prompt_tokens")
+        if prompt_tokens > seq:
+            raise ValueError(
+                f"tokenize_pairs: prompt_tokens: expected at most seq={seq}, got {prompt_tokens}."
+            )
     corpus, _ = tokenize_grouped(
         "tokenize_pairs",
         pairs,
-        lambda pair: with_answers(pair.prompt, (pair.chosen, pair.rejected), pair.source),
+        lambda pair: with_answers(
+            pair.prompt, (pair.chosen, pair.rejected), pair.source, pair.tools
+        ),
         tokenizer,
         kind=Pair,
         name="pairs",
         seq=seq,
         template=template,
+        date=date,
         long=long,
+        ways=("error", "truncate", "drop"),
+        prompt_tokens=prompt_tokens,
         vocab_size=vocab_size,
     )
     return Pairs(corpus)

@@ -13,11 +13,12 @@ from ...checks import check_count
 from ..checks import check_records
 from ..readers.examples import Example, Examples, Records, check_no_client_is_empty
 from .cache import open_corpus, save_corpus
+from .chat import DATE
 from .corpus import Corpus
-from .encode import Document, encode
+from .encode import Document, encode, template_of
 from .tokens import token_dtype
 
-FORMAT = 1
+FORMAT = 2
 """Version of the tokenisation, increased whenever the same examples would give other tokens."""
 TOGETHER = 512
 """Examples that are tokenised at a time."""
@@ -29,6 +30,7 @@ def tokenize(
     *,
     seq: int,
     template: str | None = None,
+    date: str = DATE,
     long: Literal["error", "truncate", "split"] = "error",
     vocab_size: int | None = None,
     cache: str | Path | None = None,
@@ -45,6 +47,7 @@ def tokenize(
         tokenizer: A `PreTrainedTokenizerFast` of `transformers`.
         seq: Tokens per window, at least 1. A document has one token more, its last target.
         template: Jinja chat template, such as `INSTRUCTIONS`. Default: the tokenizer's.
+        date: Date that a template's clock shows, such as "2025-01-31". Default "2024-07-26".
         long: How to handle longer examples: "error" (default) refuses them, "truncate" cuts off
             their end, "split" splits them into documents that overlap by one token, so that each
             target is in exactly one. Documents without a target are left out.
@@ -58,10 +61,10 @@ def tokenize(
     Raises:
         TypeError: For anything but a mapping from client to a list of `Example`, and for a
             `tokenizer` that is none.
-        ValueError: For a bad `seq` or `long`, a slow tokenizer; naming the client, for one without
-            examples or targets; naming the source, for an example that is too long, a chat without
-            a template or with one that does not separate answers from prompts, and a token outside
-            the vocabulary.
+        ValueError: For a bad `seq`, `long` or `date`, a slow tokenizer; naming the client, for one
+            without examples or targets; naming the source, for an example that is too long, a chat
+            without a template, with one that does not separate answers from prompts or one that
+            ignores a field, and a token outside the vocabulary.
 
     Example:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
@@ -80,7 +83,7 @@ def tokenize(
     ways = ("error", "truncate", "split")
     check_arguments("tokenize", examples, tokenizer, seq=seq, long=long, ways=ways)
     vocab_size = len(tokenizer) if vocab_size is None else vocab_size
-    template = tokenizer.chat_template if template is None else template
+    template = template_of(tokenizer, template, date=date)
 
     def made() -> Corpus:
         return _corpus(examples, tokenizer, seq, template, long, vocab_size)
@@ -219,5 +222,7 @@ def _digest(examples: Examples, tokenizer: Any, settings: list[Any]) -> str:
     for part in (settings, backend, special):
         state.update(json.dumps(part, sort_keys=True).encode() + b"\n")
     for client in sorted(examples):
-        state.update(json.dumps([client, [example.text for example in examples[client]]]).encode())
+        state.update(
+            json.dumps([client, [each[:1] + each[3:] for each in examples[client]]]).encode()
+        )
     return state.hexdigest()

@@ -1,17 +1,18 @@
 """Availability: when clients can be drawn for a round."""
 
-import csv
 import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from fedjax_compression.checks import check_kind, check_number
 from jaxtyping import Bool, Float, Int
 
 from ...checks import check_count
+from ...data.readers.rows import table_rows
+from ...data.readers.values import client_name, short
 from ..checks import check_above_zero
 
 
@@ -50,8 +51,9 @@ def trace(path: str, *, period: float | int = float("inf")) -> Availability:
     Clients that are not in the table are never available.
 
     Args:
-        path: A CSV file with the header `client,start,end`: a client's name and a window in
-            simulated seconds from the run's beginning.
+        path: A CSV file with a header, or JSON if the name ends in `.json` or `.jsonl`; either may
+            be compressed by gzip. The columns are `client` (its name), `start` and `end`: a window
+            in simulated seconds from the run's beginning.
         period: Seconds after which the whole table repeats; infinite, the default, for never.
 
     Returns:
@@ -77,17 +79,15 @@ def trace(path: str, *, period: float | int = float("inf")) -> Availability:
     check_kind(path, (str, os.PathLike), who="trace", name="path", expected="the path of a table")
     check_above_zero(period, who="trace", name="period", unit="seconds")
     by_client: dict[str, list[tuple[float, float]]] = {}
-    for number, row in enumerate(_table(Path(path)), start=2):
-        try:
-            start, end = float(row["start"]), float(row["end"])
-        except (TypeError, ValueError):
-            start, end = 0.0, 0.0
-        if not row["client"] or not 0 <= start < end <= period:
+    for where, row in table_rows(Path(path)):
+        client = client_name(row, "client", where)
+        start, end = (_seconds(row.get(name)) for name in ("start", "end"))
+        if not 0 <= start < end <= period:
             raise ValueError(
-                f"{path}: line {number}: expected a client and 0 <= start < end <= {period:g}, "
-                f"got {row['client']!r}, {row['start']!r}, {row['end']!r}."
+                f"{where}: expected a client and 0 <= start < end <= {period:g}, got "
+                f"{short(dict(row))}."
             )
-        by_client.setdefault(row["client"], []).append((start, end))
+        by_client.setdefault(client, []).append((start, end))
     for client, spans in by_client.items():
         spans.sort()
         for earlier, later in pairwise(spans):
@@ -185,14 +185,9 @@ def _available(windows: Windows, within: float, population: int) -> Bool[np.ndar
     return chosen
 
 
-def _table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV table; raises `ValueError` for another header."""
+def _seconds(value: Any) -> float:
+    """A number of a table; NaN for anything else."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        reader = csv.DictReader(lines, strict=True)
-        rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: expected a CSV table, got an error: {error}.") from None
-    if list(reader.fieldnames or ()) != ["client", "start", "end"]:
-        raise ValueError(f"{path}: expected the header client,start,end, got {lines[:1]}.")
-    return rows
+        return float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")

@@ -1,9 +1,7 @@
 """Speeds of clients' links and local steps: from bytes and steps to simulated seconds."""
 
-import csv
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +10,8 @@ from fedjax_compression.checks import check_kind
 from fedjax_compression.errors import message
 from jaxtyping import Float, Int
 
+from ...data.readers.rows import table_rows
+from ...data.readers.values import client_name
 from ..checks import check_above_zero, check_seconds
 
 _COLUMNS = ("uplink", "downlink", "latency", "step")
@@ -82,9 +82,10 @@ def links(path: str) -> Network:
     r"""Read a link for each client from a table.
 
     Args:
-        path: A CSV file with a header, or JSON lines if the name ends in `.jsonl`. The columns are
-            `client` (its name), `uplink`, `downlink`, `latency` and `step`, in the units of `link`;
-            `latency` and `step` may be missing or empty and are then 0.
+        path: A CSV file with a header, or JSON if the name ends in `.json` or `.jsonl`; either may
+            be compressed by gzip. The columns are `client` (its name), `uplink`, `downlink`,
+            `latency` and `step`, in the units of `link`; `latency` and `step` may be missing or
+            empty and are then 0.
 
     Returns:
         The network, for `Conditions`. Its `links` raises `ValueError` if a client is not in the
@@ -109,9 +110,9 @@ def links(path: str) -> Network:
     """
     check_kind(path, (str, os.PathLike), who="links", name="path", expected="the path of a table")
     table: dict[str, tuple[float, ...]] = {}
-    for where, row in _rows(Path(path)):
-        client = row.get("client")
-        if not isinstance(client, str) or not client or client in table:
+    for where, row in table_rows(Path(path)):
+        client = client_name(row, "client", where)
+        if client in table:
             raise ValueError(
                 message(where, "client", "the name of a client without an earlier row", client)
             )
@@ -143,35 +144,11 @@ def arrivals(
     return 2 * links.latency + transfer + links.step * steps
 
 
-def _rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """Each row of a table, with the file and line that errors name."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected UTF-8 text, got other bytes.") from None
-    lines = text.splitlines()
-    if path.suffix != ".jsonl":
-        try:
-            for number, row in enumerate(csv.DictReader(lines, strict=True), start=2):
-                yield f"{path}: line {number}", row
-        except csv.Error as error:
-            raise ValueError(f"{path}: expected a CSV table, got an error: {error}.") from None
-        return
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}: line {number}: expected a JSON object, got {line[:40]!r}.")
-        yield f"{path}: line {number}", record
-
-
 def _number(value: Any, where: str, name: str) -> float:
     if value in (None, "") and name in ("latency", "step"):
         return 0.0
     try:
-        return float(value)
+        return float("" if isinstance(value, bool) else value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(message(where, name, "a number", value)) from None
 

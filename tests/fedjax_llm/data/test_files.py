@@ -1,14 +1,30 @@
 """Records from files and tables, and the errors of bad records."""
 
+import gzip
+import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_llm.data import Example, Fields, Message, chitchat, fedit, jsonl, parquet, pooled, table
+from fedjax_llm.data import (
+    Example,
+    Fields,
+    Message,
+    alpaca,
+    chitchat,
+    fedit,
+    fedit_test,
+    jsonl,
+    parquet,
+    pooled,
+    sharegpt,
+    table,
+)
 
 TEXT = Fields(text="text", client="user", label="topic")
 ASKED = Fields(instruction="ask", context="with", response="say")
@@ -71,7 +87,7 @@ def test_messages_are_kept_unchanged(written):
     st.lists(
         st.fixed_dictionaries(
             {
-                "user": st.text(min_size=1).filter(str.strip),
+                "user": st.text(min_size=1).filter(str.strip),  # white space at ends is ignored
                 "text": st.text(min_size=1).filter(str.strip),
                 "topic": st.integers(0, 9),
             }
@@ -92,6 +108,96 @@ def test_a_file_a_parquet_file_and_a_table_say_the_same(tmp_path_factory, rows):
     said = [{c: [e[:2] for e in own] for c, own in examples.items()} for examples in ways]
     assert said[0] == said[1] == said[2]
     assert sum(map(len, ways[0].values())) == len(rows)
+
+
+IDS = [1, np.int64(1), np.int8(1), 1.0, np.float32(1), "1", " 1 ", np.str_("1")]
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_one_name_is_one_client_however_it_is_stored(tmp_path, name):
+    row = {"user": name, "text": "x", "topic": name}
+    expected = {"1": [("x", "1")]}
+
+    def said(examples):
+        return {client: [each[:2] for each in own] for client, own in examples.items()}
+
+    assert said(table([row], TEXT)) == expected
+    stored = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+    pq.write_table(pa.Table.from_pylist([stored]), tmp_path / "r.parquet")
+    assert said(parquet(tmp_path / "r.parquet", TEXT)) == expected
+    (tmp_path / "r.jsonl").write_bytes(lines(stored))
+    assert said(jsonl(tmp_path / "r.jsonl", TEXT)) == expected
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_a_file_may_be_an_array_and_compressed(written, mark, ending, packed):
+    text = ROWS[1] | {"text": "line\u2028separator\r\n"}
+    rows = lines(ROWS[0], text).splitlines()
+    plain = jsonl(written(lines(ROWS[0], text)), TEXT)
+    said = {client: [each[:2] for each in own] for client, own in plain.items()}
+    array = b"[" + ending + (b"," + ending).join(rows) + b"]" + ending
+    for data, place in ((ending.join(rows), "line"), (array, "record")):
+        found = jsonl(written(packed(mark + data), "chats.json.gz"), TEXT)
+        assert {client: [each[:2] for each in own] for client, own in found.items()} == said
+        assert found["a"][0].source.endswith(f"chats.json.gz: {place} 2")
+    assert list(jsonl(written(packed(array), "chats.json.gz"), Fields(text="text"))) == ["chats"]
+
+
+def test_a_parquet_file_may_be_compressed_and_a_pointer_is_named(written):
+    data = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), data)
+    path = written(gzip.compress(data.getvalue()), "rows.parquet.gz")
+    assert list(parquet(path, TEXT)) == ["a", "b"]
+    path = written(b"version https://git-lfs.github.com/spec/v1\n", "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet: expected data, got a Git LFS pointer"):
+        parquet(path, TEXT)
+
+
+def turns(example):
+    return [(message.role, message.content) for message in example.text]
+
+
+def test_alpaca_and_sharegpt_are_read_by_name():
+    row = {
+        "instruction": "Add.",
+        "input": "1 2",
+        "output": "3",
+        "system": "Be brief.",
+        "history": np.array([["Hi", "Hello"]]),
+        "who": 7,
+    }
+    ((example,),) = table([row], alpaca(client="who")).values()
+    expected = [
+        ("system", "Be brief."),
+        ("user", "Hi"),
+        ("assistant", "Hello"),
+        ("user", "Add.\n\n1 2"),
+        ("assistant", "3"),
+    ]
+    assert turns(example) == expected
+    ((bare,),) = table([{"instruction": "Hi", "output": "Hello"}], alpaca()).values()
+    assert turns(bare) == [("user", "Hi"), ("assistant", "Hello")]
+    call = {"name": "sum", "arguments": {"a": 1}}
+    said = [
+        {"from": "human", "value": "1?"},
+        {"from": "function_call", "value": json.dumps(call)},
+        {"from": "observation", "value": "2"},
+        {"from": "gpt", "value": "It is 2.", "weight": 0},
+    ]
+    row = {"conversations": said, "system": "Be brief.", "tools": json.dumps([{"name": "sum"}])}
+    ((example,),) = table([row], sharegpt()).values()
+    assert turns(example) == [
+        ("system", "Be brief."),
+        ("user", "1?"),
+        ("assistant", ""),
+        ("tool", "2"),
+        ("assistant", "It is 2."),
+    ]
+    assert example.text[2].fields == {"tool_calls": [call]}
+    assert [message.learnt for message in example.text] == [True, True, True, True, False]
+    assert example.tools == ({"name": "sum"},)
 
 
 class Columns(list):
@@ -129,8 +235,24 @@ BAD = {
         TEXT,
         r"chats\.jsonl: line 2: expected JSON, got",
     ),
-    "deep": (b"[" * 100_000, TEXT, r"line 1: expected JSON, got"),
-    "no object": (b"[1, 2]\n", TEXT, r"line 1: expected an object with fields, got \[1, 2\]"),
+    "deep": (b"[" * 100_000, TEXT, r"chats\.jsonl: expected JSON, got"),
+    "no object": (b"[1, 2]\n", TEXT, r"record 1: expected an object with fields, got 1"),
+    "lfs": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n",
+        TEXT,
+        r"chats\.jsonl: expected data, got a Git LFS pointer; fetch",
+    ),
+    "cut gzip": (gzip.compress(lines(*ROWS))[:-9], TEXT, r"chats\.jsonl: expected a complete gzip"),
+    "true": (
+        lines({"user": True, "text": "a", "topic": 1}),
+        TEXT,
+        r"line 1: field 'user': expected the name of a client, got True",
+    ),
+    "1 and '1'": (
+        lines(*({"user": user, "text": "a", "topic": 1} for user in (1, "2", 1, "1"))),
+        TEXT,
+        r"line 4: field 'user': expected one client by this name, got the number 1 and",
+    ),
     "no utf-8": (b'{"text": "\xff"}\n', TEXT, r"line 1: expected UTF-8, got byte 0xff at 10"),
     "surrogate": (
         b'{"text": "\\ud800"}\n',
@@ -211,14 +333,38 @@ def test_a_folder_of_fedit_has_a_client_in_each_file(tmp_path):
     assert list(found) == ["local_training_0", "local_training_1"]
     assert [example.label for example in pooled(found)] == ["open_qa", "open_qa", ""]
     assert found["local_training_1"][0].text[0].content == "Add.\n\n1 2"
+    (tmp_path / "global_training.json").write_text(json.dumps([alpaca]))
+    assert list(fedit(tmp_path)) == list(found)
+    test = fedit_test(tmp_path)
+    assert list(test) == ["global_test"]
+    assert test["global_test"][0].text == found["local_training_0"][0].text
+
+
+def test_what_a_folder_has_beside_its_clients_is_named(tmp_path):
+    record = {"instruction": "Name one.", "output": "One."}
+    for name in ("local_training_0", "local_training_10", "other"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([record]))
+    (tmp_path / "split_metadata.json").write_text('{"seed": 42}')
+    with pytest.warns(
+        UserWarning, match=r"2 files .* passes over other\.json, split_metadata\.json"
+    ):
+        assert list(fedit(tmp_path)) == ["local_training_0", "local_training_10"]
+    with pytest.warns(UserWarning, match="passes over local_training_0"):
+        assert list(fedit(tmp_path, pattern="oth*.json")) == ["other"]
+    with pytest.raises(
+        ValueError, match=r"expected files of clients, c\*\.json, got local_training_0"
+    ):
+        fedit(tmp_path, pattern="c*.json")
 
 
 def test_a_bad_folder_of_fedit_is_refused_by_file_and_record(tmp_path):
-    with pytest.raises(ValueError, match=r"expected a \.json file for each client, got none"):
+    with pytest.raises(
+        ValueError, match=r"expected files of clients, local_training_\*\.json, got n"
+    ):
         fedit(tmp_path)
     path = tmp_path / "local_training_0.json"
     path.write_text("[]")
-    with pytest.raises(ValueError, match=r"training_0\.json: expected a list of at least one"):
+    with pytest.raises(ValueError, match=r"training_0\.json: expected at least one record, got"):
         fedit(tmp_path)
     path.write_text(json.dumps([{"instruction": "a", "response": "b"}, {"instruction": "a"}]))
     with pytest.raises(

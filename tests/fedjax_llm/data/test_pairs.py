@@ -1,6 +1,7 @@
 """Pairs of answers: read, tokenised, drawn, split, and refused by record."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from fedjax_llm.data import (
     Pair,
     PairFields,
     QuestionFields,
+    alpaca_pairs,
     cohort_batches,
     fedit,
     hold_out,
     iid,
     jsonl,
     pooled,
+    sharegpt_pairs,
     table,
     tokenize_pairs,
 )
@@ -53,8 +56,9 @@ def test_records_are_read_from_every_source(tmp_path):
     assert list(found) == ["a", "b"]
     source = f"{tmp_path / 'pairs.jsonl'}: line 1"
     assert found["b"][0] == Pair(ASKED, "sat on", "the mat.", source=source)
-    (tmp_path / "client.json").write_text(json.dumps(ROWS))
-    of_folder = fedit(tmp_path, PairFields())
+    (tmp_path / "clients").mkdir()
+    (tmp_path / "clients" / "client.json").write_text(json.dumps(ROWS))
+    of_folder = fedit(tmp_path / "clients", PairFields(), pattern="*.json")
     assert [pair[:3] for pair in of_folder["client"]] == [
         ((Message("user", row["prompt"]),), row["chosen"], row["rejected"]) for row in ROWS
     ]
@@ -63,7 +67,7 @@ def test_records_are_read_from_every_source(tmp_path):
 
 
 def test_answers_may_be_messages_after_the_prompts():
-    prompt = [message._asdict() for message in EARLIER]
+    prompt = [message(*turn[:2]) for turn in EARLIER]
     good = [*prompt, {"role": "assistant", "content": "sat on"}]
     bad = [{"role": "assistant", "content": "no"}]
     rows = [{"prompt": prompt, "chosen": good, "rejected": bad}]
@@ -71,10 +75,60 @@ def test_answers_may_be_messages_after_the_prompts():
     assert pair[:3] == (EARLIER, "sat on", "no")
 
 
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+def test_the_layouts_of_published_pairs_are_read_by_name():
+    asked, good, bad = (
+        {"from": "human", "value": "Hi"},
+        *({"from": "gpt", "value": text} for text in ("yes", "no")),
+    )
+    layouts = [
+        (PairFields(), {"prompt": "Hi", "chosen": "yes", "rejected": "no"}),
+        (
+            PairFields(),
+            {
+                "prompt": [message("user", "Hi")],
+                "chosen": [message("assistant", "yes")],
+                "rejected": [message("assistant", "no")],
+            },
+        ),
+        (
+            PairFields(),
+            {
+                "chosen": [message("user", "Hi"), message("assistant", "yes")],
+                "rejected": [message("user", "Hi"), message("assistant", "no")],
+            },
+        ),
+        (
+            PairFields(),
+            {
+                "prompt": "Hi",
+                "chosen": [message("user", "Hi"), message("assistant", "yes")],
+                "rejected": [message("user", "Hi"), message("assistant", "no")],
+            },
+        ),
+        (alpaca_pairs(), {"instruction": "Hi", "input": "", "chosen": "yes", "rejected": "no"}),
+        (sharegpt_pairs(), {"conversations": [asked], "chosen": good, "rejected": bad}),
+    ]
+    for fields, row in layouts:
+        (pair,) = table([row], fields)["table"]
+        assert pair[:3] == ((Message("user", "Hi"),), "yes", "no")
+    (pair,) = table([layouts[-1][1] | {"system": "Be brief."}], sharegpt_pairs())["table"]
+    assert pair.prompt == (Message("system", "Be brief."), Message("user", "Hi"))
+    with pytest.raises(ValueError, match="row 1: field 'rejected': expected one message of the as"):
+        table(
+            [layouts[2][1] | {"rejected": [message("user", "Ho"), *[message("assistant", "x")]]}],
+            PairFields(),
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"chosen": None}, r"table: row 1: field 'chosen': expected a list of messages, got None"),
+        ({"chosen": []}, r"table: row 1: field 'chosen': expected one message of the assistant"),
         ({"chosen": " "}, r"table: row 1: field 'chosen': expected text, got ' '"),
         (
             {"rejected": "sat on"},
@@ -183,9 +237,50 @@ def test_a_longer_pair_is_refused_or_dropped(bpe):
         all_of(tokenize_pairs({"a": [short]}, bpe, seq=30), seq=5)
 
 
+WORDS = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "rejected", "kept"),
+    [
+        ("abcdef", "12", "345", ("def12", "def345")),  # all of the longer answer fits
+        ("abcdef", "1234", "56", ("ef1234", "ef56")),
+        ("abcdef", "123456", "7", ("ef1234", "ef7")),  # two tokens of the prompt always stay
+        ("ab", "123456", "7", ("ab1234", "ab7")),
+        ("a", "123456", "78", ("a12345", "a78")),
+        ("abc", "1", "2", ("abc1", "abc2")),
+    ],
+)
+def test_a_longer_pair_loses_the_start_of_its_prompt_then_the_ends_of_its_answers(
+    bpe, prompt, chosen, rejected, kept
+):
+    pair = Pair((Message("user", prompt),), chosen, rejected)
+    data = tokenize_pairs(
+        {"x": [pair]}, bpe, seq=5, template=WORDS, long="truncate", prompt_tokens=2
+    )
+    corpus = data.corpus
+    said = [bpe.decode(corpus.tokens[a:b]) for a, b in pairwise(corpus.documents)]
+    assert tuple(said) == kept
+    assert bpe.decode(corpus.tokens[corpus.counted]) == "".join(
+        c for text in kept for c in text if c.isdigit()
+    )
+
+
+def test_answers_that_a_cut_makes_alike_are_left_out(bpe):
+    asked = (Message("user", "ab"),)
+    alike, short = Pair(asked, "123456", "123457"), Pair(asked, "1", "2")
+    options = {"seq": 5, "template": WORDS, "long": "truncate"}
+    assert tokenize_pairs({"x": [alike, short]}, bpe, **options).pieces().tolist() == [1]
+    with pytest.raises(ValueError, match="client 'x': expected a record within 6 tokens, got none"):
+        tokenize_pairs({"x": [alike]}, bpe, **options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"prompt_tokens": 3}, "prompt_tokens: expected None, as long is 'error', got 3; use long"),
+        ({"prompt_tokens": 31, "long": "truncate"}, "prompt_tokens: expected at most seq=30, got"),
+        ({"prompt_tokens": 0, "long": "truncate"}, "prompt_tokens: expected an integer at least 1"),
         ({"seq": 0}, "tokenize_pairs: seq: expected an integer at least 1, got 0"),
         ({"vocab_size": 200}, "expected tokens below the vocabulary's size of 200"),
     ],

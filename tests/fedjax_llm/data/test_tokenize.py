@@ -168,7 +168,9 @@ def plain(messages, opening):
 
 
 turns = st.lists(
-    st.builds(Message, st.sampled_from(["user", "assistant"]), st.text("ab|<", max_size=3)),
+    st.tuples(st.sampled_from(["user", "assistant"]), st.text("ab|<", max_size=3)).map(
+        lambda message: Message(*message)
+    ),
     max_size=12,
 )
 
@@ -280,6 +282,15 @@ def test_the_cache_key_covers_everything_that_tokens_depend_on(bpe, tmp_path):
         assert len(list(tmp_path.iterdir())) == number
     tokenize(relabelled, bpe, seq=99, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == len(ways)
+    asked, said = examples["a"][0].text
+    for other in (
+        examples["a"][0]._replace(
+            text=(asked, Message("assistant", "cat", learnt=False), asked, said)
+        ),
+        examples["a"][0]._replace(text=(asked, said, asked, said)),
+    ):
+        tokenize({"a": [other]}, bpe, seq=99, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(ways) + 2
 
 
 def spoil_header(folder):

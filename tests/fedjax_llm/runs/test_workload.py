@@ -107,7 +107,7 @@ def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
             "data: expected records of the type Pair, got Example; pair_fields(",
         ),
         (("--algorithm", "fed_md()"), "task: fed_md is for language models, expected language_m"),
-        (("--long", "split"), "long: expected error or drop, got split"),
+        (("--long", "split"), "long: expected error or truncate or drop, got sp"),
         (("--seq", "9"), "pairs.jsonl: line 1: expected at most 10 tokens, a window of seq=9"),
     ],
 )
@@ -140,7 +140,7 @@ def test_tokens_come_from_the_cache_the_same(files, tmp_path):
 def fedit_of(folder):
     records = [{"instruction": f"say {n}", "response": f"he said {n}"} for n in range(9)]
     (folder / "fedit").mkdir()
-    (folder / "fedit/one.json").write_text(json.dumps(records))
+    (folder / "fedit/local_training_0.json").write_text(json.dumps(records))
     return folder / "fedit"
 
 
@@ -176,3 +176,41 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     error = refused(capsys, "train", *flags(files), "--out", str(tmp_path / "out"), *more)
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+CLOCK = "{{ strftime_now('%Y') }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+CLOCK += "{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+def test_a_chat_template_comes_from_a_file_and_its_date_is_recorded(files, tmp_path):
+    path = tmp_path / "template.jinja"
+    path.write_bytes(b"\xef\xbb\xbf" + CLOCK.encode())
+    data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
+    common = {"model": str(files / "tiny.gguf"), "data": data, "clients": 2, "seq": 99}
+
+    def begins(**options):
+        run = prepare(RunConfig(**common, chat_template=str(path), **options))
+        text = run.workload.tokenizer.decode(run.workload.corpus.tokens[:30])
+        return run.config.date, text.replace(" ", "")[:10]
+
+    assert begins() == ("2024-07-26", "2024<user>")
+    assert begins(date="1999-12-31") == ("1999-12-31", "1999<user>")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--date", "2025-01-31"), "date: expected none, as the model's chat template shows no da"),
+        (("--chat-template", "nowhere.jinja"), "nowhere.jinja"),
+    ],
+)
+def test_a_template_that_does_not_fit_is_refused(files, tmp_path, capsys, more, message):
+    error = refused(capsys, "train", *flags(files), "--out", str(tmp_path / "out"), *more)
+    assert message in error
+
+
+@pytest.mark.parametrize("flag", [("--date", "2025-01-31"), ("--chat-template", "x.jinja")])
+def test_bytes_have_no_chat_template(tmp_path, capsys, flag):
+    name = flag[0][2:].replace("-", "_")
+    message = f"{name}: expected none without --model, as a byte-level decoder reads no chats"
+    assert message in refused(capsys, "train", "--out", str(tmp_path / "out"), *flag)

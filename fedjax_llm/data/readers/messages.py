@@ -1,0 +1,146 @@
+"""Messages of a chat, and the fields that say what of it is learnt."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .values import check_unicode, is_json, items, plain, short, string, value_of
+
+ANSWERS = "assistant"
+"""The role whose messages are learnt."""
+
+
+class Message(NamedTuple):
+    """One turn of a chat.
+
+    Attributes:
+        role: The speaker, such as "system", "user" or "assistant".
+        content: The text; empty where an answer consists of tool calls.
+        fields: Further fields for the chat template, such as `{"tool_calls": [...]}`, of JSON
+            values. Default None: none.
+        learnt: Whether an answer of the assistant is learnt; no other role's message ever is.
+            Default True.
+
+    """
+
+    role: str
+    content: str
+    fields: Mapping[str, Any] | None = None
+    learnt: bool = True
+
+
+Tools = tuple[Mapping[str, Any], ...]
+"""JSON schemas of the tools that a chat's assistant may call."""
+
+
+def chat_of(record: Mapping[Any, Any], field: Any, source: str) -> tuple[Message, ...]:
+    """A field's list of messages, of which at least one is the assistant's."""
+    messages = messages_of(record, field, source)
+    if not any(message.role == ANSWERS for message in messages):
+        raise ValueError(
+            f"{source}: field {field!r}: expected at least one message of the {ANSWERS}, got "
+            f"roles {[message.role for message in messages]}."
+        )
+    return messages
+
+
+def messages_of(record: Mapping[Any, Any], field: Any, source: str) -> tuple[Message, ...]:
+    """A field's list of messages, which may be empty.
+
+    A message has `role` and `content`, or `from` and `value` as in ShareGPT.
+    """
+    value = plain(value_of(record, field, source))
+    if not isinstance(value, list):
+        raise ValueError(
+            f"{source}: field {field!r}: expected a list of messages, got {short(value)}."
+        )
+    return tuple(
+        message_of(message, f"{source}: field {field!r}: message {number}")
+        for number, message in enumerate(value, start=1)
+    )
+
+
+SHAREGPT_ROLES = {
+    "human": "user",
+    "gpt": ANSWERS,
+    "chatgpt": ANSWERS,
+    "bing": ANSWERS,
+    "bard": ANSWERS,
+    "observation": "tool",
+}
+"""Roles as ShareGPT and its descendants call them."""
+
+
+def message_of(message: Any, where: str) -> Message:
+    """One message of a list."""
+    if not isinstance(message, Mapping):
+        raise ValueError(f"{where}: expected role and content, got {short(message)}.")
+    sharegpt = "role" not in message and "from" in message
+    speaker, said = ("from", "value") if sharegpt else ("role", "content")
+    role = string(message, speaker, where)
+    role = SHAREGPT_ROLES.get(role, role) if sharegpt else role
+    fields = _fields(message, {speaker, said, "weight", "train"}, where)
+    if role == "function_call":  # ShareGPT's call of a tool, as JSON
+        call = _object(string(message, said, where), f"{where}: field {said!r}")
+        calls = {"tool_calls": [_called(call, where)], **fields}
+        return Message(ANSWERS, "", calls, _learnt(message, ANSWERS, where))
+    calls = role == ANSWERS and {"tool_calls", "function_call"} & fields.keys()
+    content = "" if calls and not message.get(said) else string(message, said, where)
+    return Message(role, content, fields or None, _learnt(message, role, where))
+
+
+def tools_of(record: Mapping[Any, Any], field: Any, source: str) -> Tools:
+    """A field's list of tools, or none where the field is missing or empty."""
+    return tuple(items(record, field, source)) if plain(record.get(field)) else ()
+
+
+def _fields(message: Mapping[str, Any], read: set[str], where: str) -> dict[str, Any]:
+    """The further fields of a message, for the chat template; empty ones are left out.
+
+    A value that is no JSON, such as a time, is nothing that a template reads.
+    """
+    fields = {
+        name: value
+        for name, value in message.items()
+        if name not in read and value not in (None, "", [], {}) and is_json(value)
+    }
+    if fields:
+        check_unicode(json.dumps(fields, ensure_ascii=False), where)
+    if "tool_calls" in fields:
+        calls = items(fields, "tool_calls", where)
+        fields["tool_calls"] = [_called(call, where) for call in calls]
+    return fields
+
+
+def _called(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A tool call whose arguments are an object, as templates expect, and not JSON as text."""
+    if isinstance(function := call.get("function"), Mapping):
+        return {**call, "function": _called(function, where)}
+    arguments = call.get("arguments")
+    if isinstance(arguments, str):
+        return {**call, "arguments": _object(arguments, f"{where}: field 'arguments'")}
+    return dict(call)
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {short(text)}.")
+    return found
+
+
+def _learnt(message: Mapping[str, Any], role: str, where: str) -> bool:
+    """Whether a message is learnt, by its `weight` of 0 or 1 and its `train` of true or false."""
+    learnt = True
+    for name in ("weight", "train"):
+        value = message.get(name)
+        if value is None:
+            continue
+        if value not in (0, 1) or (value == 1 and role != ANSWERS):
+            only = "0 or 1" if role == ANSWERS else f"0, as it is not of the {ANSWERS}"
+            raise ValueError(f"{where}: field {name!r}: expected {only}, got {short(value)}.")
+        learnt = learnt and bool(value)
+    return learnt

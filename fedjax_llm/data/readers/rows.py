@@ -1,0 +1,112 @@
+"""Rows of JSON and CSV files, read alike for data, links and traces."""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+from .values import short
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+GZIP = b"\x1f\x8b"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read its bytes, decompressed if its first bytes are those of gzip.
+
+    Raises `ValueError` naming the file, for a Git LFS pointer and a damaged gzip file.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(POINTER))
+        file.seek(0)
+        if head == POINTER:
+            raise ValueError(
+                f"{path}: expected data, got a Git LFS pointer; fetch the data with git lfs pull."
+            )
+        try:
+            with gzip.open(file) if head.startswith(GZIP) else nullcontext(file) as data:
+                yield data  # type: ignore[misc]
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: expected a complete gzip file, got: {error}.") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with newlines for all ends of lines and no byte-order mark.
+
+    Raises `ValueError` naming the file, for bytes that are not UTF-8.
+    """
+    with opened(path) as file:
+        return io.StringIO(_text(file.read(), str(path)), newline=None).read()
+
+
+def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a file of JSON lines or of one JSON array, each with its place.
+
+    The text is UTF-8, with or without a byte-order mark. Empty lines are skipped.
+
+    Raises `ValueError` naming file and line, for bytes that are not UTF-8 or text that is not JSON.
+    """
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                yield from _array(line + file.read(), path)
+                return
+            if line.strip():
+                source = f"{path}: line {number}"
+                yield source, _parse(line, source)
+
+
+def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a table, each with its place: CSV with a header, or JSON.
+
+    The file is JSON if its name ends in .json or .jsonl, before .gz. White space around the values
+    of a CSV file is removed.
+
+    Raises `ValueError` naming the file and the line, for a table that is malformed.
+    """
+    if {".json", ".jsonl"} & set(path.suffixes[-2:]):
+        for source, row in json_rows(path):
+            if not isinstance(row, dict):
+                raise ValueError(f"{source}: expected a JSON object, got {short(row)}.")
+            yield source, row
+        return
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        for values in reader:
+            source = f"{path}: line {reader.line_num}"
+            if len(values) > len(names):
+                raise ValueError(
+                    f"{source}: expected {len(names)} values, as in the header, got {len(values)}."
+                )
+            if any(values):
+                yield source, dict(zip(names, map(str.strip, values), strict=False))
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected a CSV table, got an error: {error}.") from None
+
+
+def _array(data: bytes, path: Path) -> Iterator[tuple[str, Any]]:
+    for number, value in enumerate(_parse(data, str(path)), start=1):
+        yield f"{path}: record {number}", value
+
+
+def _parse(data: bytes, source: str) -> Any:
+    try:
+        return json.loads(_text(data, source))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{source}: expected JSON, got {error}.") from None
+
+
+def _text(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{source}: expected UTF-8, got byte {data[error.start]:#04x} at {error.start}."
+        ) from None

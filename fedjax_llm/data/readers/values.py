@@ -1,0 +1,102 @@
+"""Values of a record's fields, read alike from every kind of file and table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def plain(value: Any) -> Any:
+    """A value with Python's numbers, lists and dictionaries in place of NumPy's and other ones."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(each) for each in value]
+    return value
+
+
+def value_of(record: Mapping[Any, Any], field: Any, source: str) -> Any:
+    """A field's value; raise `ValueError` where the record lacks the field."""
+    if field not in record:
+        raise ValueError(
+            f"{source}: field {field!r}: expected this field, got only "
+            f"{', '.join(map(repr, record))}."
+        )
+    return record[field]
+
+
+def string(record: Mapping[Any, Any], field: Any, source: str) -> str:
+    """A field's text; raise `ValueError` for another type, blank text or a lone surrogate."""
+    value = value_of(record, field, source)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{source}: field {field!r}: expected text, got {short(value)}.")
+    check_unicode(value, f"{source}: field {field!r}")
+    return value
+
+
+def scalar(record: Mapping[Any, Any], field: Any, source: str) -> str:
+    """A field's text without white space at its ends, or its whole number or truth value as text.
+
+    The number 1 is the text 1 however it is stored: as an integer or float of Python or NumPy.
+    """
+    value = plain(value_of(record, field, source))
+    if isinstance(value, float) and value.is_integer():  # integers of a column with gaps
+        value = int(value)
+    if isinstance(value, int):  # labels are often numbers
+        return str(value)
+    return string({field: value}, field, source).strip()
+
+
+def client_name(record: Mapping[Any, Any], field: Any, source: str) -> str:
+    """A client's name: a field's text or whole number; raise `ValueError` for another type."""
+    if isinstance(value := plain(value_of(record, field, source)), bool):
+        raise ValueError(
+            f"{source}: field {field!r}: expected the name of a client, got {value}; write names "
+            "as text or whole numbers."
+        )
+    return scalar(record, field, source)
+
+
+def items(record: Mapping[Any, Any], field: Any, source: str) -> list[Mapping[Any, Any]]:
+    """A field's list of objects, which may be JSON as text; raise `ValueError` for another type."""
+    value = plain(value_of(record, field, source))
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    objects = isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
+    if objects and is_json(value):
+        check_unicode(json.dumps(value, ensure_ascii=False), f"{source}: field {field!r}")
+        return value
+    raise ValueError(
+        f"{source}: field {field!r}: expected a list of objects, got {short(record[field])}."
+    )
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value consists of JSON's types alone."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def check_unicode(text: str, where: str) -> None:
+    """Raise `ValueError` for a lone surrogate in a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{where}: expected Unicode text, got a lone surrogate in {short(text)}."
+        ) from None
+
+
+def short(value: Any) -> str:
+    """A value as errors show it: at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
