@@ -137,13 +137,13 @@ def test_a_chat_has_the_same_tokens_on_every_day(bpe, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", NoClock)
     examples = {"ann": [Example(TALK)]}
     for options, day in (({}, "26 Jul 2024"), ({"date": "2025-01-09"}, "09 Jan 2025")):
-        ways = {"seq": 99, "template": FAMILIES["llama 3.2"], **options}
+        ways = {"seq": 999, "template": FAMILIES["llama 3.2"], **options}
         corpus = tokenize(examples, bpe, cache=tmp_path, **ways)
         assert bpe.decode(corpus.tokens).startswith(f"<s>Today is {day}\n<|start|>user")
         assert bpe.decode(corpus.tokens[corpus.counted]) == "yes<|eot|>no<|eot|>"
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(ValueError, match="date: expected a date such as 2024-07-26, got 'today'"):
-        tokenize(examples, bpe, seq=99, date="today")
+        tokenize(examples, bpe, seq=999, date="today")
 
 
 @given(

@@ -124,7 +124,7 @@ def test_links_and_traces_are_read_alike_from_every_file(tmp_path, ending, mark,
         path = tmp_path / name
         path.write_bytes(packed(mark + ending.join(text).encode()))
         assert links(str(path)).links(["ann b", "1"]).uplink.tolist() == [4, 2]
-        assert trace(path).windows(["1", "ann b"]).end.tolist() == [9, 2]
+        assert trace(str(path)).windows(["1", "ann b"]).end.tolist() == [9, 2]
 
 
 @pytest.mark.parametrize(
