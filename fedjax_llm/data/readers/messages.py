@@ -82,8 +82,8 @@ def message_of(message: Any, where: str) -> Message:
     fields = _fields(message, {speaker, said, "weight", "train"}, where)
     if role == "function_call":  # ShareGPT's call of a tool, as JSON
         call = _object(string(message, said, where), f"{where}: field {said!r}")
-        calls = {"tool_calls": [_called(call, where)], **fields}
-        return Message(ANSWERS, "", calls, _learnt(message, ANSWERS, where))
+        fields["tool_calls"] = [_called(call, where)]
+        return Message(ANSWERS, "", fields, _learnt(message, ANSWERS, where))
     calls = role == ANSWERS and {"tool_calls", "function_call"} & fields.keys()
     content = "" if calls and not message.get(said) else string(message, said, where)
     return Message(role, content, fields or None, _learnt(message, role, where))
