@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .checks import check_loss, check_optimizer
+from .schedules import Progress, first_step
 
 Params: TypeAlias = PyTree
 """The trainable parameters: a whole model, an adapter, a prompt."""
@@ -66,7 +67,7 @@ class ClientInfo(NamedTuple):
 
 def local_steps(
     loss: Loss, optimizer: optax.GradientTransformation
-) -> Callable[[Params, Frozen, Batches], tuple[Params, ClientInfo]]:
+) -> Callable[..., tuple[Params, ClientInfo]]:
     """Make a function that takes one optimizer step per batch, from a fresh optimizer state.
 
     A step with an empty mask is a no-op; under `vmap` over clients it is computed and discarded.
@@ -77,7 +78,8 @@ def local_steps(
         optimizer: The Optax optimizer of the steps.
 
     Returns:
-        `(params, frozen, batches) -> (params, info)`, of one client.
+        `(params, frozen, batches, progress=None) -> (params, info)`, of one client. `progress` is
+        the `Progress` of the first step, for the optimizer's schedules over the run.
 
     Raises:
         TypeError: For a loss that cannot be called, and for anything but an Optax optimizer.
@@ -100,8 +102,10 @@ def local_steps(
     check_optimizer(optimizer, who="local_steps", name="optimizer")
     steps = local_steps_with_state(loss, optimizer)
 
-    def train(params: Params, frozen: Frozen, batches: Batches) -> tuple[Params, ClientInfo]:
-        params, _, info = steps(params, optimizer.init(params), frozen, batches)
+    def train(
+        params: Params, frozen: Frozen, batches: Batches, progress: Progress | None = None
+    ) -> tuple[Params, ClientInfo]:
+        params, _, info = steps(params, optimizer.init(params), frozen, batches, progress)
         return params, info
 
     return train
@@ -109,7 +113,7 @@ def local_steps(
 
 def local_steps_with_state(
     loss: Loss, optimizer: optax.GradientTransformation
-) -> Callable[[Params, optax.OptState, Frozen, Batches], tuple[Params, optax.OptState, ClientInfo]]:
+) -> Callable[..., tuple[Params, optax.OptState, ClientInfo]]:
     """Make a function like that of `local_steps` that takes and returns the optimizer state.
 
     A step with an empty mask leaves the optimizer state unchanged, too.
@@ -119,8 +123,9 @@ def local_steps_with_state(
         optimizer: The Optax optimizer of the steps.
 
     Returns:
-        `(params, optimizer_state, frozen, batches) -> (params, optimizer_state, info)`, of one
-        client.
+        `(params, optimizer_state, frozen, batches, progress=None) -> (params, optimizer_state,
+        info)`, of one client. `progress` is the `Progress` of the first step, for the optimizer's
+        schedules over the run.
 
     Raises:
         TypeError: For a loss that cannot be called, and for anything but an Optax optimizer.
@@ -142,24 +147,34 @@ def local_steps_with_state(
     """
     check_loss(loss, who="local_steps_with_state")
     check_optimizer(optimizer, who="local_steps_with_state", name="optimizer")
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def train(
-        params: Params, memory: optax.OptState, frozen: Frozen, batches: Batches
+        params: Params,
+        memory: optax.OptState,
+        frozen: Frozen,
+        batches: Batches,
+        progress: Progress | None = None,
     ) -> tuple[Params, optax.OptState, ClientInfo]:
-        def take(carry: tuple, batch: Any) -> tuple:
+        first = first_step((), batches) if progress is None else progress
+
+        def take(carry: tuple, batch: Any, number: Array) -> tuple:
             params, memory = carry
             value, gradient = jax.value_and_grad(loss)(params, frozen, batch)
-            updates, memory = optimizer.update(gradient, memory, params)
+            at = first._replace(step=first.step + number)
+            updates, memory = optimizer.update(gradient, memory, params, progress=at)
             return (optax.apply_updates(params, updates), memory), value.astype(jnp.float32)
 
-        def step(carry: tuple, batch: Any) -> tuple:
+        def step(carry: tuple, batch_and_number: tuple) -> tuple:
+            batch, number = batch_and_number
             targets = batch.mask.sum(dtype=jnp.int32)
             carry, value = jax.lax.cond(
-                targets > 0, take, lambda carry, _: (carry, jnp.float32(0)), carry, batch
+                targets > 0, take, lambda carry, *_: (carry, jnp.float32(0)), carry, batch, number
             )
             return carry, (value, targets)
 
-        (params, memory), (values, targets) = jax.lax.scan(step, (params, memory), batches)  # type: ignore[var-annotated]
+        numbered = batches, jnp.arange(len(batches.mask))
+        (params, memory), (values, targets) = jax.lax.scan(step, (params, memory), numbered)  # type: ignore[var-annotated]
         mean = (values * targets).sum() / jnp.maximum(targets.sum(), 1)
         return params, memory, ClientInfo(mean, targets.sum())
 

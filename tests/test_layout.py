@@ -21,6 +21,7 @@ LAYERS = {
             "_version",
             "checks",
             "server_optimizers",
+            "schedules",
             "client_training",
             "algorithm",
             "ledger",

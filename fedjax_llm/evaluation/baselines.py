@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Key, UInt32
 
 from ..checks import check_count, check_optimizer
 from ..client_training import Frozen, Loss, Params, local_steps_with_state
-from ..data import Batching, ClientData, HoldOut, Rows
+from ..data import Batching, ClientData, HoldOut, Rows, step_counts
 from ..data.batches import drawn_order
+from ..schedules import Progress
 from ..tasks import Measure, Task
 from ..tasks.contract import check_task
 from .by_client import ByClient, by_client
@@ -80,6 +81,8 @@ def baselines(
 
     Rows are drawn as for a client in the federation: no row a second time before every row came
     once. Optimizer state is kept throughout, where a federation's clients start afresh each round.
+    A schedule over the rounds or steps of the run (`fedjax_llm.schedules`) is followed in
+    proportion: it begins and ends with the training of each model.
     The same seed gives the same bits. With one training client and `clients=1`, the local and the
     centralised model are the same.
     Memory: one model with its optimizer state, and the rows and activations of one batch: clients,
@@ -160,7 +163,9 @@ def baselines(
             steps, measured(params, data=split.heldout), measured(params, data=split.unseen_clients)
         )
 
-    train_on = _trainer(task, client_optimizer, batching)
+    round_steps = batching.steps or int(step_counts(train, batching, range(population)).max())
+    run = rounds, max(1, round_steps)
+    train_on = _trainer(task, client_optimizer, batching, run)
     local, longest = [], 0
     for client, held_out in _measurable(split, local_clients, seed):
         rows = train.rows([client], seq=batching.seq, pack=batching.pack)
@@ -172,7 +177,7 @@ def baselines(
     cohort = rounds * (batching.steps or 0) * clients * batching.batch
     wanted = passes * int(rows.counts.sum()) if batching.epochs else cohort
     if central_optimizer is not None:
-        train_on = _trainer(task, central_optimizer, batching)
+        train_on = _trainer(task, central_optimizer, batching, run)
     return Baselines(
         both(0, task.params),
         Baseline(longest, _joined(local), None),
@@ -181,12 +186,17 @@ def baselines(
 
 
 def _trainer(
-    task: Task, optimizer: optax.GradientTransformation, batching: Batching
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    batching: Batching,
+    run: tuple[int, int],
 ) -> Callable[[Rows, int, int, UInt32[np.ndarray, " words"]], tuple[int, Params]]:
     """Make `(rows, wanted, parts, key) -> (steps, params)`: training from the initial parameters.
 
-    It draws `wanted` rows by a key and takes a step for every `parts` batches of them.
+    It draws `wanted` rows by a key and takes a step for every `parts` batches of them. `run` has
+    the rounds of the federation and the steps of each, for schedules.
     """
+    rounds, round_steps = run
     program = jax.jit(local_steps_with_state(_over_parts(task.loss), optimizer))
 
     def train(
@@ -197,9 +207,11 @@ def _trainer(
         order = drawn_order(int(rows.counts.sum()), wanted, key)
         number = np.pad(order, (0, steps * at_once - wanted), constant_values=-1)
         params, state = task.params, optimizer.init(task.params)
-        for one in number.reshape(steps, 1, parts, batching.batch):
+        for i, one in enumerate(number.reshape(steps, 1, parts, batching.batch)):
             batches = rows.take(np.maximum(one, 0), one >= 0)
-            params, state, _ = program(params, state, task.frozen, batches)
+            before, step = divmod(i * rounds * round_steps // steps, round_steps)
+            progress = Progress(jnp.uint32(before + 1), step, round_steps)
+            params, state, _ = program(params, state, task.frozen, batches, progress)
         return steps, params
 
     return train

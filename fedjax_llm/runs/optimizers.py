@@ -1,7 +1,8 @@
-"""Optimizers by name: Optax's, and the server optimizers of this package."""
+"""Optimizers and schedules by name: Optax's, and those of this package."""
 
 import optax
 
+from ..schedules import over_rounds, over_run_steps, within_round
 from ..server_optimizers import fed_adagrad, fed_adam, fed_yogi
 
 OPTIMIZERS = {
@@ -19,5 +20,13 @@ OPTIMIZERS = {
         fed_adagrad,
         fed_adam,
         fed_yogi,
+        over_rounds,
+        over_run_steps,
+        within_round,
+        optax.cosine_decay_schedule,
+        optax.exponential_decay,
+        optax.linear_schedule,
+        optax.polynomial_schedule,
+        optax.warmup_cosine_decay_schedule,
     )
 }

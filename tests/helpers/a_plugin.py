@@ -27,7 +27,7 @@ def small_server_steps(loss, like, *, client_optimizer, uplink=None, steps=3, sc
     """FedAvg whose server takes a smaller step. `steps` and `scale` are its own, not the run's."""
     assert (steps, scale) in ((3, 1.0), (5, 2.0)), "the run passed what was not declared"
     return averaging(
-        fresh_optimizer(loss, client_optimizer),
+        fresh_optimizer(loss, client_optimizer, like),
         like,
         who="small_server_steps",
         server_optimizer=optax.sgd(scale / steps),

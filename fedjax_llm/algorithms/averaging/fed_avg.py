@@ -9,8 +9,9 @@ from ...aggregators.contract import Aggregator
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_codecs, check_optimizer, check_scalar
 from ...client_training import Loss, Params
+from ...schedules import check_client_optimizer
 from ..shared.averaging import averaging, fresh_optimizer
-from ..shared.checks import check_loss
+from ..shared.checks import check_like, check_loss
 
 
 def fed_avg(
@@ -53,7 +54,9 @@ def fed_avg(
             batch's mask counts`.
         like: Structure of the trainable parameters: arrays or ShapeDtypeStructs. Their values are
             not read.
-        client_optimizer: Optax optimizer of the local steps. Its state starts afresh each round.
+        client_optimizer: Optax optimizer of the local steps. Its state starts afresh each round,
+            and an Optax schedule would with it; `over_rounds` and `over_run_steps` of
+            `fedjax_llm.schedules` run over the whole run, for 4 bytes of the downlink.
         server_optimizer: Optax optimizer of the server. Default: SGD at rate 1.
         uplink: Codec of the difference. Its state lasts from round to round, at the client and, if
             it has receiver memory, at the server, where it is the mean of what all clients hold.
@@ -72,9 +75,10 @@ def fed_avg(
 
     Raises:
         TypeError: For an argument of the wrong kind, such as a codec's text.
-        ValueError: For a `prediction` out of range. For an uplink with receiver memory without a
-            `population`, with a `prediction`, which that memory is itself, or with an `aggregate`
-            other than the mean. From `init`, for parameters that differ in structure from `like`.
+        ValueError: For an Optax schedule in `client_optimizer`, and a `prediction` out of range. For
+            an uplink with receiver memory without a `population`, with a `prediction`, which that
+            memory is itself, or with an `aggregate` other than the mean. From `init`, for
+            parameters that differ in structure from `like`.
 
     Example:
         >>> import jax
@@ -103,7 +107,8 @@ def fed_avg(
 
     """
     check_loss(loss, who="fed_avg")
-    check_optimizer(client_optimizer, who="fed_avg", name="client_optimizer")
+    check_like(like, who="fed_avg")
+    check_client_optimizer(client_optimizer, like, who="fed_avg")
     check_optimizer(server_optimizer, who="fed_avg", name="server_optimizer", optional=True)
     check_codecs(who="fed_avg", uplink=uplink, downlink=downlink)
     check_scalar(prediction, who="fed_avg", name="prediction", at_least=0, at_most=1)
@@ -113,7 +118,7 @@ def fed_avg(
             f"prediction itself, got {prediction!r}."
         )
     return averaging(
-        fresh_optimizer(loss, client_optimizer),
+        fresh_optimizer(loss, client_optimizer, like),
         like,
         who="fed_avg",
         server_optimizer=server_optimizer or optax.sgd(1.0),

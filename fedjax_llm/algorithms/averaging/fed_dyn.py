@@ -10,8 +10,9 @@ from jaxtyping import Array, Key, PyTree
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
-from ...checks import check_codecs, check_optimizer
+from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, channel
 from ..shared.checks import (
     check_like,
@@ -119,13 +120,14 @@ def fed_dyn(
     """
     check_loss(loss, who="fed_dyn")
     check_like(like, who="fed_dyn")
-    check_optimizer(client_optimizer, who="fed_dyn", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="fed_dyn")
     check_codecs(who="fed_dyn", uplink=uplink, downlink=downlink)
     check_positive(alpha, name="alpha", who="fed_dyn")
     check_positive(population, name="population", who="fed_dyn")
     uplink, downlink = uplink or identity(), downlink or identity()
     check_no_memory(uplink, who="fed_dyn", why="a client must know what the server decodes")
-    down, mean = channel(downlink, like), weighted_mean()
+    down = channel(downlink, like, numbered=needs_round(client_optimizer, like))
+    mean = weighted_mean()
 
     def init(key: Key[Array, ""], params: Params) -> FedDynState:
         check_structure(params, like, who="fed_dyn")
@@ -147,7 +149,8 @@ def fed_dyn(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         start, end = down.receive(sent, client_state.downlink)
         optimizer = optax.chain(regularised(client_state.gradient, start, alpha), client_optimizer)
-        trained, info = local_steps(loss, optimizer)(start, frozen, batches)
+        progress = first_step(sent.number, batches)
+        trained, info = local_steps(loss, optimizer)(start, frozen, batches, progress)
         update = jax.tree.map(jnp.subtract, trained, start)
         failed = has_failed(info, update)
         payload, coder = uplink.encode(key, nan_where(failed, update), client_state.uplink)

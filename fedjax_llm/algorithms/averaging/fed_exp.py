@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, PyTree
 from ...aggregators.contract import Aggregator, Updates
 from ...aggregators.weighted_mean import WeightedSum, weighted_mean
 from ...algorithm import FederatedAlgorithm
-from ...checks import check_codecs, check_optimizer
+from ...checks import check_codecs
 from ...client_training import Loss, Params
+from ...schedules import check_client_optimizer
 from ..shared.averaging import averaging, fresh_optimizer
-from ..shared.checks import check_loss, check_no_memory, check_positive
+from ..shared.checks import check_like, check_loss, check_no_memory, check_positive
 
 
 class Spread(NamedTuple):
@@ -91,13 +92,14 @@ def fed_exp(
 
     """
     check_loss(loss, who="fed_exp")
-    check_optimizer(client_optimizer, who="fed_exp", name="client_optimizer")
+    check_like(like, who="fed_exp")
+    check_client_optimizer(client_optimizer, like, who="fed_exp")
     check_codecs(who="fed_exp", uplink=uplink, downlink=downlink)
     check_positive(epsilon, name="epsilon", who="fed_exp")
     why = "the step depends on the length of each update, not on that of its change"
     check_no_memory(uplink or identity(), who="fed_exp", why=why)
     return averaging(
-        fresh_optimizer(loss, client_optimizer),
+        fresh_optimizer(loss, client_optimizer, like),
         like,
         who="fed_exp",
         server_optimizer=optax.sgd(1.0),

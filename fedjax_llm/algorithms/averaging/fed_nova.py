@@ -1,6 +1,6 @@
 """FedNova (Wang et al. 2020, arXiv:2007.07481, equations 4 to 6)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...schedules import Progress, check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, CodecState, Message, channel
 from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
 from ..shared.failures import has_failed, nan_where
@@ -68,7 +69,8 @@ def fed_nova(
     rate * sum_k a_k: for SGD the rate times the number of steps with targets, more with momentum,
     less with the proximal term (section 4). The length is measured: the same optimizer takes the
     same steps along a gradient of one. That is right for optimizers that are linear in the
-    gradients and treat all entries alike: SGD, with momentum, Nesterov momentum or a schedule. A
+    gradients and treat all entries alike: SGD, with momentum, Nesterov momentum or a schedule of
+    `fedjax_llm.schedules`. A
     client without targets has length 0 and direction 0.
 
     Up: the direction, through `uplink`, and the length, 4 bytes. Down: the parameters, through
@@ -113,7 +115,7 @@ def fed_nova(
     """
     check_loss(loss, who="fed_nova")
     check_like(like, who="fed_nova")
-    check_optimizer(client_optimizer, who="fed_nova", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="fed_nova")
     check_optimizer(server_optimizer, who="fed_nova", name="server_optimizer", optional=True)
     check_codecs(who="fed_nova", uplink=uplink, downlink=downlink)
     check_scalar(mu, who="fed_nova", name="mu", at_least=0)
@@ -123,7 +125,8 @@ def fed_nova(
     optimizer = optax.chain(toward_start(mu), client_optimizer) if mu else client_optimizer
     _check_linear(client_optimizer)
     server_optimizer = server_optimizer or optax.sgd(1.0)
-    down, mean = channel(downlink, like), weighted_mean()
+    down = channel(downlink, like, numbered=needs_round(client_optimizer, like))
+    mean = weighted_mean()
     steps = local_steps_with_state(loss, with_length(optimizer))
 
     def init(key: Key[Array, ""], params: Params) -> FedNovaState:
@@ -146,7 +149,8 @@ def fed_nova(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         start, end = down.receive(sent, client_state.downlink)
         memory = with_length(optimizer).init(start)
-        trained, (_, path), info = steps(start, memory, frozen, batches)
+        progress = first_step(sent.number, batches)
+        trained, (_, path), info = steps(start, memory, frozen, batches, progress)
         length = -path.position
         divisor = jnp.where(length > 0, length, 1.0)
         direction = jax.tree.map(lambda y, x: (y - x) / divisor.astype(x.dtype), trained, start)
@@ -187,30 +191,36 @@ class UnitPath(NamedTuple):
 
 def with_length(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Make an optimizer whose state also follows the same steps along a gradient of one."""
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> tuple[optax.OptState, UnitPath]:
         zero = jnp.zeros(())
         return optimizer.init(params), UnitPath(zero, optimizer.init(zero))
 
     def update(
-        gradient: PyTree, state: tuple[optax.OptState, UnitPath], params: Params | None = None
+        gradient: PyTree,
+        state: tuple[optax.OptState, UnitPath],
+        params: Params | None = None,
+        **at: Any,
     ) -> tuple[PyTree, tuple[optax.OptState, UnitPath]]:
         memory, path = state
-        updates, memory = optimizer.update(gradient, memory, params)
-        step, path_memory = optimizer.update(jnp.ones(()), path.memory, path.position)
+        updates, memory = optimizer.update(gradient, memory, params, **at)
+        step, path_memory = optimizer.update(jnp.ones(()), path.memory, path.position, **at)
         return updates, (memory, UnitPath(path.position + step, path_memory))
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _check_linear(optimizer: optax.GradientTransformation) -> None:
     """Raise `ValueError` unless three steps of an optimizer are linear in their gradients."""
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def moved(gradients: Float[np.ndarray, "steps entries"]) -> np.ndarray:
         params = start = jnp.array([3.0, -1.0])
         memory = optimizer.init(params)
-        for gradient in gradients:
-            step, memory = optimizer.update(jnp.asarray(gradient), memory, params)
+        for number, gradient in enumerate(gradients):
+            at = Progress(jnp.uint32(1), number, len(gradients))
+            step, memory = optimizer.update(jnp.asarray(gradient), memory, params, progress=at)
             params = optax.apply_updates(params, step)
         return np.asarray(params - start)
 

@@ -9,8 +9,9 @@ from ...aggregators.contract import Aggregator
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_optimizer, check_scalar
 from ...client_training import Loss, Params
+from ...schedules import check_client_optimizer
 from ..shared.averaging import averaging, fresh_optimizer
-from ..shared.checks import check_loss
+from ..shared.checks import check_like, check_loss
 
 
 def fed_prox(
@@ -75,11 +76,12 @@ def fed_prox(
 
     """
     check_loss(loss, who="fed_prox")
-    check_optimizer(client_optimizer, who="fed_prox", name="client_optimizer")
+    check_like(like, who="fed_prox")
+    check_client_optimizer(client_optimizer, like, who="fed_prox")
     check_optimizer(server_optimizer, who="fed_prox", name="server_optimizer", optional=True)
     check_scalar(mu, who="fed_prox", name="mu", at_least=0)
     return averaging(
-        fresh_optimizer(loss, optax.chain(toward_start(mu), client_optimizer)),
+        fresh_optimizer(loss, optax.chain(toward_start(mu), client_optimizer), like),
         like,
         who="fed_prox",
         server_optimizer=server_optimizer or optax.sgd(1.0),

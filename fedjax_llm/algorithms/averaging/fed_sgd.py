@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 
 from ...algorithm import FederatedAlgorithm
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, full_gradient
+from ...schedules import Progress
 from ..shared.averaging import Work, averaging
 from ..shared.checks import check_loss
 
@@ -82,7 +83,7 @@ def descent(loss: Loss) -> Work:
     gradient = full_gradient(loss)
 
     def update(
-        received: Params, memory: PyTree, frozen: Frozen, batches: Batches
+        received: Params, memory: PyTree, frozen: Frozen, batches: Batches, progress: Progress
     ) -> tuple[PyTree, PyTree, ClientInfo]:
         slope, info = gradient(received, frozen, batches)
         return jax.tree.map(jnp.negative, slope), memory, info

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
-from ...checks import check_codecs, check_optimizer, check_scalar
+from ...checks import check_codecs, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, full_loss, local_steps
+from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, CodecState, Message, channel
 from ..shared.checks import (
     check_like,
@@ -115,13 +116,14 @@ def q_fed_avg(
     """
     check_loss(loss, who="q_fed_avg")
     check_like(like, who="q_fed_avg")
-    check_optimizer(client_optimizer, who="q_fed_avg", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="q_fed_avg")
     check_codecs(who="q_fed_avg", uplink=uplink, downlink=downlink)
     check_scalar(q, who="q_fed_avg", name="q", at_least=0)
     check_positive(lipschitz, name="lipschitz", who="q_fed_avg")
     uplink, downlink = uplink or identity(), downlink or identity()
     check_no_memory(uplink, who="q_fed_avg", why="the weights of updates change every round")
-    down, mean = channel(downlink, like), weighted_mean()
+    down = channel(downlink, like, numbered=needs_round(client_optimizer, like))
+    mean = weighted_mean()
     measure, train = full_loss(loss), local_steps(loss, client_optimizer)
 
     def init(key: Key[Array, ""], params: Params) -> FairState:
@@ -144,7 +146,7 @@ def q_fed_avg(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         start, end = down.receive(sent, client_state.downlink)
         before = measure(start, frozen, batches).loss + TINY
-        trained, info = train(start, frozen, batches)
+        trained, info = train(start, frozen, batches, first_step(sent.number, batches))
         moved = jax.tree.map(jnp.subtract, trained, start)
         power = before**q
         update = jax.tree.map(lambda d: (power * d).astype(d.dtype), moved)

@@ -13,6 +13,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, Message, channel
 from ..shared.checks import (
     check_like,
@@ -152,7 +153,7 @@ def scaffold(
     """
     check_loss(loss, who="scaffold")
     check_like(like, who="scaffold")
-    check_optimizer(client_optimizer, who="scaffold", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="scaffold")
     check_optimizer(server_optimizer, who="scaffold", name="server_optimizer", optional=True)
     check_codecs(who="scaffold", uplink=uplink, downlink=downlink)
     check_positive(population, name="population", who="scaffold")
@@ -161,7 +162,8 @@ def scaffold(
     server_optimizer = server_optimizer or optax.sgd(1.0)
     mean = weighted_mean()
     controls = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), like)
-    down = channel(downlink, like), channel(downlink, controls)
+    numbered = needs_round(client_optimizer, like)
+    down = channel(downlink, like, numbered=numbered), channel(downlink, controls)
 
     def init(key: Key[Array, ""], params: Params) -> ScaffoldState:
         check_structure(params, like, who="scaffold")
@@ -192,7 +194,7 @@ def scaffold(
         correction = jax.tree.map(jnp.subtract, c, client_state.control)
         optimizer = optax.chain(corrected(correction), client_optimizer)
         y, (sums, _), info = local_steps_with_state(loss, optimizer)(
-            x, optimizer.init(x), frozen, batches
+            x, optimizer.init(x), frozen, batches, first_step(sent.params.number, batches)
         )
         # a client without targets has computed no gradient
         change = jax.tree.map(

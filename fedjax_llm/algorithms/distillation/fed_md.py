@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Key, UInt32
 from ...aggregators.failures import leave_out_failed
 from ...aggregators.weighted_mean import WeightedSum, weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, Gather, ServerInfo, Uplink
-from ...checks import check_codecs, check_optimizer
+from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import check_client_optimizer, first_step
 from ..shared.checks import check_keeps_nothing, check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, server_result
@@ -166,7 +167,7 @@ def fed_md(
     check_function(
         logits, who="fed_md", name="logits", signature="(params, frozen, tokens) -> logits"
     )
-    check_optimizer(client_optimizer, who="fed_md", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="fed_md")
     check_codecs(who="fed_md", uplink=uplink, downlink=downlink)
     uplink, downlink = uplink or identity(), downlink or identity()
     _check_text(top, vocab, public)
@@ -208,8 +209,8 @@ def fed_md(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         mask = jnp.broadcast_to(sent.known > 0, text.shape[1:])
         lessons = Lesson(lot(sent.known), down.receive(sent.consensus), mask)
-        params, _ = digest(client_state, frozen, lessons)
-        params, info = revisit(params, frozen, batches)
+        params, _ = digest(client_state, frozen, lessons, first_step(sent.round, lessons))
+        params, info = revisit(params, frozen, batches, first_step(sent.round, batches))
         answers = jax.lax.map(lambda tokens: answer(params, frozen, tokens), lot(sent.round))
         failed = has_failed(info, params, answers.probabilities)
         answers = answers._replace(probabilities=nan_where(failed, answers.probabilities))

@@ -22,6 +22,7 @@ from ...client_training import (
     full_gradient,
     local_steps,
 )
+from ...schedules import Progress, check_client_optimizer, needs_round
 from ..shared.averaging import Work
 from ..shared.base_changes import changed, kernel_tree
 from ..shared.checks import check_like, check_loss
@@ -138,16 +139,18 @@ def fed_sb(
         stored, frozen = fixed
         return loss(lora_params(stored, rs), frozen, batch)
 
+    r_like = jax.eval_shape(squares, like)
+    check_client_optimizer(client_optimizer, r_like, who="fed_sb")
     train = local_steps(loss_of_r, client_optimizer)
 
     def update(
-        received: PyTree, stored: PyTree, frozen: Frozen, batches: Batches
+        received: PyTree, stored: PyTree, frozen: Frozen, batches: Batches, progress: Progress
     ) -> tuple[PyTree, PyTree, ClientInfo]:
-        trained, info = train(received, (stored, frozen), batches)
+        trained, info = train(received, (stored, frozen), batches, progress)
         return jax.tree.map(jnp.subtract, trained, received), stored, info
 
     return averaging_part(
-        Work(stored_factors, update),
+        Work(stored_factors, update, needs_round(client_optimizer, r_like)),
         like,
         who="fed_sb",
         take=squares,

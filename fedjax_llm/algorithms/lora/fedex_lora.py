@@ -11,8 +11,9 @@ from jaxtyping import Array, Key, PyTree
 
 from ...aggregators.stacked import Stack, shares, stacked
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
-from ...checks import check_codecs, check_optimizer
+from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import check_client_optimizer, first_step
 from ..shared.base_changes import changed
 from ..shared.channel import ChannelState
 from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
@@ -134,7 +135,7 @@ def fedex_lora(
     """
     check_loss(loss, who="fedex_lora")
     check_like(like, who="fedex_lora")
-    check_optimizer(client_optimizer, who="fedex_lora", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="fedex_lora")
     check_codecs(who="fedex_lora", uplink=uplink)
     check_integer(clients, who="fedex_lora", name="clients", at_least=1)
     uplink = uplink or identity()
@@ -168,7 +169,12 @@ def fedex_lora(
         batches: Batches,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         received, base_state = down.receive(sent, client_state.held)
-        trained, info = train(received.params, changed(frozen, base_state.base), batches)
+        trained, info = train(
+            received.params,
+            changed(frozen, base_state.base),
+            batches,
+            first_step(sent.number, batches),
+        )
         update = jax.tree.map(jnp.subtract, trained, received.params)
         failed = has_failed(info, update)
         payload, coder = uplink.encode(key, nan_where(failed, update), client_state.uplink)

@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import Progress, check_client_optimizer, needs_round
 from ..shared.averaging import AveragingClient, Work
 from ..shared.checks import check_like, check_loss
 from ..shared.partial_averaging import averaging_part
@@ -77,7 +78,7 @@ def fedsa_lora(
     """
     check_loss(loss, who="fedsa_lora")
     check_like(like, who="fedsa_lora")
-    check_optimizer(client_optimizer, who="fedsa_lora", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="fedsa_lora")
     check_optimizer(server_optimizer, who="fedsa_lora", name="server_optimizer", optional=True)
     check_codecs(who="fedsa_lora", uplink=uplink, downlink=downlink)
     pairs(like, who="fedsa_lora")
@@ -88,13 +89,13 @@ def fedsa_lora(
         return with_pairs(structure, [Pair(*pair) for pair in zip(a, b, strict=True)])
 
     def update(
-        received: PyTree, b: PyTree, frozen: Frozen, batches: Batches
+        received: PyTree, b: PyTree, frozen: Frozen, batches: Batches, progress: Progress
     ) -> tuple[PyTree, PyTree, ClientInfo]:
-        trained, info = train(lora_params(received, b), frozen, batches)
+        trained, info = train(lora_params(received, b), frozen, batches, progress)
         return jax.tree.map(jnp.subtract, _a_factors(trained), received), _b_factors(trained), info
 
     return averaging_part(
-        Work(_b_factors, update),
+        Work(_b_factors, update, needs_round(client_optimizer, like)),
         like,
         who="fedsa_lora",
         take=_a_factors,

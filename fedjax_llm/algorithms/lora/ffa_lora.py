@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import Progress, check_client_optimizer, needs_round
 from ..shared.averaging import Work
 from ..shared.checks import check_like, check_loss
 from ..shared.partial_averaging import averaging_part
@@ -94,16 +95,18 @@ def ffa_lora(
         a, frozen = fixed
         return loss(lora_params(a, b), frozen, batch)
 
+    b_like = jax.eval_shape(b_factors, like)
+    check_client_optimizer(client_optimizer, b_like, who="ffa_lora")
     train = local_steps(loss_of_b, client_optimizer)
 
     def update(
-        received: PyTree, a: PyTree, frozen: Frozen, batches: Batches
+        received: PyTree, a: PyTree, frozen: Frozen, batches: Batches, progress: Progress
     ) -> tuple[PyTree, PyTree, ClientInfo]:
-        trained, info = train(received, (a, frozen), batches)
+        trained, info = train(received, (a, frozen), batches, progress)
         return jax.tree.map(jnp.subtract, trained, received), a, info
 
     return averaging_part(
-        Work(a_factors, update),
+        Work(a_factors, update, needs_round(client_optimizer, b_like)),
         like,
         who="ffa_lora",
         take=b_factors,

@@ -7,6 +7,7 @@ from fedjax_compression.sparsifiers import top_k
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_optimizer
 from ...client_training import Loss, Params
+from ...schedules import check_client_optimizer
 from ..shared.averaging import averaging, fresh_optimizer
 from ..shared.checks import check_like, check_loss
 from .pairs import pairs
@@ -79,13 +80,13 @@ def flasc(
     """
     check_loss(loss, who="flasc")
     check_like(like, who="flasc")
-    check_optimizer(client_optimizer, who="flasc", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="flasc")
     check_optimizer(server_optimizer, who="flasc", name="server_optimizer")
     pairs(like, who="flasc")
     check_number(up, who="flasc", name="up", above=0, at_most=1)
     check_number(down, who="flasc", name="down", above=0, at_most=1)
     return averaging(
-        fresh_optimizer(loss, client_optimizer),
+        fresh_optimizer(loss, client_optimizer, like),
         like,
         who="flasc",
         server_optimizer=server_optimizer,

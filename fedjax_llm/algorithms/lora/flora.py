@@ -12,8 +12,9 @@ from jaxtyping import Array, Key, PyTree
 
 from ...aggregators.stacked import Stack, shares, stacked
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
-from ...checks import check_codecs, check_optimizer
+from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import check_client_optimizer, first_step
 from ..shared.base_changes import changed
 from ..shared.channel import ChannelState
 from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
@@ -135,7 +136,7 @@ def flora(
     """
     check_loss(loss, who="flora")
     check_like(like, who="flora")
-    check_optimizer(client_optimizer, who="flora", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="flora")
     check_codecs(who="flora", uplink=uplink)
     check_integer(clients, who="flora", name="clients", at_least=1)
     uplink = uplink or identity()
@@ -180,7 +181,12 @@ def flora(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         draw_key, code_key = jr.split(key)
         received, state = down.receive(sent, client_state.held)
-        trained, info = train(fresh(draw_key), changed(frozen, state.base), batches)
+        trained, info = train(
+            fresh(draw_key),
+            changed(frozen, state.base),
+            batches,
+            first_step(sent.number, batches),
+        )
         failed = has_failed(info, trained, received)
         payload, coder = uplink.encode(code_key, nan_where(failed, trained), client_state.uplink)
         return payload, FloraClient(state, coder), info

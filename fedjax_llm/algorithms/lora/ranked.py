@@ -12,8 +12,9 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from ...aggregators.contract import Aggregator
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
-from ...checks import check_codecs, check_optimizer
+from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, channel
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
@@ -90,11 +91,11 @@ def ranked(
     """
     check_loss(loss, who=who)
     check_like(like, who=who)
-    check_optimizer(client_optimizer, who=who, name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who=who)
     check_codecs(who=who, downlink=downlink)
     like_pairs = pairs(like, who=who)
     allowed = read_ranks(ranks, like_pairs, who=who)
-    down = channel(downlink or identity(), like)
+    down = channel(downlink or identity(), like, numbered=needs_round(client_optimizer, like))
     structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
 
     def optimizer(rank: Int[Array, ""]) -> optax.GradientTransformation:
@@ -123,7 +124,8 @@ def ranked(
         rank = client_rank(jr.fold_in(key, 0), client_state.rank, allowed)
         received, end = down.receive(sent, client_state.downlink)
         begun = with_pairs(structure, truncated(pairs(received, who=who), rank))
-        trained, info = local_steps(loss, optimizer(rank))(begun, frozen, batches)
+        progress = first_step(sent.number, batches)
+        trained, info = local_steps(loss, optimizer(rank))(begun, frozen, batches, progress)
         failed = has_failed(info, trained)
         if shrinking is not None:
             before, after = pairs(begun, who=who), pairs(trained, who=who)

@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Key, PyTree, UInt32
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
-from ...checks import check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import check_client_optimizer, first_step
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
@@ -116,7 +116,7 @@ def rolora(
     """
     check_loss(loss, who="rolora")
     check_like(like, who="rolora")
-    check_optimizer(client_optimizer, who="rolora", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="rolora")
     mean = weighted_mean()
     like_pairs = pairs(like, who="rolora")
     sizes = [sum(leaf.size for leaf in factors) for factors in zip(*like_pairs, strict=True)]
@@ -193,7 +193,8 @@ def rolora(
         is_a = _trains_a(sent.round)
         received, kept = receive(sent, client_state)
         one_factor = optax.chain(_only(is_a, mixed), client_optimizer, _only(is_a, mixed))
-        trained, info = local_steps(loss, one_factor)(received, frozen, batches)
+        progress = first_step(sent.round, batches)
+        trained, info = local_steps(loss, one_factor)(received, frozen, batches, progress)
         update = jax.tree.map(jnp.subtract, trained, received)
         payload = flat_half(nan_where(has_failed(info, update), update), is_a)
         return payload, kept, info

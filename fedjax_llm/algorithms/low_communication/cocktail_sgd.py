@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Key, PyTree, UInt32
 
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
-from ...checks import check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...schedules import check_client_optimizer, first_step
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
@@ -116,7 +116,8 @@ def cocktail_sgd(
         loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
             batch's mask counts`.
         like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
-        client_optimizer: Optax optimizer of the local steps.
+        client_optimizer: Optax optimizer of the local steps. An Optax schedule counts the client's
+            own steps; the schedules of `fedjax_llm.schedules` follow the run.
         subset: Share of all entries in a round's subset, above 0 and at most 1. Default: 0.1.
         fraction: Share of the subset that is sent, above 0 and at most 1. Default: 0.2.
         bits: Bits per sent value: 2, 4 or 8, or 32, which does not quantise. Default: 4.
@@ -146,7 +147,7 @@ def cocktail_sgd(
     """
     check_loss(loss, who="cocktail_sgd")
     check_like(like, who="cocktail_sgd")
-    check_optimizer(client_optimizer, who="cocktail_sgd", name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who="cocktail_sgd", lasts=True)
     check_fraction(subset, who="cocktail_sgd", name="subset")
     check_fraction(fraction, who="cocktail_sgd")
     codec, entries = _codec(fraction, bits), size(like)
@@ -197,7 +198,10 @@ def cocktail_sgd(
             seed=sent.seed,
             messages=sent.number,
         )
-        params, memory, info = steps(start.params, client_state.optimizer, frozen, batches)
+        progress = first_step(sent.number, batches)
+        params, memory, info = steps(
+            start.params, client_state.optimizer, frozen, batches, progress
+        )
         offered = (_flat(params) - _flat(start.known))[subset_of(sent.seed)]
         failed = has_failed(info, params) | ~in_turn
         payload, decoded = coded(key, nan_where(failed, offered))

@@ -6,8 +6,9 @@ from fedjax_compression import Compressor
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_optimizer
 from ...client_training import Loss, Params
+from ...schedules import check_client_optimizer
 from ..shared.averaging import averaging, persistent_optimizer
-from ..shared.checks import check_loss
+from ..shared.checks import check_like, check_loss
 
 
 def diloco(
@@ -36,7 +37,8 @@ def diloco(
         loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
             batch's mask counts`.
         like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
-        client_optimizer: Optax optimizer of the local (inner) steps.
+        client_optimizer: Optax optimizer of the local (inner) steps. An Optax schedule counts the
+            client's own steps; the schedules of `fedjax_llm.schedules` follow the run.
         server_optimizer: Optax optimizer of the server's (outer) step. Default: the paper's, SGD at
             rate 0.7 with Nesterov momentum 0.9.
         uplink: Codec of the difference. Default: `identity()`.
@@ -69,10 +71,11 @@ def diloco(
 
     """
     check_loss(loss, who="diloco")
-    check_optimizer(client_optimizer, who="diloco", name="client_optimizer")
+    check_like(like, who="diloco")
+    check_client_optimizer(client_optimizer, like, who="diloco", lasts=True)
     check_optimizer(server_optimizer, who="diloco", name="server_optimizer", optional=True)
     return averaging(
-        persistent_optimizer(loss, client_optimizer),
+        persistent_optimizer(loss, client_optimizer, like),
         like,
         who="diloco",
         server_optimizer=server_optimizer or optax.sgd(0.7, momentum=0.9, nesterov=True),

@@ -108,7 +108,7 @@ def muloco(
         ),
     )
     return averaging(
-        persistent_optimizer(loss, inner),
+        persistent_optimizer(loss, inner, like),
         like,
         who="muloco",
         server_optimizer=server_optimizer or optax.sgd(0.7, momentum=0.9, nesterov=True),

@@ -6,10 +6,10 @@ from fedjax_compression.sparsifiers import sparse_loco as message
 from fedjax_compression.wrappers import error_feedback
 
 from ...algorithm import FederatedAlgorithm
-from ...checks import check_optimizer
 from ...client_training import Loss, Params
+from ...schedules import check_client_optimizer
 from ..shared.averaging import averaging, persistent_optimizer
-from ..shared.checks import check_loss, check_positive
+from ..shared.checks import check_like, check_loss, check_positive
 
 
 def sparse_loco(
@@ -43,7 +43,8 @@ def sparse_loco(
         loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
             batch's mask counts`.
         like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
-        client_optimizer: Optax optimizer of the local (inner) steps.
+        client_optimizer: Optax optimizer of the local (inner) steps. An Optax schedule counts the
+            client's own steps; the schedules of `fedjax_llm.schedules` follow the run.
         rate: Learning rate of the server (outer) step, above 0. Default: 1.
         decay: Factor of the residual, above 0 and at most 1. Default: 0.95.
         fraction: Share of a chunk's entries that are sent, above 0 and at most 1. Default: 1/64.
@@ -74,10 +75,11 @@ def sparse_loco(
 
     """
     check_loss(loss, who="sparse_loco")
-    check_optimizer(client_optimizer, who="sparse_loco", name="client_optimizer")
+    check_like(like, who="sparse_loco")
+    check_client_optimizer(client_optimizer, like, who="sparse_loco", lasts=True)
     check_positive(rate, name="rate", who="sparse_loco")
     return averaging(
-        persistent_optimizer(loss, client_optimizer),
+        persistent_optimizer(loss, client_optimizer, like),
         like,
         who="sparse_loco",
         server_optimizer=optax.sgd(rate),

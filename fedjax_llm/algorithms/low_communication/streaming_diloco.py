@@ -13,6 +13,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...schedules import check_client_optimizer, first_step
 from ..shared.channel import ChannelState, Message, channel
 from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
 from ..shared.failures import has_failed, nan_where
@@ -96,6 +97,8 @@ def streaming_diloco(
             batch's mask counts`.
         like: Structure of the trainable parameters: arrays or ShapeDtypeStructs.
         client_optimizer: Optax optimizer of the local (inner) steps. Its state lasts on the client.
+            An Optax schedule counts the client's own steps; the schedules of
+            `fedjax_llm.schedules` follow the run.
         fragments_of: Number of fragments, at least 1. Default: 4.
         overlap: Local steps of a round before the received fragment is mixed in, from 0 to the
             steps of a round. Default: 0.
@@ -134,7 +137,7 @@ def streaming_diloco(
     who = "streaming_diloco"
     check_loss(loss, who=who)
     check_like(like, who=who)
-    check_optimizer(client_optimizer, who=who, name="client_optimizer")
+    check_client_optimizer(client_optimizer, like, who=who, lasts=True)
     check_optimizer(server_optimizer, who=who, name="server_optimizer", optional=True)
     check_codecs(who=who, uplink=uplink, downlink=downlink)
     check_integer(fragments_of, who=who, name="fragments_of", at_least=1)
@@ -204,8 +207,12 @@ def streaming_diloco(
             )
             return cut.put(params, arrived, new)
 
-        params, memory, first = steps(client_state.params, client_state.optimizer, frozen, before)
-        params, memory, second = steps(mixed(params), memory, frozen, after)
+        progress = first_step(sent.number, batches)
+        params, memory, first = steps(
+            client_state.params, client_state.optimizer, frozen, before, progress
+        )
+        progress = progress._replace(step=overlap)
+        params, memory, second = steps(mixed(params), memory, frozen, after, progress)
         info = _both(first, second)
         update = jax.tree.map(jnp.subtract, cut.take(params, sending), cut.take(known, sending))
         failed = has_failed(info, params) | ~in_turn

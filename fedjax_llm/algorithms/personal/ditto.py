@@ -8,9 +8,10 @@ from ...aggregators.contract import Aggregator
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_optimizer, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...schedules import Progress, check_client_optimizer
 from ..averaging.fed_prox import toward_start
 from ..shared.averaging import Work, averaging, fresh_optimizer
-from ..shared.checks import check_loss
+from ..shared.checks import check_like, check_loss
 from ..shared.trees import choose, is_finite
 
 
@@ -85,22 +86,23 @@ def ditto(
 
     """
     check_loss(loss, who="ditto")
-    check_optimizer(client_optimizer, who="ditto", name="client_optimizer")
+    check_like(like, who="ditto")
+    check_client_optimizer(client_optimizer, like, who="ditto")
     check_optimizer(server_optimizer, who="ditto", name="server_optimizer", optional=True)
     check_scalar(mu, who="ditto", name="mu", at_least=0)
-    shared = fresh_optimizer(loss, client_optimizer)
+    shared = fresh_optimizer(loss, client_optimizer, like)
 
     def update(
-        received: Params, personal: Params, frozen: Frozen, batches: Batches
+        received: Params, personal: Params, frozen: Frozen, batches: Batches, progress: Progress
     ) -> tuple[PyTree, Params, ClientInfo]:
-        difference, _, info = shared.update(received, (), frozen, batches)
+        difference, _, info = shared.update(received, (), frozen, batches, progress)
         pull = toward_start(mu)._replace(init=lambda params: received)
         train = local_steps(loss, optax.chain(pull, client_optimizer))
-        trained, _ = train(personal, frozen, batches)
+        trained, _ = train(personal, frozen, batches, progress)
         return difference, choose(is_finite(trained), trained, personal), info
 
     return averaging(
-        Work(lambda params: params, update),
+        Work(lambda params: params, update, shared.numbered),
         like,
         who="ditto",
         server_optimizer=server_optimizer or optax.sgd(1.0),

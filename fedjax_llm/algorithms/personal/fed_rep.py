@@ -20,6 +20,7 @@ from ...client_training import (
     local_steps,
     local_steps_with_state,
 )
+from ...schedules import Progress, check_client_optimizer, needs_round
 from ..shared.averaging import Work
 from ..shared.checks import check_like, check_loss
 from ..shared.partial_averaging import averaging_part
@@ -133,24 +134,28 @@ def fed_rep(
         head, frozen = others
         return loss(whole(body, head), frozen, batch)
 
+    body_like, head_like = jax.eval_shape(lambda params: (body_of(params), head_of(params)), like)
+    for trained_like in (body_like, head_like):
+        check_client_optimizer(client_optimizer, trained_like, who="fed_rep")
+    numbered = needs_round(client_optimizer, body_like)
     train_head = local_steps_with_state(loss_of_head, client_optimizer)
     train_body = local_steps(loss_of_body, client_optimizer)
 
     def update(
-        received: PyTree, head: PyTree, frozen: Frozen, batches: Batches
+        received: PyTree, head: PyTree, frozen: Frozen, batches: Batches, progress: Progress
     ) -> tuple[PyTree, PyTree, ClientInfo]:
         def one_pass(carry: tuple, _: None) -> tuple[tuple, None]:
             head, memory = carry
-            trained = train_head(head, memory, (received, frozen), batches)
+            trained = train_head(head, memory, (received, frozen), batches, progress)
             return trained[:2], None
 
         start = head, client_optimizer.init(head)
         (head, _), _ = jax.lax.scan(one_pass, start, length=passes)
-        trained, info = train_body(received, (head, frozen), batches)
+        trained, info = train_body(received, (head, frozen), batches, progress)
         return jax.tree.map(jnp.subtract, trained, received), head, info
 
     return averaging_part(
-        Work(head_of, update),
+        Work(head_of, update, numbered),
         like,
         who="fed_rep",
         take=body_of,

@@ -16,6 +16,7 @@ from ...aggregators.weighted_mean import WeightedSum, weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...schedules import Progress, check_client_optimizer, first_step, needs_round
 from .channel import ChannelState, Message, channel
 from .checks import check_aggregate, check_like, check_loss, check_population, check_structure
 from .failures import has_failed, nan_where
@@ -29,16 +30,20 @@ class Work(NamedTuple):
     Attributes:
         init: `(params) -> memory`: what lasts from round to round, such as an optimizer state; an
             empty tuple if nothing does.
-        update: `(received, memory, frozen, batches) -> (update, memory, info)`: from the received
-            parameters to the update that the client sends, in their structure and dtypes.
+        update: `(received, memory, frozen, batches, progress) -> (update, memory, info)`: from the
+            received parameters to the update that the client sends, in their structure and dtypes.
+            `progress` is the `Progress` of the first local step.
+        numbered: Whether `update` needs the number of the round, which the downlink then carries
+            in 4 bytes. Default: False.
 
     """
 
     init: Callable[[Params], PyTree]
     update: Callable[
-        [Params, PyTree, Frozen, Batches],
+        [Params, PyTree, Frozen, Batches, Progress],
         tuple[PyTree, PyTree, ClientInfo],
     ]
+    numbered: bool = False
 
 
 class AveragingState(NamedTuple):
@@ -111,7 +116,7 @@ def averaging(
     `population`, so that its memory is the mean of what all clients hold.
 
     Args:
-        work: The client's computation, such as `fresh_optimizer(loss, optimizer)`.
+        work: The client's computation, such as `fresh_optimizer(loss, optimizer, like)`.
         like: Structure of the parameters: arrays or ShapeDtypeStructs.
         who: The method, for messages.
         server_optimizer: Optax optimizer of the server.
@@ -142,7 +147,7 @@ def averaging(
         ...     return (params["w"] ** 2).sum()
         >>> params, ones = {"w": jnp.ones((4, 2))}, jnp.ones((1, 1, 1))
         >>> method = averaging(
-        ...     fresh_optimizer(loss, optax.sgd(0.1)),
+        ...     fresh_optimizer(loss, optax.sgd(0.1), params),
         ...     params,
         ...     who="mine",
         ...     server_optimizer=optax.sgd(1.0),
@@ -160,7 +165,8 @@ def averaging(
     check_codecs(who=who, uplink=uplink, downlink=downlink)
     check_aggregate(aggregate, who=who)
     uplink, downlink = uplink or identity(), downlink or identity()
-    down, aggregate = channel(downlink, like), aggregate or weighted_mean()
+    down = channel(downlink, like, numbered=work.numbered)
+    aggregate = aggregate or weighted_mean()
     check_population(uplink, population, who=who)
     remembers = has_receiver_memory(uplink)
     if remembers and not isinstance(jax.eval_shape(lambda: aggregate.empty(like, 1)), WeightedSum):
@@ -197,7 +203,8 @@ def averaging(
         batches: Batches,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         received, end = down.receive(sent.params, client_state.downlink)
-        update, memory, info = work.update(received, client_state.work, frozen, batches)
+        progress = first_step(sent.params.number, batches)
+        update, memory, info = work.update(received, client_state.work, frozen, batches, progress)
         failed = has_failed(info, update)
         payload, coder = uplink_given(sent.known).encode(
             key, nan_where(failed, update), client_state.uplink
@@ -229,12 +236,13 @@ def averaging(
     )
 
 
-def fresh_optimizer(loss: Loss, optimizer: optax.GradientTransformation) -> Work:
+def fresh_optimizer(loss: Loss, optimizer: optax.GradientTransformation, like: Params) -> Work:
     """Build the work of local steps by an optimizer whose state starts afresh each round.
 
     Args:
         loss: The loss to minimise.
         optimizer: The Optax optimizer of the steps.
+        like: Structure of the parameters: arrays or ShapeDtypeStructs.
 
     Returns:
         `Work` whose update is the trained minus the received parameters, and whose memory is
@@ -242,39 +250,43 @@ def fresh_optimizer(loss: Loss, optimizer: optax.GradientTransformation) -> Work
 
     Raises:
         TypeError: For a loss that cannot be called, and for anything but an Optax optimizer.
+        ValueError: For an Optax schedule, which would start again in each round.
 
     Example:
         >>> import jax.numpy as jnp
         >>> import optax
         >>> from fedjax_llm.algorithms.shared import fresh_optimizer
         >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.schedules import first_step
         >>> def loss(params, frozen, batch):
         ...     return 0.5 * params**2
-        >>> work, mask = fresh_optimizer(loss, optax.sgd(0.5)), jnp.ones((2, 1, 1))
-        >>> update, memory, _ = work.update(jnp.float32(8), (), {}, Batch(mask, mask, mask))
+        >>> start, mask = jnp.float32(8), jnp.ones((2, 1, 1))
+        >>> work, batches = fresh_optimizer(loss, optax.sgd(0.5), start), Batch(mask, mask, mask)
+        >>> update, memory, _ = work.update(start, (), {}, batches, first_step((), batches))
         >>> float(update), memory  # 8 -> 4 -> 2
         (-6.0, ())
 
     """
     check_loss(loss, who="fresh_optimizer")
-    check_optimizer(optimizer, who="fresh_optimizer", name="optimizer")
+    check_client_optimizer(optimizer, like, who="fresh_optimizer", name="optimizer")
     train = local_steps_with_state(loss, optimizer)
 
     def update(
-        received: Params, memory: PyTree, frozen: Frozen, batches: Batches
+        received: Params, memory: PyTree, frozen: Frozen, batches: Batches, progress: Progress
     ) -> tuple[PyTree, PyTree, ClientInfo]:
-        trained, _, info = train(received, optimizer.init(received), frozen, batches)
+        trained, _, info = train(received, optimizer.init(received), frozen, batches, progress)
         return jax.tree.map(jnp.subtract, trained, received), memory, info
 
-    return Work(lambda params: (), update)
+    return Work(lambda params: (), update, needs_round(optimizer, like))
 
 
-def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation) -> Work:
+def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation, like: Params) -> Work:
     """Build the work of local steps by an optimizer whose state stays on the client.
 
     Args:
         loss: The loss to minimise.
         optimizer: The Optax optimizer of the steps.
+        like: Structure of the parameters: arrays or ShapeDtypeStructs.
 
     Returns:
         `Work` whose update is the trained minus the received parameters, and whose memory is the
@@ -288,11 +300,15 @@ def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation) ->
         >>> import optax
         >>> from fedjax_llm.algorithms.shared import persistent_optimizer
         >>> from fedjax_llm.data import Batch
+        >>> from fedjax_llm.schedules import first_step
         >>> def loss(params, frozen, batch):
         ...     return 0.5 * params**2
-        >>> work, mask = persistent_optimizer(loss, optax.adam(0.5)), jnp.ones((2, 1, 1))
-        >>> start = jnp.float32(8)
-        >>> _, memory, _ = work.update(start, work.init(start), {}, Batch(mask, mask, mask))
+        >>> start, mask = jnp.float32(8), jnp.ones((2, 1, 1))
+        >>> work = persistent_optimizer(loss, optax.adam(0.5), start)
+        >>> batches = Batch(mask, mask, mask)
+        >>> _, memory, _ = work.update(
+        ...     start, work.init(start), {}, batches, first_step((), batches)
+        ... )
         >>> int(memory[0].count)  # Adam's two steps
         2
 
@@ -302,9 +318,9 @@ def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation) ->
     train = local_steps_with_state(loss, optimizer)
 
     def update(
-        received: Params, memory: PyTree, frozen: Frozen, batches: Batches
+        received: Params, memory: PyTree, frozen: Frozen, batches: Batches, progress: Progress
     ) -> tuple[PyTree, PyTree, ClientInfo]:
-        trained, memory, info = train(received, memory, frozen, batches)
+        trained, memory, info = train(received, memory, frozen, batches, progress)
         return jax.tree.map(jnp.subtract, trained, received), memory, info
 
-    return Work(optimizer.init, update)
+    return Work(optimizer.init, update, needs_round(optimizer, like))

@@ -30,8 +30,8 @@ class ChannelState(NamedTuple):
 
     Attributes:
         memory: Codec state of a sender, or receiver memory of a receiver.
-        messages: Number of the last message sent or accepted, uint32, if messages are numbered;
-            else empty.
+        messages: Number of the last message, uint32: of a sender, if messages are numbered; of a
+            receiver, if it must receive every message; else empty.
 
     """
 
@@ -69,17 +69,25 @@ class Channel(NamedTuple):
     receive: Callable[[Message, ChannelState], tuple[PyTree, ChannelState]]
 
 
-def channel(downlink: Compressor, like: PyTree, *, every_message: bool | None = None) -> Channel:
+def channel(
+    downlink: Compressor,
+    like: PyTree,
+    *,
+    every_message: bool | None = None,
+    numbered: bool = False,
+) -> Channel:
     """Build the channel that sends pytrees of one structure through a codec.
 
-    Numbered messages carry their number in 4 bytes. A client that missed a numbered message
-    receives NaNs from then on, and its state stays as it was.
+    Numbered messages carry their number, from 1, in 4 bytes: with one message in each round, the
+    number of the round. If a client must receive every message, they are numbered, and a client
+    that missed one receives NaNs from then on, while its state stays as it was.
 
     Args:
         downlink: The codec.
         like: Structure of the pytrees: arrays or ShapeDtypeStructs.
-        every_message: Whether messages are numbered, because a client must receive every one. By
-            default they are if the codec's receiver keeps a memory.
+        every_message: Whether a client must receive every message. Default: if the codec's
+            receiver keeps a memory.
+        numbered: Whether messages are numbered in any case. Default: False.
 
     Returns:
         The channel.
@@ -105,10 +113,10 @@ def channel(downlink: Compressor, like: PyTree, *, every_message: bool | None = 
 
     """
     check_compressor(downlink, who="channel", name="downlink")
-    numbered = has_receiver_memory(downlink) if every_message is None else every_message
+    in_order = has_receiver_memory(downlink) if every_message is None else every_message
 
-    def no_number() -> PyTree[UInt32[Array, ""]]:
-        return jnp.zeros((), jnp.uint32) if numbered else ()
+    def first(counts: bool) -> PyTree[UInt32[Array, ""]]:
+        return jnp.zeros((), jnp.uint32) if counts else ()
 
     def send(
         key: Key[Array, ""], tree: PyTree, state: ChannelState
@@ -121,7 +129,7 @@ def channel(downlink: Compressor, like: PyTree, *, every_message: bool | None = 
         decoded = downlink.decode(sent.payload, like)
         received, memory = downlink.receive(decoded, state.memory, 1.0)
         received = cast(received, like)
-        if not numbered:
+        if not in_order:
             return received, state
         in_turn = sent.number == state.messages + 1
         return (
@@ -130,8 +138,8 @@ def channel(downlink: Compressor, like: PyTree, *, every_message: bool | None = 
         )
 
     return Channel(
-        lambda tree: ChannelState(downlink.init(tree), no_number()),
-        lambda tree: ChannelState(downlink.receiver(tree), no_number()),
+        lambda tree: ChannelState(downlink.init(tree), first(numbered or in_order)),
+        lambda tree: ChannelState(downlink.receiver(tree), first(in_order)),
         send,
         receive,
     )

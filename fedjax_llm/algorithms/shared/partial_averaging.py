@@ -59,7 +59,7 @@ def averaging_part(
     """
     check_like(like, who=who)
     inner = averaging(
-        Work(lambda shared: (), work.update),
+        Work(lambda shared: (), work.update, work.numbered),
         jax.eval_shape(take, like),
         who=who,
         server_optimizer=server_optimizer or optax.sgd(1.0),

@@ -10,13 +10,14 @@ import optax
 from fedjax_compression import Compressor, identity
 from fedjax_compression.checks import check_function, check_integer
 from fedjax_compression.ops.bits import pack, unpack
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8, UInt32
 
 from ...aggregators.failures import leave_out_failed
 from ...algorithm import ServerInfo, SplitMessages, SplitMethod
 from ...checks import check_codecs, check_optimizer
 from ...client_training import ClientInfo, Frozen, Params
 from ...data import Batch
+from ...schedules import Progress, check_client_optimizer, needs_round
 from ...tasks import Asked, Halves
 from ..shared.checks import check_keeps_nothing, check_like, check_structure
 from ..shared.trees import choose
@@ -29,11 +30,26 @@ class SplitState(NamedTuple):
         params: The parameters of both halves: the lower as the mean of the clients, the upper as
             the server trains it.
         optimizer: Optimizer state of the upper half.
+        round: Number of the last round, uint32, if the optimizer needs it; else empty.
 
     """
 
     params: Params
     optimizer: optax.OptState
+    round: PyTree[UInt32[Array, ""]]
+
+
+class Start(NamedTuple):
+    """Payload for every client before its first step.
+
+    Attributes:
+        params: The parameters of the lower half.
+        round: Number of the round, from 1, uint32, if the optimizer needs it; else empty.
+
+    """
+
+    params: Params
+    round: PyTree[UInt32[Array, ""]]
 
 
 class Ahead(NamedTuple):
@@ -148,10 +164,16 @@ def split_lora(
     except ValueError as error:
         raise ValueError(f"{who}: {error}") from None
     bits = max(1, (vocab - 1).bit_length())
+    halves_like = jax.eval_shape(part, like)
+    for half in halves_like:
+        check_client_optimizer(client_optimizer, half, who=who)
+    numbered = any(needs_round(client_optimizer, half) for half in halves_like)
+    optimizer = optax.with_extra_args_support(client_optimizer)
 
     def init(key: Key[Array, ""], params: Params) -> SplitState:
         check_structure(params, like, who=who)
-        return SplitState(params, client_optimizer.init(part(params)[1]))
+        number = jnp.zeros((), jnp.uint32) if numbered else ()
+        return SplitState(params, optimizer.init(part(params)[1]), number)
 
     def send_ahead(key: Key[Array, ""], activations: Array, batch: Batch) -> Ahead:
         payload, _ = up.encode(key, activations, up.init(activations))
@@ -181,8 +203,10 @@ def split_lora(
             jnp.where(failed, jnp.nan, gradient),
         )
 
-    def descend(params: Params, memory: optax.OptState, gradient: Params) -> tuple[Params, Any]:
-        step, memory = client_optimizer.update(gradient, memory, params)
+    def descend(
+        params: Params, memory: optax.OptState, gradient: Params, progress: Progress
+    ) -> tuple[Params, Any]:
+        step, memory = optimizer.update(gradient, memory, params, progress=progress)
         return optax.apply_updates(params, step), memory
 
     def one_round(
@@ -194,13 +218,15 @@ def split_lora(
         batches: Any,
     ) -> tuple[SplitState, SplitMessages, ClientInfo, ServerInfo]:
         start, upper_start = part(state.params)
+        round_number = jax.tree.map(lambda last: last + 1, state.round)
         keys = jax.vmap(jr.fold_in, (None, 0))(key, clients)
-        one_client = start, client_optimizer.init(start)
+        one_client = start, optimizer.init(start)
         each_client = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(weights)), one_client)
 
         def step(carry: tuple, inputs: tuple[Array, Batch]) -> tuple[tuple, tuple]:
             (lower_params, lower_memory), upper_params, memory = carry
             number, batch = inputs
+            progress = Progress(round_number, number, len(numbers))
             up_keys, down_keys = jax.vmap(
                 lambda key: jr.split(jr.fold_in(key, number)), out_axes=1
             )(keys)
@@ -214,14 +240,16 @@ def split_lora(
                 lambda sent: serve(frozen, upper_params, sent, like)
             )(ahead)
             mean, weight = _mean((upper_gradients, gradients), weights * (targets > 0))
-            stepped = descend(upper_params, memory, mean)
+            stepped = descend(upper_params, memory, mean, progress)
             upper_params, memory = choose(weight > 0, stepped, (upper_params, memory))
             back = jax.vmap(lambda key, g: down.encode(key, g, down.init(g))[0])(
                 down_keys, gradients
             )
             # each client, on what the server sent back
             (slopes,) = pull(jax.vmap(lambda payload: down.decode(payload, like))(back))
-            moved = jax.vmap(descend)(lower_params, lower_memory, slopes)
+            moved = jax.vmap(lambda *one: descend(*one, progress))(
+                lower_params, lower_memory, slopes
+            )
             lower_state = jax.vmap(choose)(targets > 0, moved, (lower_params, lower_memory))
             return (lower_state, upper_params, memory), (ahead, back, losses, targets)
 
@@ -245,8 +273,8 @@ def split_lora(
         info = ClientInfo((losses * targets).sum(axis=0) / count, targets.sum(axis=0))
         accepted = (counted > 0).sum(dtype=jnp.int32)
         server_info = ServerInfo(accepted, failed.sum(dtype=jnp.int32), optax.tree.norm(change))
-        messages = SplitMessages(start, ahead, back, end)
-        return SplitState(params, memory), messages, info, server_info
+        messages = SplitMessages(Start(start, round_number), ahead, back, end)
+        return SplitState(params, memory, round_number), messages, info, server_info
 
     return SplitMethod(init, lambda params: (), one_round)
 

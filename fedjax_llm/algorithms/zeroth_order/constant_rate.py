@@ -7,6 +7,7 @@ import optax
 from jaxtyping import Array
 
 from ...checks import check_optimizer
+from ...schedules import has_schedule
 
 
 def constant_rate(optimizer: optax.GradientTransformation, *, who: str) -> float:
@@ -26,8 +27,9 @@ def constant_rate(optimizer: optax.GradientTransformation, *, who: str) -> float
     def step(gradient: Array) -> np.ndarray:
         return np.asarray(optimizer.update(gradient, optimizer.init(start), start)[0])
 
-    rate = -float(step(jnp.ones(2))[0])
-    plain = not jax.tree.leaves(optimizer.init(start)) and all(
+    constant = not jax.tree.leaves(optimizer.init(start)) and not has_schedule(optimizer, start)
+    rate = -float(step(jnp.ones(2))[0]) if constant else 0.0
+    plain = constant and all(
         np.allclose(step(g), -rate * g, rtol=1e-5, atol=1e-9)
         for g in (jnp.zeros(2), jnp.array([1.0, -2.0]), jnp.array([-1e6, 0.3]))
     )

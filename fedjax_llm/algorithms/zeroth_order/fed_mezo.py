@@ -14,8 +14,9 @@ from ...aggregators.contract import Aggregator
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...schedules import Progress, check_client_optimizer, needs_round
 from ..shared.averaging import Work, averaging
-from ..shared.checks import check_loss
+from ..shared.checks import check_like, check_loss
 from ..shared.trees import choose
 from .slopes import Seed, perturbation, two_point
 
@@ -84,12 +85,13 @@ def fed_mezo(
 
     """
     check_loss(loss, who="fed_mezo")
-    check_optimizer(client_optimizer, who="fed_mezo", name="client_optimizer")
+    check_like(like, who="fed_mezo")
+    check_client_optimizer(client_optimizer, like, who="fed_mezo")
     check_optimizer(server_optimizer, who="fed_mezo", name="server_optimizer", optional=True)
     check_codecs(who="fed_mezo", uplink=uplink, downlink=downlink)
     check_number(radius, who="fed_mezo", name="radius", above=0)
     averaged = averaging(
-        without_gradients(loss, client_optimizer, radius=radius),
+        without_gradients(loss, client_optimizer, like, radius=radius),
         like,
         who="fed_mezo",
         server_optimizer=server_optimizer or optax.sgd(1.0),
@@ -131,13 +133,13 @@ class Seeded(NamedTuple):
 
 
 def without_gradients(
-    loss: Loss, optimizer: optax.GradientTransformation, *, radius: float
+    loss: Loss, optimizer: optax.GradientTransformation, like: Params, *, radius: float
 ) -> Work:
     """Local steps of an optimizer whose gradients are estimates from two evaluations."""
-    slope = two_point(loss, radius=radius)
+    slope, optimizer = two_point(loss, radius=radius), optax.with_extra_args_support(optimizer)
 
     def update(
-        received: Params, memory: PyTree, frozen: Frozen, seeded: Any
+        received: Params, memory: PyTree, frozen: Frozen, seeded: Any, progress: Progress
     ) -> tuple[PyTree, PyTree, ClientInfo]:
         def step(carry: tuple, batch_and_number: tuple) -> tuple:
             params, state = carry
@@ -145,7 +147,8 @@ def without_gradients(
             z = perturbation(params, seeded.seed, number)
             value, inner = slope(params, frozen, batch, z)
             estimate = jax.tree.map(lambda z, p: (inner * z).astype(p.dtype), z, params)
-            updates, state = optimizer.update(estimate, state, params)
+            at = progress._replace(step=number)
+            updates, state = optimizer.update(estimate, state, params, progress=at)
             targets = batch.mask.sum(dtype=jnp.int32)
             new = optax.apply_updates(params, updates), state
             return choose(targets > 0, new, carry), (jnp.where(targets > 0, value, 0.0), targets)
@@ -157,4 +160,4 @@ def without_gradients(
         info = ClientInfo(mean, targets.sum())
         return jax.tree.map(jnp.subtract, trained, received), memory, info
 
-    return Work(lambda params: (), update)
+    return Work(lambda params: (), update, needs_round(optimizer, like))

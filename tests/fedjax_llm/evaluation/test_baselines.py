@@ -11,6 +11,7 @@ from fedjax_llm.client_training import local_steps
 from fedjax_llm.data import Batching, byte_corpus, cohort_batches, hold_out, shakespeare
 from fedjax_llm.evaluation import baselines, by_client, distribution
 from fedjax_llm.evaluation.baselines import _over_parts, _words
+from fedjax_llm.schedules import over_rounds
 from tests.helpers.tiny import TINY
 
 BATCHING = Batching(seq=32, batch=4, steps=4)
@@ -100,6 +101,17 @@ def test_with_epochs_both_baselines_make_the_same_number_of_passes(task, split):
     # two passes: 2,700 bytes are 85 windows, 340 in the pool
     assert [one.steps for one in three] == [0, 43, 85]
     assert mean(three.centralised.heldout) < mean(three.untrained.heldout) - 0.5
+
+
+def test_a_schedule_over_the_rounds_runs_over_the_training_of_each_model(task, split):
+    """With a rate of zero from the second of two rounds on, half of the training counts."""
+    first_round = optax.chain(ADAM, over_rounds(lambda number: jax.numpy.array([1.0, 0.0])[number]))
+    scheduled = found(task, split, rounds=2, client_optimizer=first_round)
+    half = found(task, split, rounds=1)
+    assert (scheduled.local.steps, half.local.steps) == (4, 2)
+    for name in ("local", "centralised"):
+        whole, part = getattr(scheduled, name).heldout, getattr(half, name).heldout
+        np.testing.assert_allclose(whole.totals, part.totals, rtol=1e-6)
 
 
 def test_a_subset_of_local_clients_gives_the_same_values(task, split, three):

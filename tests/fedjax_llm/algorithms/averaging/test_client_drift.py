@@ -11,6 +11,7 @@ from fedjax_compression import codec
 from fedjax_llm import fed_avg
 from fedjax_llm.algorithms.averaging import fed_dyn, fed_nova, fed_prox, fed_sgd, scaffold
 from fedjax_llm.algorithms.averaging.fed_nova import with_length
+from fedjax_llm.schedules import within_round
 from tests.helpers.quadratics import loss, pulls, rounds
 
 RATE, STEPS = 0.1, 5
@@ -245,7 +246,7 @@ def test_fed_nova_refuses_optimizers_that_are_not_linear(optimizer):
     [
         optax.sgd(3.0, momentum=0.99),
         optax.sgd(1e-5),
-        optax.sgd(optax.linear_schedule(1.0, 0.1, 3)),
+        optax.chain(optax.sgd(1.0), within_round(optax.linear_schedule(1.0, 0.1, 3))),
     ],
 )
 def test_fed_nova_takes_any_linear_optimizer(optimizer):

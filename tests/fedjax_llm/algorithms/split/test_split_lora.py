@@ -14,6 +14,7 @@ from fedjax_llm.algorithms.averaging import fed_sgd
 from fedjax_llm.algorithms.split import split_lora
 from fedjax_llm.data import Batch, Batching
 from fedjax_llm.ledger import total_bytes
+from fedjax_llm.schedules import over_rounds
 from fedjax_llm.simulation import simulate, simulate_split, split_entries
 from fedjax_llm.tasks import Asked, halves
 
@@ -224,3 +225,24 @@ def test_parameters_outside_the_blocks_are_refused(adapter):
     task = language_model(DecoderConfig(**SIZES), key=jr.key(0), adapter=adapter)
     with pytest.raises(ValueError, match="split_lora: trainable parameters: expected stacks of 3"):
         method(task)
+
+
+def test_both_halves_follow_a_schedule_over_rounds(task, corpus, rounds):
+    """With a rate of zero in the second round; the number of the round is 4 bytes down."""
+    once = optax.chain(RATE, over_rounds(lambda number: jnp.array([1.0, 0.0])[number]))
+    first, second = simulate_split(
+        method(task, client_optimizer=once),
+        *federation(task, corpus),
+        rounds=2,
+        clients=CLIENTS,
+        seed=0,
+    )
+    jax.tree.map(np.testing.assert_array_equal, first.state.params, rounds[0].state.params)
+    jax.tree.map(np.testing.assert_array_equal, second.state.params, first.state.params)
+    down, plain = (total_bytes(r.messages, "down") for r in (first, rounds[0]))
+    assert down == plain + 4 * CLIENTS
+
+
+def test_a_schedule_that_would_start_again_is_refused(task):
+    with pytest.raises(ValueError, match="split_lora: client_optimizer: expected a constant"):
+        method(task, client_optimizer=optax.sgd(optax.cosine_decay_schedule(0.5, 4)))

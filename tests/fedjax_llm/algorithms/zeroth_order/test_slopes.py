@@ -32,6 +32,7 @@ from fedjax_llm.algorithms.zeroth_order.slopes import (
 )
 from fedjax_llm.ledger import entries, total_bytes
 from fedjax_llm.ledger import lengths as sizes
+from fedjax_llm.schedules import over_rounds, within_round
 from tests.helpers.quadratics import Pull, loss, pulls, rounds
 
 SEED = jnp.array([3, 7], jnp.uint32)
@@ -456,6 +457,8 @@ SEEDED = {
         optax.adam(0.1),
         optax.sgd(0.1, momentum=0.9),
         optax.sgd(optax.linear_schedule(0.1, 0.0, 10)),
+        optax.chain(optax.sgd(0.1), over_rounds(optax.linear_schedule(1.0, 0.0, 10))),
+        optax.chain(optax.sgd(0.1), within_round(optax.constant_schedule(1.0))),
         optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1)),
         optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
         optax.sgd(0.0),
