@@ -75,9 +75,9 @@ def fed_avg(
 
     Raises:
         TypeError: For an argument of the wrong kind, such as a codec's text.
-        ValueError: For an Optax schedule in `client_optimizer`, and a `prediction` out of range. For
-            an uplink with receiver memory without a `population`, with a `prediction`, which that
-            memory is itself, or with an `aggregate` other than the mean. From `init`, for
+        ValueError: For an Optax schedule in `client_optimizer`, and a `prediction` out of range.
+            For an uplink with receiver memory without a `population`, with a `prediction`, which
+            that memory is itself, or with an `aggregate` other than the mean. From `init`, for
             parameters that differ in structure from `like`.
 
     Example:
