@@ -1,6 +1,5 @@
 """Methods over LoRA's factors, as the command runs them."""
 
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
