@@ -247,7 +247,7 @@ def split_lora(
             )
             # each client, on what the server sent back
             (slopes,) = pull(jax.vmap(lambda payload: down.decode(payload, like))(back))
-            moved = jax.vmap(lambda *one: descend(*one, progress))(
+            moved = jax.vmap(lambda params, memory, g: descend(params, memory, g, progress))(
                 lower_params, lower_memory, slopes
             )
             lower_state = jax.vmap(choose)(targets > 0, moved, (lower_params, lower_memory))
