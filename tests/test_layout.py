@@ -19,6 +19,7 @@ LAYERS = {
     "fedjax_llm": (
         *(
             "_version",
+            "signals",
             "checks",
             "server_optimizers",
             "schedules",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..bench import LADDER, bench_table
 from ..bench import bench as measured
+from ..runs import Row
 from ..runs.results import write_object
 from .output import fresh_results, keep_programs, print_table
 
@@ -30,6 +31,8 @@ def bench(
         raise ValueError(f"repeats: expected at least 1, got {repeats}.")
     results = fresh_results(out, "bench.json")
     keep_programs(compilation_cache)
-    rows = list(measured({name: LADDER[name] for name in rungs or LADDER}, repeats=repeats))
-    write_object(results, {"rungs": rows})
+    rows: list[Row] = []
+    for row in measured({name: LADDER[name] for name in rungs or LADDER}, repeats=repeats):
+        rows.append(row)
+        write_object(results, {"rungs": rows})
     print_table(bench_table(rows), str(results))

@@ -1,68 +1,59 @@
-"""The `fedjax-llm` command: its subcommands, its help, and how it answers bad input."""
+"""The `fedjax-llm` command from its start to its exit status.
 
-import os
+Nothing else is imported here, so that a signal is answered while the rest is.
+"""
+
 import sys
-import textwrap
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import tyro
-
-from .._version import __version__
-from ..runs import RunConfig
-from ..runs.registries import names_by_field, summary_line
-from .bench import bench
-from .codecs import codecs
-from .frontier import QUICK, frontier_from
-from .train import train
+from ..signals import SIGNALS, answer_signals, end_process
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command.
 
-    Bad input ends it with one line on standard error and status 2.
+    Bad input ends it with one line on standard error and status 2, and so does a lack of memory.
 
     Args:
-        args: The words after `fedjax-llm`; those of the process by default.
+        args: The words after `fedjax-llm`. By default those of the process, which SIGINT and
+            SIGTERM then end with one line and status 130 or 143, at any moment.
 
     """
-    args = sys.argv[1:] if args is None else list(args)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it reports that torch is missing
-    if args == ["--version"]:
-        print(f"fedjax-llm {__version__}")
+    if args is not None:
+        _run(args)
         return
-    commands: dict[str, Callable[..., Any]] = {
-        "train": train,
-        "codecs": codecs,
-        "bench": bench,
-        "frontier": frontier_from(QUICK if "--quick" in args else RunConfig()),
-    }
-    helping = {"-h", "--help"} & set(args)
+    answer_signals()
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="fedjax-llm",
-            description="Federated training of language models, with every byte counted.",
-            args=args,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-    except SystemExit:
-        if helping and args[0] in ("train", "frontier"):
-            print(names())
+        _run(sys.argv[1:])
+    except SystemExit as ended:
+        if ended.code in [128 + which for which in SIGNALS]:
+            end_process(ended.code)  # threads may still be busy with what is no longer wanted
         raise
+
+
+def _run(args: Sequence[str]) -> None:
+    try:
+        from .commands import run  # noqa: PLC0415 - takes seconds
+
+        run(args)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"fedjax-llm: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _refuse(str(error))
+    except MemoryError as error:
+        _refuse(_out_of_memory(error))
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _refuse(_out_of_memory(error))
 
 
-def names() -> str:
-    """The names that each text flag may take, one line each."""
-    lines = []
-    for fields, factories in names_by_field().items():
-        flags = ", ".join(f"--{field.replace('_', '-')}" for field in fields.split(", "))
-        lines.append(f"\nNames that {flags} may take:")
-        lines += [
-            f"  {name:20} {textwrap.shorten(summary_line(factories[name]), 77, placeholder=' ...')}"
-            for name in sorted(factories)
-        ]
-    return "\n".join(lines)
+def _refuse(why: str) -> None:
+    print(f"fedjax-llm: {' '.join(why.split())}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _out_of_memory(error: Exception) -> str:
+    what = str(error).split("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
+    return (
+        f"out of memory: {what or 'an allocation failed'}; a smaller seq, batch, model or number "
+        "of clients needs less, and so does client_axis scan()."
+    )

@@ -2,15 +2,11 @@
 
 import fcntl
 import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from ..signals import asking, say
 
 
 class Stop:
@@ -26,27 +22,19 @@ def stop_signals() -> Iterator[Stop]:
     Outside the main thread, where Python allows no handler, signals keep their meaning.
     """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def ask(which: signal.Signals) -> bool:
         if stop.by:
-            raise SystemExit(128 + number)
-        stop.by = signal.Signals(number)
-        print(
-            f"fedjax-llm: {stop.by.name}: finishing the current round and writing a checkpoint; "
-            "a second signal ends the process at once.",
-            file=sys.stderr,
-            flush=True,
+            return False
+        stop.by = which
+        say(
+            f"{which.name}: finishing the current round and writing a checkpoint; a second signal "
+            "ends the process at once."
         )
+        return True
 
-    before: dict[signal.Signals, Any] = {which: signal.signal(which, handle) for which in SIGNALS}
-    try:
+    with asking(ask):
         yield stop
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
 
 
 @contextmanager
