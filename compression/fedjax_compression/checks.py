@@ -120,7 +120,8 @@ def check_number(
         and (below is None or value < below)
         and (at_most is None or value <= at_most)
     ):
-        raise ValueError(message(who, name, f"a number{bounds}", value))
+        kind = "a finite number" if number and not abs(value) < math.inf else "a number"
+        raise ValueError(message(who, name, f"{kind}{bounds}", value))
 
 
 def check_choice(value: Any, choices: tuple[Any, ...], *, who: str, name: str) -> None:

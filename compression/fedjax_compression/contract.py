@@ -194,13 +194,16 @@ def check_compressor(value: Any, *, who: str, name: str = "codec") -> None:
     raise TypeError(message(who, name, "a Compressor", value, remedy))
 
 
-def check_no_receiver_memory(compressor: Compressor, *, who: str, name: str = "compressor") -> None:
+def check_no_receiver_memory(
+    compressor: Compressor, *, who: str, name: str = "compressor", remedy: str = ""
+) -> None:
     """Check that a wrapper's codec is a `Compressor` without receiver memory.
 
     Args:
         compressor: The argument.
         who: Wrapper that was called.
         name: Name of the argument.
+        remedy: What to do instead. Default: put the memory outside the wrapper.
 
     Raises:
         TypeError: For something that is not a `Compressor`.
@@ -211,5 +214,9 @@ def check_no_receiver_memory(compressor: Compressor, *, who: str, name: str = "c
     if has_receiver_memory(compressor):
         raise ValueError(
             f"{who}: {name}: expected a codec whose receiver keeps no memory, got one that does; "
-            f"put memory at both ends outermost: ef21({who}(...)) or diana({who}(...), rate=...)."
+            + (
+                remedy
+                or f"put memory at both ends outermost: ef21({who}(...)) or "
+                f"diana({who}(...), rate=...)."
+            )
         )

@@ -198,8 +198,8 @@ def distribution(
 ) -> Distribution:
     """Summarise a measure over clients.
 
-    If a client's value is NaN, the means and the quantiles are NaN; `worst_tenth` ranks that client
-    after all others.
+    If a client's value is NaN, the means and the quantiles are NaN; `worst_tenth` leaves that
+    client out, and is NaN only if no client has another value.
 
     Args:
         measured: The measure by client.
@@ -232,12 +232,14 @@ def distribution(
             "distribution: measured: expected a client with a count above 0, got none."
         )
     values = measured.values[counted]
-    worst_first = np.sort(values) if higher_is_better else -np.sort(-values)
+    numbers = np.sort(values[~np.isnan(values)])
+    worst_first = numbers if higher_is_better else numbers[::-1]
+    tenth = worst_first[: -(-len(values) // 10)]
     at_quantiles = np.quantile(values, quantiles)
     return Distribution(
         int(counted.sum()),
         float(values.mean()),
         float(measured.totals.sum() / measured.counts.sum()),
         {q: float(value) for q, value in zip(quantiles, at_quantiles, strict=True)},
-        float(worst_first[: -(-len(values) // 10)].mean()),
+        float(tenth.mean()) if len(tenth) else float("nan"),
     )

@@ -108,20 +108,18 @@ def _config(path: Path, header: GgufHeader) -> dict[str, Any]:
     """Make the mapping of a `config.json` that transformers 5 reads."""
     given = header.metadata
     architecture = given.get("general.architecture")
-    if architecture != "llama":
+    if not isinstance(architecture, str) or architecture != "llama":
         raise ValueError(
             f"{path}: general.architecture: expected 'llama', got {architecture!r:.80}; other "
             "architectures are read from safetensors."
         )
-    if given.get("split.count", 1) not in (0, 1):
+    if (parts := _count(path, given, "split.count", 1, least=0)) > 1:
         raise ValueError(
-            f"{path}: split.count: expected one file with the whole model, got "
-            f"{given['split.count']!r:.80}."
+            f"{path}: split.count: expected one file with the whole model, got {parts}."
         )
-    if given.get("llama.expert_count", 0) != 0:
+    if experts := _count(path, given, "llama.expert_count", 0, least=0):
         raise ValueError(
-            f"{path}: llama.expert_count: expected 0 (experts are not supported), got "
-            f"{given['llama.expert_count']!r:.80}."
+            f"{path}: llama.expert_count: expected 0 (experts are not supported), got {experts}."
         )
     tied = "output.weight" not in header.tensors
     embedding = header.tensors.get("token_embd.weight")
@@ -138,11 +136,10 @@ def _config(path: Path, header: GgufHeader) -> dict[str, Any]:
     head_dim = _count(path, given, "llama.attention.key_length", width // heads)
     if head_dim % 2:
         raise ValueError(f"{path}: width of a head: expected an even number, got {head_dim}.")
-    if given.get("llama.rope.dimension_count", head_dim) != head_dim:
+    if (turned := _count(path, given, "llama.rope.dimension_count", head_dim)) != head_dim:
         raise ValueError(
             f"{path}: llama.rope.dimension_count: expected {head_dim}, the width of a head, got "
-            f"{given['llama.rope.dimension_count']!r:.80}; partial rotary embeddings are not "
-            "supported."
+            f"{turned}; partial rotary embeddings are not supported."
         )
     biased = {name.split(".")[2][:4] for name in header.tensors if name.endswith(".bias")}
     config = {
@@ -177,7 +174,8 @@ def _rope(path: Path, header: GgufHeader) -> dict[str, Any]:
     theta = _real(path, given, "llama.rope.freq_base", 10000.0)
     kind = given.get("llama.rope.scaling.type", "none")
     old = "llama.rope.scale_linear" in given
-    if kind not in ("none", "linear") or old or "rope_freqs.weight" in header.tensors:
+    plain = isinstance(kind, str) and kind in ("none", "linear")
+    if not plain or old or "rope_freqs.weight" in header.tensors:
         raise ValueError(
             f"{path}: llama.rope.scaling.type: expected none or linear, without the tensor "
             f"rope_freqs.weight, got {kind!r:.80}; other scalings are read from safetensors."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .gguf_header import read_gguf_header
+from .quiet import import_transformers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,9 +35,6 @@ def read_gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
             pre-tokeniser is neither smollm nor gpt-2, or the vocabulary is inconsistent.
 
     """
-    # importing transformers is slow, and warns if torch is missing
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
-
     given = read_gguf_header(path).metadata
     try:
         backend = _backend(given)
@@ -46,7 +44,7 @@ def read_gguf_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     template = given.get("tokenizer.chat_template")
     length = given.get("llama.context_length")
     known = list(roles.values())
-    return PreTrainedTokenizerFast(
+    return import_transformers().PreTrainedTokenizerFast(
         tokenizer_object=backend,
         clean_up_tokenization_spaces=False,
         additional_special_tokens=[t for t in _of_type(given, _CONTROL) if t not in known],
@@ -67,13 +65,15 @@ def _backend(given: Mapping[str, Any]) -> "Tokenizer":
         processors,
     )
 
-    if given.get("tokenizer.ggml.model") != "gpt2":
+    model = given.get("tokenizer.ggml.model")
+    if not isinstance(model, str) or model != "gpt2":
         raise ValueError(
-            "tokenizer.ggml.model: expected 'gpt2' (byte-level BPE), got "
-            f"{given.get('tokenizer.ggml.model')!r:.80}."
+            f"tokenizer.ggml.model: expected 'gpt2' (byte-level BPE), got {model!r:.80}."
         )
     bytes_and_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     kind = given.get("tokenizer.ggml.pre")
+    if not isinstance(kind, str):
+        raise ValueError(f"tokenizer.ggml.pre: expected 'smollm' or 'gpt-2', got {kind!r:.80}.")
     if kind == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         splits: pre_tokenizers.PreTokenizer = pre_tokenizers.Sequence([digits, bytes_and_words])
@@ -81,10 +81,8 @@ def _backend(given: Mapping[str, Any]) -> "Tokenizer":
         splits = bytes_and_words
     else:
         raise ValueError(f"tokenizer.ggml.pre: expected 'smollm' or 'gpt-2', got {kind!r:.80}.")
-    if space_prefix := given.get("tokenizer.ggml.add_space_prefix", False):
-        raise ValueError(
-            f"tokenizer.ggml.add_space_prefix: expected false, got {space_prefix!r:.80}."
-        )
+    if _flag(given, "tokenizer.ggml.add_space_prefix"):
+        raise ValueError("tokenizer.ggml.add_space_prefix: expected false, got True.")
     vocabulary = {token: i for i, token in enumerate(_tokens(given))}
     merges = []
     for merge in _texts(given, "tokenizer.ggml.merges"):
@@ -101,7 +99,7 @@ def _backend(given: Mapping[str, Any]) -> "Tokenizer":
     for kind, special in ((_CONTROL, True), (_USER_DEFINED, False)):
         added = [AddedToken(t, special=special, normalized=False) for t in _of_type(given, kind)]
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
-    if given.get("tokenizer.ggml.add_bos_token", False):
+    if _flag(given, "tokenizer.ggml.add_bos_token"):
         bos = _roles(given).get("bos")
         if bos is None:
             raise ValueError(
@@ -113,6 +111,13 @@ def _backend(given: Mapping[str, Any]) -> "Tokenizer":
             special_tokens=[(bos, vocabulary[bos])],
         )
     return tokenizer
+
+
+def _flag(given: Mapping[str, Any], key: str) -> bool:
+    value = given.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key}: expected true or false, got {value!r:.80}.")
+    return value
 
 
 def _texts(given: Mapping[str, Any], key: str) -> list[str]:

@@ -12,6 +12,7 @@ from .contract import ModelFiles
 from .files import read_json_object
 from .gguf_llama import open_gguf
 from .packaged import minilm, smollm2
+from .quiet import import_transformers
 from .safetensors_reader import read_safetensors, read_sharded_safetensors
 
 if TYPE_CHECKING:
@@ -105,11 +106,8 @@ def _open_folder(folder: Path) -> ModelFiles:
 
 
 def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    # importing transformers is slow, and warns if torch is missing
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return import_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises errors of any type for files it cannot read
         raise ValueError(
             f"{folder}: expected a tokenizer that transformers can read, got an error: {error}"

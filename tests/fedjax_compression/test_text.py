@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 from fedjax_compression import codec
+from fedjax_compression.checks import check_number
 from fedjax_compression.text import Call, build, parse
 
 ROUND_TRIPS = {
@@ -75,3 +76,34 @@ def test_errors_are_one_line_that_names_the_codec(text, message):
         codec(text)
     assert str(caught.value).startswith(f"codec {text!r}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("error_feedback(ef21(sign()))", "use error_feedback, ef21 or diana alone."),
+        (
+            "ef21(diana(sign(), rate=0.5))",
+            "give ef21 the codec inside it, as one memory is enough.",
+        ),
+        (
+            "rotated(ef21(sign()))",
+            "put memory at both ends outermost: ef21(rotated(...)) or diana(rotated(...), "
+            "rate=...).",
+        ),
+    ],
+)
+def test_the_remedy_for_a_memory_inside_is_a_codec_that_can_be_built(text, remedy):
+    with pytest.raises(ValueError, match="expected a codec whose receiver keeps no memory") as told:
+        codec(text)
+    assert str(told.value).endswith(remedy)
+    for advised in ("error_feedback(sign())", "ef21(sign())", "ef21(rotated(sign()))"):
+        codec(advised)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_number_that_is_not_finite_is_named_for_that(value):
+    with pytest.raises(ValueError, match=rf"^f: x: expected a finite number above 0, got {value}"):
+        check_number(float(value), who="f", name="x", above=0)
+    with pytest.raises(ValueError, match=r"^f: x: expected a number above 0, got -1\.$"):
+        check_number(-1, who="f", name="x", above=0)

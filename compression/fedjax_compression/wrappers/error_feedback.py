@@ -47,7 +47,11 @@ def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compr
         ([3.0, 0.0], [0.0, 1.0])
 
     """
-    check_no_receiver_memory(compressor, who="error_feedback")
+    check_no_receiver_memory(
+        compressor,
+        who="error_feedback",
+        remedy="that memory makes up for the error too: use error_feedback, ef21 or diana alone.",
+    )
     check_number(decay, who="error_feedback", name="decay", above=0, at_most=1)
 
     def init(like: Like) -> State:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Key
 
 from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update, check_no_receiver_memory
+from ..ops.flat import check_floating
 
 
 def predictive(compressor: Compressor, known: Update, *, weight: float | int) -> Compressor:
@@ -35,7 +36,8 @@ def predictive(compressor: Compressor, known: Update, *, weight: float | int) ->
         The codec.
 
     Raises:
-        TypeError: For a compressor that is not a `Compressor`.
+        TypeError: For a compressor that is not a `Compressor`, and for entries of `known` or of an
+            update that are not floating-point.
         ValueError: For a weight that is not such a number, or an inner codec with receiver memory.
 
     Example:
@@ -53,6 +55,11 @@ def predictive(compressor: Compressor, known: Update, *, weight: float | int) ->
     check_no_receiver_memory(compressor, who="predictive")
     bound = 2.0**64
     check_number(weight, who="predictive", name="weight", above=-bound, below=bound)
+    check_floating(known, who="predictive")
+
+    def init(like: Like) -> State:
+        check_floating(like, who="predictive")
+        return compressor.init(like)
 
     def add_known(update: Update, factor: float | int) -> Update:
         return jax.tree.map(
@@ -62,9 +69,10 @@ def predictive(compressor: Compressor, known: Update, *, weight: float | int) ->
         )
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        check_floating(update, who="predictive")
         return compressor.encode(key, add_known(update, -weight), state)
 
     def decode(payload: Payload, like: Like) -> Update:
         return add_known(compressor.decode(payload, like), weight)
 
-    return Compressor(compressor.init, encode, decode)
+    return Compressor(init, encode, decode)

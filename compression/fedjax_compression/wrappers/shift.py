@@ -40,7 +40,9 @@ def shifted(
 
     Raises `TypeError` and `ValueError` as `ef21` does.
     """
-    check_no_receiver_memory(compressor, who=who)
+    check_no_receiver_memory(
+        compressor, who=who, remedy=f"give {who} the codec inside it, as one memory is enough."
+    )
 
     def init(like: Like) -> State:
         return Shifted(zeros(like, who=who), compressor.init(like))

@@ -101,8 +101,10 @@ def test_zeros_are_exact():
 
 @pytest.mark.parametrize("rate", [0, -1, 9, float("nan"), True])
 def test_rates_out_of_range_are_refused(rate):
-    message = f"adaptive: rate: expected a number above 0 and at most 8, got {rate!r}."
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = (
+        rf"^adaptive: rate: expected a (finite )?number above 0 and at most 8, got {rate!r}\.$"
+    )
+    with pytest.raises(ValueError, match=message):
         adaptive(rate=rate)
 
 

@@ -131,8 +131,8 @@ def test_clients_under_vmap_equal_a_loop():
 
 @pytest.mark.parametrize("rate", [0, -1, 9, float("nan"), True])
 def test_rates_out_of_range_are_refused(rate):
-    message = f"trellis: rate: expected a number above 0 and at most 8, got {rate!r}."
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = rf"^trellis: rate: expected a (finite )?number above 0 and at most 8, got {rate!r}\.$"
+    with pytest.raises(ValueError, match=message):
         trellis(rate=rate)
 
 

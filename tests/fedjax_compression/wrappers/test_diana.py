@@ -69,6 +69,6 @@ def test_memory_costs_no_bytes():
 @pytest.mark.parametrize("rate", [0, 1.5, float("nan"), True])
 def test_rates_out_of_range_are_refused(rate):
     with pytest.raises(
-        ValueError, match="diana: rate: expected a number above 0 and at most 1, got"
+        ValueError, match=r"diana: rate: expected a (finite )?number above 0 and at most 1, got"
     ):
         diana(identity(), rate=rate)

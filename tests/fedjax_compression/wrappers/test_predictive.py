@@ -116,7 +116,7 @@ def test_known_may_be_traced_and_a_repeated_round_traces_once():
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), True])
 def test_weights_that_are_not_finite_numbers_are_refused(weight):
     with pytest.raises(
-        ValueError, match=r"predictive: weight: expected a number above -1\.8.* got"
+        ValueError, match=r"predictive: weight: expected a (finite )?number above -1\.8.* got"
     ):
         predictive(identity(), jnp.ones(3), weight=weight)
 
@@ -126,3 +126,14 @@ def test_a_codec_with_receiver_memory_is_refused():
         ValueError, match="predictive: compressor: expected a codec whose receiver keeps no"
     ):
         predictive(codec("ef21(sign())"), jnp.ones(3), weight=0.5)
+
+
+def test_integers_are_refused_also_around_identity():
+    """`identity()` takes them, but a weight of .5 would be rounded away."""
+    whole = jnp.arange(3)
+    with pytest.raises(TypeError, match="predictive: update: expected floating-point entries, got"):
+        predictive(identity(), whole, weight=0.5)
+    c = predictive(identity(), jnp.ones(3), weight=0.5)
+    for use in (lambda: c.init(whole), lambda: c.encode(jr.key(0), whole, ())):
+        with pytest.raises(TypeError, match="predictive: update: expected floating-point entries"):
+            use()

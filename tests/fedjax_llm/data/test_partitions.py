@@ -149,7 +149,7 @@ def test_partitions_by_label_need_two_labels():
         (partial(dirichlet, alpha=0.0), "dirichlet: alpha: expected a number above 0, got 0.0"),
         (
             partial(dirichlet, alpha=float("nan")),
-            "dirichlet: alpha: expected a number above 0, got nan",
+            "dirichlet: alpha: expected a finite number above 0, got nan",
         ),
         (
             partial(log_normal, sigma=-1.0),

@@ -92,6 +92,15 @@ def test_a_distribution_computed_by_hand():
     assert distribution(uneven, higher_is_better=False)[:3] == (2, 5.5, 7.75)
 
 
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_clients_whose_loss_is_nan_do_not_hide_the_worst_tenth(higher_is_better):
+    totals = np.array([6.0, *[np.nan] * 10])  # the worst tenth of eleven clients is two
+    measured = ByClient(tuple("abcdefghijk"), totals, np.full(11, 2.0))
+    found = distribution(measured, higher_is_better=higher_is_better)
+    assert found.worst_tenth == 3.0
+    assert np.isnan(found.mean)
+
+
 def test_a_distribution_without_counts_is_refused():
     none = ByClient(("a",), np.zeros(1), np.zeros(1))
     with pytest.raises(

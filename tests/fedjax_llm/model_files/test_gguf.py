@@ -154,6 +154,16 @@ def test_the_config_follows_the_file(tmp_path):
         ),
         ({"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base: expected a positive"),
         ({"llama.expert_count": 8}, r"llama.expert_count: expected 0 \(.*\), got 8"),
+        ({"split.count": [1, 2]}, "split.count: expected an integer at least 0, got array"),
+        ({"llama.expert_count": [0, 0]}, "llama.expert_count: expected an integer at least 0"),
+        (
+            {"llama.rope.dimension_count": [8, 8]},
+            "dimension_count: expected an integer at least 1, got array",
+        ),
+        (
+            {"llama.rope.scaling.type": [1, 2]},
+            "scaling.type: expected none or linear, .* got array",
+        ),
         ({"split.count": 2}, "split.count: expected one file with the whole model, got 2"),
         ({"general.alignment": 33}, "general.alignment: expected a power of two, got 33"),
     ],

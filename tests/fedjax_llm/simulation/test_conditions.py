@@ -350,7 +350,7 @@ def test_a_round_does_not_wait_for_clients_that_drop_out(tmp_path, run, corpus):
         (lambda: diurnal(share=1, period=0), "diurnal: period: expected a number above 0, got 0"),
         (
             lambda: diurnal(share=1, period=float("inf")),
-            "diurnal: period: expected a number above 0, got inf",
+            "diurnal: period: expected a finite number above 0, got inf",
         ),
     ],
 )

@@ -246,7 +246,7 @@ def test_faults_have_their_probabilities():
         ({"dropout": 1.5}, "faults: dropout: expected a number at least 0 and at most 1, got 1.5"),
         (
             {"partial": float("nan")},
-            "faults: partial: expected a number at least 0 and at most 1, got nan",
+            "faults: partial: expected a finite number at least 0 and at most 1, got nan",
         ),
         (
             {"dropout": 0.7, "failure": 0.6},
