@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-all test-colab same parity golden fuzz kill check format
+.PHONY: demo quick test test-all test-colab same parity golden fuzz fuzz-config kill stop check format
 
 demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
 	$(BIN)/fedjax-llm frontier --client-axis "scan()" --out runs/demo
@@ -39,6 +39,12 @@ golden:  ## write again what the tests without torch compare with
 
 fuzz: $(VENV)/.check  ## a million changed messages against wire.loads
 	$(BIN)/python tests/fuzz_wire.py --mutations 1000000
+
+fuzz-config: $(VENV)/.check  ## 2,000 configurations: each ends in a result or in one line of error
+	$(BIN)/python -m tests.fuzz_configs --configs 2000
+
+stop: $(VENV)/.check  ## thirty commands that are sent SIGINT or SIGTERM at random moments
+	$(BIN)/python -m tests.stop_runs --stops 30
 
 kill: $(VENV)/.check  ## thirty runs killed at random moments, and resumed
 	$(BIN)/python tests/kill_runs.py --kills 30

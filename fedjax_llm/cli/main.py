@@ -3,6 +3,7 @@
 Nothing else is imported here, so that a signal is answered while the rest is.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _run(args)
         return
     answer_signals()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's remarks; its errors are raised
     try:
         _run(sys.argv[1:])
     except SystemExit as ended:

@@ -183,7 +183,8 @@ def check(config: DecoderConfig) -> None:
         if get_origin(kind) is Literal:
             check_choice(value, get_args(kind), who=_WHO, name=name)
         if name in _COUNTS and value is not None:
-            check_integer(value, who=_WHO, name=name, at_least=1)
+            most = MOST_LAYERS if name == "num_hidden_layers" else 2**31 - 1
+            check_integer(value, who=_WHO, name=name, at_least=1, at_most=most)
         if name in _POSITIVE and value is not None:
             check_number(value, who=_WHO, name=name, above=0)
     if config.rope_scaling is not None:
@@ -217,6 +218,8 @@ def check(config: DecoderConfig) -> None:
         raise _error("sliding_window", "a number, as layer_types has sliding layers", None)
 
 
+MOST_LAYERS = 10_000
+"""More are refused before anything is listed for each."""
 _WHO = "DecoderConfig"
 _COUNTS = (
     "vocab_size",
@@ -230,6 +233,7 @@ _COUNTS = (
     "sliding_window",
 )
 _POSITIVE = (
+    "rms_norm_eps",
     "rope_theta",
     "rope_local_theta",
     "query_pre_attn_scalar",

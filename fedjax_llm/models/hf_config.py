@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 
 from fedjax_compression.checks import check_kind
 
-from .config import Activation, DecoderConfig, LayerType, check
+from .config import MOST_LAYERS, Activation, DecoderConfig, LayerType, check
 from .hf_families import ARCHITECTURES, DEFAULTS, FAMILIES, ONLY, UNKNOWN
 from .hf_rope import rope_from, rope_to
-from .hf_values import SIZES, Values, check_only, wrong
+from .hf_values import SIZES, Values, check_only, real, whole, wrong
 
 
 def config_from(
@@ -50,7 +50,7 @@ def config_from(
         remedy="json.loads or open_model_files(place).config gives it",
     )
     model_type = values.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise wrong("model_type", f"one of {', '.join(FAMILIES)}", model_type)
     family = FAMILIES[model_type]
     check_only(values, {**ONLY, **family.only})
@@ -158,15 +158,14 @@ _READ: dict[type, tuple[str, ...]] = {
 
 
 def _read(key: str, value: Any, kind: type) -> Any:
-    if kind is bool:
-        right = isinstance(value, bool)
-    else:
-        right = isinstance(value, int | float) and not isinstance(value, bool)
-        right = right and (kind is float or value == int(value))
-    if not right:
-        names = {int: "a whole number", float: "a number", bool: "true or false"}
-        raise wrong(key, names[kind], value)
-    return kind(value)
+    if kind is int:
+        layers = key in ("num_hidden_layers", "n_layer")
+        return whole(key, value, **({"at_most": MOST_LAYERS} if layers else {}))
+    if kind is float:
+        return real(key, value, above=0)
+    if not isinstance(value, bool):
+        raise wrong(key, "true or false", value)
+    return value
 
 
 def _window(model_type: str, known: Values, layers: int) -> dict[str, Any]:
@@ -174,6 +173,10 @@ def _window(model_type: str, known: Values, layers: int) -> dict[str, Any]:
     if model_type in ("llama", "gpt2"):
         return {}
     qwen, kinds = model_type.startswith("qwen"), known.get("layer_types")
+    if kinds is not None and not (
+        isinstance(kinds, list | tuple) and all(isinstance(kind, str) for kind in kinds)
+    ):
+        raise wrong("layer_types", "a list of names", kinds)
     window = None if qwen and not known.get("use_sliding_window") else known.get("sliding_window")
     if window is None:
         if kinds and "sliding_attention" in kinds:
@@ -184,8 +187,9 @@ def _window(model_type: str, known: Values, layers: int) -> dict[str, Any]:
     if model_type == "mistral":
         return {"sliding_window": window}
     if kinds is None:
-        full_first = known.get("max_window_layers", 28)
+        full_first = real("max_window_layers", known.get("max_window_layers", 28))
         pattern = known.get("sliding_window_pattern", known.get("_sliding_window_pattern", 6))
+        pattern = whole("sliding_window_pattern", pattern)
         every = 2 if model_type == "gemma2" else pattern
         slides = [i >= full_first if qwen else (i + 1) % every > 0 for i in range(layers)]
         kinds = ["sliding_attention" if each else "full_attention" for each in slides]

@@ -9,7 +9,7 @@ from fedjax_compression.checks import check_integer, check_kind
 from flax import nnx
 from jaxtyping import PyTree
 
-from .config import Activation
+from .config import MOST_LAYERS, Activation
 from .encoder import Encoder, EncoderConfig, check_encoder
 from .hf_tensors import (
     Entry,
@@ -21,7 +21,7 @@ from .hf_tensors import (
     load_entries,
     write_entries,
 )
-from .hf_values import SIZES, Values, check_only, wrong
+from .hf_values import SIZES, Values, check_only, real, whole
 from .params import shapes
 
 _LAYER = "encoder.layer.{}."
@@ -93,14 +93,9 @@ def encoder_config_from(
     check_only({"model_type": None, **values}, _ONLY)
     found: dict[str, Any] = {}
     for name in _SIZES:
-        value = values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise wrong(name, "a whole number above 0", value)
-        found[name] = value
-    epsilon = values.get("layer_norm_eps", 1e-12)
-    if not isinstance(epsilon, float) or not epsilon > 0:
-        raise wrong("layer_norm_eps", "a number above 0", epsilon)
-    found["layer_norm_eps"] = epsilon
+        layers = {"at_most": MOST_LAYERS} if name == "num_hidden_layers" else {}
+        found[name] = whole(name, values.get(name), **layers)
+    found["layer_norm_eps"] = real("layer_norm_eps", values.get("layer_norm_eps", 1e-12), above=0)
     act = values.get("hidden_act", "gelu")
     return EncoderConfig(**found, hidden_act=act, pooler=pooler, dtype=dtype, remat=remat)
 

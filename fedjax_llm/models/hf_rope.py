@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .config import DecoderConfig, LinearScaling, Llama3Scaling
-from .hf_values import Values, wrong
+from .hf_values import Values, real, whole, wrong
 
 _SCALINGS = {"linear": LinearScaling, "llama3": Llama3Scaling}
 _TYPES = ("default", *_SCALINGS)
@@ -98,9 +98,7 @@ def _layout(name: str, given: Any, theta: float, longest: int) -> dict[str, Any]
         factor=factor("factor"),
         low_freq_factor=factor("low_freq_factor"),
         high_freq_factor=factor("high_freq_factor"),
-        original_max_position_embeddings=int(
-            _number(f"{name}: original_max_position_embeddings", old, None)
-        ),
+        original_max_position_embeddings=whole(f"{name}: original_max_position_embeddings", old),
     )
     if scaling.low_freq_factor >= scaling.high_freq_factor:
         raise wrong(f"{name}: high_freq_factor", "above low_freq_factor", dict(given))
@@ -108,7 +106,4 @@ def _layout(name: str, given: Any, theta: float, longest: int) -> dict[str, Any]
 
 
 def _number(name: str, value: Any, default: float | None) -> float:
-    value = default if value is None else value
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise wrong(name, "a number above 0", value)
-    return float(value)
+    return real(name, default if value is None else value, above=0)

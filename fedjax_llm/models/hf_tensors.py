@@ -206,9 +206,13 @@ def load_entries(
     for entry in sorted(listed, key=lambda entry: -np.prod(entry.shape) * (entry.layers or 1)):
         inner = entry.shape[::-1] if entry.transposed else entry.shape
         shape = inner if entry.layers is None else (entry.layers, *inner)
+        first, *others = _names(entry)
+        value = read(first, entry)  # the file has as much, so that there is memory for it
         whole = np.empty(shape, dtype)
-        for index, name in enumerate(_names(entry)):
-            whole[... if entry.layers is None else index] = read(name, entry)
+        whole[... if entry.layers is None else 0] = value
+        del value
+        for index, name in enumerate(others, start=1):
+            whole[index] = read(name, entry)
         branch = params
         for key in entry.path[:-1]:
             branch = branch.setdefault(key, {})

@@ -20,6 +20,7 @@ from ..tasks import Task
 from ..tasks.registry import TaskSpec
 from .conditions import conditions
 from .config import ParsedConfig, RunConfig, parse_config
+from .memory import check_memory
 from .method_inputs import check_adapter, check_clients, method_inputs
 from .optimizers import OPTIMIZERS
 from .texts import Parsed, built, in_field
@@ -39,6 +40,12 @@ class Run(NamedTuple):
     batching: Batching
     client_axis: ClientAxis | Auto
     conditions: Conditions
+
+    @property
+    def unit(self) -> str:
+        """What the loss is a mean over, in titles, tables and rows: byte, token or pair."""
+        unit = self.task_spec.unit
+        return "byte" if unit == "token" and self.workload.tokenizer is None else unit
 
 
 def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
@@ -75,6 +82,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         long=config.long,
         cache=cache,
     )
+    check_memory(config, load.decoder, texts=task_spec.texts)
     split = hold_out(load.corpus, seed=config.seed)
     population = len(split.train.names)
     if not 1 <= config.clients <= population:

@@ -66,8 +66,8 @@ def count_sketch(*, rows: int, columns: int, seed: int = 0) -> Compressor:
         -2.5
 
     """
-    check_integer(rows, who="count_sketch", name="rows", at_least=1)
-    check_integer(columns, who="count_sketch", name="columns", at_least=1)
+    check_integer(rows, who="count_sketch", name="rows", at_least=1, at_most=2**31 - 1)
+    check_integer(columns, who="count_sketch", name="columns", at_least=1, at_most=2**31 - 1)
     check_integer(seed, who="count_sketch", name="seed", at_least=0, at_most=2**32 - 1)
 
     def hashes(entries: int) -> tuple[UInt32[Array, "rows n"], Float[Array, "rows n"]]:

@@ -127,7 +127,7 @@ def test_missing_prefixes_old_names_and_pretraining_heads_are_accepted():
         ({"position_embedding_type": "relative_key"}, "position_embedding_type: expected 'abs"),
         ({"is_decoder": True}, "is_decoder: expected False, got True"),
         ({"hidden_act": "relu"}, "hidden_act: expected 'silu' or .*, got 'relu'"),
-        ({"hidden_size": None}, "hidden_size: expected a whole number above 0, got None"),
+        ({"hidden_size": None}, "hidden_size: expected a whole number from 1 to .*, got None"),
         ({"layer_norm_eps": -1.0}, "layer_norm_eps: expected a number above 0, got -1.0"),
     ],
 )

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -71,8 +72,14 @@ def test_missing_fields_get_the_defaults_of_the_family():
     [
         ({"model_type": "mixtral"}, "model_type: expected one of llama, .*, got 'mixtral'"),
         ({"model_type": None}, "model_type: expected one of llama, .*, got None"),
-        ({"hidden_size": None}, "hidden_size: expected a whole number, got None"),
-        ({"hidden_size": "32"}, "hidden_size: expected a whole number, got '32'"),
+        (
+            {"hidden_size": None},
+            "hidden_size: expected a whole number from 1 to 2147483647, got None",
+        ),
+        (
+            {"hidden_size": "32"},
+            "hidden_size: expected a whole number from 1 to 2147483647, got '32'",
+        ),
         ({"hidden_act": "relu2"}, "hidden_act: expected one of silu, .*, got 'relu2'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings: expected true or false, got 1"),
         ({"num_local_experts": 8}, "num_local_experts: expected None or 0, got 8"),
@@ -96,6 +103,34 @@ def test_missing_fields_get_the_defaults_of_the_family():
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor: expected a number above 0"),
         ({"rope_scaling": {"type": "llama3", "factor": 2}}, "low_freq_factor: expected a number"),
         ({"rope_theta": -1}, "rope_theta: expected a number above 0, got -1"),
+        ({"rope_theta": math.inf}, "rope_theta: expected a finite number above 0, got inf"),
+        ({"rope_theta": 10**400}, "rope_theta: expected a finite number above 0, got int 1000"),
+        ({"hidden_size": math.inf}, "hidden_size: expected a whole number from 1 to .*, got inf"),
+        ({"vocab_size": math.nan}, "vocab_size: expected a whole number from 1 to .*, got nan"),
+        ({"vocab_size": 0}, "vocab_size: expected a whole number from 1 to 2147483647, got 0"),
+        ({"num_hidden_layers": 2**40}, "num_hidden_layers: expected a whole number from 1 to 1000"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps: expected a number above 0, got -1.0"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps: expected a finite number above 0, got nan"),
+        ({"model_type": ["llama"]}, r"model_type: expected one of llama, .*, got \['llama'\]"),
+        (
+            {
+                "rope_scaling": {
+                    "type": "llama3",
+                    **LLAMA3,
+                    "original_max_position_embeddings": 1e999,
+                }
+            },
+            "original_max_position_embeddings: expected a whole number from 1 to .*, got inf",
+        ),
+        ({**FAMILIES["gemma3"], "layer_types": 3}, "layer_types: expected a list of names, got 3"),
+        (
+            {**FAMILIES["gemma3"], "sliding_window_pattern": 0},
+            "sliding_window_pattern: expected a whole number from 1 to 2147483647, got 0",
+        ),
+        (
+            {**FAMILIES["qwen2_window"], "max_window_layers": "x"},
+            "max_window_layers: expected a number, got 'x'",
+        ),
         ({"num_key_value_heads": 3}, "num_attention_heads: expected a multiple of num_key_value"),
         (
             {**FAMILIES["gemma2"], "use_bidirectional_attention": True},
@@ -105,7 +140,10 @@ def test_missing_fields_get_the_defaults_of_the_family():
             {**FAMILIES["gpt2"], "scale_attn_by_inverse_layer_idx": True},
             "scale_attn_by_inverse_layer_idx: expected False, got True",
         ),
-        ({**FAMILIES["gpt2"], "n_embd": None}, "n_embd: expected a whole number, got None"),
+        (
+            {**FAMILIES["gpt2"], "n_embd": None},
+            "n_embd: expected a whole number from 1 to 2147483647, got None",
+        ),
         (
             {**FAMILIES["qwen2"], "layer_types": ["sliding_attention"] * 3},
             "sliding_window: expected a whole number, as layer_types has sliding layers, got None",
