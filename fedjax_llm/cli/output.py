@@ -46,10 +46,15 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 def nats(row: Row) -> str:
     """A row's losses on held-out data, in words."""
+    of_tokens = any(key.endswith("nats_per_token") for key in row)
     return ", ".join(
         f"{row[key]:.4f} {key.replace('_', ' ')}"
         for which in ("heldout", "personal", "unseen")
-        for what in ("nats_per_token", "nats_per_pair", "preferred")
+        for what in (
+            "nats_per_token" if of_tokens else "nats_per_byte",
+            "nats_per_pair",
+            "preferred",
+        )
         if (key := f"{which}_{what}") in row
     )
 

@@ -119,9 +119,11 @@ def baseline_rows(run: Run) -> Row:
 
 def _named(run: Run, name: str, measured: ByClient, corpus: Any) -> Row:
     spread = distribution(measured, higher_is_better=False)
-    per = f"{name}_nats_per_{run.task_spec.unit}"
+    per = f"{name}_nats_per_{run.unit}"
     row = {per: spread.weighted_mean, f"{per}_of_worst_tenth": spread.worst_tenth}
-    if isinstance(corpus, Corpus):
+    if run.unit == "token" and isinstance(
+        corpus, Corpus
+    ):  # what models of other vocabularies can be compared by
         size = _sizes(run)[corpus.tokens[corpus.is_target()]].sum()
         row[f"{name}_nats_per_byte"] = float(measured.totals.sum() / size)
     return row
@@ -136,8 +138,7 @@ def _shares(name: str, measured: Mapping[str, ByClient]) -> Row:
 
 def _sizes(run: Run) -> np.ndarray:
     """Bytes of each token of the vocabulary."""
-    vocab, tokenizer = run.workload.decoder.vocab_size, run.workload.tokenizer
-    return np.ones(vocab, int) if tokenizer is None else token_bytes(tokenizer, vocab_size=vocab)
+    return token_bytes(run.workload.tokenizer, vocab_size=run.workload.decoder.vocab_size)
 
 
 def _batch(run: Run) -> int:

@@ -61,6 +61,7 @@ def summary(
         "algorithm": run.config.algorithm,
         "codec": run.config.uplink,
         "seed": run.config.seed,
+        "unit": run.unit,
         **_bytes(run, rows),
         **quality(run, params, frozen),
         **(personal_quality(run, params, frozen, ended.store) if ended else {}),
@@ -88,9 +89,7 @@ def round_row(run: Run, finished: Round) -> Row:
     seen = np.isfinite(info.loss) * targets
     return {
         "round": finished.round,
-        f"train_nats_per_{run.task_spec.unit}": float(
-            np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)
-        ),
+        f"train_nats_per_{run.unit}": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
         "accepted": int(finished.server_info.accepted),
         "failed": int(finished.server_info.failed),
         "update_norm": float(finished.server_info.update_norm),

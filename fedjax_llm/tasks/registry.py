@@ -39,7 +39,8 @@ class TaskSpec(NamedTuple):
     `TASKS`, give it to the configuration: `RunConfig(task=Named("name(argument=1)", spec))`.
 
     Attributes:
-        unit: What the loss is a mean over, for the names of result columns.
+        unit: What the loss is a mean over, for the names of result columns; tokens that are bytes
+            are called "byte" there.
         texts: Sequences of `seq` tokens that the decoder reads for one row of a batch: 1, or 2 for
             a pair. It limits the rows of an evaluation batch.
         long: The values of the run's `long` that `tokens_of` accepts; the first is the default.

@@ -28,6 +28,9 @@ def test_a_run_leaves_its_rounds_and_a_summary(trained):
     assert 3 < summary["heldout_nats_per_byte"] < 6
     assert 2 < summary["heldout_bigram_nats_per_byte"] < 4
     assert set(rounds[0]["clients"]) <= set(ROLES)
+    assert summary["unit"] == "byte"
+    names = [name for row in (summary, *rounds) for name in row if "nats_per_" in name]
+    assert not [name for name in names if "nats_per_byte" not in name]
 
 
 def test_the_same_seed_gives_the_same_digest(trained, tmp_path):
@@ -76,7 +79,7 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
     assert summary["failed"] == 0
     assert 3 < summary["heldout_nats_per_byte"] < 6
     personal = algorithm.startswith(("ditto", "fed_rep"))
-    assert ("personal_nats_per_token" in summary) == personal
+    assert ("personal_nats_per_byte" in summary) == personal
     own = 4 * summary["trainable"]  # bytes of one copy
     sent = summary["uplink_bytes"] / 4  # rounds of clients
     least, most = {
@@ -101,7 +104,7 @@ def test_clients_that_tell_each_other_what_they_expect_send_no_parameter(tmp_pat
     assert summary["uplink_bytes_by_round"] == [2 * each] * 2
     assert summary["downlink_bytes_by_round"] == [2 * (each + 8)] * 2
     assert 2 <= summary["personal_models"] <= 4
-    assert summary["personal_nats_per_token"] < summary["heldout_nats_per_token"]
+    assert summary["personal_nats_per_byte"] < summary["heldout_nats_per_byte"]
 
 
 def test_epochs_are_refused_where_all_clients_must_take_as_many_steps(tmp_path, capsys):

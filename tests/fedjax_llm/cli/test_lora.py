@@ -49,9 +49,9 @@ def test_a_run_whose_clients_keep_their_own_model_scores_these_beside_the_server
     own = ("--algorithm", "fedsa_lora()", "--seq", "64")
     one = train(tmp_path / "one", *LORA, *own, "--rounds", "1", "--clients", "3")
     more = train(tmp_path / "more", *LORA, *own, "--rounds", "6", "--clients", "3")
-    assert more["heldout_nats_per_token"] == one["heldout_nats_per_token"]
-    assert more["personal_nats_per_token"] < one["personal_nats_per_token"]
-    assert one["personal_nats_per_token"] < one["heldout_nats_per_token"]
+    assert more["heldout_nats_per_byte"] == one["heldout_nats_per_byte"]
+    assert more["personal_nats_per_byte"] < one["personal_nats_per_byte"]
+    assert one["personal_nats_per_byte"] < one["heldout_nats_per_byte"]
     assert (one["personal_models"], more["personal_models"]) == (3, 4)
     assert one[UP] == one[DOWN] == [3 * (12 + 4 * A)]
     (tmp_path / "one/summary.json").unlink()

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -112,3 +117,19 @@ def test_an_unsupported_vocabulary_is_refused(tmp_path, change, text):
     with pytest.raises(ValueError, match=text) as error:
         read_gguf_tokenizer(path)
     assert str(error.value).startswith(str(path))
+
+
+def test_importing_transformers_says_nothing():
+    """Where torch is missing it logs a warning, and only tokenizers are used."""
+    code = "from fedjax_llm.model_files.quiet import import_transformers; import_transformers()"
+    environment = {k: v for k, v in os.environ.items() if k != "TRANSFORMERS_VERBOSITY"}
+    path = os.pathsep.join([".", "compression"])
+    said = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[3],
+        env={**environment, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (said.stdout, said.stderr) == ("", "")

@@ -62,7 +62,11 @@ def test_a_checkpoint_learns_chats_from_a_file_beside_its_baselines(files, tmp_p
         # most tokens of this tokenizer are one byte, and the ends of answers have none
         assert 0.8 < row["heldout_nats_per_byte"] / row["heldout_nats_per_token"] < 1.3
     assert len(list(cache.iterdir())) == 1
-    assert "centralised" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Held-out nats per token against bytes" in shown
+    assert f"{summary['heldout_nats_per_token']:.4f} heldout nats per token" in shown
+    untrained = next(line for line in shown.splitlines() if line.startswith("untrained"))
+    assert f"{start:.4f} heldout nats per token" in untrained
 
 
 def preferring(files, *more):

@@ -120,7 +120,7 @@ def test_a_sweep_runs_the_seeds_of_a_codec_together(tmp_path):
     ]
     same = next(row for row in rows if row["config"] == alone["config"])
     assert same["uplink_bytes_by_round"] == alone["uplink_bytes_by_round"]
-    assert same["heldout_nats_per_token"] == pytest.approx(alone["heldout_nats_per_token"])
+    assert same["heldout_nats_per_byte"] == pytest.approx(alone["heldout_nats_per_byte"])
     again = sweep(configs, tmp_path / "rows.jsonl", together=True)
     assert [row["seconds"] for row in again] == [row["seconds"] for row in rows]
     assert len(read_rows(tmp_path / "rows.jsonl")) == 4
