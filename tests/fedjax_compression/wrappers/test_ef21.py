@@ -82,10 +82,7 @@ def test_a_non_finite_update_leaves_both_ends_unchanged():
     ],
 )
 def test_memory_at_both_ends_goes_outermost(text):
-    with pytest.raises(
-        ValueError,
-        match=r"whose receiver keeps no memory, got .* put memory at both ends outermost:",
-    ):
+    with pytest.raises(ValueError, match="whose receiver keeps no memory, got one that does; "):
         codec(text)
 
 
