@@ -72,6 +72,15 @@ def test_the_command_writes_what_it_measured_once(row, tmp_path, monkeypatch, ca
     assert "expected a folder without results, got one with bench.json" in capsys.readouterr().err
 
 
+def test_a_rung_is_kept_once_it_is_measured(row, tmp_path, monkeypatch):
+    def measured(rungs, repeats):
+        yield row
+        assert json.loads((tmp_path / "bench.json").read_text()) == {"rungs": [row]}
+
+    monkeypatch.setattr(bench_command, "measured", measured)
+    main(["bench", "--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
