@@ -72,7 +72,9 @@ def _parsed(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
 def _one_line(box: str) -> str:
     """The error in a box that tyro draws, with the flags that it suggests."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    what, *others = re.split(r"\n─+\n", "\n".join(lines))
+    what, *others = re.split(r"\n[─-]+\n", "\n".join(lines))
+    if "╭" not in box:  # without the characters for a frame, the title is a part of its own
+        what, *others = others or [what]
     flags = [
         line.split()[0]
         for each in others

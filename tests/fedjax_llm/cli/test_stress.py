@@ -25,9 +25,14 @@ def model(tmp_path_factory):
     ("flags", "message"),
     [
         (
-            ("--seq", "100000000"),  # 2 heads * 2 rows * 10^16 scores of 4 bytes: 1.5e8 GiB
-            "seq: expected what fits into 16 GiB of memory, got 100000000: the attention scores of "
-            "a step take 1.49e+08 GiB.",
+            ("--seq", "100000000"),  # 2 rows * 10^8 * 256 logits of 4 bytes
+            "seq: expected what fits into 16 GiB of memory, got 100000000: the logits of a step "
+            "take 191 GiB.",
+        ),
+        (
+            ("--seq", "100000"),  # 2 heads * 2 rows * 10^10 scores of 4 bytes
+            "seq: expected what fits into 16 GiB of memory, got 100000: the attention scores of a "
+            "step take 149 GiB.",
         ),
         (
             ("--batch", "10000000"),  # 10^7 * 32 * 256 logits of 4 bytes
