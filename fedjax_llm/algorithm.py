@@ -8,7 +8,10 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from .client_training import Batches, ClientInfo, Frozen, Params
 
 ServerState = Any
-"""A NamedTuple with a field `params`: the server's trainable parameters."""
+"""A NamedTuple with a field `params`: the server's trainable parameters.
+
+Those that the model has in bfloat16 or float16 are float32 copies, so that no small step is lost.
+"""
 ClientState: TypeAlias = PyTree
 """What one client keeps from round to round: an error-feedback residual, a control variate."""
 Downlink: TypeAlias = PyTree

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .checks import check_loss, check_optimizer
+from .precision import in_dtypes, master_copy
 from .schedules import Progress, first_step
 
 Params: TypeAlias = PyTree
@@ -73,6 +74,10 @@ def local_steps(
     A step with an empty mask is a no-op; under `vmap` over clients it is computed and discarded.
     A client without targets keeps its parameters and reports a loss of 0 over 0 targets.
 
+    Steps are taken on float32 copies of bfloat16 and float16 parameters, which are returned; the
+    loss gets them in their own dtypes. That costs 4 bytes for each such parameter, and the
+    optimizer's state is in float32.
+
     Args:
         loss: The loss to minimise.
         optimizer: The Optax optimizer of the steps.
@@ -116,7 +121,8 @@ def local_steps_with_state(
 ) -> Callable[..., tuple[Params, optax.OptState, ClientInfo]]:
     """Make a function like that of `local_steps` that takes and returns the optimizer state.
 
-    A step with an empty mask leaves the optimizer state unchanged, too.
+    A step with an empty mask leaves the optimizer state unchanged, too. The state is that of the
+    float32 copies of narrower parameters: `optimizer.init(master_copy(params))`.
 
     Args:
         loss: The loss to minimise.
@@ -157,10 +163,11 @@ def local_steps_with_state(
         progress: Progress | None = None,
     ) -> tuple[Params, optax.OptState, ClientInfo]:
         first = first_step((), batches) if progress is None else progress
+        loss_of_copy = in_dtypes(loss, params)
 
         def take(carry: tuple, batch: Any, number: Array) -> tuple:
             params, memory = carry
-            value, gradient = jax.value_and_grad(loss)(params, frozen, batch)
+            value, gradient = jax.value_and_grad(loss_of_copy)(params, frozen, batch)
             at = first._replace(step=first.step + number)
             updates, memory = optimizer.update(gradient, memory, params, progress=at)
             return (optax.apply_updates(params, updates), memory), value.astype(jnp.float32)
@@ -174,7 +181,9 @@ def local_steps_with_state(
             return carry, (value, targets)
 
         numbered = batches, jnp.arange(len(batches.mask))
-        (params, memory), (values, targets) = jax.lax.scan(step, (params, memory), numbered)  # type: ignore[var-annotated]
+        (params, memory), (values, targets) = jax.lax.scan(  # type: ignore[var-annotated]
+            step, master_copy((params, memory)), numbered
+        )
         mean = (values * targets).sum() / jnp.maximum(targets.sum(), 1)
         return params, memory, ClientInfo(mean, targets.sum())
 

@@ -22,6 +22,7 @@ LAYERS = {
             "signals",
             "checks",
             "server_optimizers",
+            "precision",
             "schedules",
             "client_training",
             "algorithm",

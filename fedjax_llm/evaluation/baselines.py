@@ -16,6 +16,7 @@ from ..checks import check_count, check_optimizer
 from ..client_training import Frozen, Loss, Params, local_steps_with_state
 from ..data import Batching, ClientData, HoldOut, Rows, step_counts
 from ..data.batches import drawn_order
+from ..precision import in_dtypes, master_copy
 from ..schedules import Progress
 from ..tasks import Measure, Task
 from ..tasks.contract import check_task
@@ -197,7 +198,8 @@ def _trainer(
     the rounds of the federation and the steps of each, for schedules.
     """
     rounds, round_steps = run
-    program = jax.jit(local_steps_with_state(_over_parts(task.loss), optimizer))
+    loss = _over_parts(in_dtypes(task.loss, task.params))
+    program = jax.jit(local_steps_with_state(loss, optimizer))
 
     def train(
         rows: Rows, wanted: int, parts: int, key: UInt32[np.ndarray, " words"]
@@ -206,7 +208,8 @@ def _trainer(
         steps = -(-wanted // at_once)
         order = drawn_order(int(rows.counts.sum()), wanted, key)
         number = np.pad(order, (0, steps * at_once - wanted), constant_values=-1)
-        params, state = task.params, optimizer.init(task.params)
+        params = master_copy(task.params)
+        state = optimizer.init(params)
         for i, one in enumerate(number.reshape(steps, 1, parts, batching.batch)):
             batches = rows.take(np.maximum(one, 0), one >= 0)
             before, step = divmod(i * rounds * round_steps // steps, round_steps)

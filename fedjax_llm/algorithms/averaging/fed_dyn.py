@@ -12,6 +12,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...precision import cast, master_copy
 from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, channel
 from ..shared.checks import (
@@ -131,7 +132,7 @@ def fed_dyn(
 
     def init(key: Key[Array, ""], params: Params) -> FedDynState:
         check_structure(params, like, who="fed_dyn")
-        return FedDynState(params, float32_zeros(params), down.sender(params))
+        return FedDynState(master_copy(params), float32_zeros(params), down.sender(params))
 
     def client_init(params: Params) -> ClientState:
         return FedDynClient(float32_zeros(params), uplink.init(params), down.receiver(params))
@@ -151,7 +152,7 @@ def fed_dyn(
         optimizer = optax.chain(regularised(client_state.gradient, start, alpha), client_optimizer)
         progress = first_step(sent.number, batches)
         trained, info = local_steps(loss, optimizer)(start, frozen, batches, progress)
-        update = jax.tree.map(jnp.subtract, trained, start)
+        update = cast(jax.tree.map(jnp.subtract, trained, start), like)
         failed = has_failed(info, update)
         payload, coder = uplink.encode(key, nan_where(failed, update), client_state.uplink)
         decoded = uplink.decode(payload, like)

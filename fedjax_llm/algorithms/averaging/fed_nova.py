@@ -13,6 +13,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...precision import cast, master_copy
 from ...schedules import Progress, check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, CodecState, Message, channel
 from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
@@ -131,7 +132,8 @@ def fed_nova(
 
     def init(key: Key[Array, ""], params: Params) -> FedNovaState:
         check_structure(params, like, who="fed_nova")
-        return FedNovaState(params, server_optimizer.init(params), down.sender(params))
+        masters = master_copy(params)
+        return FedNovaState(masters, server_optimizer.init(masters), down.sender(params))
 
     def client_init(params: Params) -> ClientState:
         return CodecState(uplink.init(params), down.receiver(params))
@@ -153,7 +155,8 @@ def fed_nova(
         trained, (_, path), info = steps(start, memory, frozen, batches, progress)
         length = -path.position
         divisor = jnp.where(length > 0, length, 1.0)
-        direction = jax.tree.map(lambda y, x: (y - x) / divisor.astype(x.dtype), trained, start)
+        direction = jax.tree.map(lambda y, x: (y - x) / divisor, trained, start)
+        direction = cast(direction, like)
         failed = has_failed(info, direction)
         payload, coder = uplink.encode(key, nan_where(failed, direction), client_state.uplink)
         return FedNovaUplink(payload, length), CodecState(coder, end), info

@@ -20,6 +20,7 @@ from ...client_training import (
     full_gradient,
     local_steps,
 )
+from ...precision import cast, master_copy
 from ..shared.channel import ChannelState, CodecState, Message, channel
 from ..shared.checks import (
     check_like,
@@ -134,7 +135,8 @@ def mime_lite(
     def init(key: Key[Array, ""], params: Params) -> MimeState:
         check_structure(params, like, who="mime_lite")
         zeros = float32_zeros(params)
-        return MimeState(params, zeros, down.sender(MimeMessage(params, zeros)))
+        first = MimeMessage(params, zeros)
+        return MimeState(master_copy(params), zeros, down.sender(first))
 
     def client_init(params: Params) -> ClientState:
         first = MimeMessage(params, float32_zeros(params))
@@ -157,7 +159,7 @@ def mime_lite(
         optimizer = optax.chain(mixed(momentum, decay=decay), optax.sgd(rate))
         trained, info = local_steps(loss, optimizer)(start, frozen, batches)
         moved = jax.tree.map(jnp.subtract, trained, start)
-        update = MimeMessage(moved, jax.tree.map(lambda g: g.astype(jnp.float32), gradient))
+        update = cast(MimeMessage(moved, gradient), both)
         failed = has_failed(info, update)
         payload, coder = uplink.encode(key, nan_where(failed, update), client_state.uplink)
         return payload, CodecState(coder, end), info

@@ -12,6 +12,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, full_loss, local_steps
+from ...precision import cast, master_copy
 from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, CodecState, Message, channel
 from ..shared.checks import (
@@ -128,7 +129,7 @@ def q_fed_avg(
 
     def init(key: Key[Array, ""], params: Params) -> FairState:
         check_structure(params, like, who="q_fed_avg")
-        return FairState(params, down.sender(params))
+        return FairState(master_copy(params), down.sender(params))
 
     def client_init(params: Params) -> ClientState:
         return CodecState(uplink.init(params), down.receiver(params))
@@ -149,7 +150,7 @@ def q_fed_avg(
         trained, info = train(start, frozen, batches, first_step(sent.number, batches))
         moved = jax.tree.map(jnp.subtract, trained, start)
         power = before**q
-        update = jax.tree.map(lambda d: (power * d).astype(d.dtype), moved)
+        update = cast(jax.tree.map(lambda d: power * d, moved), like)
         share = power + q * power / before * lipschitz * optax.tree.norm(moved, squared=True)
         failed = has_failed(info, update, share)
         payload, coder = uplink.encode(key, nan_where(failed, update), client_state.uplink)

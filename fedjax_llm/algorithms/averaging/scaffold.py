@@ -13,6 +13,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...precision import cast, master_copy
 from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, Message, channel
 from ..shared.checks import (
@@ -31,7 +32,7 @@ class ScaffoldState(NamedTuple):
     """Server state.
 
     Attributes:
-        params: The server's parameters.
+        params: The server's parameters, narrower ones as float32 copies.
         control: c, in float32: the weighted mean of all clients' controls.
         optimizer: State of the server optimizer.
         downlinks: States of the senders of the parameters and of the control.
@@ -169,7 +170,8 @@ def scaffold(
         check_structure(params, like, who="scaffold")
         c = float32_zeros(params)
         ends = down[0].sender(params), down[1].sender(c)
-        return ScaffoldState(params, c, server_optimizer.init(params), ends)
+        masters = master_copy(params)
+        return ScaffoldState(masters, c, server_optimizer.init(masters), ends)
 
     def client_init(params: Params) -> ClientState:
         c = float32_zeros(params)
@@ -202,7 +204,7 @@ def scaffold(
             sums.gradients,
             client_state.control,
         )
-        update = jax.tree.map(jnp.subtract, y, x)
+        update = cast(jax.tree.map(jnp.subtract, y, x), like)
         failed = has_failed(info, update, change)
         keys = jr.split(key)
         update, up_x = uplink.encode(keys[0], nan_where(failed, update), client_state.uplinks[0])

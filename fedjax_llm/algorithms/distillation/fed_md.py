@@ -16,6 +16,7 @@ from ...aggregators.weighted_mean import WeightedSum, weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, Gather, ServerInfo, Uplink
 from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...precision import in_dtypes, master_copy
 from ...schedules import check_client_optimizer, first_step
 from ..shared.checks import check_keeps_nothing, check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
@@ -178,17 +179,19 @@ def fed_md(
     text, mean = jnp.asarray(public, jnp.int32), weighted_mean()
     table = jax.ShapeDtypeStruct((*public.shape[1:], vocab), jnp.float32)
 
+    loss, scores = in_dtypes(loss, like), in_dtypes(logits, like)
+
     def lot(number: UInt32[Array, ""]) -> Int[Array, "steps batch seq"]:
         return text[(number + len(text) - 1) % len(text)]
 
     def distance(params: Params, frozen: Frozen, lesson: Lesson) -> Float[Array, ""]:
-        return cross_entropy(lesson.target, logits(params, frozen, lesson.tokens)).mean()
+        return cross_entropy(lesson.target, scores(params, frozen, lesson.tokens)).mean()
 
     digest, revisit = local_steps(distance, client_optimizer), local_steps(loss, client_optimizer)
 
     def answer(params: Params, frozen: Frozen, tokens: Int[Array, "batch seq"]) -> Likeliest:
-        scores = logits(params, frozen, tokens).astype(jnp.float32)
-        return likeliest(jax.nn.softmax(scores), top)
+        answers = scores(params, frozen, tokens).astype(jnp.float32)
+        return likeliest(jax.nn.softmax(answers), top)
 
     def init(key: Key[Array, ""], params: Params) -> FedMDState:
         check_structure(params, like, who="fed_md")
@@ -252,7 +255,7 @@ def fed_md(
 
     return FederatedAlgorithm(
         init,
-        lambda params: params,
+        master_copy,
         broadcast,
         client_update,
         Gather(empty, add, merge),

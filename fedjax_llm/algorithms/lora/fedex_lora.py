@@ -13,13 +13,13 @@ from ...aggregators.stacked import Stack, shares, stacked
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...precision import cast, master_copy
 from ...schedules import check_client_optimizer, first_step
 from ..shared.base_changes import changed
 from ..shared.channel import ChannelState
 from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
-from ..shared.trees import cast
 from .base_channel import (
     BaseMessage,
     BaseState,
@@ -150,7 +150,7 @@ def fedex_lora(
     def init(key: Key[Array, ""], params: Params) -> FedExState:
         check_structure(params, like, who="fedex_lora")
         sender = down.channel.sender(BaseMessage(params, down.nothing))
-        return FedExState(params, down.scaled(down.nothing), down.nothing, sender)
+        return FedExState(master_copy(params), down.scaled(down.nothing), down.nothing, sender)
 
     def client_init(params: Params) -> ClientState:
         receiver = down.channel.receiver(BaseMessage(params, down.nothing))
@@ -175,7 +175,7 @@ def fedex_lora(
             batches,
             first_step(sent.number, batches),
         )
-        update = jax.tree.map(jnp.subtract, trained, received.params)
+        update = cast(jax.tree.map(jnp.subtract, trained, received.params), like)
         failed = has_failed(info, update)
         payload, coder = uplink.encode(key, nan_where(failed, update), client_state.uplink)
         return payload, FedExClient(base_state, coder), info
@@ -186,7 +186,7 @@ def fedex_lora(
         stack: Stack = partial.aggregate
         p = shares(stack)
         update = jax.tree.map(lambda rows: jnp.tensordot(p, rows, 1), stack.rows)
-        params = cast(jax.tree.map(jnp.add, state.params, update), like)
+        params = jax.tree.map(jnp.add, state.params, update)
         residuals = [
             residual(rows, mean.a, p)
             for rows, mean in zip(

@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...precision import in_dtypes, master_copy
 from ...schedules import Progress, check_client_optimizer, needs_round
 from ..shared.averaging import AveragingClient, Work
 from ..shared.checks import check_like, check_loss
@@ -82,8 +83,8 @@ def fedsa_lora(
     check_optimizer(server_optimizer, who="fedsa_lora", name="server_optimizer", optional=True)
     check_codecs(who="fedsa_lora", uplink=uplink, downlink=downlink)
     pairs(like, who="fedsa_lora")
-    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-    train = local_steps(loss, client_optimizer)
+    structure = jax.eval_shape(master_copy, like)
+    train = local_steps(in_dtypes(loss, like), client_optimizer)
 
     def lora_params(a: list[Array], b: list[Array]) -> Params:
         return with_pairs(structure, [Pair(*pair) for pair in zip(a, b, strict=True)])
@@ -95,7 +96,11 @@ def fedsa_lora(
         return jax.tree.map(jnp.subtract, _a_factors(trained), received), _b_factors(trained), info
 
     return averaging_part(
-        Work(_b_factors, update, needs_round(client_optimizer, like)),
+        Work(
+            lambda params: _b_factors(master_copy(params)),
+            update,
+            needs_round(client_optimizer, like),
+        ),
         like,
         who="fedsa_lora",
         take=_a_factors,

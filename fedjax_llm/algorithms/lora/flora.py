@@ -14,6 +14,7 @@ from ...aggregators.stacked import Stack, shares, stacked
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...precision import cast
 from ...schedules import check_client_optimizer, first_step
 from ..shared.base_changes import changed
 from ..shared.channel import ChannelState
@@ -187,6 +188,7 @@ def flora(
             batches,
             first_step(sent.number, batches),
         )
+        trained = cast(trained, like)
         failed = has_failed(info, trained, received)
         payload, coder = uplink.encode(code_key, nan_where(failed, trained), client_state.uplink)
         return payload, FloraClient(state, coder), info

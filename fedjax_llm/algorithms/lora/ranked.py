@@ -16,7 +16,7 @@ from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
 from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, channel
-from ..shared.checks import check_like, check_loss, check_structure
+from ..shared.checks import check_full_precision, check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
 from .client_ranks import Ranked, client_rank, from_prefix, read_ranks, to_prefix, truncated
@@ -91,6 +91,8 @@ def ranked(
     """
     check_loss(loss, who=who)
     check_like(like, who=who)
+    why = "clients send their factors themselves, so that small steps would round to none"
+    check_full_precision(like, who=who, why=why)
     check_client_optimizer(client_optimizer, like, who=who)
     check_codecs(who=who, downlink=downlink)
     like_pairs = pairs(like, who=who)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree, UInt32
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...precision import in_dtypes, master_copy
 from ...schedules import check_client_optimizer, first_step
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
@@ -121,7 +122,7 @@ def rolora(
     like_pairs = pairs(like, who="rolora")
     sizes = [sum(leaf.size for leaf in factors) for factors in zip(*like_pairs, strict=True)]
     vector = jax.ShapeDtypeStruct((max(sizes),), jnp.float32)
-    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    structure = jax.eval_shape(master_copy, like)
 
     def flat_half(params: Params, is_a: Bool[Array, ""]) -> Prefix:
         """All `a` or all `b` of the parameters, as one vector."""
@@ -162,10 +163,10 @@ def rolora(
 
     def init(key: Key[Array, ""], params: Params) -> RoLoraState:
         check_structure(params, like, who="rolora")
-        return RoLoraState(params, jnp.zeros((), jnp.uint32))
+        return RoLoraState(master_copy(params), jnp.zeros((), jnp.uint32))
 
     def client_init(params: Params) -> ClientState:
-        return RoLoraClient(params, jnp.zeros((), jnp.uint32))
+        return RoLoraClient(master_copy(params), jnp.zeros((), jnp.uint32))
 
     def broadcast(key: Key[Array, ""], state: RoLoraState) -> tuple[Downlink, RoLoraState]:
         number = state.round + 1
@@ -194,7 +195,9 @@ def rolora(
         received, kept = receive(sent, client_state)
         one_factor = optax.chain(_only(is_a, mixed), client_optimizer, _only(is_a, mixed))
         progress = first_step(sent.round, batches)
-        trained, info = local_steps(loss, one_factor)(received, frozen, batches, progress)
+        trained, info = local_steps(in_dtypes(loss, like), one_factor)(
+            received, frozen, batches, progress
+        )
         update = jax.tree.map(jnp.subtract, trained, received)
         payload = flat_half(nan_where(has_failed(info, update), update), is_a)
         return payload, kept, info

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key, PyTree, UInt32
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...precision import in_dtypes, master_copy
 from ...schedules import check_client_optimizer, first_step
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
@@ -153,7 +154,8 @@ def cocktail_sgd(
     codec, entries = _codec(fraction, bits), size(like)
     k = count(subset, entries)
     at_subset = jax.ShapeDtypeStruct((k,), jnp.float32)
-    mean, steps = weighted_mean(), local_steps_with_state(loss, client_optimizer)
+    mean, masters_like = weighted_mean(), jax.eval_shape(master_copy, like)
+    steps = local_steps_with_state(in_dtypes(loss, like), client_optimizer)
 
     def coded(key: Key[Array, ""], x: Float[Array, " k"]) -> tuple[PyTree, Float[Array, " k"]]:
         """Return a payload and its decoded values."""
@@ -164,17 +166,18 @@ def cocktail_sgd(
         return random_support(seed, entries, k)
 
     def moved(params: Params, seed: UInt32[Array, ""], by: Float[Array, " k"]) -> Params:
-        return unflatten(_flat(params).at[subset_of(seed)].add(by), like)
+        return unflatten(_flat(params).at[subset_of(seed)].add(by), masters_like)
 
     def init(key: Key[Array, ""], params: Params) -> CocktailState:
         check_structure(params, like, who="cocktail_sgd")
         zero = jnp.zeros((), jnp.uint32)
         nothing, _ = coded(key, jnp.zeros(k))
-        return CocktailState(params, jnp.zeros(entries), nothing, zero, zero)
+        return CocktailState(master_copy(params), jnp.zeros(entries), nothing, zero, zero)
 
     def client_init(params: Params) -> ClientState:
         zero = jnp.zeros((), jnp.uint32)
-        return CocktailClient(params, params, client_optimizer.init(params), zero, zero)
+        masters = master_copy(params)
+        return CocktailClient(masters, masters, client_optimizer.init(masters), zero, zero)
 
     def broadcast(
         key: Key[Array, ""], state: CocktailState

@@ -13,6 +13,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...precision import cast, in_dtypes, master_copy
 from ...schedules import check_client_optimizer, first_step
 from ..shared.channel import ChannelState, Message, channel
 from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
@@ -149,19 +150,21 @@ def streaming_diloco(
     cut, count = fragments(fragments_of), fragments_of
     fragment_like = jax.eval_shape(lambda tree: cut.take(tree, 0), like)
     down, mean = channel(downlink, fragment_like, every_message=True), weighted_mean()
-    steps = local_steps_with_state(loss, client_optimizer)
+    steps = local_steps_with_state(in_dtypes(loss, like), client_optimizer)
 
     def init(key: Key[Array, ""], params: Params) -> StreamingState:
         check_structure(params, like, who=who)
         memory = stacked(downlink.init, cut, params, count)
         end = ChannelState(memory, jnp.zeros((), jnp.uint32))
-        return StreamingState(params, stacked(outer.init, cut, params, count), end)
+        masters = master_copy(params)
+        return StreamingState(masters, stacked(outer.init, cut, masters, count), end)
 
     def client_init(params: Params) -> ClientState:
         memory = stacked(downlink.receiver, cut, params, count)
         coders = stacked(uplink.init, cut, params, count)
         end = ChannelState(memory, jnp.zeros((), jnp.uint32))
-        return StreamingClient(params, params, client_optimizer.init(params), coders, end)
+        masters = master_copy(params)
+        return StreamingClient(masters, params, client_optimizer.init(masters), coders, end)
 
     def due(number: Index) -> Index:
         """Fragment that is sent up at the end of round `number` and down in the next round."""
@@ -215,6 +218,7 @@ def streaming_diloco(
         params, memory, second = steps(mixed(params), memory, frozen, after, progress)
         info = _both(first, second)
         update = jax.tree.map(jnp.subtract, cut.take(params, sending), cut.take(known, sending))
+        update = cast(update, fragment_like)
         failed = has_failed(info, params) | ~in_turn
         payload, coder = uplink.encode(
             key, nan_where(failed, update), row(client_state.uplinks, sending)

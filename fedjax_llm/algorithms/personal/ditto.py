@@ -8,6 +8,7 @@ from ...aggregators.contract import Aggregator
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_optimizer, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
+from ...precision import in_dtypes, master_copy
 from ...schedules import Progress, check_client_optimizer
 from ..averaging.fed_prox import toward_start
 from ..shared.averaging import Work, averaging, fresh_optimizer
@@ -97,12 +98,12 @@ def ditto(
     ) -> tuple[PyTree, Params, ClientInfo]:
         difference, _, info = shared.update(received, (), frozen, batches, progress)
         pull = toward_start(mu)._replace(init=lambda params: received)
-        train = local_steps(loss, optax.chain(pull, client_optimizer))
+        train = local_steps(in_dtypes(loss, like), optax.chain(pull, client_optimizer))
         trained, _ = train(personal, frozen, batches, progress)
         return difference, choose(is_finite(trained), trained, personal), info
 
     return averaging(
-        Work(lambda params: params, update, shared.numbered),
+        Work(master_copy, update, shared.numbered),
         like,
         who="ditto",
         server_optimizer=server_optimizer or optax.sgd(1.0),

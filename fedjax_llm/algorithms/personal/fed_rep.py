@@ -20,6 +20,7 @@ from ...client_training import (
     local_steps,
     local_steps_with_state,
 )
+from ...precision import cast, master_copy
 from ...schedules import Progress, check_client_optimizer, needs_round
 from ..shared.averaging import Work
 from ..shared.checks import check_like, check_loss
@@ -126,13 +127,13 @@ def fed_rep(
         head: list[Array], others: tuple[list[Array], Frozen], batch: Batches
     ) -> Array:
         body, frozen = others
-        return loss(whole(body, head), frozen, batch)
+        return loss(cast(whole(body, head), like), frozen, batch)
 
     def loss_of_body(
         body: list[Array], others: tuple[list[Array], Frozen], batch: Batches
     ) -> Array:
         head, frozen = others
-        return loss(whole(body, head), frozen, batch)
+        return loss(cast(whole(body, head), like), frozen, batch)
 
     body_like, head_like = jax.eval_shape(lambda params: (body_of(params), head_of(params)), like)
     for trained_like in (body_like, head_like):
@@ -155,7 +156,7 @@ def fed_rep(
         return jax.tree.map(jnp.subtract, trained, received), head, info
 
     return averaging_part(
-        Work(head_of, update, numbered),
+        Work(lambda params: master_copy(head_of(params)), update, numbered),
         like,
         who="fed_rep",
         take=body_of,

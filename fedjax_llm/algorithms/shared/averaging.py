@@ -16,12 +16,13 @@ from ...aggregators.weighted_mean import WeightedSum, weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
+from ...precision import cast, master_copy
 from ...schedules import Progress, check_client_optimizer, first_step, needs_round
 from .channel import ChannelState, Message, channel
 from .checks import check_aggregate, check_like, check_loss, check_population, check_structure
 from .failures import has_failed, nan_where
 from .partials import PartialAggregate, gather_updates, server_result, server_step
-from .trees import cast, choose
+from .trees import choose
 
 
 class Work(NamedTuple):
@@ -31,8 +32,8 @@ class Work(NamedTuple):
         init: `(params) -> memory`: what lasts from round to round, such as an optimizer state; an
             empty tuple if nothing does.
         update: `(received, memory, frozen, batches, progress) -> (update, memory, info)`: from the
-            received parameters to the update that the client sends, in their structure and dtypes.
-            `progress` is the `Progress` of the first local step.
+            received parameters to the update that the client sends, in their structure; messages
+            have their dtypes. `progress` is the `Progress` of the first local step.
         numbered: Whether `update` needs the number of the round, which the downlink then carries
             in 4 bytes. Default: False.
 
@@ -50,7 +51,7 @@ class AveragingState(NamedTuple):
     """Server state of `averaging`.
 
     Attributes:
-        params: The server's parameters.
+        params: The server's parameters, narrower ones as float32 copies.
         optimizer: State of the server optimizer.
         downlink: State of the downlink's sender.
         uplink: Memory of the uplink's receiver.
@@ -114,6 +115,9 @@ def averaging(
 
     The receiver of an uplink with memory (`ef21`, `diana`) gets the accepted clients' share of
     `population`, so that its memory is the mean of what all clients hold.
+
+    The server keeps and steps float32 copies of bfloat16 and float16 parameters; messages are in
+    the dtypes of `like`. The server optimizer's state is in float32.
 
     Args:
         work: The client's computation, such as `fresh_optimizer(loss, optimizer, like)`.
@@ -180,9 +184,10 @@ def averaging(
 
     def init(key: Key[Array, ""], params: Params) -> AveragingState:
         check_structure(params, like, who=who)
+        masters = master_copy(params)
         return AveragingState(
-            params,
-            server_optimizer.init(params),
+            masters,
+            server_optimizer.init(masters),
             down.sender(params),
             uplink.receiver(params),
             jax.tree.map(jnp.zeros_like, params) if prediction else (),
@@ -205,6 +210,7 @@ def averaging(
         received, end = down.receive(sent.params, client_state.downlink)
         progress = first_step(sent.params.number, batches)
         update, memory, info = work.update(received, client_state.work, frozen, batches, progress)
+        update = cast(update, like)
         failed = has_failed(info, update)
         payload, coder = uplink_given(sent.known).encode(
             key, nan_where(failed, update), client_state.uplink
@@ -323,4 +329,6 @@ def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation, li
         trained, memory, info = train(received, memory, frozen, batches, progress)
         return jax.tree.map(jnp.subtract, trained, received), memory, info
 
-    return Work(optimizer.init, update, needs_round(optimizer, like))
+    return Work(
+        lambda params: optimizer.init(master_copy(params)), update, needs_round(optimizer, like)
+    )

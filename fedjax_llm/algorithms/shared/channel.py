@@ -9,7 +9,8 @@ from fedjax_compression import Compressor, has_receiver_memory
 from fedjax_compression.checks import check_compressor
 from jaxtyping import Array, Key, PyTree, UInt32
 
-from .trees import cast, choose
+from ...precision import cast
+from .trees import choose
 
 
 class Message(NamedTuple):
@@ -58,7 +59,8 @@ class Channel(NamedTuple):
     Attributes:
         sender: `(tree) -> channel_state` of the server before the first message.
         receiver: `(tree) -> channel_state` of a client before the first message.
-        send: `(key, tree, channel_state) -> (message, channel_state)`, at the server.
+        send: `(key, tree, channel_state) -> (message, channel_state)`, at the server: the tree in
+            the dtypes of the channel's structure.
         receive: `(message, channel_state) -> (tree, channel_state)`, at a client.
 
     """
@@ -121,7 +123,7 @@ def channel(
     def send(
         key: Key[Array, ""], tree: PyTree, state: ChannelState
     ) -> tuple[Message, ChannelState]:
-        payload, memory = downlink.encode(key, tree, state.memory)
+        payload, memory = downlink.encode(key, cast(tree, like), state.memory)
         messages = jax.tree.map(lambda last: last + 1, state.messages)
         return Message(payload, messages), ChannelState(memory, messages)
 

@@ -13,6 +13,7 @@ from ...client_training import Params
 
 __all__ = [
     "check_aggregate",
+    "check_full_precision",
     "check_keeps_nothing",
     "check_like",
     "check_loss",
@@ -31,6 +32,23 @@ def check_like(like: Any, *, who: str) -> None:
                 f"{who}: like: expected a pytree of arrays or ShapeDtypeStructs, got "
                 f"{type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the root'}; a task's "
                 "params have the structure."
+            )
+
+
+def check_full_precision(like: Params, *, who: str, why: str) -> None:
+    """Raise `ValueError` for parameters in bfloat16 or float16.
+
+    Args:
+        like: Structure of the parameters.
+        who: The method, for the message.
+        why: The reason, a clause that follows "as".
+
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(like):
+        if leaf.dtype in (jnp.bfloat16, jnp.float16):
+            raise ValueError(
+                f"{who}: like: expected parameters in float32, as {why}, got {leaf.dtype} at "
+                f"{jax.tree_util.keystr(path) or 'the root'}; cast them to float32."
             )
 
 

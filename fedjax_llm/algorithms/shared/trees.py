@@ -46,26 +46,6 @@ def choose(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def cast(tree: PyTree, like: PyTree) -> PyTree:
-    """Cast a pytree to the dtypes of another.
-
-    Args:
-        tree: A pytree of arrays.
-        like: A pytree of the same structure: arrays or ShapeDtypeStructs.
-
-    Returns:
-        `tree` in the dtypes of `like`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from fedjax_llm.algorithms.shared import cast
-        >>> cast(jnp.ones(2), jnp.zeros(2, jnp.bfloat16)).dtype.name
-        'bfloat16'
-
-    """
-    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
-
-
 def float32_zeros(like: PyTree) -> PyTree[Float[Array, "..."]]:
     """Make float32 zeros in the shapes of a pytree.
 

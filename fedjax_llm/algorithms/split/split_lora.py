@@ -19,7 +19,7 @@ from ...client_training import ClientInfo, Frozen, Params
 from ...data import Batch
 from ...schedules import Progress, check_client_optimizer, needs_round
 from ...tasks import Asked, Halves
-from ..shared.checks import check_keeps_nothing, check_like, check_structure
+from ..shared.checks import check_full_precision, check_keeps_nothing, check_like, check_structure
 from ..shared.trees import choose
 
 
@@ -152,6 +152,8 @@ def split_lora(
     """
     who = "split_lora"
     check_like(like, who=who)
+    why = "both halves step their parameters in the dtype that they compute with"
+    check_full_precision(like, who=who, why=why)
     check_function(halves, who=who, name="halves", signature="(cut) -> Halves")
     check_integer(vocab, who=who, name="vocab", at_least=1)
     check_optimizer(client_optimizer, who=who, name="client_optimizer")

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, UInt32
 
 from ...algorithm import FederatedAlgorithm, Uplink
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...precision import in_dtypes
 from ..shared.checks import check_like, check_loss
 from ..shared.failures import has_failed, nan_where
 from .constant_rate import constant_rate
@@ -88,7 +89,7 @@ def decomfl(
     check_integer(draws, who="decomfl", name="draws", at_least=1)
     check_number(radius, who="decomfl", name="radius", above=0)
     rate = constant_rate(client_optimizer, who="decomfl")
-    local = walk(two_point(loss, radius=radius), rate=rate)
+    local = walk(two_point(in_dtypes(loss, like), radius=radius), rate=rate)
     slopes_of = jax.ShapeDtypeStruct((steps, draws), jnp.float32)
 
     def numbers(number: UInt32[Array, ""]) -> UInt32[Array, "steps draws"]:

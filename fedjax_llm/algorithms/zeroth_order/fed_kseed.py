@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...precision import in_dtypes, master_copy
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
@@ -136,7 +137,7 @@ def fed_kseed(
     check_integer(seeds, who="fed_kseed", name="seeds", at_least=1, at_most=2**24)
     check_number(radius, who="fed_kseed", name="radius", above=0)
     rate = constant_rate(client_optimizer, who="fed_kseed")
-    steps = walk(two_point(loss, radius=radius), rate=rate)
+    steps = walk(two_point(in_dtypes(loss, like), radius=radius), rate=rate)
     bits = max(1, (seeds - 1).bit_length())
     pool, mean = jnp.arange(seeds), weighted_mean()
 
@@ -145,7 +146,8 @@ def fed_kseed(
 
     def init(key: Key[Array, ""], params: Params) -> FedKSeedState:
         check_structure(params, like, who="fed_kseed")
-        return FedKSeedState(params, params, jr.bits(key, (2,), "uint32"), jnp.zeros(seeds))
+        masters = master_copy(params)
+        return FedKSeedState(masters, masters, jr.bits(key, (2,), "uint32"), jnp.zeros(seeds))
 
     def broadcast(
         key: Key[Array, ""], state: FedKSeedState
@@ -175,6 +177,4 @@ def fed_kseed(
         return server_result(partial, state._replace(params=params, slopes=slopes), state, update)
 
     gather = gather_updates(decode, mean, jax.ShapeDtypeStruct((seeds,), jnp.float32))
-    return FederatedAlgorithm(
-        init, lambda params: params, broadcast, client_update, gather, server_update
-    )
+    return FederatedAlgorithm(init, master_copy, broadcast, client_update, gather, server_update)

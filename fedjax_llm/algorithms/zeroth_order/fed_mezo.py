@@ -14,6 +14,7 @@ from ...aggregators.contract import Aggregator
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...precision import in_dtypes, master_copy
 from ...schedules import Progress, check_client_optimizer, needs_round
 from ..shared.averaging import Work, averaging
 from ..shared.checks import check_like, check_loss
@@ -136,7 +137,8 @@ def without_gradients(
     loss: Loss, optimizer: optax.GradientTransformation, like: Params, *, radius: float
 ) -> Work:
     """Local steps of an optimizer whose gradients are estimates from two evaluations."""
-    slope, optimizer = two_point(loss, radius=radius), optax.with_extra_args_support(optimizer)
+    slope = two_point(in_dtypes(loss, like), radius=radius)
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def update(
         received: Params, memory: PyTree, frozen: Frozen, seeded: Any, progress: Progress
@@ -154,7 +156,8 @@ def without_gradients(
             return choose(targets > 0, new, carry), (jnp.where(targets > 0, value, 0.0), targets)
 
         numbers = jnp.arange(len(seeded.mask))
-        first = received, optimizer.init(received)
+        masters = master_copy(received)
+        first = masters, optimizer.init(masters)
         (trained, _), (values, targets) = jax.lax.scan(step, first, (seeded.batches, numbers))  # type: ignore[var-annotated]
         mean = (values * targets).sum() / jnp.maximum(targets.sum(), 1)
         info = ClientInfo(mean, targets.sum())

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, UInt8, UInt32
 
 from ...algorithm import FederatedAlgorithm, Uplink
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...precision import in_dtypes
 from ..shared.checks import check_like, check_loss
 from ..shared.failures import has_failed
 from .constant_rate import constant_rate
@@ -83,7 +84,7 @@ def feed_sign(
     check_like(like, who="feed_sign")
     check_number(radius, who="feed_sign", name="radius", above=0)
     rate = constant_rate(client_optimizer, who="feed_sign")
-    slope = along_all(two_point(loss, radius=radius))
+    slope = along_all(two_point(in_dtypes(loss, like), radius=radius))
 
     def measure(
         params: Params, frozen: Frozen, batches: Batches, seed: Seed, number: UInt32[Array, ""]

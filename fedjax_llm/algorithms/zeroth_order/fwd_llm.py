@@ -14,6 +14,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...precision import master_copy
 from ..shared.channel import ChannelState, Message, channel
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import nan_where
@@ -180,8 +181,9 @@ def fwd_llm(
 
     def init(key: Key[Array, ""], params: Params) -> FwdLLMState:
         check_structure(params, like, who="fwd_llm")
-        ends = server_optimizer.init(params), down.sender(params)
-        return FwdLLMState(params, *ends, float32_zeros(like), _empty(like))
+        masters = master_copy(params)
+        ends = server_optimizer.init(masters), down.sender(params)
+        return FwdLLMState(masters, *ends, float32_zeros(like), _empty(like))
 
     def broadcast(key: Key[Array, ""], state: FwdLLMState) -> tuple[FwdLLMDownlink, FwdLLMState]:
         sent, end = down.send(key, state.params, state.downlink)

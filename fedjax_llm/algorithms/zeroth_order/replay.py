@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
 from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...client_training import Batches, ClientInfo, Frozen, Params
+from ...precision import master_copy
 from ..shared.checks import check_structure
 from ..shared.failures import nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
@@ -113,10 +114,10 @@ def replaying(
     def init(key: Key[Array, ""], params: Params) -> ReplayState:
         check_structure(params, like, who=who)
         history = jax.tree.map(lambda e: jnp.zeros((window, *e.shape), e.dtype), play.entry)
-        return ReplayState(params, jr.bits(key, (2,), "uint32"), _zero(), history)
+        return ReplayState(master_copy(params), jr.bits(key, (2,), "uint32"), _zero(), history)
 
     def client_init(params: Params) -> ReplayClient:
-        return ReplayClient(params, _zero())
+        return ReplayClient(master_copy(params), _zero())
 
     def broadcast(key: Key[Array, ""], state: ReplayState) -> tuple[Downlink, ReplayState]:
         return ReplayDownlink(state.seed, state.rounds, play.pack(state.history)), state

@@ -14,6 +14,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...precision import master_copy
 from ...server_optimizers import fed_yogi
 from ..shared.channel import ChannelState, Message, channel
 from ..shared.checks import check_like, check_loss, check_structure
@@ -155,7 +156,8 @@ def spry(
 
     def init(key: Key[Array, ""], params: Params) -> SpryState:
         check_structure(params, like, who="spry")
-        return SpryState(params, server_optimizer.init(params), down.sender(params))
+        masters = master_copy(params)
+        return SpryState(masters, server_optimizer.init(masters), down.sender(params))
 
     def broadcast(key: Key[Array, ""], state: SpryState) -> tuple[Message, SpryState]:
         sent, end = down.send(key, state.params, state.downlink)

@@ -43,7 +43,8 @@ class Round(NamedTuple):
 
     Attributes:
         round: The round's number, from 1.
-        state: The server state after the round; `state.params` are the trainable parameters.
+        state: The server state after the round; `state.params` are the trainable parameters,
+            as float32 copies if the model has them in bfloat16 or float16.
         clients: The cohort: sorted positions of its clients in the corpus, `[cohort]`.
         client_info: What each client reports, such as its `loss` and its number of `targets`:
             NumPy leaves `[cohort]`.
