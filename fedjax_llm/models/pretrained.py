@@ -66,7 +66,8 @@ def load(
         revision: Branch, tag or commit on the hub; the default branch by default.
         dtype: Type of activations and products, "float32" (the default) or "bfloat16".
         param_dtype: Type of the parameters, "float32" (the default) or "bfloat16". Clients and
-            server step float32 copies of bfloat16 parameters that they train, and send bfloat16.
+            server step float32 copies of bfloat16 parameters that they train, and send bfloat16;
+            the result is in float32, and `algorithms.shared.cast(result, params)` rounds it.
         remat: Recompute whole blocks in the backward pass; False by default.
         mesh: Devices over which each parameter is split, along its longest axis that their number
             divides; a parameter without such an axis is copied to every device. None (the default)
