@@ -248,3 +248,9 @@ def test_both_halves_follow_a_schedule_over_rounds(task, corpus, rounds):
 def test_a_schedule_that_would_start_again_is_refused(task):
     with pytest.raises(ValueError, match="split_lora: client_optimizer: expected a constant"):
         method(task, client_optimizer=optax.sgd(optax.cosine_decay_schedule(0.5, 4)))
+
+
+def test_parameters_in_bfloat16_are_refused(task):
+    narrow = task._replace(params=jax.tree.map(lambda leaf: leaf.astype("bfloat16"), task.params))
+    with pytest.raises(ValueError, match="split_lora: like: expected parameters in float32, as"):
+        method(narrow)
