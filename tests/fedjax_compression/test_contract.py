@@ -13,8 +13,10 @@ from fedjax_compression.wire.leaves import is_symbols
 
 from tests.helpers.codec_table import (
     CODECS,
+    LONG,
     compiled,
     every_codec,
+    long_update,
     names,
     payload_like,
     trial,
@@ -52,6 +54,16 @@ def test_every_factory_is_in_the_table():
 )
 def test_every_codec_keeps_every_promise(text, promise):
     promise(trial(text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", LONG)
+def test_codecs_with_a_rate_also_keep_every_promise_for_long_updates(text):
+    long = CompressorTrial(codec(text), long_update())
+    assert any(map(is_symbols, jax.tree.leaves(long.encoded[0], is_leaf=is_symbols)))
+    for promise in PROMISES:
+        if promise is not testing.jit_equals_eager:
+            promise(long)
 
 
 @every_codec

@@ -12,8 +12,6 @@ from fedjax_compression.text import parse
 
 from tests.helpers.codec_table import CODECS, compiled, every_codec, names, structure, update
 
-SHORT = {"trellis", "adaptive"}
-"""Codecs whose tables exceed the byte budget of this small update, so that they send zeros."""
 COUNTING = {"random_k", "top_k", "chunked_top_k", "threshold", "sparse_ternary", "dgc", "dct_top_k"}
 COUNTING |= {"random_subspace", "trellis", "adaptive", "sparse_loco", "dithered"}
 """Codecs that count entries with 32-bit integers and refuse updates of about 2^31 entries."""
@@ -49,8 +47,7 @@ def test_denormals_decode_to_finite_numbers_and_huge_entries_do_not_vanish(text)
     payload, state = c.encode(jr.key(1), scaled(1e38), state)
     decoded = c.decode(payload, x)
     assert finite(state)
-    if not names(parse(text)) & SHORT:
-        assert not finite(decoded) or not zeros(decoded)
+    assert not finite(decoded) or not zeros(decoded)
 
 
 @every_codec
@@ -58,7 +55,7 @@ def test_small_entries_do_not_vanish(text):
     c, x = compiled(text), scaled(1e-25)
     decoded = c.decode(c.encode(jr.key(1), x, c.init(x))[0], x)
     assert finite(decoded)
-    if not names(parse(text)) & ({"threshold", "stochastic_mask"} | SHORT):
+    if not names(parse(text)) & {"threshold", "stochastic_mask"}:
         assert not zeros(decoded)
 
 
@@ -114,4 +111,4 @@ def test_codecs_with_a_limit_accept_updates_of_the_largest_size(text):
 
 
 def test_the_exceptions_are_registered_codecs():
-    assert set(FACTORIES) >= SHORT | COUNTING
+    assert set(FACTORIES) >= COUNTING

@@ -80,6 +80,14 @@ CODECS = [
 ]
 
 
+LONG = [
+    "adaptive(rate=1, states=4)",
+    "dithered(rate=1)",
+    "entropy_coded(rate=1)",
+    "trellis(rate=1, states=8)",
+]
+"""Codecs that send `update()` as a short update, for `long_update()`."""
+
 every_codec = pytest.mark.parametrize("text", CODECS, scope="session")
 """Session scope groups all tests of a codec, in every file, so that they share its programs."""
 
@@ -112,6 +120,24 @@ def compiled(text):
 def payload_like(text):
     """The structure of a codec's payload of `update()`."""
     return payload_structure(compiled(text), update())
+
+
+@functools.cache
+def long_update():
+    """Gaussian leaves, long enough for tables and bases."""
+    with jax.ensure_compile_time_eval():
+        keys = jax.random.split(jax.random.key(0), 3)
+        shapes = [(2, 64, 64), (48,), ()]
+        return {
+            name: jax.random.normal(key, shape)
+            for name, key, shape in zip(("matrices", "vector", "scalar"), keys, shapes, strict=True)
+        }
+
+
+@functools.cache
+def long_payload_like(text):
+    """The structure of a codec's payload of `long_update()`."""
+    return payload_structure(codec(text), long_update())
 
 
 def names(call) -> set[str]:

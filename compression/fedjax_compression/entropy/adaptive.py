@@ -22,7 +22,8 @@ from ..ops.principal_basis import Reflections, from_axes, principal_directions, 
 from ..ops.union_trellis import check_trellis
 from ..wire import HEADER_BYTES
 from ..wire.leaves import Symbols
-from .trellis_bits import histogram, message_bits
+from .section_bits import symbols_bits
+from .short_updates import with_short_updates
 from .trellis_path import PATH_BYTES, Path, find_path, walk_path
 
 _CLASSES = 16
@@ -33,6 +34,10 @@ _MOST_DIRECTIONS = 128
 """Most directions of one matrix."""
 _DIRECTION_STEP = 3.0
 """Step of the directions as a multiple of the trellis's step."""
+_MOST_SIDE = 0.5
+"""Largest share of the bits for directions and octaves; above it, neither is used."""
+_TABLES = 512
+"""Fewest bytes of a message with directions and tables."""
 _TINY = 1e-37
 """Variances below this are treated as this."""
 
@@ -77,9 +82,12 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
     an infinity decodes to NaNs. The receiver recomputes the basis from the integers sent, so that
     decoding agrees between machines to rounding. At most 2^31 - 8 entries.
 
-    Message: at most `rate` bits per entry, including header, tables and directions, unless that is
-    less than the overhead of about 200 bytes; usually within 1 % of the rate, and a few percent
-    below it where tables are large in comparison. Cost: one or two searches of `states` states per
+    Message: at most `rate` bits per entry, including the header of 12 bytes, tables, directions and
+    all else; usually within 1 % of the rate, and a few percent below it where tables are large in
+    comparison. Where directions and variances of rows would take more than half of it, neither is
+    used. Updates whose rate makes fewer than 512 bytes are rotated at random and quantised to
+    Gaussian levels, as by `eden` at its least-error scale, in as many bytes, or in 40 if that is
+    more. Cost: one or two searches of `states` states per
     entry, about five on a sample of the entries, and about r * r * c operations for each matrix of
     r by c; under `vmap` clients are searched one after another. Stateless.
 
@@ -128,19 +136,21 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
             for (u, e), rank in zip(principal, ranks, strict=True)
         ]
         turned = list(map(_turned(to_axes), directions, x))
-        variances = [(a * a).mean(axis=2) if a.size else a.sum(axis=2) for a in turned]
-        top = jnp.stack([jnp.float32(_TINY), *(v.max(initial=0) for v in variances)]).max()
-        # top is the largest of noisy variances: the offset keeps rows of its true variance together
-        below = [jnp.log2(top / jnp.maximum(v, _TINY)) - 0.25 for v in variances]
-        octaves = [jnp.clip(jnp.round(b), 0, _CLASSES - 1).astype(jnp.int32) for b in below]
-        order, classes, runs = _entry_order(groups, octaves)
-        direction_order, direction_classes, direction_runs = _direction_order(
-            groups, octaves, ranks
+        octaves = _octaves(turned)
+        side_bits = _side_bits(groups, directions, octaves, ranks)
+        # rows of few entries may cost more to describe than to code
+        plain = side_bits > _MOST_SIDE * bits
+        directions, octaves, ranks = jax.tree.map(
+            lambda a: jnp.where(plain, 0, a), (directions, octaves, ranks)
+        )
+        turned = [jnp.where(plain, a, b) for a, b in zip(x, turned, strict=True)]
+        side_bits = jnp.where(plain, _side_bits(groups, directions, octaves, ranks), side_bits)
+        order, classes, runs = _by_class(_entry_classes(groups, octaves), _CLASSES)
+        direction_order, _, direction_runs = _by_class(
+            _direction_classes(groups, octaves, ranks), _CLASSES + _FINER + 1
         )
         codes = _concatenated(directions, jnp.int32)[direction_order]
-        differences = jnp.diff(_concatenated(octaves, jnp.int32), prepend=jnp.zeros(1, jnp.int32))
-        side_bits = _symbols_bits(codes, direction_classes, len(direction_runs))
-        side_bits += _symbols_bits(differences, jnp.zeros_like(differences), 1)
+        differences = _differences(octaves)
         fixed = HEADER_BYTES + PATH_BYTES + 4 + 2 * 16 + sum(len(rank) for rank in ranks)
         path = find_path(
             _concatenated(turned, jnp.float32)[order],
@@ -164,13 +174,13 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
             jnp.cumsum(jnp.asarray(payload.octaves.codes)), [(g.matrices, g.rows) for g in groups]
         )
         ranks = [jnp.asarray(rank).astype(jnp.int32) for rank in payload.ranks]
-        order, _, _ = _entry_order(groups, octaves)
+        order, _, _ = _by_class(_entry_classes(groups, octaves), _CLASSES)
         values = walk_path(payload.path, states=states)
         turned = _split(
             jnp.zeros_like(values).at[order].set(values),
             [(g.matrices, g.rows, g.columns) for g in groups],
         )
-        order, _, _ = _direction_order(groups, octaves, ranks)
+        order, _, _ = _by_class(_direction_classes(groups, octaves, ranks), _CLASSES + _FINER + 1)
         codes = jnp.asarray(payload.directions.codes)
         directions = _split(
             jnp.zeros_like(codes).at[order].set(codes),
@@ -179,7 +189,13 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
         x = map(_turned(from_axes), directions, turned)
         return scatter_matrices(list(x), groups, like)
 
-    return Compressor(init=lambda like: (), encode=encode, decode=decode)
+    return with_short_updates(
+        Compressor(init=lambda like: (), encode=encode, decode=decode),
+        rate=rate,
+        tables=_TABLES,
+        unbiased=False,
+        who="adaptive",
+    )
 
 
 def _most_directions(group: Group) -> int:
@@ -254,29 +270,52 @@ def _plan(
     return step, spend(step)[1]
 
 
-def _entry_order(
-    groups: Sequence[Group], octaves: Sequence[Int[Array, "_matrices _rows"]]
-) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " classes"]]:
-    """Order the entries by class, rows of larger variance first.
+def _octaves(
+    turned: Sequence[Float[Array, "_matrices _rows _columns"]],
+) -> list[Int[Array, "_matrices _rows"]]:
+    """Octaves by which each row's variance is below the largest, at most `_CLASSES` - 1."""
+    variances = [(a * a).mean(axis=2) if a.size else a.sum(axis=2) for a in turned]
+    top = jnp.stack([jnp.float32(_TINY), *(v.max(initial=0) for v in variances)]).max()
+    # top is the largest of noisy variances: the offset keeps rows of its true variance together
+    below = [jnp.log2(top / jnp.maximum(v, _TINY)) - 0.25 for v in variances]
+    return [jnp.clip(jnp.round(b), 0, _CLASSES - 1).astype(jnp.int32) for b in below]
 
-    Returns the order, the class of each entry in that order, and the number of entries per class.
-    """
+
+def _differences(octaves: Sequence[Int[Array, "_matrices _rows"]]) -> Int[Array, " rows"]:
+    return jnp.diff(_concatenated(octaves, jnp.int32), prepend=jnp.zeros(1, jnp.int32))
+
+
+def _side_bits(
+    groups: Sequence[Group],
+    directions: Sequence[Int[Array, "_matrices _rows _count"]],
+    octaves: Sequence[Int[Array, "_matrices _rows"]],
+    ranks: Sequence[Int[Array, "_matrices"]],
+) -> Float[Array, ""]:
+    """Return the bits of directions and octaves, tables included."""
+    codes, differences = _concatenated(directions, jnp.int32), _differences(octaves)
+    bits = symbols_bits(
+        codes, _direction_classes(groups, octaves, ranks), count=_CLASSES + _FINER + 1
+    )
+    return bits + symbols_bits(differences, jnp.zeros_like(differences), count=1)
+
+
+def _entry_classes(
+    groups: Sequence[Group], octaves: Sequence[Int[Array, "_matrices _rows"]]
+) -> Int[Array, " n"]:
+    """Class of each entry of the turned matrices, 0 for rows of the largest variance."""
     each = [
         jnp.broadcast_to(o[:, :, None], (g.matrices, g.rows, g.columns))
         for g, o in zip(groups, octaves, strict=True)
     ]
-    return _by_class(_concatenated(each, jnp.int32), _CLASSES)
+    return _concatenated(each, jnp.int32)
 
 
-def _direction_order(
+def _direction_classes(
     groups: Sequence[Group],
     octaves: Sequence[Int[Array, "_matrices _rows"]],
     ranks: Sequence[Int[Array, "_matrices"]],
-) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " classes"]]:
-    """Order the entries of the directions by class; entries of unused directions come last.
-
-    Returns the same as `_entry_order`.
-    """
+) -> Int[Array, " n"]:
+    """Class of each entry of the directions; that of unused directions is the last."""
     each = []
     for g, octave, rank in zip(groups, octaves, ranks, strict=True):
         count = _most_directions(g)
@@ -285,7 +324,7 @@ def _direction_order(
         classes = jnp.clip(octave[:, :count] + _FINER - longer, 0, _CLASSES + _FINER - 1)
         classes = jnp.where(_used(rank, count), classes, _CLASSES + _FINER)
         each.append(jnp.broadcast_to(classes[:, None], (g.matrices, g.rows, count)))
-    return _by_class(_concatenated(each, jnp.int32), _CLASSES + _FINER + 1)
+    return _concatenated(each, jnp.int32)
 
 
 def _used(rank: Int[Array, " matrices"], count: int) -> Bool[Array, "matrices count"]:
@@ -295,15 +334,9 @@ def _used(rank: Int[Array, " matrices"], count: int) -> Bool[Array, "matrices co
 def _by_class(
     classes: Int[Array, " n"], count: int
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " classes"]]:
+    """Order entries by class; return the order, the classes in it, and the entries per class."""
     order = jnp.argsort(classes.astype(jnp.int8), stable=True)
     return order, classes[order], jnp.bincount(classes, length=count).astype(jnp.int32)
-
-
-def _symbols_bits(
-    codes: Int[Array, " n"], classes: Int[Array, " n"], count: int
-) -> Float[Array, ""]:
-    """The bits of a `Symbols` leaf, tables included."""
-    return message_bits(histogram(codes, jnp.zeros_like(codes), classes, count))
 
 
 def _concatenated(parts: Sequence[Array], dtype: Any) -> Array:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update
@@ -17,6 +17,8 @@ from ..ops.flat import flatten, unflatten
 from ..ops.magnitudes import largest_magnitude
 from ..wire import HEADER_BYTES
 from ..wire.leaves import Symbols
+from .section_bits import symbols_bits
+from .short_updates import with_short_updates
 
 _OCTAVES = 24
 """Octaves of the histogram: magnitudes below 2**-24 of the largest count as zero in it."""
@@ -28,12 +30,14 @@ _CENTROIDS = 4
 """Groups of levels with a centroid each: levels 1, 2, 3, and all higher ones."""
 _FIXED_BYTES = HEADER_BYTES + 4 + 20 + 12
 """Header; length of the section; step and shifts; length and last words of the coded stream."""
-_RUN_BYTES = 4
-"""Bytes for the length of a run."""
-_CODER = 1 - 1e-4
-"""Share of the budget that the entropy may take; the rest is the range coder's overhead."""
+_TABLES = 160
+"""Fewest bytes of a message with tables."""
 _SMALLEST_RUN = 4096
 """A tensor with fewer entries shares a table with its neighbours."""
+_RUN_BITS = 400
+"""Fewest bits of a run: at a low rate, a tensor with fewer shares a table with its neighbours."""
+_LARGEST_STEP = 2.0
+"""log2 of the largest step, relative to the largest magnitude: all levels are zero."""
 _LARGEST_RUN = 2**30
 """A tensor with more entries has several runs, as their lengths are 32-bit integers."""
 
@@ -69,9 +73,12 @@ def entropy_coded(*, rate: float | int) -> Compressor:
     source of the same variance. Zeros are exact; an update with a NaN or an infinity decodes to
     NaNs.
 
-    Message: `rate` bits per entry, including header and tables, to about one part in a thousand
-    where the tables are small in comparison; fewer bits for an update with less entropy. Cost: one
-    pass for a histogram of magnitudes, and the range coder on the host. Stateless.
+    Message: at most `rate` bits per entry, including the header of 12 bytes, tables and all else;
+    within one part in a thousand of it where the tables are small in comparison, and fewer bits for
+    an update with less entropy. Updates whose rate makes fewer than 160 bytes, which tables would
+    fill, are rotated at random and quantised to Gaussian levels, as by `eden` at its least-error
+    scale, in as many bytes, or in 40 if that is more. Cost: a pass for a histogram of magnitudes,
+    one or more to count levels, and the range coder on the host. Stateless.
 
     Args:
         rate: Bits per entry of the whole message, above 0 and at most 16.
@@ -95,11 +102,9 @@ def entropy_coded(*, rate: float | int) -> Compressor:
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         x = flatten(update, who="entropy_coded").astype(jnp.float32)
-        runs = table_runs(update)
-        overhead = 8 * (_FIXED_BYTES + _RUN_BYTES * len(runs))
-        step = choose_step(x, runs, bits=_CODER * rate * x.size - overhead)
-        position = jnp.where(step > 0, jnp.abs(x) / jnp.where(step > 0, step, 1.0), 0.0)
-        levels = jnp.floor(position + 0.5)
+        runs = table_runs(update, rate=rate)
+        step = choose_step(x, runs, bits=float(rate) * x.size - 8 * _FIXED_BYTES)
+        position, levels = _rounded(x, step)
         group = jnp.minimum(levels, _CENTROIDS).astype(jnp.int32) - 1
         shifts = group_means(position - levels, group, count=_CENTROIDS)
         codes = jnp.sign(x).astype(jnp.int32) * levels.astype(jnp.int32)
@@ -112,37 +117,86 @@ def entropy_coded(*, rate: float | int) -> Compressor:
         x = jnp.sign(codes).astype(jnp.float32) * (level.astype(jnp.float32) + shift)
         return unflatten(x * payload.step, like)
 
-    return Compressor(init=lambda like: (), encode=encode, decode=decode)
+    return with_short_updates(
+        Compressor(init=lambda like: (), encode=encode, decode=decode),
+        rate=rate,
+        tables=_TABLES,
+        unbiased=False,
+        who="entropy_coded",
+    )
 
 
 def choose_step(x: Float[Array, " n"], runs: tuple[int, ...], *, bits: float) -> Float[Array, ""]:
-    """Return the smallest step at which the levels of x and their tables take at most `bits`.
+    """Return about the smallest step at which the levels of x and their tables fit in `bits`.
 
-    Bisects on a histogram of magnitudes with 128 bins per octave, so that x is read once. NaN if x
-    has a non-finite entry; 0 if x is zero or has no entries.
+    Bisects on a histogram of magnitudes with 128 bins per octave, so that x is read once. The
+    histogram estimates the message of a vector with many entries per level to one part in a
+    thousand, but misses the tables of a sparse one. So the levels are then counted, and the step
+    grows until they fit. NaN if x has a non-finite entry; 0 if x is zero or has no entries.
     """
     if not x.size:
         return jnp.float32(0)
     largest = largest_magnitude(x)
     usable = (largest > 0) & jnp.isfinite(largest)
-    relative = x / jnp.where(usable, largest, 1.0)
+    relative = jnp.where(usable, x / jnp.where(usable, largest, 1.0), 0.0)
     ends = [sum(runs[: i + 1]) for i in range(len(runs) - 1)]
-    counts = jnp.stack([_histogram(part) for part in jnp.split(relative, ends)])
+    parts = jnp.split(relative, ends)
+    counts = jnp.stack([_histogram(part) for part in parts])
+    signs = jnp.stack([_sign_bits(part) for part in parts])
+    run = jnp.repeat(jnp.arange(len(runs)), jnp.array(runs), total_repeat_length=x.size)
+
+    def estimate(log_step: Array) -> Float[Array, ""]:
+        return _message_bits(counts, signs, jnp.exp2(log_step))
+
+    def count(log_step: Array) -> Float[Array, ""]:
+        _, levels = _rounded(relative, jnp.exp2(log_step))
+        codes = jnp.sign(relative).astype(jnp.int32) * levels.astype(jnp.int32)
+        return symbols_bits(codes, run, count=len(runs))
 
     def halve(_: Int[Array, ""], bounds: tuple) -> tuple:
         low, high = bounds
         middle = (low + high) / 2
-        fits = _message_bits(counts, jnp.exp2(middle)) <= bits
+        fits = estimate(middle) <= bits
         return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
 
-    widest = jnp.float32(-_OCTAVES), jnp.float32(2.0)
-    _, step = jax.lax.fori_loop(0, 22, halve, widest)
+    widest = jnp.float32(-_OCTAVES), jnp.float32(_LARGEST_STEP)
+    _, first = jax.lax.fori_loop(0, 22, halve, widest)
+
+    def unsettled(bounds: tuple) -> Bool[Array, ""]:
+        low, high, _ = bounds
+        return high - low > 2e-4 + 0.1 * (high - first)
+
+    def grow(bounds: tuple) -> tuple:
+        low, high, stride = bounds
+        middle = jnp.minimum(low + stride, (low + high) / 2)
+        fits = count(middle) <= bits
+        return jnp.where(fits, low, middle), jnp.where(fits, middle, high), 3 * stride
+
+    over = count(first) - bits
+    high = jnp.where(over <= 0, first, _LARGEST_STEP)
+    saved = (estimate(first) - estimate(first + 0.1)) / 0.1  # by a step an octave larger
+    stride = 1e-4 + 1.1 * over / jnp.maximum(saved, 1.0)
+    _, step, _ = jax.lax.while_loop(unsettled, grow, (first, high, stride))
     return jnp.where(jnp.isfinite(largest), jnp.exp2(step) * largest, jnp.nan)
 
 
-def table_runs(update: Like, *, smallest: int = _SMALLEST_RUN) -> tuple[int, ...]:
-    """Return the number of entries of each run: neighbouring leaves that share a table."""
+def _rounded(
+    x: Float[Array, " n"], step: Float[Array, ""]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Magnitudes in steps, and the levels that they are rounded to; zeros for a step of zero."""
+    position = jnp.where(step > 0, jnp.abs(x) / jnp.where(step > 0, step, 1.0), 0.0)
+    return position, jnp.floor(position + 0.5)
+
+
+def table_runs(
+    update: Like, *, rate: float | int = 1, smallest: int = _SMALLEST_RUN
+) -> tuple[int, ...]:
+    """Return the number of entries of each run: neighbouring leaves that share a table.
+
+    A run has at least `smallest` entries, and enough for the bytes of a table at `rate`.
+    """
     runs: list[int] = []
+    smallest = max(smallest, math.ceil(_RUN_BITS / rate))
     for leaf in jax.tree.leaves(update):
         whole, rest = divmod(math.prod(leaf.shape), _LARGEST_RUN)
         for entries in (*[_LARGEST_RUN] * whole, rest):
@@ -170,11 +224,20 @@ def _histogram(x: Float[Array, " n"]) -> Float[Array, " bins"]:
     return jnp.bincount(place, length=bins).astype(jnp.float32)
 
 
-def _message_bits(counts: Float[Array, "runs bins"], step: Float[Array, ""]) -> Float[Array, ""]:
+def _sign_bits(x: Float[Array, " n"]) -> Float[Array, ""]:
+    """Bits of a sign, at the share of each among the entries: 1, unless they have a mean."""
+    number = jnp.stack([(x > 0).sum(dtype=jnp.float32), (x < 0).sum(dtype=jnp.float32)])
+    share = number / jnp.maximum(number.sum(), 1.0)
+    return -(share * _log2(share)).sum()
+
+
+def _message_bits(
+    counts: Float[Array, "runs bins"], signs: Float[Array, " runs"], step: Float[Array, ""]
+) -> Float[Array, ""]:
     """Estimate the bits of levels and tables for a step relative to the largest magnitude.
 
     The first 256 levels are counted one by one; in the bins above them, the entries are assumed to
-    be spread evenly over the levels of a bin. A sign is assumed to cost one bit.
+    be spread evenly over the levels of a bin. A sign costs what `signs` says.
     """
     runs, bins = counts.shape
     below = jnp.concatenate([jnp.zeros((runs, 1)), jnp.cumsum(counts, axis=1)], axis=1)
@@ -184,7 +247,9 @@ def _message_bits(counts: Float[Array, "runs bins"], step: Float[Array, ""]) -> 
     reached = below[:, whole] + counts[:, whole] * (place - whole.astype(jnp.float32))
     levels = jnp.diff(reached, axis=1, prepend=0.0)
     total = below[:, -1:]
-    direct = (levels * _log2(total / levels)).sum() + (total - levels[:, :1]).sum()
+    direct = (levels * _log2(total / levels)).sum() + (
+        signs[:, None] * (total - levels[:, :1])
+    ).sum()
     edges = jnp.exp2((jnp.arange(bins) // _PER_OCTAVE - _OCTAVES).astype(jnp.float32))
     tail = jnp.where(jnp.arange(bins) > whole[-1], counts, 0.0)
     spread = edges / (_PER_OCTAVE * step)

@@ -54,7 +54,7 @@ def random_subspace(*, fraction: float) -> Compressor:
         seed = jr.bits(key, (), jnp.uint32)
         if not x.size:
             return RandomSparse(x, seed), state
-        # the support has the next seed, so that it is independent of the rotation's signs
+        # the support has the next seed, so that it is independent of the rotation
         support = random_support(seed + jnp.uint32(1), x.size, count(fraction, x.size))
         values = rotate(x, seed)[support]
         # a NaN or an infinity must be reported even if its coordinate is not sent

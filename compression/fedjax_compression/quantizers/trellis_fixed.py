@@ -52,10 +52,11 @@ def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
 
     Guarantees: unbiased, with E||x - decode||^2 / ||x||^2 equal to .395, .0822, .0203, .0054 at 1,
     2, 3, 4 bits with a memory of 8, and to .373, .0750, .0182, .0047 with a memory of 12. These
-    hold to a few percent for any update, and the error of a mean over n clients falls as 1/n. An
-    update of fewer than about 20 entries may have a larger error than with `eden`. A single entry
-    and zeros are exact. A block with a NaN or an infinity decodes to no finite entry; other blocks
-    are unaffected, except one that overlaps it in the rotation.
+    hold to a few percent for any update of at least a few hundred entries, and the error of a mean
+    over n clients falls as 1/n, whatever the update looks like, as for `eden`. An update of fewer
+    than about 20 entries may have a larger error than with `eden`. A single entry and zeros are
+    exact. A block with a NaN or an infinity decodes to no finite entry; other blocks are
+    unaffected, except one that overlaps it in the rotation.
 
     Payload: `bits` per entry, 4 bytes per 4096 entries and a seed of 4 bytes. The trellis starts
     from a history of zeros. This costs no bits, but adds to the error of the first few entries.

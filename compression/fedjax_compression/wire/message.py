@@ -30,7 +30,7 @@ from .trellis_symbols import dump_trellis, load_trellis
 
 HEADER_BYTES = 12
 """Length of a message's header in bytes."""
-VERSION = 1
+VERSION = 2
 """Version of the message format."""
 _MAGIC = b"FJ"
 _HEADER = struct.Struct("<2sBxI")

@@ -31,7 +31,7 @@ class Rotated(NamedTuple):
 def rotated(compressor: Compressor) -> Compressor:
     """Rotate the update at random as one vector before the inner codec, and back after it.
 
-    The randomised Hadamard rotation makes the entries of each block of 4,096 close to Gaussian, so
+    The random rotation makes the entries of each block of 4,096 close to Gaussian, so
     that one large entry costs `rotated(stochastic_quantize(bits=4))` little. Each message has a new
     rotation.
 

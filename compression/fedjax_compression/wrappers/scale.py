@@ -35,9 +35,13 @@ def unbiased_scale(compressor: Compressor) -> Compressor:
     """Multiply the decoded update d of the inner codec by ||x||^2 / <x, d>.
 
     Guarantees: the inner product of the update x and the scaled update is ||x||^2. Unbiased over
-    keys if the inner codec rotates at random, as in `unbiased_scale(rotated(codec))`: the error
-    then has no preferred direction. The variance is D / (1 - D) times ||x||^2 for an inner codec
-    that decodes to centroids with error D. An update that decodes to zeros stays zeros.
+    keys if the inner codec rotates the whole update at random, as in
+    `unbiased_scale(rotated(codec))` for updates of at most 4,096 entries: the error then has no
+    preferred direction. Longer updates are rotated in blocks of 4,096, which share the scale: that
+    is unbiased if they have the same variance, and else blocks of small variance come out too small
+    where the inner codec rounds more of their entries to zero. The variance is D / (1 - D) times
+    ||x||^2 for an inner codec that decodes to centroids with error D. An update that decodes to
+    zeros stays zeros.
 
     Under `error_feedback` use `least_error_scale` instead.
 

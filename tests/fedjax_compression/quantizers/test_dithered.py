@@ -9,11 +9,9 @@ from fedjax_compression.quantizers.dithered import (
     Dithered,
     _by_range,
     _dithers,
-    _message_bits,
-    _runs,
+    _lengths,
 )
 from fedjax_compression.wire.leaves import Symbols
-from fedjax_compression.wire.symbols import dump_symbols
 
 ENTRIES = 2**18
 
@@ -29,22 +27,23 @@ def bits(payload, entries):
 
 
 def test_levels_and_values_worked_by_hand():
-    x = jnp.array([0.0, 1.0, -2.5, 7.0])
+    x = jnp.tile(jnp.array([0.0, 1.0, -2.5, 7.0]), 50)
     payload, out = coded(x, 16)
-    sign, dither, _ = _dithers(payload.seed, 4, 1)
+    sign, dither, _ = _dithers(payload.seed, 200, 1)
     sign, dither, step = sign[:, 0], dither[:, 0], payload.step
     levels = jnp.floor(sign * x / step + dither + 0.5)
     np.testing.assert_array_equal(payload.symbols.codes, levels)
-    np.testing.assert_allclose(out, sign * (levels - dither) * step, rtol=1e-6)
+    np.testing.assert_allclose(out, sign * (levels - dither) * step, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(("rate", "error"), [(0.5, 2.264), (1, 0.5514), (2, 0.0976), (3, 0.02274)])
 def test_rate_and_error_on_a_gaussian_are_those_of_the_theory(rate, error):
     x = jr.normal(jr.key(1), (ENTRIES,))
     payload, out = coded(x, rate)
-    assert 0.998 * rate < bits(payload, x.size) <= rate
+    # four deviations of the length of a message are left unused
+    assert 0.985 * rate < bits(payload, x.size) <= rate
     # the tables of eight ranges of dithers take about a hundredth of a bit at this size
-    assert float(((out - x) ** 2).sum() / (x**2).sum()) == pytest.approx(error, rel=0.025)
+    assert float(((out - x) ** 2).sum() / (x**2).sum()) == pytest.approx(error, rel=0.05)
 
 
 @pytest.mark.parametrize("rate", [0.5, 1, 3, 6])
@@ -54,7 +53,7 @@ def test_a_message_is_never_longer_than_its_rate(rate):
         x = {"t": jr.t(jr.key(seed), 3.0, (321, 257)), "odd": jr.normal(jr.key(9), (50_001,))}
         payload, _ = encode(jr.key(seed), x, ())
         entries = sum(leaf.size for leaf in x.values())
-        assert 0.98 * rate < bits(payload, entries) <= rate
+        assert 0.965 * rate < bits(payload, entries) <= rate
 
 
 def test_errors_are_uniform_and_independent_of_the_entry():
@@ -73,14 +72,14 @@ def test_errors_are_uniform_and_independent_of_the_entry():
 
 
 def test_every_entry_is_unbiased():
-    x, draws = jnp.linspace(-1.0, 2.0, 40), 4000
+    x, draws = jnp.linspace(-1.0, 2.0, 200), 4000
     c = dithered(rate=16)
 
     def at_a_coarse_step(key):
         seed = jr.bits(key, (), jnp.uint32)
-        sign, dither, _ = _dithers(seed, 40, 1)
+        sign, dither, _ = _dithers(seed, 200, 1)
         codes = jnp.floor(sign[:, 0] * x / 0.7 + dither[:, 0] + 0.5).astype(jnp.int32)
-        symbols = Symbols(codes, jnp.array([40], jnp.int32))
+        symbols = Symbols(codes, jnp.array([200], jnp.int32))
         return c.decode(Dithered(symbols, jnp.float32(0.7), seed), x)
 
     out = jax.vmap(at_a_coarse_step)(jr.split(jr.key(1), draws))
@@ -109,25 +108,33 @@ def test_dithers_are_uniform_and_each_row_has_one_in_each_range(ranges):
         counts, _ = np.histogram(dither, 16, (-0.5, 0.5))
         expected = len(dither) / 16
         np.testing.assert_allclose(counts, expected, atol=5 * expected**0.5)
-    grouped = _by_range(range_of.astype(jnp.float32), range_of)
+    grouped = _by_range(range_of, range_of)
     assert (np.diff(np.asarray(grouped)) >= 0).all()
 
 
-@pytest.mark.parametrize("scale", [0.4, 5.0, 3000.0])
-def test_the_message_size_used_to_choose_a_step_is_the_real_one(scale):
-    levels = jnp.round(scale * jr.normal(jr.key(1), (2**16,))).astype(jnp.int32)
-    runs = (2**15, 2**15)
-    made = 8 * len(dump_symbols(Symbols(np.asarray(levels), np.array(runs, np.int32))))
-    counted = float(_message_bits(levels, runs))
-    assert counted <= made + 8 * 16
-    assert counted == pytest.approx(made, rel=2e-3)
+@pytest.mark.parametrize(("rate", "entries"), [(8, 500), (3, 2000), (1, 9000)])
+def test_the_step_does_not_depend_on_the_dither(rate, entries):
+    x, draws = jr.normal(jr.key(1), (entries,)).at[7].set(6.0), 1000
+    c = dithered(rate=rate)
+
+    def once(key):
+        payload, _ = c.encode(key, x, ())
+        return (c.decode(payload, x) - x) / payload.step
+
+    error = np.asarray(jax.jit(lambda keys: jax.lax.map(once, keys))(jr.split(jr.key(1), draws)))
+    assert np.abs(error).max() <= 0.5 + 1e-3
+    # the mean of uniform errors, for the largest entry and for all of them
+    assert abs(error[:, 7].mean()) < 4 / (12 * draws) ** 0.5
+    assert (error.mean(axis=0) ** 2).mean() == pytest.approx(
+        1 / 12 / draws, rel=5 * (2 / entries) ** 0.5
+    )
 
 
-def test_runs_cover_the_levels():
+def test_runs_cover_the_rows():
     like = {"a": jnp.ones(40_000), "b": jnp.ones(3), "c": jnp.ones(40_000)}
-    runs = _runs(like, 8)
-    assert sum(runs) == 8 * -(-80_003 // 8)
-    assert len(runs) == 16
+    lengths = _lengths(like, 8, 1)
+    assert sum(lengths) == -(-80_003 // 8)
+    assert len(lengths) == 2
 
 
 def test_the_dither_is_independent_of_other_draws_from_the_key():

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from fedjax_compression import codec, wire
+from fedjax_compression import codec, payload_structure, wire
 from fedjax_compression.ops.hadamard import rotate
+from fedjax_compression.ops.rotated_levels import gaussian_levels, levels_bytes, rotated_levels
 from fedjax_compression.quantizers import eden
-from fedjax_compression.quantizers.eden import gaussian_levels
+
+from tests.helpers.bias import HARD, excess
 
 # arXiv:2108.08842, table 1; pi / (2 bits) - 1 up to one bit; between integers D / (1 - D), where
 # the least squared error D is the mean of those at the two rates, and D = omega / (1 + omega)
@@ -56,6 +58,21 @@ def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
 
 
+@pytest.mark.parametrize("update", HARD)
+def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
+    x = HARD[update](4096)
+    # the error of a mean of unbiased messages varies by sqrt(2 / 4096) = .022
+    assert excess(eden(bits=1), x) == pytest.approx(1, abs=0.11)
+
+
+@pytest.mark.parametrize("bits", [0.7, 3])
+@pytest.mark.parametrize("entries", [5, 63, 100, 1500])
+def test_a_mean_of_short_updates_errs_by_one_over_the_messages(entries, bits):
+    two = jnp.zeros(entries).at[jnp.array([1, entries - 2])].set(jnp.array([1.0, -0.3]))
+    # five deviations, of which there are as many per message as entries
+    assert excess(eden(bits=bits), two) == pytest.approx(1, abs=5 * (2 / entries) ** 0.5)
+
+
 def test_an_update_drawn_from_the_encoding_key_has_the_same_error():
     key = jr.key(3)
     assert error(eden(bits=1), key, jr.normal(key, (2**16,))) == pytest.approx(0.5708, rel=0.02)
@@ -80,12 +97,14 @@ def test_a_message_of_a_fractional_rate_has_the_size_worked_by_hand(bits, size):
 
 
 def test_half_a_bit_sends_one_of_two_rotated_entries():
-    # one rotated entry has all the energy and the other is zero: decoded is twice x, or zero
-    c, x = eden(bits=0.5), jnp.full(2, 3.0)
-    out = jax.vmap(lambda key: c.decode(c.encode(key, x, ())[0], x))(jr.split(jr.key(1), 4000))
-    overlap = np.round(np.asarray(out) @ np.asarray(x) / 18, 4)
-    assert set(overlap) == {0, 2}
-    assert abs(overlap.mean() - 1) < 5 / 4000**0.5
+    # at a uniform angle the sent entry has a share cos^2 of the energy, and decodes to twice itself
+    c, x, draws = eden(bits=0.5), jnp.full(2, 3.0), 4000
+    out = jax.vmap(lambda key: c.decode(c.encode(key, x, ())[0], x))(jr.split(jr.key(1), draws))
+    overlap = np.asarray(out) @ np.asarray(x) / 18
+    assert 0 <= overlap.min() < 0.01
+    assert 1.99 < overlap.max() <= 2 + 1e-5
+    assert abs(overlap.mean() - 1) < 5 * (0.5 / draws) ** 0.5
+    assert abs((overlap**2).mean() - 1.5) < 5 * (17 / 8 / draws) ** 0.5  # 16 E cos^8 = 35 / 8
 
 
 def test_one_bit_is_drive():
@@ -111,6 +130,21 @@ def test_blocks_of_very_different_scale_do_not_affect_each_other():
     for part in (slice(0, 4096), slice(4096, None)):
         left = (out - x)[part]
         assert (left @ left) / (x[part] @ x[part]) == pytest.approx(VARIANCE[4], rel=0.1)
+
+
+def test_the_least_error_scale_is_the_projection_on_the_levels():
+    x = jr.normal(jr.key(5), (3000,))
+    for bits, least in ((0.5, 1 - 0.5 * 2 / np.pi), (1, 1 - 2 / np.pi), (2, 0.11748)):
+        c = rotated_levels(bits=bits, unbiased=False, who="test")
+        assert error(c, jr.key(1), x) == pytest.approx(least, rel=0.05)
+
+
+@pytest.mark.parametrize("bits", [0.02, 1, 2.7, 8])
+@pytest.mark.parametrize("entries", [1, 60, 5000])
+def test_a_payload_has_the_bytes_that_are_promised(entries, bits):
+    c = rotated_levels(bits=bits, unbiased=True, who="test")
+    payload = payload_structure(c, jnp.zeros(entries))
+    assert wire.nbytes(payload) == 12 + levels_bytes(entries, bits)
 
 
 def test_levels_are_those_of_max():

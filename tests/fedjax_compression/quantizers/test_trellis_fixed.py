@@ -9,6 +9,8 @@ from fedjax_compression import codec, wire
 from fedjax_compression.quantizers import trellis_fixed
 from fedjax_compression.quantizers.trellis_fixed import gaussian_table
 
+from tests.helpers.bias import HARD, excess
+
 # The error of the unbiased estimate with a memory of 8. The bit-shift trellis of arXiv:2406.11235
 # with a trained table of 256 values has .4076, .0891, .0232, .0067, and a scalar quantiser .571,
 # .133, .0358, .0096.
@@ -52,6 +54,13 @@ def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     left = draws.mean(axis=0) - x
     ratio = (left @ left) / (x @ x) / (VARIANCE[bits] / clients)
     assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
+
+
+@pytest.mark.parametrize("update", HARD)
+def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
+    x = HARD[update](4096)
+    # the error of a mean of unbiased messages varies by sqrt(2 / 4096) = .022
+    assert excess(trellis_fixed(bits=1, memory=3), x) == pytest.approx(1, abs=0.11)
 
 
 def test_a_message_has_the_size_worked_by_hand():

@@ -17,7 +17,7 @@ from fedjax_compression import Prefix, wire
 from fedjax_compression.wire.leaves import Symbols, TrellisSymbols, is_symbols
 
 from tests.fuzz_wire import prefixes
-from tests.helpers.codec_table import CODECS, payload_like, update
+from tests.helpers.codec_table import CODECS, LONG, long_payload_like, payload_like, update
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
@@ -58,6 +58,7 @@ def golden(like):
 def goldens():
     """The golden form of every codec's message, and of prefixes."""
     likes = {text: payload_like(text) for text in CODECS} | {"Prefix": prefixes(update())}
+    likes |= {f"{text}, long": long_payload_like(text) for text in LONG}
     return {name: golden(like) for name, like in likes.items()}
 
 
