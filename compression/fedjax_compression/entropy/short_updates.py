@@ -1,5 +1,7 @@
 """What codecs with a rate send for an update that is too short for their tables."""
 
+from jaxtyping import Array, Key
+
 from ..contract import Compressor, Like, Payload, State, Update
 from ..ops.flat import size
 from ..ops.rotated_levels import levels_bytes, rotated_levels
@@ -18,7 +20,9 @@ def with_short_updates(
 
     An update is short if `rate` bits per entry make fewer than `tables` bytes. Its message then has
     that many bytes, or `LEAST_BYTES` if that is more: the header, and the payload of
-    `rotated_levels` at the number of bits per entry for which there is room, at most 8.
+    `rotated_levels` at the number of bits per entry for which there is room, at most 8. There is no
+    room for the scales of an update of more than about 20,000 entries in 40 bytes: `codec` then
+    codes it, in about 60 bytes.
 
     Args:
         codec: Stateless codec for updates that are not short.
@@ -41,7 +45,7 @@ def with_short_updates(
         # the scales of a long update may leave too little at a very low rate
         return rotated_levels(bits=bits, unbiased=unbiased, who=who) if bits > 0 else codec
 
-    def encode(key, update: Update, state: State) -> tuple[Payload, State]:
+    def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
         return chosen(update).encode(key, update, state)
 
     def decode(payload: Payload, like: Like) -> Update:
@@ -50,9 +54,9 @@ def with_short_updates(
     return Compressor(codec.init, encode, decode)
 
 
-def _bits_in(room: float, entries: int) -> float:
+def _bits_in(room: float | int, entries: int) -> float:
     """Most bits per entry whose payload fits in `room` bytes; 0 or less if not one entry does."""
-    bits = min(8 * (room - levels_bytes(entries, 0)) / entries, _MOST_BITS)
+    bits = float(min(8 * (room - levels_bytes(entries, 0)) / entries, _MOST_BITS))
     while bits > 0 and levels_bytes(entries, bits) > room:
         bits -= 1 / entries
     return bits

@@ -75,10 +75,10 @@ def dithered(*, rate: float | int) -> Compressor:
     Message: at most `rate` bits per entry, including the header of 12 bytes, tables and all else.
     The step must not depend on the dither, or entries would be biased; so it is chosen by the
     length of the message with another dither, four standard deviations below the rate. About one
-    message in 30,000 is therefore longer, by about a thousandth. The margin is a few thousandths of
-    a message of 10^5 bits, and falls as one over the root of the bits. Updates whose rate makes
-    fewer than 384 bytes are sent as by `eden`, unbiased, in as many bytes or in 40 if that is more.
-    Use rates of 0.5 and above: below, the error grows faster than the rate falls.
+    message in 30,000 is therefore longer, by about a thousandth. The margin is about 3 % of a
+    message of 10^4 to 10^5 bits, and falls as one over the root of the bits. Updates whose rate
+    makes fewer than 384 bytes are sent as by `eden`, unbiased, in as many bytes or in 40 if that is
+    more. Use rates of 0.5 and above: below, the error grows faster than the rate falls.
 
     The levels of entries with a large dither are spread more widely than those with a small one.
     Each of eight ranges of dither magnitudes therefore has a separate table, so that the rate is

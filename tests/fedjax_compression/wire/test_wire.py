@@ -24,7 +24,7 @@ def unchecked_types():
 
 
 def test_golden_messages_do_not_change():
-    assert wire.dumps(PAYLOAD).hex() == "464a01001d7b68f7cfe68ca3" + "0000c03f" + "0100" + "0102"
+    assert wire.dumps(PAYLOAD).hex() == "464a02001d7b68f714c3eddf" + "0000c03f" + "0100" + "0102"
 
 
 def test_all_dtypes_come_back_bit_for_bit():
@@ -73,7 +73,7 @@ def test_reading_takes_memory_in_proportion_to_the_message():
     [
         (lambda d: d[:-1], "data: expected 20 bytes, got 19"),
         (lambda d: b"XX" + d[2:], "starts with b'FJ', got b'XX'"),
-        (lambda d: resigned(d[:2] + b"\x02" + d[3:]), "expected format version 1, got 2"),
+        (lambda d: resigned(d[:2] + b"\x03" + d[3:]), "expected format version 2, got 3"),
         (lambda d: resigned(d[:3] + b"\x01" + d[4:]), "checksum"),
         (lambda d: d[:-1] + b"\xff", "checksum"),
         (lambda d: resigned(d[:16] + b"\x02" + d[17:]), "booleans of 0 or 1"),
