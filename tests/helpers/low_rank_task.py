@@ -18,6 +18,7 @@ from fedjax_llm.algorithms.lora import (
     flasc,
     flexlora,
     flora,
+    flora_ranks,
     hetlora,
     rolora,
 )
@@ -72,6 +73,9 @@ TABLE = {
     "rolora": lambda loss, like=LIKE: rolora(loss, like, client_optimizer=ADAM),
     "fedex_lora": lambda loss, like=LIKE: fedex_lora(loss, like, client_optimizer=SGD, **COHORT),
     "flora": lambda loss, like=LIKE: flora(loss, like, client_optimizer=SGD, **COHORT),
+    "flora_ranks": lambda loss, like=LIKE: flora_ranks(
+        loss, like, client_optimizer=SGD, ranks=(1, 2), **COHORT
+    ),
     "flexlora": lambda loss, like=LIKE: flexlora(loss, like, client_optimizer=SGD, ranks=(1, 2)),
     "hetlora": lambda loss, like=LIKE: hetlora(loss, like, client_optimizer=SGD, ranks=(1, 2)),
     "hetlora, pruning": lambda loss, like=LIKE: hetlora(

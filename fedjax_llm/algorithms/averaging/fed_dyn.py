@@ -82,7 +82,11 @@ def fed_dyn(
     receiver memory are treated as in `fed_avg`. Cost: each client keeps a float32 copy of the
     parameters.
 
-    Departure: the paper's mean over m clients is by weight here.
+    Departure: the paper's clients have equal weights. Here a client of weight w counts as w clients
+    with the same data that take part together, so that the fixed point is the optimum of the
+    weighted loss. The authors' code reaches that optimum in another way: plain means, and an
+    `alpha` divided by the client's weight over the mean weight, so that clients with little data
+    are held more tightly.
 
     Args:
         loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the

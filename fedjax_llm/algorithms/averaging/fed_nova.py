@@ -74,6 +74,12 @@ def fed_nova(
     `fedjax_llm.schedules`. A
     client without targets has length 0 and direction 0.
 
+    Departure: with `mu` above 0 the authors' code multiplies the mean direction by the rate times
+    the mean number of steps, not by the mean length, which undoes the shortening by the proximal
+    term. Here the server's step is that of `fed_prox` if all clients take equally many steps, and
+    that of one client is its own training, for any `mu`. With momentum too, the code's normaliser
+    is not the length of its steps; ours is measured.
+
     Up: the direction, through `uplink`, and the length, 4 bytes. Down: the parameters, through
     `downlink`. Failed clients and downlinks with receiver memory are treated as in `fed_avg`.
 

@@ -7,6 +7,7 @@ from .ffa_lora import ffa_lora
 from .flasc import flasc
 from .flexlora import flexlora
 from .flora import flora
+from .flora_ranks import flora_ranks
 from .hetlora import hetlora
 from .rolora import rolora
 
@@ -18,6 +19,7 @@ __all__ = [
     "flasc",
     "flexlora",
     "flora",
+    "flora_ranks",
     "hetlora",
     "rolora",
 ]

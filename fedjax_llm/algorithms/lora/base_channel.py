@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from fedjax_compression import identity
+from fedjax_compression import Prefix, identity
 from fedjax_compression.checks import check_number
 from jaxtyping import Array, Float, PyTree
 
@@ -16,6 +16,7 @@ from ...client_training import Params
 from ..shared.base_changes import kernel_tree
 from ..shared.channel import Channel, ChannelState, Message, channel
 from ..shared.trees import choose
+from .client_ranks import from_prefix, to_prefix
 from .pairs import Pair, named_pairs, product
 
 
@@ -24,12 +25,13 @@ class BaseMessage(NamedTuple):
 
     Attributes:
         params: The trainable parameters, uncompressed; empty where they are not sent.
-        change: Factors of the change to every client's kernels, without the scale.
+        change: Factors of the change to every client's kernels, without the scale; a `Prefix` of
+            them where only some of their ranks are sent.
 
     """
 
     params: PyTree
-    change: list[Pair]
+    change: list[Pair] | Prefix
 
 
 class BaseState(NamedTuple):
@@ -50,20 +52,26 @@ class BaseChannel(NamedTuple):
 
     Attributes:
         channel: Channel of `BaseMessage`s.
-        nothing: A zero change, with the rank of the messages.
+        nothing: A zero change, as a message has it.
         scaled: `(pairs) -> base`: what pairs add to the kernels.
         receive: `(message, state) -> (content, state)`: decode, and add the change to the base.
 
     """
 
     channel: Channel
-    nothing: list[Pair]
+    nothing: list[Pair] | Prefix
     scaled: Callable[[list[Pair]], PyTree]
     receive: Callable[[Message, BaseState], tuple[BaseMessage, BaseState]]
 
 
 def base_channel(
-    like: Params, *, sent: PyTree, rank: Callable[[int], int], scale: float | int, who: str
+    like: Params,
+    *,
+    sent: PyTree,
+    rank: Callable[[int], int],
+    scale: float | int,
+    who: str,
+    some_ranks: bool = False,
 ) -> BaseChannel:
     """Build a channel of changes to the base; each message costs 4 more bytes for its number.
 
@@ -76,6 +84,7 @@ def base_channel(
         rank: `(LoRA's rank) -> rank of a change`.
         scale: Factor of the adapter's products, alpha / rank.
         who: Name of the method, for error messages.
+        some_ranks: Whether a message has the first ranks of a change alone, as a `Prefix`.
 
     Raises:
         ValueError: If `scale` is not a finite number above 0, or a pair is not beside a kernel.
@@ -87,13 +96,14 @@ def base_channel(
         kernel_tree((path, None) for path, _ in named)
     except ValueError as error:
         raise ValueError(f"{who}: {error}") from None
-    nothing = [
+    zeros = [
         Pair(
             jnp.zeros((*a.shape[:-1], rank(a.shape[-1])), jnp.float32),
             jnp.zeros((*b.shape[:-2], rank(b.shape[-2]), b.shape[-1]), jnp.float32),
         )
         for _, (a, b) in named
     ]
+    nothing = to_prefix(zeros, jnp.zeros((), jnp.int32)) if some_ranks else zeros
     down = channel(identity(), BaseMessage(sent, nothing), every_message=True)
 
     def scaled(pairs: list[Pair]) -> PyTree:
@@ -104,7 +114,9 @@ def base_channel(
     def receive(message: Message, state: BaseState) -> tuple[BaseMessage, BaseState]:
         received, end = down.receive(message, state.downlink)
         arrived = end.messages != state.downlink.messages
-        base = jax.tree.map(jnp.add, state.base, scaled(received.change))
+        change = received.change
+        pairs = from_prefix(change, zeros).pairs if isinstance(change, Prefix) else change
+        base = jax.tree.map(jnp.add, state.base, scaled(pairs))
         return received, BaseState(choose(arrived, base, state.base), end)
 
     return BaseChannel(down, nothing, scaled, receive)
@@ -124,7 +136,7 @@ def with_cohort_check(gather: Gather, clients: int, *, who: str) -> Gather:
     return gather._replace(empty=empty)
 
 
-def zero_change(change: list[Pair]) -> list[Pair]:
+def zero_change(change: list[Pair] | Prefix) -> list[Pair] | Prefix:
     """The change after it was sent: zeros, so that it is added only once."""
     return jax.tree.map(jnp.zeros_like, change)
 

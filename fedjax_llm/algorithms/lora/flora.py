@@ -1,12 +1,13 @@
 """FLoRA (Wang et al. 2024, arXiv:2409.05976)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from fedjax_compression import Compressor, identity
+from fedjax_compression import Compressor, Prefix, identity
 from fedjax_compression.checks import check_integer
 from jaxtyping import Array, Key, PyTree
 
@@ -39,14 +40,14 @@ class FloraState(NamedTuple):
         params: LoRA parameters that add nothing, as `b` is zero; all training is in `base`.
         base: Scaled sum of the initial product and of the products of all stacks, to add to the
             kernels of `frozen`.
-        stack: Factors of the last stack until it is sent, then zeros.
+        stack: Factors of the last stack until it is sent, then zeros; a `Prefix` in `flora_ranks`.
         downlink: State of the downlink's sender.
 
     """
 
     params: Params
     base: PyTree
-    stack: list[Pair]
+    stack: list[Pair] | Prefix
     downlink: ChannelState
 
 
@@ -92,7 +93,7 @@ def flora(
     first: a client that missed a message sends NaNs from then on, which are counted as failures. A
     client whose own training failed keeps its base and goes on.
 
-    Departure: all clients have the same rank; the paper's may differ.
+    All clients have the same rank; with `flora_ranks`, each has its own.
 
     Args:
         loss: `(params, frozen, batch) -> mean loss over the batch's targets`.
@@ -148,22 +149,13 @@ def flora(
     structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     train = local_steps(loss, client_optimizer)
 
-    def fresh(key: Key[Array, ""]) -> Params:
-        drawn = [
-            Pair(
-                jr.normal(jr.fold_in(key, index), a.shape) * a.shape[-2] ** -0.5, jnp.zeros(b.shape)
-            )
-            for index, (a, b) in enumerate(pairs(like, who="flora"))
-        ]
-        return with_pairs(structure, drawn)
-
     def base_state(params: Params, end: ChannelState) -> BaseState:
         return BaseState(down.scaled(pairs(params, who="flora")), end)
 
     def init(key: Key[Array, ""], params: Params) -> FloraState:
         check_structure(params, like, who="flora")
         base, end = base_state(params, down.channel.sender(BaseMessage((), down.nothing)))
-        return FloraState(_without_b(params), base, down.nothing, end)
+        return FloraState(without_b(params, who="flora"), base, down.nothing, end)
 
     def client_init(params: Params) -> ClientState:
         receiver = down.channel.receiver(BaseMessage((), down.nothing))
@@ -182,13 +174,10 @@ def flora(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         draw_key, code_key = jr.split(key)
         received, state = down.receive(sent, client_state.held)
-        trained, info = train(
-            fresh(draw_key),
-            changed(frozen, state.base),
-            batches,
-            first_step(sent.number, batches),
-        )
-        trained = cast(trained, like)
+        begun = with_pairs(structure, fresh_pairs(draw_key, pairs(like, who="flora")))
+        progress = first_step(sent.number, batches)
+        trained, info = train(begun, changed(frozen, state.base), batches, progress)
+        trained = cast(trained, structure)
         failed = has_failed(info, trained, received)
         payload, coder = uplink.encode(code_key, nan_where(failed, trained), client_state.uplink)
         return payload, FloraClient(state, coder), info
@@ -216,5 +205,14 @@ def flora(
     )
 
 
-def _without_b(params: Params) -> Params:
-    return with_pairs(params, [Pair(a, jnp.zeros_like(b)) for a, b in pairs(params, who="flora")])
+def fresh_pairs(key: Key[Array, ""], like: Sequence[Pair]) -> list[Pair]:
+    """Draw factors as `lora` does: `a` Gaussian with variance 1 / inputs, `b` zero; in float32."""
+    return [
+        Pair(jr.normal(jr.fold_in(key, index), a.shape) * a.shape[-2] ** -0.5, jnp.zeros(b.shape))
+        for index, (a, b) in enumerate(like)
+    ]
+
+
+def without_b(params: Params, *, who: str) -> Params:
+    """LoRA parameters with `b` zero, which add nothing."""
+    return with_pairs(params, [Pair(a, jnp.zeros_like(b)) for a, b in pairs(params, who=who)])

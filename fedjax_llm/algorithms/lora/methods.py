@@ -11,6 +11,7 @@ from .ffa_lora import ffa_lora
 from .flasc import flasc
 from .flexlora import flexlora
 from .flora import flora
+from .flora_ranks import flora_ranks
 from .hetlora import hetlora
 from .rolora import rolora
 
@@ -25,6 +26,7 @@ METHODS: Mapping[str, Method] = {
     "flasc": Method(flasc, ("client_optimizer", "server_optimizer")),
     "flexlora": Method(flexlora, ("client_optimizer", "downlink")),
     "flora": Method(flora, ("client_optimizer", "scale", "clients", "uplink"), every_round=True),
+    "flora_ranks": Method(flora_ranks, ("client_optimizer", "scale", "clients"), every_round=True),
     "hetlora": Method(hetlora, ("client_optimizer", "downlink")),
     "rolora": Method(rolora, ("client_optimizer",), every_round=True),
 }

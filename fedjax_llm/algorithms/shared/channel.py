@@ -134,8 +134,13 @@ def channel(
         if not in_order:
             return received, state
         in_turn = sent.number == state.messages + 1
+
+        def if_in_turn(leaf: Array) -> Array:
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return jnp.where(in_turn, leaf, jnp.nan) if floating else leaf
+
         return (
-            jax.tree.map(lambda r: jnp.where(in_turn, r, jnp.nan), received),
+            jax.tree.map(if_in_turn, received),
             choose(in_turn, ChannelState(memory, sent.number), state),
         )
 

@@ -156,6 +156,28 @@ def test_fed_dyn_is_its_closed_form_where_local_training_is_exact():
         np.testing.assert_allclose(own.gradient, gradients, rtol=1e-3, atol=1e-3)
 
 
+def test_a_client_of_weight_w_in_fed_dyn_is_w_clients_of_the_paper():
+    """Algorithm 1 with plain means over ten clients, of which some have the same data and are
+    sampled together; their local minima are exact.
+    """
+    alpha, many = 0.5, pulls(OPTIMA, steps=400, strength=STRENGTH)
+    algorithm = fed_dyn(loss, START, client_optimizer=SGD, population=10.0, alpha=alpha)
+    drawn = np.array([[1, 0, 1, 0], [0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 1]], bool)
+    copies = np.repeat(np.arange(4), [4, 3, 2, 1])
+    strength, optima = (np.asarray(leaf, np.float64)[copies] for leaf in (STRENGTH, OPTIMA))
+    gradients, h, theta = np.zeros((10, 6)), np.zeros(6), np.zeros(6)
+    for there in drawn[:, copies]:
+        minima = (strength * optima + gradients + alpha * theta) / (strength + alpha)
+        moved = np.where(there[:, None], minima - theta, 0.0)
+        gradients = gradients - alpha * moved
+        h = h - alpha * moved.sum(axis=0) / 10
+        theta = minima[there].mean(axis=0) - h / alpha
+    state, own = rounds(algorithm, START, many, WEIGHTS, number=4, drawn=drawn)
+    np.testing.assert_allclose(state.params, theta, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(own.gradient, gradients[[0, 4, 7, 9]], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(state.h, h, rtol=1e-3, atol=1e-3)
+
+
 LIVE = jnp.array([1, 2, 5, 10])
 UNEVEN = pulls(OPTIMA, steps=10, live=LIVE)
 MEAN = weighted(OPTIMA, 1.0)
@@ -216,6 +238,35 @@ def test_fed_novas_lengths_are_the_papers(optimizer, mu, length):
     for row, tau in enumerate(LIVE):
         sent, _, _ = client(algorithm, UNEVEN, row=row)
         assert float(sent.length) == pytest.approx(length(int(tau)), rel=1e-5)
+
+
+def test_fed_nova_with_a_proximal_term_is_the_papers_sums_with_the_mean_length():
+    """Equation 4 in NumPy: a_k = (1 - rate * mu)^(tau - 1 - k), with unequal weights and steps."""
+    mu, x, p = 0.7, np.zeros(6), np.asarray(WEIGHTS, np.float64) / 10
+    optima = np.asarray(OPTIMA, np.float64)
+    for _ in range(3):
+        directions, lengths = [], []
+        for optimum, tau in zip(optima, LIVE.tolist(), strict=True):
+            y, gradients = x, []
+            for _ in range(tau):
+                gradients.append(y - optimum)
+                y = y - RATE * (gradients[-1] + mu * (y - x))
+            a = (1 - RATE * mu) ** np.arange(tau - 1, -1, -1)
+            np.testing.assert_allclose(y - x, -RATE * a @ np.stack(gradients), atol=1e-9)
+            directions.append(a @ np.stack(gradients) / a.sum())
+            lengths.append(a.sum())
+        x = x - RATE * (p @ lengths) * (p @ np.stack(directions))
+    algorithm = fed_nova(loss, START, client_optimizer=SGD, mu=mu)
+    state, _ = rounds(algorithm, START, UNEVEN, WEIGHTS, number=3)
+    np.testing.assert_allclose(state.params, x, rtol=1e-4)
+
+
+def test_fed_nova_is_fed_prox_where_all_clients_take_equally_many_steps():
+    both = [
+        rounds(f(loss, START, client_optimizer=SGD, mu=0.7), START, SKEWED, WEIGHTS, number=5)[0]
+        for f in (fed_prox, fed_nova)
+    ]
+    np.testing.assert_allclose(both[0].params, both[1].params, rtol=1e-4, atol=1e-4)
 
 
 def test_fed_nova_sends_direction_and_length_zero_without_targets():

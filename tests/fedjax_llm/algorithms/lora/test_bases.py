@@ -36,7 +36,7 @@ from tests.helpers.low_rank_task import (
 # Methods that need every message.
 
 
-@pytest.mark.parametrize("name", ["rolora", "fedex_lora", "flora"])
+@pytest.mark.parametrize("name", ["rolora", "fedex_lora", "flora", "flora_ranks"])
 def test_a_client_that_missed_a_message_counts_as_failed_from_then_on(name):
     algorithm, program = program_of(name)
     state, first = start(algorithm)

@@ -1,4 +1,4 @@
-"""FlexLoRA and HetLoRA: clients of different ranks."""
+"""FlexLoRA, HetLoRA and FLoRA with ranks: clients of different ranks."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from fedjax_compression import wire
 
-from fedjax_llm.algorithms.lora import flexlora, hetlora
+from fedjax_llm.algorithms.lora import flexlora, flora_ranks, hetlora
+from fedjax_llm.algorithms.shared.base_changes import base_of
 from fedjax_llm.client_training import local_steps
 from tests.helpers.algorithm_table import close, played
 from tests.helpers.lora_rounds import after, play, program_of, start
@@ -14,10 +15,12 @@ from tests.helpers.low_rank_task import (
     A_VALUES,
     B_VALUES,
     CLIENTS,
+    COHORT,
     FROZEN,
     LIKE,
     PARAMS,
     RANK,
+    SCALE,
     SGD,
     WEIGHTS,
     cohort,
@@ -154,10 +157,74 @@ def test_a_rank_that_no_client_has_is_kept_over_contributors_and_zero_over_all()
         close(state.params["wide"]["adapter"]["b"][1], expected, 1e-7)
 
 
-@pytest.mark.parametrize("factory", [flexlora, hetlora])
+# FLoRA with ranks.
+
+
+def flora_round(batches=None):
+    """The program, the server's states before and after a round, the clients', what was sent."""
+    algorithm, program = program_of("flora_ranks")
+    before, own = start(algorithm)
+    return program, before, *play(program, before, own, [0], batches)
+
+
+def test_floras_stack_of_several_ranks_is_the_weighted_mean_of_the_products():
+    program, before, state, own, (_, uplinks, _, _) = flora_round()
+    ranks = own.rank.tolist()
+    assert set(ranks) == {1, 2}
+    shares = np.asarray(WEIGHTS, np.float64) / float(WEIGHTS.sum())
+    each = [products(one) for one in factors_of(uplinks, ranks)]
+    assert int(state.stack.length) == sum(ranks) * 39  # no more than the clients have
+    one = jax.tree.map(lambda leaf: leaf[None], state.stack)
+    stack = products(factors_of(one, [sum(ranks)])[0])
+    for name in PARAMS:
+        mean = sum(share * one[name] for share, one in zip(shares, each, strict=True))
+        np.testing.assert_allclose(stack[name], mean, atol=1e-6)
+        change = state.base[name]["kernel"] - before.base[name]["kernel"]
+        np.testing.assert_allclose(change, SCALE * mean, atol=1e-6)
+        assert np.abs(mean).max() > 1e-3
+    # the next round brings every client to the server's base, and keeps the ranks
+    after_first = state.base
+    _, own, (downlink, uplinks, _, _) = play(program, state, own, [1])
+    assert own.rank.tolist() == ranks
+    assert len(wire.dumps(jax.device_get(downlink))) == 12 + 4 + 4 + 4 * sum(ranks) * 39
+    for row, rank in enumerate(ranks):
+        close(jax.tree.map(lambda leaf, row=row: leaf[row], own.held.base), after_first, 1e-6)
+        sent = jax.tree.map(lambda leaf, row=row: leaf[row], jax.device_get(uplinks))
+        assert len(wire.dumps(sent)) == 12 + 4 + 4 * rank * 39
+
+
+def test_a_client_of_flora_trains_fresh_factors_of_its_rank():
+    """One SGD step moves only `b`, from zero along the gradient at the base."""
+    one = jax.tree.map(lambda leaf: leaf[:, :1], cohort(0))
+    _, before, _, own, (_, uplinks, _, _) = flora_round(one)
+    frozen = base_of(before, FROZEN)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    ranks = own.rank.tolist()
+    for row, (rank, sent) in enumerate(zip(ranks, factors_of(uplinks, ranks), strict=True)):
+        batch = jax.tree.map(lambda leaf, row=row: leaf[row, 0], one)
+        slope = jax.grad(lambda frozen, batch=batch: loss(zero, frozen, batch))(frozen)
+        for name in PARAMS:
+            a, b = (sent[name]["adapter"][half] for half in "ab")
+            assert a.shape[-1] == b.shape[-2] == rank
+            moved = -0.02 * SCALE * np.swapaxes(a, -1, -2) @ np.asarray(slope[name]["kernel"])
+            np.testing.assert_allclose(b, moved, atol=1e-5)
+
+
+def test_a_failed_client_has_no_rank_in_floras_stack():
+    good = cohort(0)
+    _, _, state, own, (*_, watched) = flora_round(good._replace(y=good.y.at[1].set(jnp.nan)))
+    assert (int(watched.accepted), int(watched.failed)) == (CLIENTS - 1, 1)
+    assert int(state.stack.length) == 39 * sum(np.delete(np.asarray(own.rank), 1))
+
+
+def of_cohort(*args, **given):
+    return flora_ranks(*args, **COHORT, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "factory"), [("flexlora", flexlora), ("hetlora", hetlora), ("flora_ranks", of_cohort)]
+)
 @pytest.mark.parametrize("ranks", [(), (0,), (1, 3), "1,3", "two"])
-def test_ranks_out_of_range_are_refused(factory, ranks):
-    with pytest.raises(
-        ValueError, match=f"{factory.__name__}: ranks: expected integers from 1 to 2"
-    ):
+def test_ranks_out_of_range_are_refused(name, factory, ranks):
+    with pytest.raises(ValueError, match=f"{name}: ranks: expected integers from 1 to 2"):
         factory(loss, LIKE, client_optimizer=SGD, ranks=ranks)
