@@ -3,7 +3,7 @@ client's kernels.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from ..shared.trees import choose
 from .client_ranks import from_prefix, to_prefix
 from .pairs import Pair, named_pairs, product
 
+Change: TypeAlias = PyTree
+"""`list[Pair]`, or a `Prefix` of its factors."""
+
 
 class BaseMessage(NamedTuple):
     """Content of the downlink.
@@ -31,7 +34,7 @@ class BaseMessage(NamedTuple):
     """
 
     params: PyTree
-    change: list[Pair] | Prefix
+    change: Change
 
 
 class BaseState(NamedTuple):
@@ -59,7 +62,7 @@ class BaseChannel(NamedTuple):
     """
 
     channel: Channel
-    nothing: list[Pair] | Prefix
+    nothing: Change
     scaled: Callable[[list[Pair]], PyTree]
     receive: Callable[[Message, BaseState], tuple[BaseMessage, BaseState]]
 
@@ -136,7 +139,7 @@ def with_cohort_check(gather: Gather, clients: int, *, who: str) -> Gather:
     return gather._replace(empty=empty)
 
 
-def zero_change(change: list[Pair] | Prefix) -> list[Pair] | Prefix:
+def zero_change(change: Change) -> Change:
     """The change after it was sent: zeros, so that it is added only once."""
     return jax.tree.map(jnp.zeros_like, change)
 
