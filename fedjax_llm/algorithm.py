@@ -20,6 +20,12 @@ Uplink: TypeAlias = PyTree
 """The payload that one client sends to the server."""
 Partial: TypeAlias = PyTree
 """The aggregate of the clients folded in so far."""
+Uncounted: TypeAlias = Callable[[ClientState, ClientState], ClientState]
+"""`(old, new) -> client_state`: what a client keeps whose message was not counted."""
+AddStale: TypeAlias = Callable[
+    [ServerState, Partial, Uplink, Float[Array, " clients"], Float[Array, " clients"]], Partial
+]
+"""The kind of `FederatedAlgorithm.add_stale`."""
 
 
 class ServerInfo(NamedTuple):
@@ -69,6 +75,13 @@ class FederatedAlgorithm(NamedTuple):
     All functions trace under `jit` with static shapes. `client_update` is written for one client;
     the runtime adds the client axis, by `vmap` or a loop.
 
+    The last four fields declare what runtimes must know; `simulate` and `simulate_buffered` refuse
+    a method that they cannot run correctly. A client's state and the server's move together: over
+    the clients whose message was counted. A client whose message was not counted, because it was
+    lost or came too late, keeps its old state, as if it had not been drawn, apart from what
+    `uncounted` lets it keep. A client learns which of the two happened when it is next sent the
+    model; the simulation transmits nothing for that.
+
     Attributes:
         init: `(key, params) -> server_state`: the state before the first round, which has a field
             `params`.
@@ -85,6 +98,17 @@ class FederatedAlgorithm(NamedTuple):
             accepted, the parameters stay as they were.
         personal: `(server_params, client_state) -> params`: the model of a client, if clients have
             models of their own; None (default) if all clients use the server's.
+        uncounted: `(old, new) -> client_state`: the state that a client keeps if its message was
+            not counted, selected from those before and after its update: the old one for all that
+            the server's state depends on (a control variate, a shift, a residual of what was
+            sent), the new one for what stays at the client (a personal model, the memory of a
+            downlink). Leaves may have leading axes. None (default): all of the old one.
+        every_round: Every client must take part in every round and be counted. False by default.
+        add_stale: `(server_state, partial, uplinks, weights, discounts) -> partial`: `gather.add`
+            of answers to earlier models (`simulate_buffered`), with each update multiplied by its
+            discount, from 0 to 1: `[chunk]`. None (default) where that is not possible: the
+            server's state is the sum or mean of client states, or every client must receive every
+            message.
 
     """
 
@@ -98,6 +122,9 @@ class FederatedAlgorithm(NamedTuple):
     gather: Gather
     server_update: Callable[[Key[Array, ""], ServerState, Partial], tuple[ServerState, ServerInfo]]
     personal: Callable[[Params, ClientState], Params] | None = None
+    uncounted: Uncounted | None = None
+    every_round: bool = False
+    add_stale: AddStale | None = None
 
 
 class SplitMessages(NamedTuple):

@@ -201,13 +201,15 @@ def states_are_arrays(trial: AlgorithmTrial) -> None:
     """A run continues from the arrays of its states to the same bits."""
     kept = trial.play(*trial.start(), range(1))[:2]
     first = trial.start()
-    _hold(
-        jax.tree.map(jnp.shape, first) == jax.tree.map(jnp.shape, kept),
-        "states",
-        "states of the shapes that init made",
-        jax.tree.map(jnp.shape, kept),
-        "keep the structure and shapes of both states from round to round",
-    )
+    uncounted = trial.algorithm.uncounted or (lambda old, new: old)
+    for states in (kept, (kept[0], uncounted(first[1], kept[1]))):
+        _hold(
+            jax.tree.map(jnp.shape, first) == jax.tree.map(jnp.shape, states),
+            "states",
+            "states of the shapes that init made",
+            jax.tree.map(jnp.shape, states),
+            "keep the structure and shapes of both states from round to round, also in uncounted",
+        )
     leaves = jax.device_get(jax.tree.leaves(kept))
     again: Any = jax.tree.unflatten(jax.tree.structure(first), leaves)
     _hold(
@@ -343,7 +345,8 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
     clients = 5
     updates = jax.tree.map(lambda leaf: jr.normal(jr.key(leaf.size), (clients, *leaf.shape)), like)
     weights = jnp.array([1.0, 2.0, 0.5, 3.0, 1.5])
-    empty, add, finish = (jax.jit(f, static_argnums=n) for f, n in _static(aggregator))
+    empty = jax.jit(aggregator.empty, static_argnums=1)
+    add, merge, finish = map(jax.jit, aggregator[1:])
 
     def folded(
         chunks: list[list[int]], weights: Any = weights, updates: PyTree = updates
@@ -380,11 +383,29 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
         "another result",
         "drop them in add: with `stacked`, which stores only rows of weight above zero",
     )
-    merged = jax.jit(aggregator.merge)(folded([[0, 1]]), folded([[2, 3, 4]]))
+    without = jnp.asarray(weights).at[1].set(0)
+    zeroed = jax.tree.map(lambda leaf: leaf.at[1].set(0), updates)
     _hold(
-        _close(finish(merged), whole, 1e-5),
+        _close(
+            finish(folded([[0, 1, 2], [3, 4]], without, zeroed)),
+            finish(folded([[0, 2, 3, 4]])),
+            1e-5,
+        ),
+        "dropped clients",
+        "a row of zeros and weight zero, a client that dropped out, to count as nothing",
+        "another result",
+        "skip it in add, and count rows of weight above zero instead of `clients`",
+    )
+    nobody = folded([[0, 1, 2]], jnp.zeros(clients), jax.tree.map(jnp.zeros_like, updates))
+    halves = [
+        (folded([[0, 1]]), folded([[2, 3, 4]])),
+        (nobody, folded([[0, 1, 2, 3, 4]])),
+        (folded([[0, 1, 2, 3, 4]]), nobody),
+    ]
+    _hold(
+        all(_close(finish(merge(*both)), whole, 1e-5) for both in halves),
         "merge",
-        "the same result from two partial aggregates",
+        "the same result from two partial aggregates, one of which may have no client",
         "another",
         "let merge sum, or append the rows of the second to those of the first",
     )
@@ -396,10 +417,6 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
         none,
         "divide by jnp.where(weight > 0, weight, 1)",
     )
-
-
-def _static(aggregator: Aggregator) -> list[tuple[Callable, tuple[int, ...]]]:
-    return [(aggregator.empty, (1,)), (aggregator.add, ()), (aggregator.finish, ())]
 
 
 def _hold(holds: Any, promise: str, expected: str, got: Any, remedy: str) -> None:

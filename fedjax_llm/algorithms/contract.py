@@ -27,20 +27,17 @@ NEEDS: Mapping[str, str] = {
 
 
 class Method(NamedTuple):
-    """A factory of an algorithm, what it needs of a run, and properties that runtimes must know.
+    """A factory of an algorithm, what it needs of a run, and how a run chooses its defaults.
 
-    Only the declared needs are passed to `factory`, so other parameters may have any name.
+    Only the declared needs are passed to `factory`, so other parameters may have any name. What
+    runtimes must know of the algorithm itself is declared in the `FederatedAlgorithm`.
 
     Attributes:
         factory: `(loss, like, **needs, **arguments) -> FederatedAlgorithm`; with `split`,
             `(like, **needs, **arguments) -> SplitMethod`.
         needs: Names from `NEEDS`, each a keyword parameter of `factory`.
-        every_round: Every client must take part in every round.
         own_server_optimizer: `server_optimizer=None` stands for the paper's server step, so that a
             run passes an optimizer only if the user gave one.
-        bufferable: The server can add an update to a model that is newer than the one the client
-            received (FedBuff).
-        pairs_client_and_server_state: Clients keep a state whose sum or mean the server keeps.
         small_steps: Clients step along noisy estimates; their default optimizer is SGD with a
             small learning rate.
         sends_slopes: Messages are slopes along seeded directions, so that no codec applies.
@@ -55,10 +52,7 @@ class Method(NamedTuple):
 
     factory: Callable[..., FederatedAlgorithm | SplitMethod]
     needs: tuple[str, ...] = ()
-    every_round: bool = False
     own_server_optimizer: bool = False
-    bufferable: bool = False
-    pairs_client_and_server_state: bool = False
     small_steps: bool = False
     sends_slopes: bool = False
     forward_mode: bool = False

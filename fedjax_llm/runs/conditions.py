@@ -2,7 +2,7 @@
 
 from fedjax_compression import Compressor, has_receiver_memory
 
-from ..algorithms.registry import METHODS
+from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..simulation import Conditions
 from ..simulation.conditions.registry import CONDITIONS
 from .config import ParsedConfig, RunConfig
@@ -28,13 +28,9 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
         for name, factories in CONDITIONS.items()
         if name in texts
     }
-    name_of_method = texts["algorithm"].call.name
     for name in given:
-        if method.split or (method.every_round and name in ("faults", "deadline")):
-            raise ValueError(
-                f"{name}: {name_of_method} needs the whole of every client in every round, "
-                f"expected none, got {getattr(config, name)}."
-            )
+        if method.split:
+            raise _needs_everyone(parsed, name)
         if name in ("deadline", "availability") and "link" not in given:
             raise ValueError(
                 f"{name}: expected a link, such as link(uplink=10e6, downlink=50e6), as it is in "
@@ -48,7 +44,7 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
             f"{misses}."
         )
     if config.buffer is not None:
-        _check_buffer(config, name_of_method, bufferable=method.bufferable)
+        _check_buffer(config)
     if "deadline" in given and (given["deadline"].first or 0) > config.clients:
         raise ValueError(
             f"deadline: expected first to be at most {config.clients}, the clients drawn for a "
@@ -59,12 +55,39 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
     )
 
 
-def _check_buffer(config: RunConfig, method: str, *, bufferable: bool) -> None:
-    if not bufferable:
+def check_declared(
+    parsed: ParsedConfig, algorithm: FederatedAlgorithm | SplitMethod, population: int
+) -> None:
+    """Raise `ValueError` where the run cannot keep what the built algorithm declares."""
+    config, name = parsed.config, parsed.texts["algorithm"].call.name
+    if isinstance(algorithm, SplitMethod):
+        return
+    if algorithm.every_round:
+        if config.clients < population:
+            raise ValueError(
+                f"algorithm: {name} needs every client in every round, expected clients to be "
+                f"{population}, all there are, got {config.clients}."
+            )
+        for field in ("faults", "deadline"):
+            if getattr(config, field) is not None:
+                raise _needs_everyone(parsed, field)
+    if config.buffer is not None and algorithm.add_stale is None:
         raise ValueError(
-            f"buffer: {method}'s server cannot add answers to a model that it has left behind, "
-            f"expected one of {', '.join(n for n, each in METHODS.items() if each.bufferable)}."
+            f"buffer: {name} with uplink {config.uplink} and downlink {config.downlink} keeps a "
+            "state that answers to earlier models do not fit, expected none, got "
+            f"{config.buffer}; run it without, or a method like fed_avg with codecs other than "
+            "ef21 and diana."
         )
+
+
+def _needs_everyone(parsed: ParsedConfig, field: str) -> ValueError:
+    return ValueError(
+        f"{field}: {parsed.texts['algorithm'].call.name} needs the whole of every client in every "
+        f"round, expected none, got {getattr(parsed.config, field)}."
+    )
+
+
+def _check_buffer(config: RunConfig) -> None:
     if config.buffer is not None and config.buffer < 1:
         raise ValueError(f"buffer: expected at least 1, got {config.buffer}.")
     if config.link is None:

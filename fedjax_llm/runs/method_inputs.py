@@ -74,15 +74,10 @@ def method_inputs(
     return {need: known[need]() for need in method.needs if need in known}
 
 
-def check_clients(parsed: ParsedConfig, population: int) -> None:
-    """Raise `ValueError` where the method cannot run that many clients, or not that way."""
-    config, method = parsed.config, parsed.method
-    if config.clients < population and method.every_round:
-        raise ValueError(
-            f"algorithm: {_name(parsed)} needs every client in every round, expected clients to be "
-            f"{population}, all there are, got {config.clients}."
-        )
-    if method.split and config.client_axis != "vmap()":
+def check_client_axis(parsed: ParsedConfig) -> None:
+    """Raise `ValueError` where the method cannot run its clients that way."""
+    config = parsed.config
+    if parsed.method.split and config.client_axis != "vmap()":
         raise ValueError(
             f"client_axis: {_name(parsed)} runs a round's clients together, as they meet the "
             f"server in every step, expected vmap(), got {config.client_axis}."

@@ -18,10 +18,10 @@ from ..data import Batching, HoldOut, hold_out
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
 from ..tasks import Task
 from ..tasks.registry import TaskSpec
-from .conditions import conditions
+from .conditions import check_declared, conditions
 from .config import ParsedConfig, RunConfig, parse_config
 from .memory import check_memory
-from .method_inputs import check_adapter, check_clients, method_inputs
+from .method_inputs import check_adapter, check_client_axis, method_inputs
 from .optimizers import OPTIMIZERS
 from .texts import Parsed, built, in_field
 from .workload import Workload, workload
@@ -108,11 +108,12 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"misses a message cannot read the next; expected clients to be {population}, all "
             f"there are, got {config.clients}."
         )
-    check_clients(parsed, population)
+    check_client_axis(parsed)
     under = conditions(parsed, parts["downlink"])
     check_adapter(parsed, task.params)
     inputs = method_inputs(parsed, parts, load, task, split)
     algorithm = _algorithm(parsed, task, inputs)
+    check_declared(parsed, algorithm, population)
     client_axis = built("client_axis", texts["client_axis"], CLIENT_AXES)
     ready = task_spec.ready(task, load.corpus, config.seq)
     if ready is not load.corpus:

@@ -42,7 +42,8 @@ def fed_avg(
 
     A client whose loss or update is not finite sends NaNs. An update that decodes to a NaN or an
     infinity is left out and counted as failed. If none is left, the server's state stays as it was
-    after its broadcast.
+    after its broadcast. The uplink's state at a client whose message was lost or late stays as it
+    was, so that a residual holds what the counted messages left out.
 
     With a `prediction` above 0 the server also sends its last aggregated update, not coded, and
     clients code their difference relative to `prediction` times that update (`predictive`). The

@@ -78,9 +78,9 @@ def fed_dyn(
 
     Up: the difference, through `uplink`. Down: the parameters, through `downlink`. Both are as long
     as FedAvg's: gradient_i stays at the client and h at the server. A failed client sends NaNs; a
-    client whose message decodes to something not finite keeps its gradient_i. Downlinks with
-    receiver memory are treated as in `fed_avg`. Cost: each client keeps a float32 copy of the
-    parameters.
+    client whose message is not counted, as it decodes to something not finite, is lost or comes too
+    late, keeps its gradient_i. Downlinks with receiver memory are treated as in `fed_avg`. Cost:
+    each client keeps a float32 copy of the parameters.
 
     Departure: the paper's clients have equal weights. Here a client of weight w counts as w clients
     with the same data that take part together, so that the fixed point is the optimum of the
@@ -175,7 +175,15 @@ def fed_dyn(
         return server_result(partial, state._replace(params=params, h=h), state, step)
 
     gather = gather_updates(lambda state, payload: uplink.decode(payload, like), mean, like)
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=lambda old, new: old._replace(downlink=new.downlink),
+    )
 
 
 def regularised(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fedjax_compression import Compressor, identity
+from fedjax_compression import Compressor, has_receiver_memory, identity
 from jaxtyping import Array, Float, Key, PyTree
 
 from ...aggregators.weighted_mean import weighted_mean
@@ -15,10 +15,16 @@ from ...checks import check_codecs, check_optimizer, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
 from ...precision import cast, master_copy
 from ...schedules import Progress, check_client_optimizer, first_step, needs_round
-from ..shared.channel import ChannelState, CodecState, Message, channel
+from ..shared.channel import ChannelState, CodecState, Message, channel, keep_uplink
 from ..shared.checks import check_like, check_loss, check_no_memory, check_structure
 from ..shared.failures import has_failed, nan_where
-from ..shared.partials import PartialAggregate, gather_updates, server_result, server_step
+from ..shared.partials import (
+    PartialAggregate,
+    gather_updates,
+    server_result,
+    server_step,
+    stale_adder,
+)
 from .fed_prox import toward_start
 
 
@@ -182,7 +188,22 @@ def fed_nova(
 
     sent = FedNovaUplink(like, jnp.zeros(()))
     gather = gather_updates(decode, mean, sent)
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    add_stale = stale_adder(decode, mean, sent, discounted=_shorter)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=keep_uplink,
+        add_stale=None if has_receiver_memory(downlink) else add_stale,
+    )
+
+
+def _shorter(sent: FedNovaUplink, discount: Float[Array, ""]) -> FedNovaUplink:
+    """The message with its direction times the discount; the number of steps stays."""
+    return sent._replace(direction=jax.tree.map(lambda leaf: discount * leaf, sent.direction))
 
 
 class UnitPath(NamedTuple):

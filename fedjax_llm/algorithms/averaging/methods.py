@@ -15,21 +15,16 @@ from .scaffold import scaffold
 
 _AVERAGING = ("client_optimizer", "server_optimizer", "uplink", "downlink")
 METHODS: Mapping[str, Method] = {
-    "fed_avg": Method(
-        fed_avg, (*_AVERAGING, "population", "aggregate", "prediction"), bufferable=True
-    ),
+    "fed_avg": Method(fed_avg, (*_AVERAGING, "population", "aggregate", "prediction")),
     "fed_dyn": Method(
         fed_dyn,
         ("client_optimizer", "population", "uplink", "downlink"),
-        pairs_client_and_server_state=True,
     ),
     "fed_exp": Method(fed_exp, ("client_optimizer", "uplink", "downlink")),
-    "fed_nova": Method(fed_nova, _AVERAGING, bufferable=True),
-    "fed_prox": Method(fed_prox, (*_AVERAGING, "population", "aggregate"), bufferable=True),
-    "fed_sgd": Method(
-        fed_sgd, ("server_optimizer", "uplink", "downlink", "population"), bufferable=True
-    ),
+    "fed_nova": Method(fed_nova, _AVERAGING),
+    "fed_prox": Method(fed_prox, (*_AVERAGING, "population", "aggregate")),
+    "fed_sgd": Method(fed_sgd, ("server_optimizer", "uplink", "downlink", "population")),
     "mime_lite": Method(mime_lite, ("uplink", "downlink")),
     "q_fed_avg": Method(q_fed_avg, ("client_optimizer", "uplink", "downlink")),
-    "scaffold": Method(scaffold, (*_AVERAGING, "population"), pairs_client_and_server_state=True),
+    "scaffold": Method(scaffold, (*_AVERAGING, "population")),
 }

@@ -21,7 +21,7 @@ from ...client_training import (
     local_steps,
 )
 from ...precision import cast, master_copy
-from ..shared.channel import ChannelState, CodecState, Message, channel
+from ..shared.channel import ChannelState, CodecState, Message, channel, keep_uplink
 from ..shared.checks import (
     check_like,
     check_loss,
@@ -176,7 +176,15 @@ def mime_lite(
         return server_result(partial, MimeState(params, momentum, state.downlink), state, update)
 
     gather = gather_updates(decode, mean, both)
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=keep_uplink,
+    )
 
 
 def mixed(momentum: PyTree, *, decay: float | int) -> optax.GradientTransformation:

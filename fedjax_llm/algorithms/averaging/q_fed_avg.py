@@ -14,7 +14,7 @@ from ...checks import check_codecs, check_scalar
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, full_loss, local_steps
 from ...precision import cast, master_copy
 from ...schedules import check_client_optimizer, first_step, needs_round
-from ..shared.channel import ChannelState, CodecState, Message, channel
+from ..shared.channel import ChannelState, CodecState, Message, channel, keep_uplink
 from ..shared.checks import (
     check_like,
     check_loss,
@@ -168,4 +168,12 @@ def q_fed_avg(
         return server_result(partial, state._replace(params=params), state, update)
 
     gather = gather_updates(decode, mean, FairUplink(like, jnp.zeros(())))
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=keep_uplink,
+    )

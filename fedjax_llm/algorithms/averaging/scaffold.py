@@ -112,8 +112,9 @@ def scaffold(
 
     Up: the difference and the change of c_i, each through `uplink` with a state of its own: twice
     FedAvg's bytes. Down: the parameters and c, each through `downlink`. A failed client sends NaNs;
-    a client whose message decodes to something not finite keeps its c_i. Downlinks with receiver
-    memory are treated as in `fed_avg`. Cost: each client keeps a float32 copy of the parameters.
+    a client whose message is not counted, as it decodes to something not finite, is lost or comes
+    too late, keeps its c_i. Downlinks with receiver memory are treated as in `fed_avg`. Cost: each
+    client keeps a float32 copy of the parameters.
 
     Args:
         loss: The loss to minimise: `(params, frozen, batch) -> mean over the targets that the
@@ -234,7 +235,15 @@ def scaffold(
         return server_result(partial, new, state, update)
 
     gather = gather_updates(decode, mean, ScaffoldMessage(like, controls))
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=lambda old, new: old._replace(downlinks=new.downlinks),
+    )
 
 
 def corrected(correction: PyTree) -> optax.GradientTransformation:

@@ -109,6 +109,7 @@ def fed_md(
     Up: for each position of a lot, `top` tokens in ceil(log2(vocab)) bits each (none if `top` is
     the vocabulary) and their probabilities, 4 bytes each or as `uplink` codes them. Down: the same,
     through `downlink`, and 8 bytes. A failed client sends NaNs, is left out and keeps its model.
+    A client whose message was lost or late keeps the model that it trained.
     Cost: the server holds a distribution over the whole vocabulary for each position of a lot; a
     client's step holds one for each position of a batch.
 
@@ -261,6 +262,7 @@ def fed_md(
         Gather(empty, add, merge),
         server_update,
         personal=lambda params, client_state: client_state,
+        uncounted=lambda old, new: new,
     )
 
 

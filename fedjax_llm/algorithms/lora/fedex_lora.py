@@ -206,6 +206,7 @@ def fedex_lora(
         client_update,
         with_cohort_check(gather, clients, who="fedex_lora"),
         server_update,
+        every_round=True,
     )
 
 

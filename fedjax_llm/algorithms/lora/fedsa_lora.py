@@ -31,7 +31,7 @@ def fedsa_lora(
 
     Up: the difference of `a`, through `uplink`: inputs * rank values per product. Down: `a`,
     through `downlink`. `b` stays on the client from round to round and never travels; a client that
-    failed keeps its old `b`.
+    failed keeps its old `b`, one whose message was lost or late the `b` that it trained.
 
     Exact in what is shared: the server has the mean of the clients' `a`. There is no global model:
     the server's parameters have the initial `b`, which is zero for `lora`, so that they act as the

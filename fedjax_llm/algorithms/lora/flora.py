@@ -202,6 +202,7 @@ def flora(
         client_update,
         with_cohort_check(gather, clients, who="flora"),
         server_update,
+        every_round=True,
     )
 
 

@@ -181,4 +181,5 @@ def flora_ranks(
         client_update,
         with_cohort_check(gather_updates(decode, stacked(), row), clients, who=who),
         server_update,
+        every_round=True,
     )

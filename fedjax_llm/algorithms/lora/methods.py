@@ -18,15 +18,13 @@ from .rolora import rolora
 _AVERAGING = ("client_optimizer", "server_optimizer", "uplink", "downlink")
 METHODS: Mapping[str, Method] = {
     "fed_sb": Method(fed_sb, (*_AVERAGING, "population"), check_start=check_fed_sb),
-    "fedex_lora": Method(
-        fedex_lora, ("client_optimizer", "scale", "clients", "uplink"), every_round=True
-    ),
+    "fedex_lora": Method(fedex_lora, ("client_optimizer", "scale", "clients", "uplink")),
     "fedsa_lora": Method(fedsa_lora, (*_AVERAGING, "population")),
     "ffa_lora": Method(ffa_lora, (*_AVERAGING, "population")),
     "flasc": Method(flasc, ("client_optimizer", "server_optimizer")),
     "flexlora": Method(flexlora, ("client_optimizer", "downlink")),
-    "flora": Method(flora, ("client_optimizer", "scale", "clients", "uplink"), every_round=True),
-    "flora_ranks": Method(flora_ranks, ("client_optimizer", "scale", "clients"), every_round=True),
+    "flora": Method(flora, ("client_optimizer", "scale", "clients", "uplink")),
+    "flora_ranks": Method(flora_ranks, ("client_optimizer", "scale", "clients")),
     "hetlora": Method(hetlora, ("client_optimizer", "downlink")),
-    "rolora": Method(rolora, ("client_optimizer",), every_round=True),
+    "rolora": Method(rolora, ("client_optimizer",)),
 }

@@ -149,7 +149,15 @@ def ranked(
     gather = gather_updates(
         decode, aggregate, Ranked(like_pairs, jnp.zeros(like_pairs[0].a.shape[-1]))
     )
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=lambda old, new: new,
+    )
 
 
 def _pulled(

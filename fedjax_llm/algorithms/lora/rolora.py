@@ -213,7 +213,15 @@ def rolora(
         return server_result(partial, state._replace(params=params), state, update)
 
     gather = gather_updates(decode, mean, vector)
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        every_round=True,
+    )
 
 
 def _trains_a(number: UInt32[Array, ""]) -> Bool[Array, ""]:

@@ -227,7 +227,15 @@ def cocktail_sgd(
     gather = gather_updates(
         lambda state, payload: codec.decode(payload, at_subset), mean, at_subset
     )
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        every_round=True,
+    )
 
 
 def _codec(fraction: float, bits: int) -> Compressor:

@@ -94,7 +94,7 @@ def demo(
         uplink=uplink._replace(decode=coefficients_of) if over_senders else uplink,
         downlink=downlink,
         aggregate=mean_over_senders(like, block=block) if over_senders else None,
-    )
+    )._replace(add_stale=None)  # the sign of a sum forgets a discount
 
 
 def mean_over_senders(like: Params, *, block: int) -> Aggregator:

@@ -12,16 +12,10 @@ from .streaming_diloco import streaming_diloco
 
 _AVERAGING = ("client_optimizer", "server_optimizer", "uplink", "downlink")
 METHODS: Mapping[str, Method] = {
-    "cocktail_sgd": Method(cocktail_sgd, ("client_optimizer",), every_round=True),
+    "cocktail_sgd": Method(cocktail_sgd, ("client_optimizer",)),
     "demo": Method(demo, ("downlink",)),
-    "diloco": Method(
-        diloco, (*_AVERAGING, "population"), own_server_optimizer=True, bufferable=True
-    ),
-    "muloco": Method(
-        muloco, ("server_optimizer", "downlink"), own_server_optimizer=True, bufferable=True
-    ),
-    "sparse_loco": Method(sparse_loco, ("client_optimizer", "downlink"), bufferable=True),
-    "streaming_diloco": Method(
-        streaming_diloco, _AVERAGING, every_round=True, own_server_optimizer=True
-    ),
+    "diloco": Method(diloco, (*_AVERAGING, "population"), own_server_optimizer=True),
+    "muloco": Method(muloco, ("server_optimizer", "downlink"), own_server_optimizer=True),
+    "sparse_loco": Method(sparse_loco, ("client_optimizer", "downlink")),
+    "streaming_diloco": Method(streaming_diloco, _AVERAGING, own_server_optimizer=True),
 }

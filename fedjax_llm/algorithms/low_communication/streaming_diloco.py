@@ -251,7 +251,15 @@ def streaming_diloco(
         return uplink.decode(payload, fragment_like)
 
     gather = gather_updates(decode, mean, fragment_like)
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        every_round=True,
+    )
 
 
 def _both(first: ClientInfo, second: ClientInfo) -> ClientInfo:

@@ -42,7 +42,8 @@ def ditto(
 
     Up: the difference of the server's model, through `uplink`. Down: that model, through
     `downlink`. Codecs, failed clients and the server are treated as in `fed_avg`; a client whose
-    training of v gives a NaN or an infinity keeps the v it had. Cost: twice the local steps of
+    training of v gives a NaN or an infinity keeps the v it had. A client whose message was lost or
+    late keeps the v that it trained. Cost: twice the local steps of
     `fed_avg`, and a copy of the parameters for each client.
 
     Args:

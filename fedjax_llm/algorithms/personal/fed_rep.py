@@ -51,7 +51,8 @@ def fed_rep(
     here.
 
     Up: the difference of the body, through `uplink`. Down: the body, through `downlink`. Codecs
-    with receiver memory, failed clients and the server optimizer are treated as in `fed_avg`.
+    with receiver memory, failed clients and the server optimizer are treated as in `fed_avg`. A
+    client whose message was lost or late keeps the head that it trained.
     Cost: passes + 1 times the local steps of `fed_avg`, with gradients of the head or body alone.
 
     Args:

@@ -8,6 +8,6 @@ from .fed_rep import fed_rep
 
 _AVERAGING = ("client_optimizer", "server_optimizer", "uplink", "downlink")
 METHODS: Mapping[str, Method] = {
-    "ditto": Method(ditto, (*_AVERAGING, "population", "aggregate"), bufferable=True),
-    "fed_rep": Method(fed_rep, (*_AVERAGING, "population"), bufferable=True),
+    "ditto": Method(ditto, (*_AVERAGING, "population", "aggregate")),
+    "fed_rep": Method(fed_rep, (*_AVERAGING, "population")),
 }

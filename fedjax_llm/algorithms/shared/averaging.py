@@ -18,10 +18,16 @@ from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
 from ...precision import cast, master_copy
 from ...schedules import Progress, check_client_optimizer, first_step, needs_round
-from .channel import ChannelState, Message, channel
+from .channel import ChannelState, Message, channel, keep_uplink
 from .checks import check_aggregate, check_like, check_loss, check_population, check_structure
 from .failures import has_failed, nan_where
-from .partials import PartialAggregate, gather_updates, server_result, server_step
+from .partials import (
+    PartialAggregate,
+    gather_updates,
+    server_result,
+    server_step,
+    stale_adder,
+)
 from .trees import choose
 
 
@@ -111,7 +117,9 @@ def averaging(
     takes minus the aggregated update as the gradient of its optimizer.
 
     A client whose loss or update is not finite sends NaNs, and keeps the memory of its work from
-    before the round. Where no client is accepted, the server's state stays as it was.
+    before the round. Where no client is accepted, the server's state stays as it was. A client
+    whose message was not counted keeps the new memory of its work and the old state of its uplink's
+    codec, such as a residual. Buffered rounds are possible unless a codec has receiver memory.
 
     The receiver of an uplink with memory (`ef21`, `diana`) gets the accepted clients' share of
     `population`, so that its memory is the mean of what all clients hold.
@@ -232,6 +240,7 @@ def averaging(
         )
         return server_result(partial, new, state, update)
 
+    in_order = remembers or has_receiver_memory(downlink)
     return FederatedAlgorithm(
         init,
         client_init,
@@ -239,6 +248,8 @@ def averaging(
         client_update,
         gather_updates(decode, aggregate, like),
         server_update,
+        uncounted=keep_uplink,
+        add_stale=None if in_order else stale_adder(decode, aggregate, like),
     )
 
 

@@ -1,7 +1,7 @@
 """Messages from the server to all clients, through a codec."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,15 @@ class CodecState(NamedTuple):
 
     uplink: PyTree
     downlink: ChannelState
+
+
+def keep_uplink(old: Any, new: Any) -> Any:
+    """`FederatedAlgorithm.uncounted` of client states with a field `uplink`, the sender's state.
+
+    The sender's state says what the receiver has, so it moves only with a message that counted.
+    Everything else is that of the new state.
+    """
+    return new._replace(uplink=old.uplink)
 
 
 class Channel(NamedTuple):

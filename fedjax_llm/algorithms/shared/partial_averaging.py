@@ -1,7 +1,7 @@
 """FedAvg's round for a subset of the parameters; the others are not sent."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -88,6 +88,10 @@ def averaging_part(
     ) -> Partial:
         return inner.gather.add(state.part, partial, uplinks, weights)
 
+    def add_stale(state: PartState, *rest: Any) -> Partial:
+        assert inner.add_stale is not None  # noqa: S101 - for the type checker
+        return inner.add_stale(state.part, *rest)
+
     def server_update(
         key: Key[Array, ""], state: PartState, partial: Partial
     ) -> tuple[PartState, ServerInfo]:
@@ -101,4 +105,6 @@ def averaging_part(
         inner.client_update,
         Gather(empty, add, inner.gather.merge),
         server_update,
+        uncounted=inner.uncounted,
+        add_stale=add_stale if inner.add_stale else None,
     )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ...aggregators.contract import Aggregator
 from ...aggregators.failures import leave_out_failed
-from ...algorithm import Gather, ServerInfo, ServerState, Uplink
+from ...algorithm import AddStale, Gather, ServerInfo, ServerState, Uplink
 from ...client_training import Params
 from .trees import choose
 
@@ -92,6 +92,47 @@ def gather_updates(
         )
 
     return Gather(empty, add, merge)
+
+
+def _times(update: PyTree, discount: Float[Array, ""]) -> PyTree:
+    return jax.tree.map(lambda leaf: discount * leaf.astype(jnp.float32), update)
+
+
+def stale_adder(
+    decode: Callable[[ServerState, Uplink], PyTree],
+    aggregate: Aggregator,
+    like: PyTree,
+    *,
+    discounted: Callable[[PyTree, Float[Array, ""]], PyTree] = _times,
+) -> AddStale:
+    """Build the `add_stale` that belongs to `gather_updates(decode, aggregate, like)`.
+
+    Args:
+        decode: `(server_state, uplink) -> update`, of one client.
+        aggregate: Rule that combines the decoded updates.
+        like: Structure of a decoded update: arrays or ShapeDtypeStructs.
+        discounted: `(update, discount) -> update`. Default: their product.
+
+    Returns:
+        The function.
+
+    """
+
+    def decode_discounted(state: ServerState, sent: tuple[Uplink, Float[Array, ""]]) -> PyTree:
+        return discounted(decode(state, sent[0]), sent[1])
+
+    gather = gather_updates(decode_discounted, aggregate, like)
+
+    def add_stale(
+        state: ServerState,
+        partial: PartialAggregate,
+        uplinks: Uplink,
+        weights: Float[Array, " clients"],
+        discounts: Float[Array, " clients"],
+    ) -> PartialAggregate:
+        return gather.add(state, partial, (uplinks, discounts), weights)
+
+    return add_stale
 
 
 def server_result(

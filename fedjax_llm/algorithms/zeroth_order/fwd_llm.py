@@ -238,7 +238,15 @@ def fwd_llm(
         return server_result(partial, new, state, update)
 
     gather = gather_updates(decode, mean, _empty(like))
-    return FederatedAlgorithm(init, down.receiver, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        down.receiver,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=lambda old, new: new,
+    )
 
 
 def closest(

@@ -31,7 +31,6 @@ METHODS: Mapping[str, Method] = {
             "population",
             "aggregate",
         ),
-        bufferable=True,
         small_steps=True,
     ),
     "feed_sign": Method(

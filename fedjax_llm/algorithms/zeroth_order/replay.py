@@ -158,7 +158,15 @@ def replaying(
         return server_result(partial, new, state, jax.tree.map(jnp.subtract, params, state.params))
 
     gather = gather_updates(lambda state, uplink: play.decode(uplink), mean, sent)
-    return FederatedAlgorithm(init, client_init, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        client_init,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=lambda old, new: new,
+    )
 
 
 def _zero() -> UInt32[Array, ""]:

@@ -203,4 +203,12 @@ def spry(
         )
 
     gather = gather_updates(decode, mean, Share(like, jnp.zeros(slices)))
-    return FederatedAlgorithm(init, down.receiver, broadcast, client_update, gather, server_update)
+    return FederatedAlgorithm(
+        init,
+        down.receiver,
+        broadcast,
+        client_update,
+        gather,
+        server_update,
+        uncounted=lambda old, new: new,
+    )

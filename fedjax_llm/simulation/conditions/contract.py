@@ -71,6 +71,6 @@ class Plan(NamedTuple):
         return self.answers & ~self.late
 
     @property
-    def keeps(self) -> Bool[np.ndarray, " cohort"]:
-        """Clients that keep the state their training left; the others keep their old state."""
+    def trained(self) -> Bool[np.ndarray, " cohort"]:
+        """Clients whose training left a new state; the others keep their old one."""
         return ~(self.dropped | self.failed)

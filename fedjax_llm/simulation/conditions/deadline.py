@@ -27,13 +27,14 @@ def deadline(*, first: int | None = None, seconds: float | int | None = None) ->
     """Fold in the first few answers of a round, or those within some seconds, and discard the rest.
 
     To over-select, draw more clients than `first` asks for (Bonawitz et al. 2019, arXiv:1902.01046,
-    section 2). Needs a network. Which clients are late is decided before the round, from the known
-    length of their messages. An entropy-coded message is assumed to be as long as the parameters,
-    so that its client may be late although its message would have come in time.
+    section 2). Needs a network. Which clients are late follows from the bytes of the messages. If
+    these depend on values, as those of entropy-coded messages do, the cohort's uplinks and client
+    states are held on the host until all messages are made.
 
-    A late answer has weight zero. Its message was sent and is counted, and its client keeps the
-    state that its training left. Departure from the paper: a round with fewer answers than wanted
-    is folded in, where the paper's may be abandoned.
+    A late answer has weight zero. Its message was sent and its bytes are counted. Its client keeps
+    its old state, apart from what the method's `uncounted` lets it keep of the new one. Departure
+    from the paper: a round with fewer answers than wanted is folded in, where the paper's may be
+    abandoned.
 
     Args:
         first: Number of answers that ends the round, at least 1; by default no limit. Ties are

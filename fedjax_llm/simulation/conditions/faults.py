@@ -20,8 +20,8 @@ class Fate(NamedTuple):
     Attributes:
         dropped: The client receives the model and then drops out. It sends no uplink, and its
             client state stays as it was, like that of a client that was not drawn.
-        silent: The client trains and keeps the state that its training leaves, as if it had
-            answered, but sends no uplink.
+        silent: The client trains but sends no uplink. It keeps its old client state, apart from
+            what the method's `uncounted` lets it keep of the new one.
         failed: Every floating-point number that the client received or kept is NaN. It sends what
             results from that, and its client state stays as it was.
         work: Share of its local steps that the client completes, rounded up to whole steps.

@@ -1,7 +1,7 @@
 """Plans a round before it runs: which clients have faults, which are late, how long it takes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.random as jr
@@ -16,21 +16,25 @@ from ..keys import FAULTS
 from .availability import Windows
 from .contract import Conditions, Plan
 from .deadline import Deadline, duration, late
-from .faults import faults
+from .faults import Fate, faults
 from .network import Links, arrivals
 
 
 class Sizes(NamedTuple):
-    """Bytes of a round's messages, as estimated before the round.
+    """Bytes of a round's messages that are known before the round.
 
     Attributes:
-        down: Bytes of a downlink.
-        up: Bytes of an uplink.
+        down: Bytes of a downlink; None if they depend on its values.
+        up: Bytes of an uplink; None if they depend on its values.
 
     """
 
-    down: int
-    up: int
+    down: int | None
+    up: int | None
+
+
+Judge: TypeAlias = Callable[[Key[Array, ""], np.ndarray, Plan, int, np.ndarray], Plan]
+"""The kind of `RoundPlanner.judge`."""
 
 
 class RoundPlanner(NamedTuple):
@@ -40,6 +44,9 @@ class RoundPlanner(NamedTuple):
         plan: `(round, round_key, cohort, steps) -> plan`, where `cohort` holds the numbers of the
             clients and `steps` their local steps, both `[cohort]`. None if there are neither faults
             nor a network, so that every client answers.
+        judge: `(round_key, cohort, plan, down, ups) -> plan`: the plan with the clients that are
+            late, given the bytes of the downlink and of the uplinks, `[cohort]`. None unless there
+            is a deadline and these bytes depend on values; otherwise `plan` says who is late.
         seconds: `(cohort, plan, down, ups) -> seconds`: the simulated seconds of a round, from the
             bytes of its downlink and of its uplinks, `[cohort]`; 0 without a network.
         windows: When clients are available; None for always.
@@ -47,6 +54,7 @@ class RoundPlanner(NamedTuple):
     """
 
     plan: Callable[[int, Key[Array, ""], np.ndarray, np.ndarray], Plan] | None
+    judge: Judge | None
     seconds: Callable[[np.ndarray, Plan, int, np.ndarray], float]
     windows: Windows | None
 
@@ -56,36 +64,48 @@ def plan_rounds(
 ) -> RoundPlanner:
     """Bind conditions to the clients of a federation, given their names.
 
-    Which clients are late depends on `sizes()` and on nothing that a round computes; it is called
-    only if there is a deadline.
+    `sizes` is called only if there is a deadline.
 
     Raises `ValueError` for clients that the network has no link for.
     """
     links = conditions.network and conditions.network.links(names)
     limits = conditions.deadline or Deadline()
-    estimated = sizes() if conditions.deadline else Sizes(0, 0)
+    known = sizes() if conditions.deadline else None
+    measured = known is not None and None in known
     schedule = conditions.faults or faults()
 
-    @jax.jit
-    def draw_fates(round_key: Key[Array, ""], number: Any, cohort: Int[Array, " cohort"]) -> tuple:
-        def draw(client: Int[Array, ""]) -> tuple:
-            fate_key, tie_key = jr.split(jr.fold_in(jr.fold_in(round_key, client), FAULTS))
-            return schedule.draw(fate_key, number, client), jr.uniform(tie_key)
+    def keys(round_key: Key[Array, ""], client: Int[Array, ""]) -> Key[Array, "2"]:
+        """A client's key for its fate and its key for ties."""
+        return jr.split(jr.fold_in(jr.fold_in(round_key, client), FAULTS))
 
-        return jax.vmap(draw)(cohort)
+    @jax.jit
+    def draw_fates(round_key: Key[Array, ""], number: Any, cohort: Int[Array, " cohort"]) -> Fate:
+        return jax.vmap(lambda client: schedule.draw(keys(round_key, client)[0], number, client))(
+            cohort
+        )
+
+    @jax.jit
+    def draw_ties(round_key: Key[Array, ""], cohort: Int[Array, " cohort"]) -> Array:
+        return jax.vmap(lambda client: jr.uniform(keys(round_key, client)[1]))(cohort)
+
+    def judge(
+        round_key: Key[Array, ""], cohort: np.ndarray, plan: Plan, down: int, ups: np.ndarray
+    ) -> Plan:
+        assert links is not None  # noqa: S101 - a deadline needs a network
+        arrived = arrivals(_of(links, cohort), down=down, steps=plan.steps, up=ups)
+        ties = np.asarray(draw_ties(round_key, cohort))
+        return plan._replace(late=late(limits, arrived, plan.answers, ties))
 
     def plan(number: int, round_key: Key[Array, ""], cohort: np.ndarray, steps: np.ndarray) -> Plan:
-        fate, ties = jax.device_get(draw_fates(round_key, np.int32(number), cohort))
+        fate = jax.device_get(draw_fates(round_key, np.int32(number), cohort))
         # A client that drops out takes no step, so that its ClientInfo counts no targets.
         completed = np.ceil(fate.work.astype(float) * steps).astype(np.int64)
         completed = np.where(fate.dropped, 0, completed)
         in_time = np.zeros(len(cohort), bool)
         plan = Plan(fate.dropped, fate.silent, fate.failed, completed, in_time)
-        if links is None:
+        if known is None or known.down is None or known.up is None:
             return plan
-        ups = np.full(len(cohort), estimated.up)
-        expected = arrivals(_of(links, cohort), down=estimated.down, steps=plan.steps, up=ups)
-        return plan._replace(late=late(limits, expected, plan.answers, ties))
+        return judge(round_key, cohort, plan, known.down, np.full(len(cohort), known.up))
 
     def seconds(cohort: np.ndarray, plan: Plan, down: int, ups: np.ndarray) -> float:
         if links is None:
@@ -96,24 +116,24 @@ def plan_rounds(
     availability = conditions.availability
     everyone_answers = conditions.faults is None and conditions.network is None
     windows = availability and availability.windows(names)
-    return RoundPlanner(None if everyone_answers else plan, seconds, windows)
+    return RoundPlanner(
+        None if everyone_answers else plan, judge if measured else None, seconds, windows
+    )
 
 
-def estimated_sizes(
+def known_sizes(
     algorithm: FederatedAlgorithm, params: Params, frozen: Frozen, batches: PyTree
 ) -> Sizes:
-    """The lengths of a downlink and of an uplink that a server can know before a round.
+    """The lengths of a downlink and of an uplink, where they do not depend on values.
 
-    Exact unless a message is entropy-coded: its length depends on the round, and the length of the
-    uncompressed parameters is used instead. `batches` are one client's.
+    `batches` are one client's.
     """
-    uncompressed = wire.nbytes(jax.eval_shape(lambda: params))
 
-    def size(message: PyTree) -> int:
+    def size(message: PyTree) -> int | None:
         try:
             return wire.nbytes(message)
         except TypeError:
-            return uncompressed
+            return None
 
     return Sizes(*map(size, messages(algorithm, params, batches, frozen=frozen)))
 

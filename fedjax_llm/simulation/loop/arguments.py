@@ -87,6 +87,25 @@ def check_clients(
         raise ValueError(message(who, "clients", expected, clients)) from None
 
 
+def check_every_round(
+    algorithm: FederatedAlgorithm,
+    clients: int,
+    population: int,
+    conditions: Conditions,
+    *,
+    who: str,
+) -> None:
+    """Raise `ValueError` where an algorithm with `every_round` would miss a client's message."""
+    if not algorithm.every_round:
+        return
+    why = "as the algorithm needs every client in every round"
+    if clients < population:
+        raise ValueError(message(who, "clients", f"{population}, {why}", clients))
+    for name in ("faults", "deadline"):
+        if (condition := getattr(conditions, name)) is not None:
+            raise ValueError(message(who, f"conditions.{name}", f"None, {why}", condition))
+
+
 def check_client_axis(value: Any, *, who: str) -> None:
     """Raise `TypeError` unless a value is a `ClientAxis` or None."""
     if value is None:

@@ -32,7 +32,7 @@ from .arguments import (
     check_corpus,
     check_rounds,
 )
-from .client_store import ClientStore
+from .client_store import ClientStore, write_states
 from .cohorts import data_keys, order
 from .compiled_rounds import CompiledRounds, build_with
 from .programs import first_state, round_programs
@@ -61,20 +61,24 @@ def simulate_buffered(
     that the round draws of the population. Each round sends its model to a client at most once. If
     no client is left to be sent the model or to wait for, the server steps with the answers it has.
 
-    An answer's weight is its client's number of targets times (1 + staleness)^(-1/2), where
-    staleness is the number of server steps taken while the client was at work. The answer is
-    decoded with the server state that its client was sent. All answers of one instant are folded in
-    before any client is replaced; if all clients take equally long and `buffer` equals `clients`,
-    the results are those of `simulate`, to rounding.
+    An answer's weight is its client's number of targets. Its update is multiplied by
+    (1 + staleness)^(-1/2), where staleness is the number of server steps taken while the client was
+    at work: a buffer whose answers are all stale makes a smaller step, as in the paper. The answer
+    is decoded with the server state that its client was sent. All answers of one instant are folded
+    in before any client is replaced; if all clients take equally long and `buffer` equals
+    `clients`, the results are those of `simulate`, to rounding.
 
-    Departure from the paper: weights are relative, as those of a mean, so that answers of equal
-    staleness count in full; the paper divides by the buffer's size.
+    A client's state moves when its answer is folded in. A client whose answer does not come keeps
+    its old state, apart from what the algorithm's `uncounted` lets it keep.
+
+    Departure from the paper: the sum of discounted updates is divided by the sum of the weights,
+    which is the paper's division by the buffer's size if all clients weigh the same.
 
     Cost: one program runs one client at a time, and a server state is held for each model that some
     client is still working on.
 
     Args:
-        algorithm: The algorithm. Its server must be able to fold in answers to earlier models.
+        algorithm: The algorithm, with `add_stale`, which folds in answers to earlier models.
         params: Initial trainable parameters, a pytree.
         frozen: Frozen parameters, a pytree; `()` if there are none.
         corpus: The clients' training data.
@@ -95,7 +99,8 @@ def simulate_buffered(
     Raises:
         TypeError: At the call, for an argument of the wrong kind.
         ValueError: At the call, for a number out of range, for conditions without a network, or
-            with a deadline or an availability. At the first round, for a client without a link.
+            with a deadline or an availability, and for an algorithm without `add_stale`. At
+            the first round, for a client without a link.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -133,6 +138,12 @@ def simulate_buffered(
     check_count(buffer, who=who, name="buffer", at_least=1)
     check_conditions(conditions, who=who)
     _check_buffered(conditions)
+    if algorithm.add_stale is None:
+        raise ValueError(
+            f"{who}: algorithm: expected one with add_stale, which folds in answers to "
+            "earlier models, got one without; use simulate, or a method like fed_avg "
+            "with codecs that have no receiver memory."
+        )
     check_compiled(compiled, who=who)
     return _simulate_buffered(
         algorithm,
@@ -194,11 +205,20 @@ def _simulate_buffered(
                 break
             now, _, answer = heapq.heappop(at_work)
             ended.append(answer)
+            write_states(
+                store,
+                np.array([answer.client], np.int32),
+                answer.client_state,
+                trained=answer.plan.trained,
+                counted=answer.plan.counted,
+                uncounted=algorithm.uncounted,
+            )
             if answer.plan.answers[0]:
                 messages.append(entry(number, answer.client, "up", answer.bytes))
                 staleness = number - answer.model.number
-                weight = targets[answer.client] * np.float32((1 + staleness) ** -0.5)
-                folded = add(answer.model.state, folded, answer.uplink, weight)
+                discount = np.float32((1 + staleness) ** -0.5)
+                weight = targets[answer.client]
+                folded = add(answer.model.state, folded, answer.uplink, weight, discount)
         state, server_info = programs.finish(round_key, state, folded)
         snapshot = partial(take_snapshot, number, state, store, now)
         yield _round(number, state, ended, jax.device_get(server_info), messages, snapshot, now)
@@ -221,6 +241,7 @@ class _Answer(NamedTuple):
         client: The client's number.
         model: The model that it was sent.
         plan: Its plan, leaves `[1]`.
+        client_state: Its state after training: leaves `[1, ...]` on the host.
         uplink: Its uplink.
         info: What it reports.
         bytes: Bytes of the uplink; 0 if it is not sent.
@@ -231,6 +252,7 @@ class _Answer(NamedTuple):
     client: int
     model: _Model
     plan: Plan
+    client_state: PyTree
     uplink: Uplink
     info: ClientInfo
     bytes: int
@@ -261,10 +283,15 @@ def _add_program(algorithm: FederatedAlgorithm) -> Callable[..., Partial]:
     """The jitted fold of one answer."""
 
     def add(
-        state: ServerState, partial: Partial, uplink: Uplink, weight: Float[Array, ""]
+        state: ServerState,
+        partial: Partial,
+        uplink: Uplink,
+        weight: Float[Array, ""],
+        discount: Float[Array, ""],
     ) -> Partial:
-        row = jax.tree.map(lambda leaf: leaf[None], uplink)
-        return algorithm.gather.add(state, partial, row, jnp.asarray(weight)[None])
+        assert algorithm.add_stale is not None  # noqa: S101 - as it is checked
+        rows = jax.tree.map(lambda leaf: leaf[None], (uplink, weight, discount))
+        return algorithm.add_stale(state, partial, *rows)
 
     return jax.jit(add)
 
@@ -279,7 +306,7 @@ def _send(
     model: _Model,
     client: int,
 ) -> _Answer:
-    """Send the model to a client, train it and store its client state."""
+    """Send the model to a client and train it."""
     cohort = np.array([client], np.int32)
     assert planner.plan is not None  # noqa: S101 - with a network there is a plan
     steps = step_counts(corpus, batching, [client])
@@ -291,11 +318,12 @@ def _send(
     uplink, client_state, info = train(
         model.round_key, frozen, model.downlink, jnp.int32(client), client_state, faulty
     )
-    if plan.keeps[0]:
-        store.scatter(cohort, jax.tree.map(lambda leaf: np.asarray(leaf)[None], client_state))
+    client_state = jax.tree.map(lambda leaf: np.asarray(leaf)[None], client_state)
     ups = np.array([len(wire.dumps(jax.device_get(uplink))) if plan.answers[0] else 0])
     seconds = planner.seconds(cohort, plan, model.bytes, ups)
-    return _Answer(client, model, plan, uplink, jax.device_get(info), int(ups[0]), seconds)
+    return _Answer(
+        client, model, plan, client_state, uplink, jax.device_get(info), int(ups[0]), seconds
+    )
 
 
 def _round(

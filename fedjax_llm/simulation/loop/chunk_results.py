@@ -5,56 +5,67 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, PyTree
+from jaxtyping import Int, PyTree
 
-from ...algorithm import ClientInfo
-from ...ledger import Entry, entries, lengths
+from ...algorithm import ClientInfo, Uncounted
+from ...ledger import lengths
 from ..client_axes.placing import get_all, get_local, sum_over_processes
-from .client_store import ClientStore
+from .client_store import ClientStore, index, write_states
 from .cohorts import CohortChunk
 
 
 class ChunkResult(NamedTuple):
-    """The results of a chunk on the host, without padding.
+    """The results of a chunk on the host, without padding unless it says so.
 
     Attributes:
         clients: The numbers of the clients, `[clients]`.
+        client_states: Their states after their training: leaves `[clients, ...]`.
         client_info: What they report: leaves `[clients]`.
-        messages: The ledger's entries of their messages.
+        uplinks: The uplinks of the clients on this process's devices, with padding.
+        ups: Bytes of each client's uplink; 0 for a client that sent none: `[clients]`.
 
     """
 
     clients: Int[np.ndarray, " clients"]
+    client_states: PyTree
     client_info: ClientInfo
-    messages: list[Entry]
+    uplinks: PyTree
+    ups: Int[np.ndarray, " clients"]
 
 
-def collect(
-    chunk: CohortChunk, client_states: PyTree, outputs: tuple, down: int, store: ClientStore
-) -> ChunkResult:
-    """Store the client states and measure the messages of a chunk, without padding.
+def read_chunk(chunk: CohortChunk, client_states: PyTree, outputs: tuple) -> ChunkResult:
+    """Copy a chunk's results to the host, and make and measure its messages.
 
-    `client_states` and `outputs`, which are `(uplinks, client_info)`, are on the devices; `down` is
-    the length of the downlink in bytes.
+    `client_states` and `outputs`, which are `(uplinks, client_info)`, are on the devices.
     """
     uplinks, info = outputs
-    clients = chunk.clients[: chunk.valid]
-    client_states, info = jax.tree.map(
-        lambda leaf: leaf[: chunk.valid], get_all((client_states, info))
-    )
-    kept, sent = _index(chunk.keeps[: chunk.valid]), _index(chunk.sends[chunk.local_rows])
-    store.scatter(clients[kept], jax.tree.map(lambda leaf: leaf[kept], client_states))
+    valid = slice(chunk.valid)
+    client_states, info = jax.tree.map(lambda leaf: leaf[valid], get_all((client_states, info)))
+    uplinks = get_local(uplinks)
     ups = np.zeros(len(chunk.clients), np.int64)
-    sent_uplinks = jax.tree.map(lambda leaf: leaf[sent], get_local(uplinks))
-    ups[chunk.local_rows[sent]] = lengths(sent_uplinks)
-    ups = sum_over_processes(ups)[: chunk.valid]
-    return ChunkResult(clients, info, entries(chunk.round, clients.tolist(), down, ups))
+    sent = index(chunk.sends[chunk.local_rows])
+    ups[chunk.local_rows[sent]] = lengths(jax.tree.map(lambda leaf: leaf[sent], uplinks))
+    ups = sum_over_processes(ups)[valid]
+    return ChunkResult(chunk.clients[valid], client_states, info, uplinks, ups)
 
 
-def _index(chosen: Bool[np.ndarray, " rows"]) -> slice | Bool[np.ndarray, " rows"]:
-    """An index of the chosen rows: a slice, which copies nothing, if they come first."""
-    first = slice(chosen.sum())
-    return first if chosen[first].all() else chosen
+def store_chunk(
+    chunk: CohortChunk, result: ChunkResult, store: ClientStore, uncounted: Uncounted | None
+) -> ChunkResult:
+    """Store a chunk's client states; `uncounted` is that of the algorithm.
+
+    Returns the result without client states and uplinks, which frees them.
+    """
+    valid = slice(chunk.valid)
+    write_states(
+        store,
+        result.clients,
+        result.client_states,
+        trained=chunk.trained[valid],
+        counted=chunk.counted[valid],
+        uncounted=uncounted,
+    )
+    return result._replace(client_states=None, uplinks=None)
 
 
 def chunks_of_round(

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from fedjax_compression.checks import check_kind
-from jaxtyping import Int, PyTree
+from jaxtyping import Bool, Int, PyTree
+
+from ...algorithm import Uncounted
 
 _BLOCK_BYTES = 2**26
 
@@ -159,3 +161,36 @@ class ClientStore:
             return np.empty(shape, like.dtype)
         offset = len(self._blocks) * self._per_block * like.nbytes
         return np.memmap(self._files[leaf], like.dtype, "r+", offset, shape)
+
+
+def write_states(
+    store: ClientStore,
+    clients: Int[np.ndarray, " clients"],
+    states: PyTree,
+    *,
+    trained: Bool[np.ndarray, " clients"],
+    counted: Bool[np.ndarray, " clients"],
+    uncounted: Uncounted | None,
+) -> None:
+    """Write what clients keep of the states that their training left.
+
+    Args:
+        store: The store.
+        clients: The numbers of the clients, each at most once.
+        states: Their states after their training, in that order: leaves `[clients, ...]`.
+        trained: Clients whose training left a new state; the others keep their old one.
+        counted: Clients whose message was counted, which keep all of the new state.
+        uncounted: `FederatedAlgorithm.uncounted`: what the other trained clients keep.
+
+    """
+    kept, missed = index(trained & counted), trained & ~counted
+    store.scatter(clients[kept], jax.tree.map(lambda leaf: leaf[kept], states))
+    if uncounted and missed.any():
+        new = jax.tree.map(lambda leaf: leaf[missed], states)
+        store.scatter(clients[missed], uncounted(store.gather(clients[missed]), new))
+
+
+def index(chosen: Bool[np.ndarray, " rows"]) -> slice | Bool[np.ndarray, " rows"]:
+    """An index of the chosen rows: a slice, which copies nothing, if they come first."""
+    first = slice(chosen.sum())
+    return first if chosen[first].all() else chosen

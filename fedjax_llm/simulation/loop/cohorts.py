@@ -36,7 +36,7 @@ class CohortChunk(NamedTuple):
         plan: The plan of the whole cohort; None if every client answers.
         rows: The positions of the clients in the cohort, `[clients]`.
         begins: Simulated seconds at which the round begins; None if clients are always available.
-        weights: The weight of each client, `[clients]`; zero if it is not counted.
+        targets: The number of targets of each client, `[clients]`.
         local_rows: The indices of the clients on this process's devices, `[local]`.
         client_states: Their client states on the host, leaves `[local, ...]`, read before the
             previous round was over; `chunks_of_round` brings them up to date.
@@ -54,10 +54,15 @@ class CohortChunk(NamedTuple):
     plan: Plan | None
     rows: Int[np.ndarray, " clients"]
     begins: float | None
-    weights: Float[np.ndarray, " clients"]
+    targets: Float[np.ndarray, " clients"]
     local_rows: Int[np.ndarray, " local"]
     client_states: PyTree
     batches: Any
+
+    @property
+    def weights(self) -> Float[np.ndarray, " clients"]:
+        """The weight of each client: its number of targets, or zero if it is not counted."""
+        return np.where(self.counted, self.targets, np.float32(0))
 
     @property
     def sends(self) -> Bool[np.ndarray, " clients"]:
@@ -65,9 +70,14 @@ class CohortChunk(NamedTuple):
         return self._valid_and(self.plan and self.plan.answers)
 
     @property
-    def keeps(self) -> Bool[np.ndarray, " clients"]:
-        """Clients, without padding, that keep the state their training left."""
-        return self._valid_and(self.plan and self.plan.keeps)
+    def trained(self) -> Bool[np.ndarray, " clients"]:
+        """Clients, without padding, whose training left a new state."""
+        return self._valid_and(self.plan and self.plan.trained)
+
+    @property
+    def counted(self) -> Bool[np.ndarray, " clients"]:
+        """Clients, without padding, whose uplink the server folds in, if it is finite."""
+        return self._valid_and(self.plan and self.plan.counted)
 
     def _valid_and(
         self, chosen: Bool[np.ndarray, " cohort"] | None
@@ -136,7 +146,7 @@ def cohort_chunks(
     padded = -(-clients // devices) * devices
     size = min(client_axis.at_most or padded, padded)
     local = local_rows(client_axis, size)
-    weights = corpus.targets().astype(np.float32)
+    targets = corpus.targets().astype(np.float32)
     windows = planner and planner.windows
 
     @lru_cache(maxsize=1)
@@ -155,9 +165,7 @@ def cohort_chunks(
         number, start = number_and_start
         round_key, begins, cohort, keys, plan = drawn(number)
         rows = np.minimum(np.arange(start, start + size), clients - 1)
-        valid = min(size, clients - start)
         members = cohort[rows]
-        counted = (np.arange(size) < valid) & (True if plan is None else plan.counted[rows])
         batches = cohort_batches(
             corpus,
             batching,
@@ -173,11 +181,11 @@ def cohort_chunks(
             start + size >= clients,
             round_key,
             members,
-            valid,
+            min(size, clients - start),
             plan,
             rows,
             begins,
-            np.where(counted, weights[members], np.float32(0)),
+            targets[members],
             local,
             store.gather(members[local]),
             put_clients(client_axis, batches, size),

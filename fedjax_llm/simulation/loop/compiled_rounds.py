@@ -14,7 +14,8 @@ class CompiledRounds:
 
     - The algorithm is the same object. Two algorithms from equal calls of a factory compile twice.
     - The client axes are equal: `vmap() == vmap()`, but each `sharded()` is equal to itself alone.
-    - All have faults or a network in their conditions, or none has. Which ones does not matter.
+    - All have faults or a network in their conditions, or none has. Which ones does not matter,
+      except that a deadline compiles anew if the lengths of messages depend on their values.
     - `clients` (`buffer`, for buffered rounds), and the shapes and dtypes of the parameters and the
       batches.
 

@@ -1,4 +1,4 @@
-"""The compiled programs of a round: one for the whole round, or three for a round in chunks."""
+"""The compiled programs of a round: one for the whole round, or several for a round in chunks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,15 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ...algorithm import Downlink, FederatedAlgorithm, Partial, ServerInfo, ServerState
+from ...algorithm import (
+    Downlink,
+    FederatedAlgorithm,
+    Gather,
+    Partial,
+    ServerInfo,
+    ServerState,
+    Uplink,
+)
 from ...client_training import Batches, Frozen, Params
 from ..client_axes.contract import ClientAxis, RoundGather
 from ..keys import SERVER
@@ -15,19 +23,22 @@ from .arguments import check_algorithm, check_client_axis
 
 
 class RoundPrograms(NamedTuple):
-    """A round in three programs; `clients` runs once for each chunk of the cohort.
+    """A round in programs; `clients` runs once for each chunk of the cohort, and so does `fold`.
 
     Attributes:
         begin: `(round_key, state) -> (downlink, state, partial)`.
         clients: `(round_key, frozen, downlink, state, partial, clients, weights, client_states,
             batches) -> (partial, client_states, (uplinks, client_info))`. Everything from
             `clients` on has a leading axis `[clients]`, as have the outputs after `partial`.
+        fold: `(state, partial, uplinks, weights) -> partial`: what `clients` does with its uplinks;
+            for `measured_programs`, whose `clients` returns the partial as it was.
         finish: `(round_key, state, partial) -> (state, server_info)`.
 
     """
 
     begin: Callable[[Key[Array, ""], ServerState], tuple[Downlink, ServerState, Partial]]
     clients: Callable[..., tuple]
+    fold: Callable[[ServerState, Partial, Uplink, Float[Array, " clients"]], Partial]
     finish: Callable[[Key[Array, ""], ServerState, Partial], tuple[ServerState, ServerInfo]]
 
 
@@ -38,8 +49,29 @@ def round_programs(
 
     `clients` donates the partial and the client states: nothing else refers to them.
     """
-    begin, clients, finish = _round_steps(algorithm, client_axis, cohort)
-    return RoundPrograms(jax.jit(begin), jax.jit(clients, donate_argnums=(4, 7)), jax.jit(finish))
+    return _jitted(_round_steps(algorithm, client_axis, cohort))
+
+
+def measured_programs(
+    algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int
+) -> RoundPrograms:
+    """`round_programs` that fold uplinks in after the messages of the cohort are measured."""
+    nothing = Gather(
+        empty=lambda state, clients: (),
+        add=lambda state, partial, uplinks, weights: partial,
+        merge=lambda one, other: one,
+    )
+    clients = _round_steps(algorithm._replace(gather=nothing), client_axis, cohort).clients
+    return _jitted(_round_steps(algorithm, client_axis, cohort)._replace(clients=clients))
+
+
+def _jitted(steps: RoundPrograms) -> RoundPrograms:
+    return RoundPrograms(
+        jax.jit(steps.begin),
+        jax.jit(steps.clients, donate_argnums=(4, 7)),
+        jax.jit(steps.fold, donate_argnums=1),
+        jax.jit(steps.finish),
+    )
 
 
 def round_program(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Callable:
@@ -109,12 +141,12 @@ def whole_round(algorithm: FederatedAlgorithm, client_axis: ClientAxis) -> Calla
         client_states: PyTree,
         batches: Batches,
     ) -> tuple:
-        begin, clients, finish = _round_steps(algorithm, client_axis, len(cohort))
-        downlink, state, empty = begin(round_key, state)
-        partial, client_states, (uplinks, client_info) = clients(
+        steps = _round_steps(algorithm, client_axis, len(cohort))
+        downlink, state, empty = steps.begin(round_key, state)
+        partial, client_states, (uplinks, client_info) = steps.clients(
             round_key, frozen, downlink, state, empty, cohort, weights, client_states, batches
         )
-        state, server_info = finish(round_key, state, partial)
+        state, server_info = steps.finish(round_key, state, partial)
         return state, client_states, (downlink, uplinks, client_info, server_info)
 
     return program
@@ -138,13 +170,21 @@ def _round_steps(
     algorithm: FederatedAlgorithm, client_axis: ClientAxis, cohort: int
 ) -> RoundPrograms:
     """The programs of a round, not compiled."""
+    gather = algorithm.gather
+
+    def round_gather(state_of: Callable[[Any], ServerState]) -> RoundGather:
+        return RoundGather(
+            empty=lambda shared: gather.empty(state_of(shared), cohort),
+            add=lambda shared, *rest: gather.add(state_of(shared), *rest),
+            merge=gather.merge,
+        )
 
     def begin(
         round_key: Key[Array, ""], state: ServerState
     ) -> tuple[Downlink, ServerState, Partial]:
         broadcast_key, _ = jr.split(jr.fold_in(round_key, SERVER))
         downlink, state = algorithm.broadcast(broadcast_key, state)
-        return downlink, state, algorithm.gather.empty(state, cohort)
+        return downlink, state, gather.empty(state, cohort)
 
     def clients(
         round_key: Key[Array, ""],
@@ -164,18 +204,21 @@ def _round_steps(
                 client_key, shared.frozen, shared.downlink, client_state, batches
             )
 
-        gather = algorithm.gather
-        round_gather = RoundGather(
-            empty=lambda shared: gather.empty(shared.state, cohort),
-            add=lambda shared, *rest: gather.add(shared.state, *rest),
-            merge=gather.merge,
-        )
         shared = _Shared(round_key, frozen, downlink, state)
         inputs = (numbers, client_states, batches)
         partial, (uplinks, client_states, client_info) = client_axis.run(
-            client, round_gather, shared, partial, inputs, weights
+            client, round_gather(lambda shared: shared.state), shared, partial, inputs, weights
         )
         return partial, client_states, (uplinks, client_info)
+
+    def fold(
+        state: ServerState, partial: Partial, uplinks: Uplink, weights: Float[Array, " clients"]
+    ) -> Partial:
+        def sent(state: ServerState, uplink: Uplink) -> tuple[Uplink]:
+            return (uplink,)
+
+        own = round_gather(lambda state: state)
+        return client_axis.run(sent, own, state, partial, uplinks, weights)[0]
 
     def finish(
         round_key: Key[Array, ""], state: ServerState, partial: Partial
@@ -184,7 +227,7 @@ def _round_steps(
         state, info = algorithm.server_update(update_key, state, partial)
         return without_weak_types(state), info
 
-    return RoundPrograms(begin, clients, finish)
+    return RoundPrograms(begin, clients, fold, finish)
 
 
 def without_weak_types(state: PyTree) -> PyTree:

@@ -11,16 +11,16 @@ import numpy as np
 from fedjax_compression import wire
 from jaxtyping import Int, PyTree
 
-from ...algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState
+from ...algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState, Uncounted
 from ...client_training import Frozen, Params
 from ...data import Batching, ClientData, cohort_batches
-from ...ledger import Entry
+from ...ledger import Entry, entries
 from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
 from ..client_axes.placing import get_all, put_clients, put_shared
 from ..conditions.contract import Conditions, Plan
 from ..conditions.faults import with_failures
-from ..conditions.planning import RoundPlanner, estimated_sizes, plan_rounds
+from ..conditions.planning import Judge, RoundPlanner, known_sizes, plan_rounds
 from .arguments import (
     check_algorithm,
     check_batching,
@@ -29,16 +29,23 @@ from .arguments import (
     check_compiled,
     check_conditions,
     check_corpus,
+    check_every_round,
     check_rounds,
     check_start,
     check_store,
 )
 from .chunk_programs import run_chunk
-from .chunk_results import ChunkResult, chunks_of_round, collect
+from .chunk_results import ChunkResult, chunks_of_round, read_chunk, store_chunk
 from .client_store import ClientStore
 from .cohorts import CohortChunk, cohort_chunks
 from .compiled_rounds import CompiledRounds, build_with
-from .programs import RoundPrograms, donating_round, first_state, round_programs
+from .programs import (
+    RoundPrograms,
+    donating_round,
+    first_state,
+    measured_programs,
+    round_programs,
+)
 from .round import Round, Snapshot, take_snapshot
 
 
@@ -74,7 +81,8 @@ def simulate(
     Under `conditions`, clients may drop out, stay silent, fail, do less work or answer late, and
     rounds take simulated time. The downlink is sent to the whole cohort, and counted. A client that
     does not answer in time has weight zero; if no client does, the server state stays unchanged.
-    However many clients answer, nothing is compiled again.
+    It keeps its old client state, apart from what the algorithm's `uncounted` lets it keep of the
+    new one. However many clients answer, nothing is compiled again.
 
     Args:
         algorithm: The algorithm, such as `fed_avg(...)`.
@@ -103,9 +111,10 @@ def simulate(
 
     Raises:
         TypeError: At the call, for an argument of the wrong kind.
-        ValueError: At the call, for a number out of range, or a deadline or availability without a
-            network. At the first round, for a client without a link. At a round that cannot begin,
-            if too few clients are ever available again.
+        ValueError: At the call, for a number out of range, a deadline or availability without a
+            network, or an algorithm with `every_round` under faults, a deadline or in a cohort of
+            some clients. At the first round, for a client without a link. At a round that cannot
+            begin, if too few clients are ever available again.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -136,6 +145,7 @@ def simulate(
     check_store(store, who=who)
     check_conditions(conditions, who=who)
     check_compiled(compiled, who=who)
+    check_every_round(algorithm, clients, len(corpus.names), conditions, who=who)
     return _simulate(
         algorithm,
         params,
@@ -173,15 +183,19 @@ def _simulate(
     planner = plan_rounds(
         conditions,
         corpus.names,
-        lambda: estimated_sizes(algorithm, params, frozen, _batches_of_one(corpus, batching)),
+        lambda: known_sizes(algorithm, params, frozen, _batches_of_one(corpus, batching)),
     )
     if planner.plan:
         algorithm = build(with_failures, algorithm)
     shared_frozen = put_shared(axis, frozen)
-    if axis.at_most:
-        run_round = _in_chunks(build(round_programs, algorithm, axis, clients), axis, shared_frozen)
+    uncounted, judge = algorithm.uncounted, planner.judge
+    if axis.at_most or judge:
+        make_programs = measured_programs if judge else round_programs
+        programs = build(make_programs, algorithm, axis, clients)
+        run_round = _in_chunks(programs, axis, shared_frozen, uncounted, judge)
     else:
-        run_round = _at_once(build(donating_round, algorithm, axis), axis, shared_frozen)
+        program = build(donating_round, algorithm, axis)
+        run_round = _at_once(program, axis, shared_frozen, uncounted)
     store = store or ClientStore(algorithm.client_init(params))
     if start:
         store.scatter(*start.store)
@@ -229,7 +243,12 @@ class _RoundResult(NamedTuple):
 _RunRound = Callable[[ServerState, Iterator[CohortChunk], ClientStore], _RoundResult]
 
 
-def _at_once(program: Callable[..., tuple], client_axis: ClientAxis, frozen: Frozen) -> _RunRound:
+def _at_once(
+    program: Callable[..., tuple],
+    client_axis: ClientAxis,
+    frozen: Frozen,
+    uncounted: Uncounted | None,
+) -> _RunRound:
     """Rounds that take the whole cohort in one program, which is of `donating_round`."""
 
     def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
@@ -246,13 +265,14 @@ def _at_once(program: Callable[..., tuple], client_axis: ClientAxis, frozen: Fro
             chunk.batches,
         )
         down = len(wire.dumps(get_all(downlink)))
-        result = collect(chunk, client_states, (uplinks, info), down, store)
+        result = read_chunk(chunk, client_states, (uplinks, info))
+        store_chunk(chunk, result, store, uncounted)
         return _RoundResult(
             state,
             result.clients,
             result.client_info,
             get_all(server_info),
-            result.messages,
+            entries(chunk.round, result.clients.tolist(), down, result.ups),
             chunk.plan,
             chunk.begins,
         )
@@ -260,15 +280,27 @@ def _at_once(program: Callable[..., tuple], client_axis: ClientAxis, frozen: Fro
     return run
 
 
-def _in_chunks(programs: RoundPrograms, client_axis: ClientAxis, frozen: Frozen) -> _RunRound:
+def _in_chunks(
+    programs: RoundPrograms,
+    client_axis: ClientAxis,
+    frozen: Frozen,
+    uncounted: Uncounted | None,
+    judge: Judge | None,
+) -> _RunRound:
     """Rounds that run in chunks.
 
-    The host holds two chunks at a time: it reads one while the device computes the next.
+    The host holds two chunks at a time: it reads one while the device computes the next. With
+    `judge`, the programs are of `measured_programs`, and the host holds the uplinks and client
+    states of the cohort until it knows which of them count.
     """
 
     def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
-        results: list[ChunkResult] = []
-        collect_previous: Callable[[], ChunkResult] | None = None
+        def read(chunk: CohortChunk, client_states: PyTree, outputs: tuple) -> None:
+            result = read_chunk(chunk, client_states, outputs)
+            done.append((chunk, result if judge else store_chunk(chunk, result, store, uncounted)))
+
+        done: list[tuple[CohortChunk, ChunkResult]] = []
+        read_previous: Callable[[], None] | None = None
         for chunk in chunks:
             if chunk.first:
                 downlink, state, folded = programs.begin(chunk.round_key, state)
@@ -276,22 +308,33 @@ def _in_chunks(programs: RoundPrograms, client_axis: ClientAxis, frozen: Frozen)
             folded, client_states, outputs = run_chunk(
                 programs, client_axis, chunk, frozen, downlink, state, folded
             )
-            if collect_previous:
-                results.append(collect_previous())
+            if read_previous:
+                read_previous()
             slim = chunk._replace(client_states=None, batches=None)
-            collect_previous = partial(collect, slim, client_states, outputs, down, store)
-        if collect_previous:
-            results.append(collect_previous())
+            read_previous = partial(read, slim, client_states, outputs)
+        if read_previous:
+            read_previous()
+        cohort = np.concatenate([result.clients for _, result in done])
+        ups = np.concatenate([result.ups for _, result in done])
+        plan = chunk.plan
+        if judge:
+            assert plan is not None  # noqa: S101 - with a deadline there is a plan
+            plan = judge(chunk.round_key, cohort, plan, down, ups)
+            for each, result in done:
+                counted = each._replace(plan=plan)
+                uplinks = put_clients(client_axis, result.uplinks, len(each.clients))
+                folded = programs.fold(state, folded, uplinks, counted.weights)
+                store_chunk(counted, result, store, uncounted)
         state, server_info = programs.finish(chunk.round_key, state, folded)
         return _RoundResult(
             state,
-            np.concatenate([each.clients for each in results]),
+            cohort,
             jax.tree.map(
-                lambda *leaves: np.concatenate(leaves), *(each.client_info for each in results)
+                lambda *leaves: np.concatenate(leaves), *(each.client_info for _, each in done)
             ),
             get_all(server_info),
-            [entry for each in results for entry in each.messages],
-            chunk.plan,
+            entries(chunk.round, cohort.tolist(), down, ups),
+            plan,
             chunk.begins,
         )
 

@@ -17,17 +17,20 @@ from jaxtyping import PyTree
 from ...algorithm import FederatedAlgorithm
 from ...client_training import Frozen, Params
 from ...data import Batching, ClientData
+from ...ledger import entries
 from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
+from ..conditions.contract import Conditions
 from .arguments import (
     check_algorithm,
     check_batching,
     check_client_axis,
     check_clients,
     check_corpus,
+    check_every_round,
     check_rounds,
 )
-from .chunk_results import chunks_of_round, collect
+from .chunk_results import chunks_of_round, read_chunk, store_chunk
 from .client_store import ClientStore
 from .cohorts import cohort_chunks
 from .programs import first_state, whole_round
@@ -136,6 +139,9 @@ def _simulate_together(
     algorithms = [make(member.varied) for member in members]
     for algorithm in algorithms:
         check_algorithm(algorithm, who="simulate_together: make")
+        for member in members:
+            population = len(member.corpus.names)
+            check_every_round(algorithm, clients, population, Conditions(), who="simulate_together")
     stores = [
         ClientStore(algorithm.client_init(member.params))
         for algorithm, member in zip(algorithms, members, strict=True)
@@ -192,7 +198,8 @@ def _simulate_together(
                     results, i
                 )
                 down = len(wire.dumps(jax.device_get(downlink)))
-                result = collect(chunk, client_states, (uplinks, info), down, store)
+                result = read_chunk(chunk, client_states, (uplinks, info))
+                store_chunk(chunk, result, store, None)
                 finished.append(
                     Round(
                         number,
@@ -200,7 +207,7 @@ def _simulate_together(
                         result.clients,
                         result.client_info,
                         jax.device_get(server_info),
-                        result.messages,
+                        entries(number, result.clients.tolist(), down, result.ups),
                         partial(take_snapshot, number, member_state, store),
                     )
                 )

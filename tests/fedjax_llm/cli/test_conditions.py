@@ -86,7 +86,10 @@ def test_a_server_that_waits_for_no_one_runs_and_begins_again(tmp_path, capsys):
         (("--availability", "diurnal(share=0.5)"), "availability: expected a link, such as link("),
         ((*LINK, "--deadline", "deadline(first=3)"), "expected first to be at most 2, the clients"),
         (
-            ("--clients", "4", "--algorithm", "rolora()", "--faults", "faults(dropout=0.1)"),
+            (
+                *("--clients", "4", "--algorithm", "rolora()", "--adapter", "lora(rank=2)"),
+                *("--faults", "faults(dropout=0.1)"),
+            ),
             "faults: rolora needs the whole of every client in every round, expected none, got fa",
         ),
         (
@@ -97,7 +100,11 @@ def test_a_server_that_waits_for_no_one_runs_and_begins_again(tmp_path, capsys):
         (("--buffer", "1"), "buffer: expected a link, such as link("),
         (
             ("--buffer", "1", "--algorithm", "decomfl()", *LINK),
-            "buffer: decomfl's server cannot add answers to a model that it has left behind",
+            "buffer: decomfl with uplink identity() and downlink identity() keeps a state that ans",
+        ),
+        (
+            ("--buffer", "1", "--uplink", "ef21(top_k(fraction=0.1))", *LINK),
+            "buffer: fed_avg with uplink ef21(top_k(fraction=0.1)) and downlink identity() keeps a",
         ),
         (
             ("--buffer", "1", "--client-axis", "vmap()", *LINK),

@@ -10,10 +10,12 @@ import optax
 import pytest
 from fedjax_compression import codec
 
-from fedjax_llm import fed_avg
+from fedjax_llm import algorithms, fed_avg
 from fedjax_llm.algorithm import FederatedAlgorithm, Gather, ServerInfo
+from fedjax_llm.algorithms.shared import fresh_optimizer
+from fedjax_llm.algorithms.shared.partial_averaging import averaging_part
 from fedjax_llm.client_training import ClientInfo
-from fedjax_llm.data import Batching
+from fedjax_llm.data import Batching, from_arrays, masked_mean
 from fedjax_llm.simulation import (
     CompiledRounds,
     Conditions,
@@ -136,8 +138,8 @@ def counting(steps):
     """
     zero = jnp.zeros(2)
 
-    def add(state, partial, uplinks, weights):
-        decoded = uplinks + 100 * state.params
+    def add(state, partial, uplinks, weights, discounts=1.0):
+        decoded = discounts * (uplinks + 100 * state.params)
         return partial + jnp.stack([(weights * decoded).sum(), weights.sum()])
 
     def server_update(key, state, partial):
@@ -153,21 +155,63 @@ def counting(steps):
         lambda key, frozen, sent, state, _: (sent, state, ClientInfo(zero[0], jnp.int32(1))),
         Gather(lambda state, clients: zero, add, jnp.add),
         server_update,
+        add_stale=add,
     )
 
 
-def test_an_answer_is_decoded_by_the_state_it_was_sent_and_weighed_by_staleness(
+def test_an_answer_is_decoded_by_the_state_it_was_sent_and_discounted_by_staleness(
     corpus, run, speeds
 ):
     federation = counting(8), jnp.float32(0), {}, corpus, BATCHING
     found = run(federation, clients=4, buffer=2, rounds=8, network=speeds)
     targets = corpus.targets()
     for r in found:
-        weights = targets[r.clients] / np.sqrt(1 + r.staleness)
+        weights, discounts = targets[r.clients], (1 + r.staleness) ** -0.5
         sent = r.round - 1 - r.staleness  # the count when each was sent the model
-        expected = (weights * 101 * sent).sum() / weights.sum()
+        expected = (weights * discounts * 101 * sent).sum() / weights.sum()
         assert float(r.state.results[r.round - 1]) == pytest.approx(expected, rel=1e-5)
     assert max(r.staleness.max() for r in found) > 1
+
+
+def quadratic_rounds(make, *, seconds, rounds, buffer):
+    """Buffered rounds of `make(loss, like)` on 1/2 * (w - client)^2, two clients at work."""
+    loss = masked_mean(lambda w, frozen, optimum: 0.5 * (w - optimum) ** 2)
+    data = from_arrays({f"client {i}": np.full(1, float(i + 1), "f4") for i in range(2)})
+    algorithm, zero = make(loss, jnp.zeros(())), jnp.zeros(())
+    network = link(uplink=1e300, downlink=1e300, step=seconds)
+    options = {"clients": 2, "buffer": buffer, "seed": 0, "conditions": Conditions(None, network)}
+    batching = Batching(batch=1, steps=2)
+    return list(simulate_buffered(algorithm, zero, (), data, batching, rounds=rounds, **options))
+
+
+@pytest.mark.parametrize("name", ["fed_avg", "fed_nova", "averaging_part"])
+def test_a_buffer_whose_answers_are_all_stale_makes_a_smaller_step(name):
+    """FedBuff: w moves by s(1) = 2^(-1/2) times the one answer, not by the whole of it.
+
+    Two steps at rate 1/2 towards the optimum o leave 1/4 of the way: the answer is 3/4 (o - w).
+    """
+
+    def make(loss, like):
+        if name != "averaging_part":
+            return getattr(algorithms, name)(loss, like, client_optimizer=optax.sgd(0.5))
+        return averaging_part(
+            fresh_optimizer(loss, optax.sgd(0.5)),
+            like,
+            who="part",
+            take=lambda params: params,
+            put=lambda kept, shared: shared,
+            server_optimizer=None,
+            uplink=None,
+            downlink=None,
+            population=None,
+        )
+
+    first, second, *_ = quadratic_rounds(make, seconds=1.0, rounds=2, buffer=1)
+    assert [first.staleness.tolist(), second.staleness.tolist()] == [[0], [1]]
+    optima = [int(r.clients[0]) + 1.0 for r in (first, second)]
+    assert float(first.state.params) == pytest.approx(0.75 * optima[0])
+    moved = float(second.state.params - first.state.params)
+    assert moved == pytest.approx(2**-0.5 * 0.75 * optima[1])  # it was sent w = 0
 
 
 def test_the_same_seed_gives_the_same_bits(run, speeds):
@@ -191,9 +235,11 @@ def test_clients_that_do_not_answer_are_replaced_and_do_not_fill_the_buffer(run)
         assert r.server_info.failed == (r.clients == 5).sum()
     assert any((~r.plan.answers).any() for r in found)
     assert any(r.server_info.failed for r in found)
-    touched = found[-1].snapshot().store.clients.tolist()
-    assert 1 not in touched
-    assert 5 not in touched
+    residuals, touched = found[-1].snapshot().store.states, found[-1].snapshot().store.clients
+    assert not {1, 5} & set(touched.tolist())
+    for leaf in jax.tree.leaves(residuals):
+        assert not leaf[touched == 3].any()
+        assert leaf[touched == 0].any()
 
 
 def test_a_round_without_answers_leaves_the_server_state_unchanged(run):
