@@ -345,8 +345,8 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
     clients = 5
     updates = jax.tree.map(lambda leaf: jr.normal(jr.key(leaf.size), (clients, *leaf.shape)), like)
     weights = jnp.array([1.0, 2.0, 0.5, 3.0, 1.5])
-    empty = jax.jit(aggregator.empty, static_argnums=1)
-    add, merge, finish = map(jax.jit, aggregator[1:])
+    empty, add = jax.jit(aggregator.empty, static_argnums=1), jax.jit(aggregator.add)
+    merge, finish = jax.jit(aggregator.merge), jax.jit(aggregator.finish)
 
     def folded(
         chunks: list[list[int]], weights: Any = weights, updates: PyTree = updates

@@ -38,7 +38,7 @@ class RoundPrograms(NamedTuple):
 
     begin: Callable[[Key[Array, ""], ServerState], tuple[Downlink, ServerState, Partial]]
     clients: Callable[..., tuple]
-    fold: Callable[[ServerState, Partial, Uplink, Float[Array, " clients"]], Partial]
+    fold: Callable[..., Partial]
     finish: Callable[[Key[Array, ""], ServerState, Partial], tuple[ServerState, ServerInfo]]
 
 
