@@ -195,7 +195,7 @@ def test_a_buffer_whose_answers_are_all_stale_makes_a_smaller_step(name):
         if name != "averaging_part":
             return getattr(algorithms, name)(loss, like, client_optimizer=optax.sgd(0.5))
         return averaging_part(
-            fresh_optimizer(loss, optax.sgd(0.5)),
+            fresh_optimizer(loss, optax.sgd(0.5), like),
             like,
             who="part",
             take=lambda params: params,
