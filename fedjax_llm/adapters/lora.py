@@ -15,7 +15,15 @@ from ..models.layers import Linear
 from .contract import Adapted, Adapter, Added
 from .low_rank import Directed, LowRank, column_norms
 from .ranks import Ranks, unpadded
-from .targets import Targets, by_pattern, check_pattern, projections, read_targets, select
+from .targets import (
+    Targets,
+    by_pattern,
+    check_matched,
+    check_pattern,
+    projections,
+    read_targets,
+    select,
+)
 
 Patterns = Mapping[str, int | float] | Mapping[str, int] | str | None
 
@@ -37,7 +45,7 @@ def lora(
 
     Args:
         rank: Rank of A B, at least 1.
-        alpha: Numerator of the scale; default 2 * rank.
+        alpha: Numerator of the scale, above 0; default 2 * rank.
         targets: The projections to adapt, named as in PEFT; default all of the model's blocks.
             A sequence of names, or one text with commas between them. A name is a projection
             (`q_proj`) or the module name in a checkpoint, whole or its end (`c_attn`,
@@ -53,8 +61,9 @@ def lora(
         over layers.
 
     Raises:
-        ValueError: For a rank below 1, an alpha that is not a finite number, an invalid pattern or
-            an unknown target; when attached, for a target that the model lacks.
+        ValueError: For a rank below 1, an alpha that is not a finite number above 0, an invalid
+            pattern or an unknown target; when attached, for a target that the model lacks, and a
+            pattern that is used for none of the adapted modules.
         TypeError: If `targets` or a pattern is of another kind; when attached, if the model is not
             a `Decoder`, an `Encoder` or a `Classifier`.
 
@@ -89,7 +98,7 @@ def rslora(
 
     Args:
         rank: Rank of A B, at least 1.
-        alpha: Numerator of the scale; default 2 * rank.
+        alpha: Numerator of the scale, above 0; default 2 * rank.
         targets: The projections to adapt, as in `lora`; default all of the model's blocks.
         rank_pattern: Other ranks by pattern, as in `lora`; default none.
         alpha_pattern: Other values of alpha by pattern, as in `lora`; default none.
@@ -137,7 +146,7 @@ def dora(
 
     Args:
         rank: Rank of A B, at least 1.
-        alpha: Numerator of the scale alpha / rank; default 2 * rank.
+        alpha: Numerator of the scale alpha / rank, above 0; default 2 * rank.
         targets: The projections to adapt, as in `lora`; default all of the model's blocks.
         rank_pattern: Other ranks by pattern, as in `lora`; default none.
         alpha_pattern: Other values of alpha by pattern, as in `lora`; default none.
@@ -191,10 +200,10 @@ def _read(
     for value in ranks.values():
         check_integer(value, who=who, name="rank_pattern", at_least=1)
     for value in alphas.values():
-        check_scalar(value, who=who, name="alpha_pattern")
+        check_scalar(value, who=who, name="alpha_pattern", above=0)
     if alpha is None:
         alpha = 2 * rank
-    check_scalar(alpha, who=who, name="alpha")
+    check_scalar(alpha, who=who, name="alpha", above=0)
     return _Settings(who, rank, alpha, read_targets(targets, who=who), ranks, alphas)
 
 
@@ -225,9 +234,21 @@ def _low_rank(
     build: Callable[..., LowRank],
 ) -> Adapter:
     def attach(key: Key[Array, ""], model: nnx.Module) -> None:
-        selected = select(settings.targets, model, who=settings.who)
+        who = settings.who
+        selected = select(settings.targets, model, who=who)
+        found = projections(model, who=who)
+        modules = [
+            name
+            for projection in found
+            for name, adapted in zip(
+                projection.names, selected.get(projection.path, ()), strict=False
+            )
+            if adapted
+        ]
+        check_matched(settings.ranks, modules, who=who, name="rank_pattern")
+        check_matched(settings.alphas, modules, who=who, name="alpha_pattern")
         index = 0
-        for projection in projections(model, who=settings.who):
+        for projection in found:
             if projection.path not in selected:
                 continue
             ranks = [

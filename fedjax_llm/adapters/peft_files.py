@@ -80,7 +80,10 @@ def read_adapter(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
 def read_tensor(
     tensors: Mapping[str, LazyTensor], name: str, shape: tuple[int, ...], *, where: Path
 ) -> np.ndarray:
-    """Read one tensor as float32; `ValueError` if it is missing or has another shape."""
+    """Read one tensor as float32.
+
+    Raises `ValueError` if it is missing, has another shape, or a value that is not finite.
+    """
     if name not in tensors:
         raise ValueError(
             f"{where}: tensor {name!r}: expected shape {shape}, got no tensor of this name."
@@ -89,7 +92,15 @@ def read_tensor(
         raise ValueError(
             f"{where}: tensor {name!r}: expected shape {shape}, got {tensors[name].shape}."
         )
-    return tensors[name].read().astype(np.float32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is refused as infinite
+        values = tensors[name].read().astype(np.float32)
+    if not (finite := np.isfinite(values)).all():
+        place = tuple(map(int, np.argwhere(~finite)[0]))
+        raise ValueError(
+            f"{where}: tensor {name!r}: expected finite numbers, got {values[place]} at {place}; "
+            "the adapter's training failed, or the file is damaged."
+        )
+    return values
 
 
 def refuse_others(

@@ -63,7 +63,8 @@ def import_adapter(folder: str | os.PathLike[str], *, base_model: str | None = N
     Raises:
         ValueError: Naming file, field or tensor: for malformed files, for a field that asks for
             something that is not supported, and for another base than `base_model`. When attached:
-            for a model that lacks a module, or has it in another shape.
+            for a model that lacks a module, or has it in another shape, and for a value that is
+            not a finite number in float32.
         TypeError: When attached, if the model is of another kind.
 
     Example:
@@ -112,8 +113,8 @@ def _lora(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], place: P
         if type(each) is not int or not 1 <= each < 2**16:
             raise _wrong(where, "r", "an integer from 1 to 65535", each)
     for each in (alpha, *alphas.values()):
-        if type(each) not in (int, float) or not 0 <= each < 1e9:
-            raise _wrong(where, "lora_alpha", "a number from 0 to 1e9", each)
+        if type(each) not in (int, float) or not 0 < each < 1e9:
+            raise _wrong(where, "lora_alpha", "a number above 0 and below 1e9", each)
     if config.get("init_lora_weights", True) not in _STARTS:
         raise _wrong(
             where,

@@ -196,6 +196,20 @@ def select(targets: Targets, model: nnx.Module, *, who: str) -> dict[tuple[str, 
     return {path: layers for path, layers in selected.items() if any(layers)}
 
 
+def check_matched(patterns: Iterable[str], modules: Sequence[str], *, who: str, name: str) -> None:
+    """Raise `ValueError` for a pattern that `by_pattern` uses for none of the modules."""
+    unused = dict.fromkeys(patterns)
+    given = {pattern: pattern for pattern in unused}
+    for module in modules:
+        unused.pop(by_pattern(given, module, None), None)
+    if unused:
+        raise ValueError(
+            f"{who}: {name}: expected each pattern to be the first that matches the end of an "
+            f"adapted module's name, such as {modules[0]}, got {next(iter(unused))!r}, which is "
+            "for none; remove it, or put it first."
+        )
+
+
 def by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     """Look up the first pattern that matches the end of a module's name, as PEFT does."""
     for pattern, value in patterns.items():

@@ -145,6 +145,11 @@ def test_resized_ranks_keep_the_product_and_come_back():
         ({"rank_pattern": "q_proj"}, "rank_pattern: expected text such as k_proj=4"),
         ({"rank_pattern": {"q_proj": 0}}, "rank_pattern: expected an integer at least 1, got 0"),
         ({"rank_pattern": {"(": 3}}, r"rank_pattern: expected a valid regular .*, got '\('"),
+        ({"alpha": 0}, "lora: alpha: expected a number above 0, got 0"),
+        ({"alpha": -2.0}, "lora: alpha: expected a number above 0, got -2.0"),
+        ({"alpha": float("nan")}, "lora: alpha: expected a number above 0, got nan"),
+        ({"alpha_pattern": "q_proj=0"}, "alpha_pattern: expected a number above 0, got 0.0"),
+        ({"alpha_pattern": "q_proj=nan"}, "alpha_pattern: expected a number above 0, got nan"),
         ({"targets": "(q_proj"}, r"targets: expected a valid regular .*, got '\(q_proj'"),
     ],
 )
@@ -156,3 +161,19 @@ def test_wrong_arguments_are_refused(arguments, message):
 def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(ValueError, match=r"of its modules, such as model.layers.0.self_attn"):
         adapted(lora(rank=2, targets=r"layers\.7\..*"))
+
+
+@pytest.mark.parametrize("factory", [lora, rslora, dora])
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize(
+    ("patterns", "unused"),
+    [
+        ({"k_proj": 4}, "k_proj"),  # the adapter is on q_proj alone
+        ({r"layers\.7\..*": 4}, "layers"),
+        ({"q_proj": 4, "layers.0.*": 3}, "layers.0"),  # q_proj matches first, in each layer
+    ],
+)
+def test_a_rank_or_alpha_for_no_module_is_refused(factory, field, patterns, unused):
+    expected = rf"{factory.__name__}: {field}: expected each pattern to be .* got '{unused}"
+    with pytest.raises(ValueError, match=expected):
+        adapted(factory(rank=2, targets="q_proj", **{field: patterns}))

@@ -112,6 +112,11 @@ ELSEWHERE = A.replace("layers.0", "layers.9")
         ({"r": 0}, {}, "r: expected an integer from 1"),
         ({"r": 3}, {}, r"lora_A.weight': expected shape \(3, 16\), got \(2, 16\)"),
         ({"lora_alpha": None}, {}, "lora_alpha: expected a number"),
+        ({"lora_alpha": 0}, {}, "lora_alpha: expected a number above 0 .* got 0"),
+        ({"lora_alpha": float("nan")}, {}, "lora_alpha: expected a number above 0 .* got nan"),
+        ({"alpha_pattern": {"q_proj": -1}}, {}, "lora_alpha: expected a number above 0 .* got -1"),
+        ({}, {A: np.full((2, 16), np.nan, np.float32)}, r"expected finite .* got nan at \(0, 0\)"),
+        ({}, {A: np.full((2, 16), 1e300)}, r"lora_A.weight': expected finite numbers, got inf"),
         ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save: expected no value"),
         ({"layer_replication": [[0, 1]]}, {}, "layer_replication: expected no value"),
         ({"init_lora_weights": "pissa"}, {}, "do not change the base model, got 'pissa'"),
@@ -135,6 +140,18 @@ def test_an_adapter_that_does_not_fit_is_refused(folder, tmp_path, config, tenso
     with pytest.raises(ValueError, match=message) as error:
         adapt(import_adapter(place), Decoder(TINY, rngs=nnx.Rngs(0)), key=jr.key(0))
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["dora", "ia3", "prompt", "prefix"])
+def test_a_nan_in_any_kind_of_adapter_is_refused(kind, tmp_path):
+    export_adapter(tmp_path, made(KINDS[kind]))
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = {name: tensor.read() for name, tensor in read_safetensors(path).items()}
+    name = sorted(tensors)[-1]
+    tensors[name].flat[-1] = np.nan
+    write_safetensors(path, tensors)
+    with pytest.raises(ValueError, match=r"expected finite numbers, got nan at \(.*\); the adapt"):
+        adapt(import_adapter(tmp_path), Decoder(TINY, rngs=nnx.Rngs(0)), key=jr.key(0))
 
 
 def test_an_adapter_for_another_base_is_refused(folder):
