@@ -6,17 +6,16 @@ import jax.numpy as jnp
 import jax.random as jr
 from fedjax_compression.checks import check_integer, check_kind
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from ..models import Decoder
 from .contract import Adapter, Added
 
 Keys = Float[Array, "batch keys heads head"]
-Mask = Bool[Array, "#batch 1 seq keys"]
 
 
 class Prefix(nnx.Module):
-    """Keys and values before those of the text, which every token attends to."""
+    """Keys and values before those of the text; the mask is the decoder's."""
 
     def __init__(
         self,
@@ -25,17 +24,12 @@ class Prefix(nnx.Module):
     ) -> None:
         self.keys, self.values = Added(keys), Added(values)
 
-    def __call__(self, k: Keys, v: Keys, mask: Mask | None) -> tuple[Array, Array, Array]:
-        slots, seq = self.keys.shape[-3], k.shape[1]
-        if mask is None:
-            mask = jnp.tril(jnp.ones((1, 1, seq, seq), bool))
-
+    def __call__(self, k: Keys, v: Keys) -> tuple[Array, Array]:
         def prepend(prefix: Added, text: Array) -> Array:
             rows = jnp.broadcast_to(prefix[...].astype(text.dtype), (len(text), *prefix.shape))
             return jnp.concatenate([rows, text], axis=1)
 
-        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (slots, 0)), constant_values=True)
-        return prepend(self.keys, k), prepend(self.values, v), mask
+        return prepend(self.keys, k), prepend(self.values, v)
 
 
 def prefix_tuning(*, tokens: int) -> Adapter:
@@ -43,10 +37,10 @@ def prefix_tuning(*, tokens: int) -> Adapter:
 
     They start Gaussian with standard deviation .02, so the initial model computes another function
     than the plain one. They are not rotated by rotary positions, and they occupy the first
-    positions: those of the text follow after them. All segments of a packed row attend to them, and
-    so do layers with a sliding window. Departure from the paper: it trains an MLP that produces
-    them, and discards it after training; this adapter trains them directly, as in PEFT without
-    `prefix_projection`.
+    positions: those of the text follow after them. All segments of a packed row attend to them;
+    layers with a sliding window lose sight of them as of other tokens, as in PEFT. Departure from
+    the paper: it trains an MLP that produces them, and discards it after training; this adapter
+    trains them directly, as in PEFT without `prefix_projection`.
 
     Args:
         tokens: Number of keys and values per layer, at least 1.

@@ -14,7 +14,8 @@ def prompt_tuning(*, tokens: int) -> Adapter:
     The embeddings start as those of randomly drawn vocabulary tokens, the paper's "sampled
     vocabulary", so the initial model computes another function than the plain one. They occupy the
     first positions, and the text follows after them. All segments of a packed row attend to them;
-    layers with a sliding window lose sight of them as of other tokens. They get no logits.
+    layers with a sliding window lose sight of them as of other tokens. They get no logits. Where a
+    model scales the embeddings of tokens (Gemma), they are read as they are, as in PEFT.
     Attention costs as much as for rows that are longer by `tokens`.
 
     Args:
@@ -42,6 +43,7 @@ def prompt_tuning(*, tokens: int) -> Adapter:
     def attach(key: Key[Array, ""], model: Decoder) -> None:
         check_decoder(model, who="prompt_tuning")
         table = model.embedding[...]
-        model.prompt = Added(table[jr.randint(key, (tokens,), 0, len(table))])
+        drawn = table[jr.randint(key, (tokens,), 0, len(table))]
+        model.prompt = Added(drawn * model.config.embedding_scale)
 
     return Adapter(attach, Added)

@@ -166,6 +166,11 @@ class DecoderConfig:
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
+    def embedding_scale(self) -> float:
+        """Factor of the embeddings of tokens."""
+        return self.hidden_size**0.5 if self.scale_embeddings else 1.0
+
+    @property
     def sliding(self) -> tuple[bool, ...]:
         """For each layer, whether its attention is limited to the window."""
         if not self.layer_types:

@@ -54,8 +54,9 @@ class Decoder(nnx.Module):
         rngs: Source of the initial parameters.
 
     Attributes:
-        prompt: Vectors `[slots, width]` before every row, to which all segments attend; None
-            unless an adapter sets them.
+        prompt: Vectors `[slots, width]` before every row, to which all segments attend, as the
+            blocks read them: not scaled as Gemma's embeddings of tokens are. None unless an
+            adapter sets them.
         before: First blocks of the stack, when an adapter splits it in three around `blocks`.
         after: Last blocks of the stack, likewise.
 
@@ -269,23 +270,26 @@ class Decoder(nnx.Module):
         segments: Int[Array, "#batch seq"] | None,
     ) -> tuple[Int[Array, "#batch seq"], Int[Array, "#batch seq"] | None]:
         """Positions after prompt and prefix, and segments if a mask depends on them."""
-        window, extra = self.config.sliding_window, self._prompt_slots()
+        window, ahead = self.config.sliding_window, self._slots_ahead()
         if positions is None and segments is not None:
             positions = positions_in_segments(segments)
         elif positions is None:
             positions = jnp.arange(seq)[None]
-        sliding = any(self.config.sliding) and window is not None and window < seq + extra
-        if segments is None and (sliding or extra):
+        sliding = any(self.config.sliding) and window is not None and window < seq
+        if segments is None and (sliding or ahead):
             segments = jnp.ones((1, seq), jnp.int32)
-        return positions + self._slots_ahead(), segments
+        return positions + ahead, segments
 
     def _prompt_slots(self) -> int:
         return 0 if self.prompt is None else self.prompt.shape[0]
 
     def _slots_ahead(self) -> int:
         """Number of positions that prompt and prefix occupy."""
+        return self._prompt_slots() + self._prefix_slots()
+
+    def _prefix_slots(self) -> int:
         prefix: Any = self.blocks.attention.prefix
-        return self._prompt_slots() + (0 if prefix is None else prefix.keys.shape[-3])
+        return 0 if prefix is None else prefix.keys.shape[-3]
 
     def _run_blocks(
         self,
@@ -330,10 +334,17 @@ class Decoder(nnx.Module):
         """Rotations and mask of a layer, as a function of whether it slides (0 or 1)."""
         c, kinds = self.config, sorted(set(self.config.sliding))
         rotary = c.position_embeddings == "rotary"
+        ahead, prefix = self._slots_ahead(), self._prefix_slots()
+        if mask is not None and ahead:
+            rows = jnp.broadcast_shapes(mask.shape[:1], positions.shape[:1])
+            mask = jnp.broadcast_to(mask, (*rows, *mask.shape[1:]))
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (prefix, 0)), constant_values=True)
         views = [
             View(
                 turns(positions, rates(c, local=local)) if rotary else None,
-                cut_to_window(mask, first, c.sliding_window or 0)
+                cut_to_window(
+                    mask, first + prefix, c.sliding_window or 0, ahead=ahead, positions=positions
+                )
                 if local and mask is not None
                 else mask,
             )
@@ -353,7 +364,8 @@ class Decoder(nnx.Module):
                 f"Decoder: tokens: expected at most {most} in a row (max_position_embeddings), "
                 f"got {longest}."
             )
-        return self._with_positions(self.embedding[...][tokens], positions)
+        x, c = self._with_positions(self.embedding[...][tokens], positions), self.config
+        return x * jnp.asarray(c.embedding_scale, c.dtype) if c.scale_embeddings else x
 
     def _embed_prompt(self, batch: int) -> Float[Array, "batch slots width"]:
         assert self.prompt is not None  # noqa: S101
@@ -363,12 +375,10 @@ class Decoder(nnx.Module):
     def _with_positions(
         self, x: Float[Array, "batch seq width"], positions: Int[Array, "#batch seq"]
     ) -> Float[Array, "batch seq width"]:
-        """Embeddings with learned positions, if any, scaled and in the type of the blocks."""
-        c = self.config
+        """Embeddings with learned positions, if any, in the type of the blocks."""
         if self.position_embedding is not None:
             x = x + self.position_embedding[...][positions]
-        x = x.astype(c.dtype)
-        return x * jnp.asarray(c.hidden_size**0.5, c.dtype) if c.scale_embeddings else x
+        return x.astype(self.config.dtype)
 
     def _logits(self, x: Float[Array, "batch seq width"]) -> Float[Array, "batch seq vocab"]:
         flat = self.norm(x).reshape(-1, x.shape[-1])

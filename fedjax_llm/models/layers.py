@@ -163,8 +163,8 @@ class Attention(nnx.Module):
     """Grouped-query attention with its projections.
 
     Attributes:
-        prefix: `(k, v, mask) -> (k, v, mask)`, which adds keys and values that all tokens attend
-            to; None unless an adapter sets it on an instance.
+        prefix: `(k, v) -> (k, v)`, which puts keys and values before those of the text; None
+            unless an adapter sets it on an instance.
 
     """
 
@@ -204,10 +204,9 @@ class Attention(nnx.Module):
             q, k = rotate(q, view.turns), rotate(k, view.turns)
         if past is not None:
             k, v, past = past.extend(k, v)
-        mask = view.mask
         if self.prefix is not None:
-            k, v, mask = self.prefix(k, v, mask)
-        mixed = attend(q, k, v, mask=mask, scale=self.scale, softcap=self.softcap)
+            k, v = self.prefix(k, v)
+        mixed = attend(q, k, v, mask=view.mask, scale=self.scale, softcap=self.softcap)
         return self.o_proj(mixed.reshape(batch * seq, -1)).reshape(batch, seq, width), past
 
 

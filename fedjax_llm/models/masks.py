@@ -44,9 +44,30 @@ def segment_mask(
 
 
 def cut_to_window(
-    mask: Bool[Array, "#batch 1 seq keys"], first: Int[Array, ""] | int, window: int
+    mask: Bool[Array, "#batch 1 seq keys"],
+    first: Int[Array, ""] | int,
+    window: int,
+    *,
+    ahead: int,
+    positions: Int[Array, "#batch seq"],
 ) -> Bool[Array, "#batch 1 seq keys"]:
-    """Limit a mask to the last `window` keys up to each query, the first of which is at `first`."""
+    """Limit a mask to the last `window` keys up to each query.
+
+    Args:
+        mask: The mask.
+        first: Index among the keys of the first query.
+        window: Number of keys, the query's own included.
+        ahead: Number of keys of a prompt or prefix, which come first. Their distance to a query is
+            counted in positions, so that it is the same in packed and padded rows.
+        positions: Position of each query; a prompt or prefix is at 0 to `ahead` - 1.
+
+    Returns:
+        The limited mask.
+
+    """
     seq, keys = mask.shape[-2:]
-    places = first + jnp.arange(seq)
-    return mask & (jnp.arange(keys) > places[:, None] - window)
+    index = jnp.arange(keys)
+    last = first + jnp.arange(seq)[:, None]
+    if ahead:
+        last = jnp.where(index < ahead, positions[:, None, :, None], last)
+    return mask & (index > last - window)

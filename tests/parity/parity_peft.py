@@ -1,6 +1,7 @@
-"""Adapters compared with peft on torch.
+"""Adapters of every kind on every family, compared with peft on torch.
 
-peft only warns about wrong names, so logits are compared.
+Texts are longer than the sliding windows, which hold five tokens. peft only warns about wrong
+names, so logits are compared.
 """
 
 import json
@@ -33,7 +34,6 @@ from fedjax_llm.models import config_from, config_to, from_params, hf_tensors
 from tests.helpers.families import FAMILIES, params, tokens, uniform
 from tests.parity.reference import reference
 
-MODELS = ("smollm2", "qwen2", "gpt2")
 OURS = {
     "lora": lambda fused: lora(rank=3),
     "some layers": lambda fused: lora(
@@ -68,11 +68,16 @@ THEIRS = {
         target_modules=["c_attn"] if fused else ["v_proj", "down_proj"],
         init_lora_weights=False,
     ),
-    "ia3": lambda fused: peft.IA3Config(task_type="CAUSAL_LM", init_ia3_weights=False),
+    "ia3": lambda fused: peft.IA3Config(
+        task_type="CAUSAL_LM",
+        target_modules=["c_attn", "mlp.c_proj"] if fused else ["k_proj", "v_proj", "down_proj"],
+        feedforward_modules=["mlp.c_proj" if fused else "down_proj"],
+        init_ia3_weights=False,
+    ),
     "prompt": lambda fused: peft.PromptTuningConfig(**VIRTUAL),
     "prefix": lambda fused: peft.PrefixTuningConfig(**VIRTUAL),
 }
-each_model = pytest.mark.parametrize("name", MODELS)
+each_model = pytest.mark.parametrize("name", FAMILIES)
 ids = tokens((2, 17))
 
 
@@ -84,6 +89,10 @@ def adapted(name, adapter, *, moved=True):
     if moved:
         leaves = [p + 0.3 * uniform(f"leaf {i}", p.shape) for i, p in enumerate(leaves)]
     return one.merge(jax.tree.unflatten(structure, leaves), one.frozen)
+
+
+def fused(name):
+    return name.startswith("gpt2")
 
 
 def logits(model):
@@ -102,13 +111,13 @@ def off(got, expected):
 @each_model
 @pytest.mark.parametrize("kind", OURS)
 def test_peft_reads_our_adapters(name, kind, tmp_path):
-    model = adapted(name, OURS[kind](name == "gpt2"))
+    model = adapted(name, OURS[kind](fused(name)))
     export_adapter(tmp_path, model)
     theirs = peft.PeftModel.from_pretrained(reference(name), tmp_path).eval()
     expected = torch_logits(theirs, drop=4 if kind == "prompt" else 0)
     plain = torch_logits(reference(name))
     error, effect = off(logits(model), expected), off(plain, expected)
-    print(f"\n{name:8} {kind:12} error {error:.1e}, effect {effect:.1e}")
+    print(f"\n{name:15} {kind:12} error {error:.1e}, effect {effect:.1e}")
     assert effect > 1e-2
     assert error < 1e-4
     again = adapted(name, import_adapter(tmp_path), moved=False)
@@ -119,7 +128,7 @@ def test_peft_reads_our_adapters(name, kind, tmp_path):
 @pytest.mark.parametrize("kind", THEIRS)
 def test_we_read_adapters_of_peft(name, kind, tmp_path):
     torch.manual_seed(0)
-    theirs = peft.get_peft_model(reference(name), THEIRS[kind](name == "gpt2")).eval()
+    theirs = peft.get_peft_model(reference(name), THEIRS[kind](fused(name))).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             if parameter.requires_grad:
@@ -128,7 +137,7 @@ def test_we_read_adapters_of_peft(name, kind, tmp_path):
     expected = torch_logits(theirs, drop=4 if kind == "prompt" else 0)
     model = adapted(name, import_adapter(tmp_path), moved=False)
     error, effect = off(logits(model), expected), off(torch_logits(reference(name)), expected)
-    print(f"\n{name:8} {kind:16} error {error:.1e}, effect {effect:.1e}")
+    print(f"\n{name:15} {kind:16} error {error:.1e}, effect {effect:.1e}")
     assert effect > 1e-2
     assert error < 1e-4
 
@@ -136,13 +145,12 @@ def test_we_read_adapters_of_peft(name, kind, tmp_path):
 @each_model
 @pytest.mark.parametrize("kind", ["lora", "some layers", "dora", "ia3", "packed"])
 def test_merged_models_open_in_transformers(name, kind, tmp_path):
-    fused = name == "gpt2"
-    adapter = nf4_base(lora(rank=2)) if kind == "packed" else OURS[kind](fused)
+    adapter = nf4_base(lora(rank=2)) if kind == "packed" else OURS[kind](fused(name))
     model = adapted(name, adapter)
     config = model.config
     write_safetensors(tmp_path / "model.safetensors", hf_tensors(config, merge_adapter(model)))
     (tmp_path / "config.json").write_text(json.dumps(config_to(config)))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     error = off(logits(model), torch_logits(theirs))
-    print(f"\n{name:8} {kind:12} error {error:.1e}")
+    print(f"\n{name:15} {kind:12} error {error:.1e}")
     assert error < 1e-4
