@@ -3,6 +3,7 @@
 from .bitfit import bitfit
 from .bottleneck import bottleneck
 from .contract import Adapted, Adapter, Added, adapt, full
+from .head_only import head_only
 from .ia3 import ia3
 from .layers import layers
 from .lora import dora, lora, rslora
@@ -25,6 +26,7 @@ __all__ = [
     "dora",
     "export_adapter",
     "full",
+    "head_only",
     "ia3",
     "import_adapter",
     "int8_base",

@@ -72,6 +72,20 @@ def merge_adapter(model: Any) -> PyTree:
     return params
 
 
+def without_adapter(model: Any) -> Any:
+    """Make the base of a model: the same model without LoRA, IA3, bottlenecks, prompt or prefix.
+
+    The model itself is not changed; the new one shares its arrays.
+    """
+    model = nnx.merge(*nnx.split(model))
+    for _, module in list(nnx.iter_graph(model)):
+        if isinstance(module, Linear):
+            module.adapter = None
+    if isinstance(model, Decoder):
+        model.prompt = model.blocks.attention.prefix = None
+    return model
+
+
 def _joined(params: dict[str, Any]) -> PyTree:
     """The parameters with one stack of blocks, where `layers` cut it into up to three."""
     stacks = [params.pop(name) for name in ("before", "blocks", "after") if name in params]

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from ..models import Decoder
+from ..models import Classifier, Decoder
 from .ia3 import Scaled
 from .low_rank import Directed, LowRank
-from .peft_files import PREFIX, PROMPT, write_adapter
+from .peft_files import HEAD, PREFIX, PROMPT, write_adapter
 from .targets import Projection, projections
 
 Written = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -24,20 +25,21 @@ def export_adapter(
 
     The folder gets `adapter_config.json` and `adapter_model.safetensors`, in float32. Alpha
     is recovered from the scale and rounded to 5 decimals. Ranks and alphas that differ between
-    layers go into `rank_pattern` and `alpha_pattern`. Files of an earlier
-    adapter are replaced; a reader never finds a mixture of two adapters.
+    layers go into `rank_pattern` and `alpha_pattern`. A `Classifier`'s head is written too. Files
+    of an earlier adapter are replaced; a reader never finds a mixture of two adapters.
 
     Args:
         folder: Where to write; made if it does not exist.
         model: A model with an adapter, from `task.model(params, frozen)` or
             `adapted.merge(params, frozen)`.
-        base_model: Path, or name on the hub, of the model that the adapter is for. `peft` uses it
-            to find the base. Default: none is recorded.
+        base_model: Folder, or name on the hub, of the model that the adapter is for. `peft` uses
+            it to find the base. Default: none is recorded.
 
     Raises:
         TypeError: If `model` is not a `Decoder`, an `Encoder` or a `Classifier`.
         ValueError: For a model with no adapter, with several kinds, or with one that `peft` has no
-            format for. Nothing is written then.
+            format for, and for a classifier of mean vectors, which `transformers` does not have.
+            Nothing is written then.
 
     Example:
         >>> import os, tempfile
@@ -62,6 +64,11 @@ def adapter_files(model: Any, *, base_model: str | None = None) -> Written:
     if isinstance(model, Decoder):
         kinds |= {"prompt"} if model.prompt is not None else set()
         kinds |= {"prefix"} if model.blocks.attention.prefix is not None else set()
+    if isinstance(model, Classifier) and model.pooling != "first":
+        raise ValueError(
+            'export_adapter: model: expected a classifier of pooling="first", as transformers has, '
+            f'got pooling="{model.pooling}".'
+        )
     if len(kinds) != 1 or not kinds <= {"LowRank", "Directed", "Scaled", "prompt", "prefix"}:
         raise ValueError(
             "export_adapter: model: expected one with one kind of adapter, of LoRA, DoRA, IA3, "
@@ -76,11 +83,15 @@ def adapter_files(model: Any, *, base_model: str | None = None) -> Written:
             config, tensors = _ia3(adapted)
         case _:
             config, tensors = _lora(adapted)
-    config |= {
-        "base_model_name_or_path": base_model,
-        "inference_mode": True,
-        "task_type": "CAUSAL_LM" if isinstance(model, Decoder) else None,
-    }
+    config |= {"base_model_name_or_path": base_model, "inference_mode": True, "task_type": None}
+    if isinstance(model, Decoder):
+        config["task_type"] = "CAUSAL_LM"
+    if isinstance(model, Classifier):
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": [HEAD]}
+        head = model.classifier
+        assert head.bias is not None  # noqa: S101
+        tensors[f"{PREFIX}{HEAD}.weight"] = np.ascontiguousarray(head.weights(jnp.float32).T)
+        tensors[f"{PREFIX}{HEAD}.bias"] = np.asarray(head.bias[...], np.float32)
     return config, tensors
 
 

@@ -17,6 +17,8 @@ PREFIX = "base_model.model."
 """Prefix of a module's name in the names of a file's tensors."""
 PROMPT = "prompt_embeddings"
 """Name of the one tensor of a prompt or a prefix."""
+HEAD = "classifier"
+"""Name of the head of a classifier of texts."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 

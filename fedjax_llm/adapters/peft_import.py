@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from ..model_files import LazyTensor
-from ..models import Decoder
+from ..models import Classifier, Decoder
 from ..models.layers import Linear
 from .contract import Adapted, Adapter, Added
 from .ia3 import INNER, Scaled
@@ -20,6 +20,7 @@ from .lora import mixed_ranks, shared_scale
 from .low_rank import Directed, LowRank, column_norms
 from .peft_files import (
     CONFIG,
+    HEAD,
     PREFIX,
     PROMPT,
     TENSORS,
@@ -38,8 +39,11 @@ megatron_core feedforward_modules r lora_alpha rank_pattern alpha_pattern use_rs
 init_lora_weights init_ia3_weights init_weights qalora_group_size eva_config num_virtual_tokens
 num_layers num_attention_heads token_dim num_transformer_submodules encoder_hidden_size
 prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs
+modules_to_save
 """
 """Fields that need no check: read below, implied by the tensors, or about how training began."""
+_HEADS = (HEAD, "score")
+"""Modules that `peft` saves for any classifier; those of BERT have the first."""
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that do not change the base model."""
 
@@ -47,10 +51,10 @@ _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 def import_adapter(folder: str | os.PathLike[str], *, base_model: str | None = None) -> Adapter:
     """Read a LoRA, rsLoRA, DoRA, IA3, prompt or prefix from a folder that `peft` wrote.
 
-    The adapter starts from the values in the file and can be trained further. Dropout is not
-    applied. Config and shapes are read at once, values when the adapter is attached. The files are
-    not trusted: `read_safetensors` checks all sizes before a value is read, and patterns that could
-    take long to match are refused.
+    A classifier's head is read with its adapter. The adapter starts from the values in the file and
+    can be trained further. Dropout is not applied. Config and shapes are read at once, values when
+    the adapter is attached. The files are not trusted: `read_safetensors` checks all sizes before a
+    value is read, and patterns that could take long to match are refused.
 
     Args:
         folder: The folder with `adapter_config.json` and `adapter_model.safetensors`.
@@ -92,11 +96,14 @@ def import_adapter(folder: str | os.PathLike[str], *, base_model: str | None = N
             raise _wrong(where, field, "no value, as this field is not supported", given)
     if config.get("bias", "none") != "none":
         raise _wrong(where, "bias", "none", config["bias"])
+    if not set(config.get("modules_to_save") or ()) <= set(_HEADS):
+        expected = f"none, or among {', '.join(_HEADS)}"
+        raise _wrong(where, "modules_to_save", expected, config["modules_to_save"])
     match config.get("peft_type"):
         case "LORA":
             return _lora(config, tensors, place)
         case "IA3":
-            return _ia3(tensors, place / TENSORS)
+            return _ia3(config, tensors, place / TENSORS)
         case "PROMPT_TUNING":
             return _prompt(tensors, place / TENSORS)
         case "PREFIX_TUNING":
@@ -126,7 +133,7 @@ def _lora(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], place: P
     suffixes = ("A.weight", "B.weight", *(("magnitude_vector",) if directed else ()))
 
     def attach(key: Key[Array, ""], model: nnx.Module) -> None:
-        known: set[str] = set()
+        known = _head(config, tensors, model, path)
         for projection in projections(model, who="import_adapter"):
             keys = [f"{PREFIX}{name}.lora_" for name in projection.names]
             adapted = [any(k + suffix in tensors for suffix in suffixes) for k in keys]
@@ -189,9 +196,9 @@ def _low_rank(
     return Directed(jnp.asarray(a), jnp.asarray(b), jnp.asarray(magnitude), **settings)
 
 
-def _ia3(tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:
+def _ia3(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:
     def attach(key: Key[Array, ""], model: nnx.Module) -> None:
-        known: set[str] = set()
+        known = _head(config, tensors, model, path)
         for projection in projections(model, who="import_adapter"):
             names = [f"{PREFIX}{name}.ia3_l" for name in projection.names]
             if not any(name in tensors for name in names):
@@ -205,6 +212,22 @@ def _ia3(tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:
         refuse_others(tensors, known, where=path, why="the model has no such module")
 
     return Adapter(attach, Added)
+
+
+def _head(
+    config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], model: nnx.Module, path: Path
+) -> set[str]:
+    """Read a classifier's head, if the file has one; return the names of its tensors."""
+    if not config.get("modules_to_save") or not isinstance(model, Classifier):
+        return set()
+    weight, bias = names = f"{PREFIX}{HEAD}.weight", f"{PREFIX}{HEAD}.bias"
+    inputs, labels = model.classifier.weights(jnp.float32).shape
+    kernel = read_tensor(tensors, weight, (labels, inputs), where=path).T
+    model.classifier.kernel = nnx.Param(jnp.asarray(kernel))
+    model.classifier.bias = nnx.Param(
+        jnp.asarray(read_tensor(tensors, bias, (labels,), where=path))
+    )
+    return set(names)
 
 
 def _prompt(tensors: Mapping[str, LazyTensor], path: Path) -> Adapter:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from .bitfit import bitfit
 from .bottleneck import bottleneck
 from .contract import full
+from .head_only import head_only
 from .ia3 import ia3
 from .layers import layers
 from .lora import dora, lora, rslora
@@ -21,6 +22,7 @@ ADAPTERS: Mapping[str, Callable] = {
         bottleneck,
         dora,
         full,
+        head_only,
         ia3,
         import_adapter,
         int8_base,

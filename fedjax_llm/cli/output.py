@@ -54,6 +54,8 @@ def nats(row: Row) -> str:
             "nats_per_token" if of_tokens else "nats_per_byte",
             "nats_per_pair",
             "preferred",
+            "nats_per_text",
+            "accuracy",
         )
         if (key := f"{which}_{what}") in row
     )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..runs import Row, RunConfig, baseline_rows, deliver, execute, open_run_folder, prepare
+from ..runs.delivery import check_save_base
 from ..runs.live import live_progress
 from ..runs.registries import load_plugins
 from ..runs.results import append_row, write_object
@@ -16,6 +17,7 @@ def train(
     cache: Path | None = None,
     out: Path = Path("runs/train"),
     resume: bool = False,
+    save_base: bool = False,
     checkpoint_every: int = 10,
     compilation_cache: Path | None = None,
     plugin: tuple[str, ...] = (),
@@ -30,6 +32,8 @@ def train(
         out: Folder for the results; one that holds a run is refused without --resume.
         resume: Continue the run in the folder, to the same bits as if it had never stopped; starts
             a run where there is none.
+        save_base: Also write the frozen base of an adapter to base/, for peft to open: needed for
+            smollm2 and .gguf files. The base of a fresh decoder is always written.
         checkpoint_every: Rounds between checkpoints. One is also written on SIGTERM and Ctrl-C; the
             last three are kept.
         compilation_cache: Folder in which compiled programs are kept for later commands.
@@ -43,6 +47,8 @@ def train(
         raise ValueError(
             f"baselines: expected a method with a client optimizer, got {run.algorithm}."
         )
+    if save_base:
+        check_save_base(built)
     with open_run_folder(out, built, resume=resume, every=checkpoint_every) as folder:
         row = folder.done
         if row is None:
@@ -55,7 +61,7 @@ def train(
                     show(row)
 
                 row, trained = execute(folder.run, each, past=folder.past, keep=folder.keep)
-            row["delivered"] = deliver(folder.run, trained, out)
+            row["delivered"] = deliver(folder.run, trained, out, save_base=save_base)
             if baselines:
                 row["baselines"] = baseline_rows(folder.run)
             write_object(folder.summary, row)

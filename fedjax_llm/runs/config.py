@@ -46,7 +46,8 @@ class RunConfig:
             fed_adam(0.01), fed_yogi(0.01) or fed_adagrad(0.01) of arXiv:2003.00295. Default:
             sgd(1.0, momentum=0.5, nesterov=True), or the method's own.
         adapter: Which parameters are trained: full(), lora(rank=8) or another adapter;
-            nf4_base(lora(rank=8)) and int8_base(...) quantise the frozen base.
+            head_only() for a classifier's head; nf4_base(lora(rank=8)) and int8_base(...) quantise
+            the frozen base.
         local_steps: Local steps of each client in a round. Default: 8, unless local epochs are
             given.
         local_epochs: Passes of each client over its data in a round, instead of local steps.
@@ -54,22 +55,25 @@ class RunConfig:
         seq: Tokens in a window; a fresh decoder's tokens are bytes.
         task: What is learned: language_model(), or preference(beta=0.1) for DPO on pairs of
             answers; preference(prompt_tokens=128) keeps as many tokens of a prompt's end where
-            pairs are truncated, half of `seq` by default.
+            pairs are truncated, half of `seq` by default; or classification(labels=2) of texts by
+            an encoder such as minilm.
         data: Text by client: shakespeare(), chitchat(), fedit('folder'), or jsonl(...) and
             parquet(...) such as jsonl('chats.jsonl', fields(messages='messages', client='user')).
             Published layouts have names: alpaca(client='user') reads instruction, input and output,
             sharegpt(client='user') conversations. Pairs: pair_fields(client='user') reads TRL's
             prompt, chosen and rejected, alpaca_pairs(...) instruction, input, chosen and rejected,
-            sharegpt_pairs(...) conversations, chosen and rejected. Any of them dealt out anew by
+            sharegpt_pairs(...) conversations, chosen and rejected. Labelled texts:
+            fields(text='text', label='label', client='user'). Any of them dealt out anew by
             iid, dirichlet, label_shards, log_normal or power_law, such as
             iid(chitchat(), clients=100, seed=0).
         population: Clients to keep of all there are, drawn by the seed; a tenth of them is held
             out. Default: all.
         long: How to handle examples longer than `seq` (with `model`): split (default), truncate or
             error; for pairs error (default), truncate (the prompt from the left, then the answers
-            from the right) or drop.
-        model: Pretrained model to start from: a folder, a .gguf file, smollm2, or owner/name on
-            the hub. Default: a fresh byte-level decoder of the sizes below.
+            from the right) or drop; for labelled texts error (default) or truncate.
+        model: Pretrained model to start from: a folder, such as the model/ that train wrote, a
+            .gguf file, smollm2, minilm (an encoder), or owner/name on the hub. Default: a fresh
+            byte-level decoder of the sizes below.
         chat_template: File with a Jinja chat template (with `model`), where the model has none or
             its own refuses the data. Default: the model's.
         date: Date that a chat template's clock shows (with `model`). Default 2024-07-26, so that

@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,9 +12,11 @@ from jaxtyping import PyTree
 
 from .. import models
 from ..adapters import merge_adapter
+from ..adapters.merging import without_adapter
 from ..adapters.peft_export import adapter_files
 from ..adapters.peft_files import write_adapter
-from ..model_files import write_safetensors
+from ..model_files import ByteTokenizer, minilm, write_safetensors
+from ..models import Classifier, Decoder
 from .prepare import Run
 from .quality import own_params
 from .results import write_object
@@ -26,7 +28,9 @@ CLIENTS = {"peft": "adapters", "transformers": "models", "safetensors": "clients
 """Folder of the clients' own parameters, by format."""
 SHARED = "shared"
 """Folder of the server's parameters where it trained some of them and clients the others."""
-FOLDERS = (*SERVER.values(), *CLIENTS.values(), SHARED)
+BASE = "base"
+"""Folder of the frozen base of an adapter."""
+FOLDERS = (*SERVER.values(), *CLIENTS.values(), SHARED, BASE)
 FOR = {
     "peft": "for peft",
     "transformers": "for transformers",
@@ -47,7 +51,7 @@ class Writer(NamedTuple):
     write: Callable[[Path, PyTree], None]
 
 
-def deliver(run: Run, trained: Trained, out: Path) -> dict[str, str]:
+def deliver(run: Run, trained: Trained, out: Path, *, save_base: bool = False) -> dict[str, str]:
     """Write what a run trained: the server's parameters, and each client's own where it has some.
 
     - `adapter/` opens in `peft`; `model/` is the merged model, which opens in `transformers`. The
@@ -57,6 +61,8 @@ def deliver(run: Run, trained: Trained, out: Path) -> dict[str, str]:
       client's own model in the same formats, for each client that was in a round; `clients.json`
       there gives each client's folder. Where less than half of a merged model is trained, the
       clients' trained parameters are written alone.
+    - `base/` is the frozen base of an adapter, which `adapter_config.json` then names. It is
+      written if asked for, and where no pretrained model is the base.
     - `shared/` replaces the server's folder where the server trained only some parameters. Where a
       method with personal models trains none at the server, there is neither.
 
@@ -64,6 +70,7 @@ def deliver(run: Run, trained: Trained, out: Path) -> dict[str, str]:
         run: The run.
         trained: Its result.
         out: The run's folder.
+        save_base: Whether to write the base of an adapter.
 
     Returns:
         What each folder holds, in words, by the folder's path in `out`.
@@ -72,58 +79,108 @@ def deliver(run: Run, trained: Trained, out: Path) -> dict[str, str]:
     for name in FOLDERS:  # of this run, stopped before its summary
         if (out / name).exists():
             shutil.rmtree(out / name)
-    writer = _writer(run, trained)
+    save_base |= run.config.model is None
+    base = (out / BASE).absolute() if save_base else _base_to_open(run.config.model)
+    writer = _writer(run, trained, base)
+    delivered = _server(run, trained, out, writer)
+    if trained.clients is not None:
+        delivered |= _clients(run, trained, out, writer)
+    if writer.format == "peft":
+        if save_base:
+            _save(run, out / BASE, without_adapter(run.task.model(trained.params, trained.frozen)))
+            delivered[f"{BASE}/"] = "the frozen base that the adapters name, for transformers"
+        elif base is None:
+            remedy = "; give peft the base yourself, or write it with --save-base"
+            delivered = {place: what + remedy for place, what in delivered.items()}
+    return delivered
+
+
+def check_save_base(run: Run) -> None:
+    """Raise `ValueError` where `peft` has no format for a run's adapter."""
+    if _writer(run, Trained(run.task.params, run.task.frozen), None).format != "peft":
+        raise ValueError(
+            "save_base: expected an adapter that peft has, such as lora(rank=8), got "
+            f"{run.config.adapter}, whose result has no separate base."
+        )
+
+
+def _server(run: Run, trained: Trained, out: Path, writer: Writer) -> dict[str, str]:
+    """Write the server's parameters, unless it trained none of the clients' own models."""
     kept, changed = _kept_and_changed(run.task.params, trained.params)
+    what = f"what the server trained, {FOR[writer.format]}"
     if trained.clients is None:
-        place = f"{SERVER[writer.format]}/"
-        writer.write(out / place, trained.params)
-        nothing = "" if changed else "; no round changed it"
-        return {place: f"what the server trained, {FOR[writer.format]}{nothing}"}
-    delivered = {}
-    if changed:
-        place = f"{SHARED if kept else SERVER[writer.format]}/"
-        writer.write(out / place, trained.params)
-        delivered[place] = f"what the server trained, {FOR[writer.format]}"
-        if kept:
-            delivered[place] += (
-                f"; {_listed(kept)} as before training, so it is a start for new clients and not a "
-                "trained model"
-            )
+        place = SERVER[writer.format]
+        what += "" if changed else "; no round changed it"
+    elif not changed:
+        return {}
+    elif kept:
+        place = SHARED
+        what += (
+            f"; {_listed(kept)} as before training, so it is a start for new clients and not a "
+            "trained model"
+        )
+    else:
+        place = SERVER[writer.format]
+    writer.write(out / place, trained.params)
+    return {f"{place}/": what}
+
+
+def _clients(run: Run, trained: Trained, out: Path, writer: Writer) -> dict[str, str]:
+    """Write the model of each client that was in a round."""
+    assert trained.clients is not None  # noqa: S101
     if writer.format == "transformers" and not _mostly_trained(run):
         writer = _parameters_alone()
     params_of = own_params(run, trained.params, trained.clients)
     names = [run.split.train.names[client] for client in trained.clients.clients]
+    if not names:
+        return {}
     place = CLIENTS[writer.format]
     folders = dict(zip(names, folder_names(names), strict=True))
     for name, folder in folders.items():
         writer.write(out / place / folder, params_of(name))
-    if folders:
-        write_object(out / place / "clients.json", folders)
-        delivered[f"{place}/"] = (
-            f"a folder for each of the {len(folders)} clients that trained a model of their own, "
-            f"{FOR[writer.format]}; clients.json has each client's folder"
-        )
-    return delivered
+    write_object(out / place / "clients.json", folders)
+    what = (
+        f"a folder for each of the {len(folders)} clients that trained a model of their own, "
+        f"{FOR[writer.format]}; clients.json has each client's folder"
+    )
+    return {f"{place}/": what}
 
 
-def _writer(run: Run, trained: Trained) -> Writer:
+def _writer(run: Run, trained: Trained, base: str | Path | None) -> Writer:
     """The first format that holds the run's parameters."""
-    task, learnt, frozen = run.task, run.workload, trained.frozen
+    task, frozen = run.task, trained.frozen
     model = task.model(trained.params, frozen)
 
     def adapter(folder: Path, params: PyTree) -> None:
-        files = adapter_files(task.model(params, frozen), base_model=run.config.model)
-        write_adapter(folder, *files)
+        name = None if base is None else str(base)
+        write_adapter(folder, *adapter_files(task.model(params, frozen), base_model=name))
 
     def merged(folder: Path, params: PyTree) -> None:
-        plain = merge_adapter(task.model(params, frozen))
-        models.save(folder, learnt.decoder, plain, tokenizer=learnt.tokenizer)
+        _save(run, folder, task.model(params, frozen))
 
     if frozen is task.frozen and _succeeds(adapter_files, model):
         return Writer("peft", adapter)
-    if _succeeds(merge_adapter, model):
+    first = isinstance(model, Classifier) and model.pooling == "first"
+    if (first or isinstance(model, Decoder)) and _succeeds(merge_adapter, model):
         return Writer("transformers", merged)
     return _parameters_alone()
+
+
+def _base_to_open(model: str) -> str | Path | None:
+    """What `peft` opens as the base: a folder, or a name on the hub; None for a `.gguf` file."""
+    if Path(model).is_dir():
+        return Path(model).absolute()
+    if Path(model).exists() or model == "smollm2":
+        return None
+    return minilm() if model == "minilm" else model
+
+
+def _save(run: Run, folder: Path, model: Any) -> None:
+    """Write a model with its adapter merged, for `transformers`."""
+    learnt, plain = run.workload, merge_adapter(model)
+    labels = len(plain["classifier"]["bias"]) if isinstance(model, Classifier) else None
+    tokenizer = learnt.tokenizer or ByteTokenizer()
+    models.save(folder, learnt.config, plain, labels=labels, tokenizer=tokenizer)
 
 
 def _parameters_alone() -> Writer:
@@ -137,7 +194,7 @@ def _parameters_alone() -> Writer:
 def _succeeds(make: Callable, model: object) -> bool:
     try:
         make(model)
-    except ValueError:
+    except (TypeError, ValueError):  # the model of a task of one's own may be of another type
         return False
     return True
 
@@ -186,15 +243,18 @@ def folder_names(clients: Iterable[str]) -> list[str]:
         ['hamlet%2FHORATIO', 'Ann', 'ann~2', '%2E%2E']
 
     """
-    found: dict[str, str] = {}
+    found: list[str] = []
+    taken = {"clients.json"}
     for client in clients:
-        safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|%]|^\.+|[. ]+$|^$', _encoded, client)
+        text = client.encode(errors="ignore").decode()  # without lone surrogates
+        safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|%]|^\.+|[. ]+$|^$', _encoded, text)
         stem = safe.encode()[:120].decode(errors="ignore")
         name, number = stem, 2
-        while name.casefold() in found:
+        while name.casefold() in taken:
             name, number = f"{stem}~{number}", number + 1
-        found[name.casefold()] = name
-    return list(found.values())
+        taken.add(name.casefold())
+        found.append(name)
+    return found
 
 
 def _encoded(match: re.Match) -> str:

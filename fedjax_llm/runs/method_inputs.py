@@ -57,7 +57,7 @@ def method_inputs(
             f"task: {_name(parsed)} is for language models, expected language_model(), got "
             f"{config.task}."
         )
-    decoder = load.decoder
+    decoder = load.config
     known: dict[str, Callable[[], Any]] = {
         **{field: partial(lambda value: value, value) for field, value in parts.items()},
         "prediction": lambda: config.prediction,

@@ -10,6 +10,7 @@ import jax.random as jr
 import optax
 from fedjax_compression import Compressor, codec, has_receiver_memory
 
+from ..adapters import Adapter
 from ..adapters.registry import ADAPTERS
 from ..aggregators.registry import AGGREGATORS
 from ..algorithm import FederatedAlgorithm, SplitMethod
@@ -91,9 +92,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"{config.clients}."
         )
     adapter = built("adapter", texts["adapter"], ADAPTERS)
-    task = task_spec.build(
-        load.decoder, key=jr.key(config.seed), adapter=adapter, params=load.params
-    )
+    task = _task(task_spec, config, load, adapter)
     parts: dict[str, Any] = {
         field: built(field, texts[field], OPTIMIZERS)
         for field in ("client_optimizer", "server_optimizer")
@@ -130,6 +129,14 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         client_axis,
         under,
     )
+
+
+def _task(task_spec: TaskSpec, config: RunConfig, load: Workload, adapter: Adapter) -> Task:
+    key = jr.key(config.seed)
+    try:
+        return task_spec.build(load.config, key=key, adapter=adapter, params=load.params)
+    except TypeError as error:  # an adapter for another kind of model
+        raise ValueError(f"adapter: {error}") from None
 
 
 def _codec(field: str, text: Parsed) -> Compressor:

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from ..data import Corpus, bigram_nats
 from ..evaluation import ByClient, baselines, by_client, by_own_model, distribution, token_bytes
+from ..models import DecoderConfig
 from ..simulation import StoreRows
 from .prepare import Run
 from .results import Row
@@ -24,7 +25,8 @@ def quality(run: Run, params: PyTree, frozen: PyTree) -> Row:
     """Loss on held-out data of training clients (`heldout`) and on unseen clients (`unseen`).
 
     Nats per token and per byte; for pairs, nats per pair and the share of pairs that are
-    `preferred`. For streams of bytes also the loss of a byte bigram.
+    `preferred`; for labelled texts, nats per text and `accuracy`. For streams of bytes also the
+    loss of a byte bigram.
     """
     row: Row = {}
     shares = run.task_spec.shares(run.task)
@@ -138,9 +140,10 @@ def _shares(name: str, measured: Mapping[str, ByClient]) -> Row:
 
 def _sizes(run: Run) -> np.ndarray:
     """Bytes of each token of the vocabulary."""
-    return token_bytes(run.workload.tokenizer, vocab_size=run.workload.decoder.vocab_size)
+    return token_bytes(run.workload.tokenizer, vocab_size=run.workload.config.vocab_size)
 
 
 def _batch(run: Run) -> int:
-    row = run.task_spec.texts * run.config.seq * run.workload.decoder.vocab_size
-    return min(64, max(1, LOGITS // row))
+    sizes = run.workload.config
+    outputs = sizes.vocab_size if isinstance(sizes, DecoderConfig) else sizes.intermediate_size
+    return min(64, max(1, LOGITS // (run.task_spec.texts * run.config.seq * outputs)))

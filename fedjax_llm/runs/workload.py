@@ -1,4 +1,4 @@
-"""A run's data and model: clients' text as tokens, and a decoder with that vocabulary."""
+"""A run's data and model: clients' text as tokens, and a model with that vocabulary."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ from ..data.readers.examples import Records
 from ..data.readers.rows import read_text
 from ..data.registry import DATA
 from ..data.tokenisation.chat import CLOCK, DATE
-from ..models import DecoderConfig
+from ..models import DecoderConfig, EncoderConfig
 from ..tasks.registry import Long, TaskSpec
 from .texts import Parsed, built
 
 
 class Workload(NamedTuple):
-    """Data, and a decoder with the same vocabulary.
+    """Data, and a model with the same vocabulary.
 
     Attributes:
         corpus: The data by client.
-        decoder: The decoder's sizes.
+        config: The model's sizes.
         params: Parameters of the pretrained model; None for a fresh decoder.
         tokenizer: The pretrained model's tokenizer; None for bytes.
 
     """
 
     corpus: ClientData
-    decoder: DecoderConfig
+    config: DecoderConfig | EncoderConfig
     params: PyTree | None
     tokenizer: Any
 
@@ -80,8 +80,12 @@ def workload(
         return Workload(task_spec.bytes_of(records), decoder, None, None)
     _check_sizes(decoder)
     loaded = models.load(model, dtype=decoder.dtype, remat=decoder.remat)
-    if not isinstance(loaded.config, DecoderConfig):
-        raise ValueError(f"model: expected a decoder, got {model!r}, an encoder.")
+    if not isinstance(loaded.config, task_spec.model):
+        kinds = {DecoderConfig: "a decoder", EncoderConfig: "an encoder"}
+        raise ValueError(
+            f"model: expected {kinds[task_spec.model]}, which the task trains, got {model!r}, "
+            f"{kinds[type(loaded.config)]}."
+        )
     tokenizer = loaded.load_tokenizer()
     if chat_template is not None:
         tokenizer.chat_template = read_text(Path(chat_template))

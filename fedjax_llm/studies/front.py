@@ -41,7 +41,7 @@ class Point(NamedTuple):
         cost: The cost that the front is drawn against.
         uplink_bytes: Bytes that clients sent.
         bits_per_parameter: Uplink bits per trainable parameter and message.
-        nats: Loss on held-out data of training clients, per byte, token or pair.
+        nats: Loss on held-out data of training clients, per byte, token, pair or text.
         lowest: The smallest such loss over the seeds.
         highest: The largest.
         unseen_nats: Loss on unseen clients; infinite where there are none.
@@ -63,7 +63,7 @@ class Point(NamedTuple):
 
 
 def unit(rows: Sequence[Row]) -> str:
-    """What the rows' loss is a mean over: "byte", "token" or "pair"."""
+    """What the rows' loss is a mean over: "byte", "token", "pair" or "text"."""
     first = rows[0] if rows else {}
     return first.get("unit", "pair" if "heldout_nats_per_pair" in first else "byte")
 

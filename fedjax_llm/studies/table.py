@@ -18,8 +18,8 @@ def table(rows: Sequence[Row]) -> Table:
 
     The front is drawn against simulated seconds where all rows have them, else against bytes.
     Columns: bytes sent by clients, how many times fewer than uncompressed, bits per trainable
-    parameter and message, held-out nats per byte, token or pair of training clients, the difference
-    to uncompressed, nats of unseen clients, wall-clock seconds, and simulated seconds.
+    parameter and message, held-out nats per byte, token, pair or text of training clients, the
+    difference to uncompressed, nats of unseen clients, wall-clock seconds, and simulated seconds.
     """
     cost = cost_of(rows)
     timed = cost is SECONDS

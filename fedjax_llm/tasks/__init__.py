@@ -1,6 +1,6 @@
 """Tasks: model, adapter, loss and measures, built into what a run trains."""
 
-from .classification import classification, head_only, label_accuracy
+from .classification import classification, label_accuracy
 from .contract import Measure, Scores, Task
 from .halves import Asked, Halves, halves
 from .language_model import language_model
@@ -14,7 +14,6 @@ __all__ = [
     "Task",
     "classification",
     "halves",
-    "head_only",
     "label_accuracy",
     "language_model",
     "margins",

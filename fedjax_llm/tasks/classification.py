@@ -100,27 +100,6 @@ def classification(
     return Task(trained, frozen, mean_loss(nats), mean_over_batches(nats), merge, nats)
 
 
-def head_only() -> Adapter:
-    """Train only the head of `classification`, on a frozen encoder.
-
-    Returns:
-        An adapter that adds nothing and trains nothing; `classification` adds the head to what is
-        trained.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jax.random as jr
-        >>> from fedjax_llm import classification
-        >>> from fedjax_llm.models import EncoderConfig
-        >>> from fedjax_llm.tasks import head_only
-        >>> config = EncoderConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
-        >>> task = classification(config, labels=4, key=jr.key(0), adapter=head_only())
-        >>> jax.tree.map(jnp.shape, task.params)
-        {'classifier': {'bias': (4,), 'kernel': (8, 4)}}
-
-    """
-    return Adapter(attach=lambda key, model: None, trainable=nnx.Nothing())
-
-
 def label_accuracy(task: Task) -> Measure:
     """Measure the share of texts whose most likely label is the right one.
 

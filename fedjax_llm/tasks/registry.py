@@ -1,13 +1,18 @@
 """Tasks by name, as the `task` of a run spells them, and what a run needs of each."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
+
+from fedjax_compression.checks import check_choice, check_integer
 
 from .. import data
 from ..checks import check_scalar
 from ..data import ClientData, Example, Pair
 from ..data.readers.examples import Records
+from ..models import DecoderConfig, EncoderConfig
+from .classification import classification, label_accuracy
 from .contract import Measure, Task
 from .language_model import language_model
 from .preference import preference, preferred, with_reference
@@ -22,10 +27,11 @@ class TaskSpec(NamedTuple):
     A run proceeds in this order:
 
     1. The run's `data` gives records by client. `check` refuses records of another type than
-       `kind`, and a `long` that the task does not offer.
+       `kind`, and a `long` that the task does not offer. A pretrained model must have a config of
+       the type `model`.
     2. `bytes_of` (for a fresh byte-level decoder) or `tokens_of` (with the tokenizer of a
        pretrained model) turns the records into client data. `hold_out` splits the data.
-    3. `build` makes the `Task` from the decoder's config, the adapter and the parameters.
+    3. `build` makes the `Task` from the model's config, the adapter and the parameters.
     4. `ready` adds to the data what depends on the initial model. If it returns another object,
        the run splits that one, with the same seed.
     5. Each round trains on `task.loss`. Its row reports the clients' loss as
@@ -41,6 +47,7 @@ class TaskSpec(NamedTuple):
     Attributes:
         unit: What the loss is a mean over, for the names of result columns; tokens that are bytes
             are called "byte" there.
+        model: Type of the config of the models that the task trains.
         texts: Sequences of `seq` tokens that the decoder reads for one row of a batch: 1, or 2 for
             a pair. It limits the rows of an evaluation batch.
         long: The values of the run's `long` that `tokens_of` accepts; the first is the default.
@@ -55,7 +62,7 @@ class TaskSpec(NamedTuple):
             of a model with a tokenizer. `seq` is the tokens per row, `long` one of the values
             above, `vocab_size` the model's, `cache` a folder for tokens or None, and `date` the
             one that a chat template's clock shows.
-        build: `(config, *, key, adapter, params) -> task`: the task for a `DecoderConfig`.
+        build: `(config, *, key, adapter, params) -> task`: the task for a config of type `model`.
             `params` are pretrained parameters, or None for a fresh decoder.
         ready: `(task, data, seq) -> data`: the data with what has to be computed with the initial
             model, such as the reference of `preference`; the same object if nothing has.
@@ -84,7 +91,8 @@ class TaskSpec(NamedTuple):
 
     """
 
-    unit: Literal["token", "pair"]
+    unit: Literal["token", "pair", "text"]
+    model: type
     texts: int
     long: tuple[Long, ...]
     kind: type
@@ -120,6 +128,7 @@ class TaskSpec(NamedTuple):
 def _language_model() -> TaskSpec:
     return TaskSpec(
         unit="token",
+        model=DecoderConfig,
         texts=1,
         long=("split", "truncate", "error"),
         kind=Example,
@@ -157,6 +166,7 @@ def _preference(*, beta: float | int = 0.1, prompt_tokens: int | None = None) ->
 
     return TaskSpec(
         unit="pair",
+        model=DecoderConfig,
         texts=2,
         long=("error", "truncate", "drop"),
         kind=Pair,
@@ -169,9 +179,54 @@ def _preference(*, beta: float | int = 0.1, prompt_tokens: int | None = None) ->
     )
 
 
+def _classification(*, labels: int, pooling: Literal["first", "mean"] = "first") -> TaskSpec:
+    check_integer(labels, who="classification", name="labels", at_least=2)
+    check_choice(pooling, ("first", "mean"), who="classification", name="pooling")
+
+    def no_bytes(records: Records) -> ClientData:
+        raise ValueError(
+            "model: expected a pretrained encoder, such as minilm, for a classification, got none."
+        )
+
+    def tokens_of(
+        records: Records,
+        tokenizer: Any,
+        *,
+        seq: int,
+        long: Long,
+        vocab_size: int,
+        cache: Path | None,
+        date: str,
+    ) -> ClientData:
+        names = sorted({record.label for each in records.values() for record in each})
+        if len(names) != labels or not all(names):
+            raise ValueError(
+                f"data: expected records with {labels} labels, as the task says, got "
+                f"{len(names)}: {', '.join(map(repr, names[:9]))}; fields(text=..., label=...) "
+                "reads labels from files."
+            )
+        ways: dict[str, Any] = {"seq": seq, "long": long, "vocab_size": vocab_size}
+        return data.tokenize_labelled(records, tokenizer, label_names=names, **ways)
+
+    return TaskSpec(
+        unit="text",
+        model=EncoderConfig,
+        texts=1,
+        long=("error", "truncate"),
+        kind=Example,
+        fields="fields(text=..., label=...)",
+        bytes_of=no_bytes,
+        tokens_of=tokens_of,
+        build=partial(classification, labels=labels, pooling=pooling),
+        ready=lambda task, data, seq: data,
+        shares=lambda task: {"accuracy": label_accuracy(task)},
+    )
+
+
 TASKS: Mapping[str, Callable[..., TaskSpec]] = {
     "language_model": _language_model,
     "preference": _preference,
+    "classification": _classification,
 }
 """Factory of each task that the `task` of a run may name."""
 

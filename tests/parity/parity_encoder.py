@@ -4,11 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import peft
 import pytest
 import torch
 from flax import nnx
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from fedjax_llm.adapters import (
+    adapt,
+    dora,
+    export_adapter,
+    ia3,
+    import_adapter,
+    lora,
+    merge_adapter,
+    rslora,
+)
 from fedjax_llm.models import (
     Classifier,
     encoder_config_from,
@@ -17,8 +28,9 @@ from fedjax_llm.models import (
     hf_encoder_tensors,
     load_encoder,
     mean_pool,
+    save,
 )
-from tests.helpers.families import BERT, LABELS, bert_weights, readers, tokens
+from tests.helpers.families import BERT, LABELS, bert_weights, readers, tokens, uniform
 from tests.parity.reference import bert_reference
 
 CONFIG = encoder_config_from(BERT)
@@ -99,3 +111,69 @@ def test_configs_of_transformers_are_read(layout):
     assert (
         encoder_config_from(AutoConfig.for_model(**encoder_config_to(CONFIG)).to_dict()) == CONFIG
     )
+
+
+ADAPTERS = {
+    "lora": lora(rank=3),
+    "rslora": rslora(rank=4, targets="query,value"),
+    "dora": dora(rank=2, targets="key,dense"),
+    "ia3": ia3(),
+}
+
+
+def moved(adapter):
+    """A classifier with an adapter whose parameters change the scores."""
+    one = adapt(adapter, classifier(params()), key=jax.random.key(0))
+    leaves, structure = jax.tree.flatten(one.params)
+    leaves = [p + 0.3 * uniform(f"leaf {i}", p.shape) for i, p in enumerate(leaves)]
+    model = one.merge(jax.tree.unflatten(structure, leaves), one.frozen)
+    model.classifier.kernel = nnx.Param(jnp.asarray(uniform("head", model.classifier.kernel.shape)))
+    return model
+
+
+def scores(model):
+    there, types = (jnp.asarray(each.astype(np.int32)) for each in (THERE, TYPES))
+    return np.asarray(model(jnp.asarray(tokens((3, 20))), segments=there, types=types))
+
+
+def torch_scores(model):
+    with torch.no_grad():
+        return model.eval()(**given(tokens((3, 20)))).logits.numpy()
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_peft_reads_our_adapters_of_a_classifier_with_its_head(kind, tmp_path):
+    model = moved(ADAPTERS[kind])
+    export_adapter(tmp_path, model)
+    theirs = peft.PeftModel.from_pretrained(bert_reference(), tmp_path)
+    error, effect = (
+        off(each, torch_scores(theirs)) for each in (scores(model), torch_scores(bert_reference()))
+    )
+    print(f"\nbert {kind:8} error {error:.1e}, effect {effect:.1e}")
+    assert error < 1e-4
+    assert effect > 1e-2
+    one = adapt(import_adapter(tmp_path), classifier(params()), key=jax.random.key(0))
+    np.testing.assert_array_equal(scores(one.merge(one.params, one.frozen)), scores(model))
+
+
+def test_we_read_a_classifiers_adapter_of_peft(tmp_path):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS", r=3, target_modules=["query", "value"], init_lora_weights=False
+    )
+    theirs = peft.get_peft_model(bert_reference(), config)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path)
+    one = adapt(import_adapter(tmp_path), classifier(params()), key=jax.random.key(0))
+    assert off(scores(one.merge(one.params, one.frozen)), torch_scores(theirs)) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_merged_classifiers_open_in_transformers(kind, tmp_path):
+    model = moved(ADAPTERS[kind])
+    save(tmp_path / "model", CONFIG, merge_adapter(model), labels=LABELS)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert off(scores(model), torch_scores(theirs)) < 1e-4

@@ -117,7 +117,7 @@ ELSEWHERE = A.replace("layers.0", "layers.9")
         ({"alpha_pattern": {"q_proj": -1}}, {}, "lora_alpha: expected a number above 0 .* got -1"),
         ({}, {A: np.full((2, 16), np.nan, np.float32)}, r"expected finite .* got nan at \(0, 0\)"),
         ({}, {A: np.full((2, 16), 1e300)}, r"lora_A.weight': expected finite numbers, got inf"),
-        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save: expected no value"),
+        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save: expected none, or among class"),
         ({"layer_replication": [[0, 1]]}, {}, "layer_replication: expected no value"),
         ({"init_lora_weights": "pissa"}, {}, "do not change the base model, got 'pissa'"),
         ({"bias": "all"}, {}, "bias: expected none, got 'all'"),

@@ -56,9 +56,11 @@ def own_loss(run, out, task_of):
 
 
 def adapted(folder):
-    """The run's base, drawn again from its seed, with a delivered adapter."""
-    adapter = import_adapter(folder)
-    return language_model(CONFIG.decoder, key=jax.random.key(0), adapter=adapter)
+    """The base that a delivered adapter names, with the adapter."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    loaded, adapter = models.load(config["base_model_name_or_path"]), import_adapter(folder)
+    key = jax.random.key(0)
+    return language_model(loaded.config, key=key, adapter=adapter, params=loaded.params)
 
 
 def whole(folder):
@@ -70,10 +72,10 @@ def test_fedsa_lora_delivers_each_clients_adapter_and_the_shared_a(tmp_path):
     run, summary, delivered = ended(
         tmp_path, clients=4, algorithm="fedsa_lora()", adapter="lora(rank=2)"
     )
-    assert sorted(delivered) == ["adapters/", "shared/"]
+    assert sorted(delivered) == ["adapters/", "base/", "shared/"]
     assert "adapter/b" in delivered["shared/"]
     assert "adapter/a" not in delivered["shared/"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapters", "shared"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapters", "base", "shared"]
     assert own_loss(run, tmp_path / "adapters", adapted) == pytest.approx(
         summary["personal_nats_per_token"], rel=1e-5
     )
@@ -136,7 +138,7 @@ def test_clients_models_of_a_small_part_are_written_without_the_base(tmp_path):
 def test_the_command_says_what_it_delivered(tmp_path, capsys):
     flags = ("--algorithm", "fedsa_lora()", "--adapter", "lora(rank=2)", "--rounds", "1")
     summary = train(tmp_path, *flags)
-    assert sorted(summary["delivered"]) == ["adapters/", "shared/"]
+    assert sorted(summary["delivered"]) == ["adapters/", "base/", "shared/"]
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'adapters'}" in printed
     assert "a folder for each of the 2 clients that trained a model of their own" in printed
@@ -152,9 +154,24 @@ def test_a_folder_with_somebodys_model_is_not_overwritten(tmp_path, capsys):
 
 
 def test_folder_names_are_safe_and_different():
-    names = ["", ".", "..", "a/b", "a%2Fb", "A", "a", "con:", "x" * 300, "x" * 299, "é/ü ", "a~2"]
+    names = [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a%2Fb",
+        "A",
+        "a",
+        "con:",
+        "x" * 300,
+        "x" * 299,
+        "é/ü ",
+        "a~2",
+        "\ud800",
+    ]
+    names += ["Clients.json"]
     found = folder_names(names)
-    assert len({name.casefold() for name in found}) == len(names)
+    assert len({name.casefold() for name in [*found, "clients.json"]}) == len(names) + 1
     for name in found:
         assert 0 < len(name.encode()) <= 125
         assert not set(name) & set('/\\:*?"<>|')

@@ -97,7 +97,10 @@ def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--task", "preferences()"), "task: expected one of language_model, preference, got"),
+        (
+            ("--task", "preferences()"),
+            "task: expected one of classification, language_model, preference, got",
+        ),
         (
             ("--task", "preference(beta=0)"),
             "task: preference: beta: expected a number above 0, got 0",
@@ -138,7 +141,7 @@ def test_tokens_come_from_the_cache_the_same(files, tmp_path):
     first, again = (prepare(config, cache=tmp_path / "cache") for _ in range(2))
     assert first.workload.corpus.tokens.tolist() == again.workload.corpus.tokens.tolist()
     assert first.workload.corpus.names == ("client 0", "client 1", "client 2")
-    assert first.workload.corpus.tokens.max() < first.workload.decoder.vocab_size
+    assert first.workload.corpus.tokens.max() < first.workload.config.vocab_size
 
 
 def fedit_of(folder):
@@ -171,6 +174,8 @@ def test_a_population_is_drawn_by_the_seed(files):
             "place: expected a path that exists, a model of a package (smollm2, minilm) or",
         ),
         (("--long", "error"), "tokens, a window of seq=24 and its last target, got"),
+        (("--adapter", "head_only()"), "adapter: head_only: model: expected a Classifier"),
+        (("--adapter", "layers(0)", "--save-base"), "save_base: expected an adapter that peft has"),
         (("--adapter", "lora(rank=2, targets='qkv_proj')"), "targets"),
     ],
 )

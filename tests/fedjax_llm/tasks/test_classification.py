@@ -10,7 +10,7 @@ from flax import nnx
 from tokenizers import processors
 
 from fedjax_llm import classification, fed_avg, lora
-from fedjax_llm.adapters import Adapter
+from fedjax_llm.adapters import Adapter, head_only
 from fedjax_llm.data import (
     Batching,
     Example,
@@ -24,7 +24,7 @@ from fedjax_llm.data import (
 )
 from fedjax_llm.models import Encoder, EncoderConfig
 from fedjax_llm.simulation import simulate
-from fedjax_llm.tasks import head_only, label_accuracy
+from fedjax_llm.tasks import label_accuracy
 from tests.helpers.fast_tokenizers import byte_level
 
 SEQ = 12
