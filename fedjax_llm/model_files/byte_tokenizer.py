@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 _SHOWN = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 """Bytes that tokenizers of the GPT-2 kind spell as the character of the same number."""
@@ -38,7 +39,7 @@ class ByteTokenizer:
             "trim_offsets": True,
             "use_regex": False,
         }
-        tokenizer = {
+        tokenizer: dict[str, Any] = {
             "version": "1.0",
             "truncation": None,
             "padding": None,

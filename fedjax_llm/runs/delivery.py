@@ -79,8 +79,9 @@ def deliver(run: Run, trained: Trained, out: Path, *, save_base: bool = False) -
     for name in FOLDERS:  # of this run, stopped before its summary
         if (out / name).exists():
             shutil.rmtree(out / name)
-    save_base |= run.config.model is None
-    base = (out / BASE).absolute() if save_base else _base_to_open(run.config.model)
+    start = run.config.model
+    save_base |= start is None
+    base = (out / BASE).absolute() if save_base or start is None else _base_to_open(start)
     writer = _writer(run, trained, base)
     delivered = _server(run, trained, out, writer)
     if trained.clients is not None:
