@@ -1,5 +1,6 @@
 """The grammar of error messages: `who: name: expected X, got Y; remedy.`"""
 
+import re
 from typing import Any
 
 
@@ -19,9 +20,12 @@ def message(who: str, name: str, expected: str, got: Any, remedy: str = "") -> s
     Example:
         >>> message("eden", "bits", "a number above 0 and at most 4", 7)
         'eden: bits: expected a number above 0 and at most 4, got 7.'
+        >>> import numpy as np
+        >>> message("eden", "bits", "a number", np.zeros((2, 1)))  # whose repr has two lines
+        'eden: bits: expected a number, got array([[0.], [0.]]).'
 
     """
-    shown = repr(got)
+    shown = re.sub(r"\s*\n\s*", " ", repr(got))
     if len(shown) > 80:
         shown = f"{type(got).__name__} {shown[:60]}..."
     return f"{who}: {name}: expected {expected}, got {shown}{f'; {remedy}' if remedy else ''}."

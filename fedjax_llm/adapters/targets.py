@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from fedjax_compression.checks import check_kind
 from flax import nnx
 
@@ -67,7 +68,25 @@ def projections(model: nnx.Module, *, who: str) -> list[Projection]:
         for path, module in nnx.iter_graph(model)
         if isinstance(module, Linear) and path and path[-1] in PROJECTIONS
     }
-    return [Projection(path, modules[path], names[path]) for path in sorted(modules)]
+    rows = _rows_of_stacks(model)
+
+    def names_of(path: tuple[str, ...]) -> tuple[str, ...]:
+        if path[0] not in rows:
+            return names[path]
+        return names["blocks", *path[1:]][rows[path[0]]]
+
+    return [Projection(path, modules[path], names_of(path)) for path in sorted(modules)]
+
+
+def _rows_of_stacks(model: nnx.Module) -> dict[str, slice]:
+    """Which layers of a decoder are in `before`, `blocks` and `after`."""
+    rows, done = {}, 0
+    for stack in ("before", "blocks", "after"):
+        if isinstance(model, Decoder) and (blocks := getattr(model, stack)) is not None:
+            count = len(jax.tree.leaves(nnx.state(blocks))[0])
+            rows[stack] = slice(done, done + count)
+            done += count
+    return rows
 
 
 def hf_names(model: Any, *, who: str) -> dict[tuple[str, ...], tuple[str, ...]]:

@@ -18,6 +18,7 @@ from fedjax_llm.adapters import (
     export_adapter,
     ia3,
     import_adapter,
+    layers,
     lora,
     prefix_tuning,
     prompt_tuning,
@@ -176,7 +177,7 @@ def test_a_truncated_file_is_refused(folder, tmp_path):
         import_adapter(place)
 
 
-@pytest.mark.parametrize("adapter", [bottleneck(size=2), None])
+@pytest.mark.parametrize("adapter", [bottleneck(size=2), layers(0), layers(1), None])
 def test_what_peft_has_no_format_for_is_not_written(adapter, tmp_path):
     model = Decoder(TINY, rngs=nnx.Rngs(0)) if adapter is None else made(adapter)
     with pytest.raises(ValueError, match=r"expected one with one kind .* got (none|Bottleneck)"):

@@ -74,7 +74,7 @@ def test_a_run_classifies_and_delivers_its_head(files, tmp_path, capsys, adapter
     assert list(summary["delivered"]) == [f"{place}/"]
     assert "heldout accuracy" in (shown := capsys.readouterr().out)
     assert "Held-out nats per text against bytes" in shown
-    assert shown.count(f"{summary['heldout_nats_per_text']:.4f}") == 2  # in the table too
+    assert shown.count(f"{summary['heldout_nats_per_text']:.4f}") >= 2  # in the table too
     run = prepare(RunConfig(**{**json_config(summary), "client_axis": "scan()"}))
     if place == "adapter":
         config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
