@@ -1,6 +1,7 @@
 """Evaluation: measures by client, accuracies, generated answers, and baselines."""
 
 from .baselines import Baseline, Baselines, baselines
+from .bounded import bounded
 from .by_client import ByClient, Distribution, by_client, by_own_model, distribution
 from .generations import Answered, answer, scored
 from .options import option_accuracy
@@ -15,6 +16,7 @@ __all__ = [
     "Distribution",
     "answer",
     "baselines",
+    "bounded",
     "by_client",
     "by_own_model",
     "distribution",

@@ -1,6 +1,6 @@
 """Baselines of a federated result: no training, local training, and centralised training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..precision import in_dtypes, master_copy
 from ..schedules import Progress
 from ..tasks import Measure, Task
 from ..tasks.contract import check_task
-from .by_client import ByClient, by_client
+from .by_client import ByClient, GoOn, by_client
 
 _BASELINES = 2**32 - 4
 """Folded into the seed's key: no round has this number, and no other use of the key does."""
@@ -142,6 +142,41 @@ def baselines(
         True
 
     """
+    found = baselines_in_turn(
+        task,
+        split,
+        batching,
+        client_optimizer=client_optimizer,
+        rounds=rounds,
+        clients=clients,
+        seed=seed,
+        central_optimizer=central_optimizer,
+        measure=measure,
+        local_clients=local_clients,
+    )
+    return Baselines(**dict(found))
+
+
+def baselines_in_turn(
+    task: Task,
+    split: HoldOut,
+    batching: Batching,
+    *,
+    client_optimizer: optax.GradientTransformation,
+    rounds: int,
+    clients: int,
+    seed: int,
+    central_optimizer: optax.GradientTransformation | None = None,
+    measure: Measure | None = None,
+    local_clients: int | None = None,
+    go_on: Callable[[str, int, int], bool] = lambda what, done, of: True,
+) -> Iterator[tuple[str, Baseline]]:
+    """Yield the name and the result of each baseline as soon as it is measured.
+
+    The arguments are those of `baselines`, and `go_on`: `(what, done, of) -> whether to go on`,
+    called between steps and between batches of an evaluation, with the steps of the baseline's
+    training or the rows of its evaluation. Where it returns False no more is yielded.
+    """
     _check_kinds(task, split, batching, client_optimizer, central_optimizer, measure)
     train: ClientData = split.train
     population = len(train.names)
@@ -159,31 +194,50 @@ def baselines(
         pack=batching.pack,
     )
 
-    def both(steps: int, params: Params) -> Baseline:
-        return Baseline(
-            steps, measured(params, data=split.heldout), measured(params, data=split.unseen_clients)
-        )
+    ended = False
 
+    def goes_on(what: str) -> GoOn:
+        def tell(done: int, of: int) -> bool:
+            nonlocal ended
+            ended = ended or not go_on(what, done, of)
+            return not ended
+
+        return tell
+
+    def both(name: str, steps: int, params: Params) -> Baseline:
+        parts = split.heldout, split.unseen_clients
+        watched = goes_on(f"{name}: rows")
+        return Baseline(steps, *(measured(params, data=part, go_on=watched) for part in parts))
+
+    untrained = both("untrained", 0, task.params)
+    if ended:
+        return
+    yield "untrained", untrained
     round_steps = batching.steps or int(step_counts(train, batching, range(population)).max())
     run = rounds, max(1, round_steps)
     train_on = _trainer(task, client_optimizer, batching, run)
-    local, longest = [], 0
-    for client, held_out in _measurable(split, local_clients, seed):
+    local: list[ByClient] = []
+    longest, able = 0, _measurable(split, local_clients, seed)
+    for client, held_out in able:
         rows = train.rows([client], seq=batching.seq, pack=batching.pack)
         wanted = passes * int(rows.counts[0]) if batching.epochs else steps * batching.batch
-        count, params = train_on(rows, wanted, 1, _words(key, client))
-        local.append(measured(params, data=split.heldout, clients=[held_out]))
+        watched = goes_on(f"local, client {len(local) + 1} of {len(able)}: steps")
+        count, params = train_on(rows, wanted, 1, _words(key, client), watched)
+        local.append(measured(params, data=split.heldout, clients=[held_out], go_on=watched))
         longest = max(longest, count)
+        if ended:
+            return
+    yield "local", Baseline(longest, _joined(local), None)
     rows = train.rows(range(population), seq=batching.seq, pack=batching.pack)
     cohort = rounds * (batching.steps or 0) * clients * batching.batch
     wanted = passes * int(rows.counts.sum()) if batching.epochs else cohort
     if central_optimizer is not None:
         train_on = _trainer(task, central_optimizer, batching, run)
-    return Baselines(
-        both(0, task.params),
-        Baseline(longest, _joined(local), None),
-        both(*train_on(rows, wanted, clients, _words(key, 0))),
-    )
+    watched = goes_on("centralised: steps")
+    steps, params = train_on(rows, wanted, clients, _words(key, 0), watched)
+    centralised = both("centralised", steps, params)
+    if not ended:
+        yield "centralised", centralised
 
 
 def _trainer(
@@ -191,18 +245,20 @@ def _trainer(
     optimizer: optax.GradientTransformation,
     batching: Batching,
     run: tuple[int, int],
-) -> Callable[[Rows, int, int, UInt32[np.ndarray, " words"]], tuple[int, Params]]:
-    """Make `(rows, wanted, parts, key) -> (steps, params)`: training from the initial parameters.
+) -> Callable[[Rows, int, int, UInt32[np.ndarray, " words"], GoOn], tuple[int, Params]]:
+    """Make `(rows, wanted, parts, key, go_on) -> (steps, params)`: training from the initial
+    parameters.
 
-    It draws `wanted` rows by a key and takes a step for every `parts` batches of them. `run` has
-    the rounds of the federation and the steps of each, for schedules.
+    It draws `wanted` rows by a key and takes a step for every `parts` batches of them, until
+    `go_on(done, steps)` is False. `run` has the rounds of the federation and the steps of each, for
+    schedules.
     """
     rounds, round_steps = run
     loss = _over_parts(in_dtypes(task.loss, task.params))
     program = jax.jit(local_steps_with_state(loss, optimizer))
 
     def train(
-        rows: Rows, wanted: int, parts: int, key: UInt32[np.ndarray, " words"]
+        rows: Rows, wanted: int, parts: int, key: UInt32[np.ndarray, " words"], go_on: GoOn
     ) -> tuple[int, Params]:
         at_once = parts * batching.batch
         steps = -(-wanted // at_once)
@@ -210,11 +266,14 @@ def _trainer(
         number = np.pad(order, (0, steps * at_once - wanted), constant_values=-1)
         params = master_copy(task.params)
         state = optimizer.init(params)
-        for i, one in enumerate(number.reshape(steps, 1, parts, batching.batch)):
+        for done, one in enumerate(number.reshape(steps, 1, parts, batching.batch)):
+            if not go_on(done, steps):
+                break
             batches = rows.take(np.maximum(one, 0), one >= 0)
-            before, step = divmod(i * rounds * round_steps // steps, round_steps)
+            before, step = divmod(done * rounds * round_steps // steps, round_steps)
             progress = Progress(jnp.uint32(before + 1), step, round_steps)
             params, state, _ = program(params, state, task.frozen, batches, progress)
+            jax.block_until_ready(params)  # or `go_on` would run ahead of the device
         return steps, params
 
     return train
@@ -243,9 +302,9 @@ def _over_parts(loss: Loss) -> Loss:
 
 
 def _measurable(split: HoldOut, at_most: int | None, seed: int) -> list[tuple[int, int]]:
-    """Clients with held-out data, at most `at_most`: their indices in `train` and in `heldout`."""
+    """Training clients with held-out data, at most `at_most`: indices in `train` and `heldout`."""
     number = {name: i for i, name in enumerate(split.train.names)}
-    pairs = [(number[name], i) for i, name in enumerate(split.heldout.names)]
+    pairs = [(number[name], i) for i, name in enumerate(split.heldout.names) if name in number]
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(pairs))
     return [pairs[i] for i in sorted(order[:at_most].tolist())]
 

@@ -15,6 +15,9 @@ from ..data import ClientData
 from ..data.checks import check_client_data
 from ..tasks import Measure, Scores
 
+GoOn = Callable[[int, int], bool]
+"""`(done, rows) -> whether to go on`: told how many of an evaluation's rows are measured."""
+
 
 class ByClient(NamedTuple):
     """The values of a measure for each client.
@@ -54,6 +57,7 @@ def by_client(
     batch: int = 64,
     pack: bool = True,
     clients: Sequence[int] | None = None,
+    go_on: GoOn | None = None,
 ) -> ByClient:
     """Measure one model on each client's data.
 
@@ -70,9 +74,12 @@ def by_client(
         batch: Rows per batch; default 64.
         pack: Whether a window of text takes several documents; default True.
         clients: Indices of the clients to measure; default all.
+        go_on: `(done, rows) -> whether to go on`, called before the first batch and after each.
+            Default: all batches.
 
     Returns:
-        Totals and counts of these clients, in their order.
+        Totals and counts of these clients, in their order; of the rows so far where `go_on` ended
+        the measure. Rows are measured client by client.
 
     Raises:
         TypeError: If `measure` cannot be called, or `data` is not client data.
@@ -101,12 +108,17 @@ def by_client(
     owner = np.repeat(np.arange(len(clients)), rows.counts)
     totals, counts = np.zeros(len(clients)), np.zeros(len(clients))
     for start in range(0, len(owner), batch):
+        if go_on and not go_on(start, len(owner)):
+            break
         number = np.arange(start, start + batch)
         wanted = number < len(owner)
         number = np.minimum(number, len(owner) - 1)
         scores = jax.device_get(_run(params, frozen, rows.take(number, wanted), measure=measure))
         np.add.at(totals, owner[number], scores.totals * wanted)
         np.add.at(counts, owner[number], scores.counts * wanted)
+    else:
+        if go_on:
+            go_on(len(owner), len(owner))
     return ByClient(tuple(data.names[client] for client in clients), totals, counts)
 
 
@@ -118,6 +130,7 @@ def by_own_model(
     *,
     seq: int | None,
     batch: int = 16,
+    go_on: GoOn | None = None,
 ) -> ByClient:
     """Measure each client's own model on that client's data.
 
@@ -131,9 +144,10 @@ def by_own_model(
         seq: Tokens per row; data without tokens ignores it.
         batch: Rows per batch; default 16. Each client's last batch is padded with rows that do not
             count.
+        go_on: As for `by_client`, with the rows of all clients.
 
     Returns:
-        Totals and counts of all clients.
+        Totals and counts of all clients; of the rows so far where `go_on` ended the measure.
 
     Raises:
         TypeError: If `measure` or `params_of` cannot be called, or `data` is not client data.
@@ -157,12 +171,32 @@ def by_own_model(
     signature = "(name) -> params"
     check_function(params_of, who="by_own_model", name="params_of", signature=signature)
     check_client_data(data, who="by_own_model")
-    each = [
-        by_client(measure, params_of(name), frozen, data, seq=seq, batch=batch, clients=[client])
-        for client, name in enumerate(data.names)
-    ]
-    totals, counts = ([getattr(one, name)[0] for one in each] for name in ("totals", "counts"))
-    return ByClient(tuple(data.names), np.array(totals), np.array(counts))
+    rows = data.rows(range(len(data.names)), seq=seq).counts
+    ends = np.cumsum(rows)
+    measured = ByClient(tuple(data.names), np.zeros(len(rows)), np.zeros(len(rows)))
+    ended = False
+
+    def goes_on(before: int, done: int) -> bool:
+        nonlocal ended
+        ended = go_on is not None and not go_on(before + done, int(ends[-1]))
+        return not ended
+
+    for client, name in enumerate(data.names):
+        before = int(ends[client] - rows[client])
+        one = by_client(
+            measure,
+            params_of(name),
+            frozen,
+            data,
+            seq=seq,
+            batch=batch,
+            clients=[client],
+            go_on=lambda done, _, before=before: goes_on(before, done),
+        )
+        measured.totals[client], measured.counts[client] = one.totals[0], one.counts[0]
+        if ended:
+            break
+    return measured
 
 
 @partial(jax.jit, static_argnames="measure")
