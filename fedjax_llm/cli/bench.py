@@ -5,6 +5,7 @@ from pathlib import Path
 from ..bench import LADDER, bench_table
 from ..bench import bench as measured
 from ..runs import Row
+from ..runs.live import Pace, minute_lines
 from ..runs.results import write_object
 from .output import fresh_results, keep_programs, print_table
 
@@ -31,8 +32,13 @@ def bench(
         raise ValueError(f"repeats: expected at least 1, got {repeats}.")
     results = fresh_results(out, "bench.json")
     keep_programs(compilation_cache)
+    sizes = {name: LADDER[name] for name in rungs or LADDER}
     rows: list[Row] = []
-    for row in measured({name: LADDER[name] for name in rungs or LADDER}, repeats=repeats):
-        rows.append(row)
-        write_object(results, {"rungs": rows})
+    pace = Pace(len(sizes))
+    with minute_lines("bench") as tell:
+        for row in measured(sizes, repeats=repeats):
+            rows.append(row)
+            write_object(results, {"rungs": rows})
+            pace.done += 1
+            tell(f"{pace.done} of {pace.total} sizes measured{pace.left()}")
     print_table(bench_table(rows), str(results))

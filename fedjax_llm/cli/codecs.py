@@ -6,6 +6,7 @@ from fedjax_compression import codec
 
 from ..bench import draw_rate_distortion, measure, rate_distortion_table, sources
 from ..bench.codecs import CODECS
+from ..runs.live import Pace, minute_lines
 from ..runs.registries import load_plugins
 from ..runs.results import append_row
 from .output import fresh_results, print_table
@@ -38,9 +39,13 @@ def codecs(
     results = fresh_results(out, "codecs.jsonl")
     updates = sources(entries, seed=seed)
     rows = []
-    for row in measure(codecs or CODECS, updates, speed=speed):
-        append_row(results, row)
-        rows.append(row)
+    pace = Pace(len(codecs or CODECS) * len(updates))
+    with minute_lines("codecs") as say:
+        for row in measure(codecs or CODECS, updates, speed=speed):
+            append_row(results, row)
+            rows.append(row)
+            pace.done += 1
+            say(f"{row['codec']}: {pace.done} of {pace.total} measured{pace.left()}")
     picture = out / "codecs.png"
     draw_rate_distortion(rows, picture)
     print_table(rate_distortion_table(rows), f"{results}  {picture}")

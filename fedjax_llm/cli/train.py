@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from ..runs import Row, RunConfig, baseline_rows, deliver, execute, open_run_folder, prepare
+from ..runs import Row, RunConfig, baseline_rows, deliver, open_run_folder, prepare, run_rounds
 from ..runs.delivery import check_save_base
-from ..runs.live import live_progress
+from ..runs.folder import RunFolder
+from ..runs.live import Live, line, live_progress, minute_lines
+from ..runs.quality import Watched
 from ..runs.registries import load_plugins
 from ..runs.results import append_row, write_object
+from ..runs.rows import summary
 from ..studies import table
 from .output import failures, keep_programs, nats, print_table
 
@@ -42,7 +45,8 @@ def train(
     """
     load_plugins(plugin)
     keep_programs(compilation_cache)
-    built = prepare(run, cache=cache)
+    with minute_lines("reading data and model"):
+        built = prepare(run, cache=cache)
     if baselines and built.client_optimizer is None:
         raise ValueError(
             f"baselines: expected a method with a client optimizer, got {run.algorithm}."
@@ -53,18 +57,12 @@ def train(
         row = folder.done
         if row is None:
             with live_progress(built.config.uplink, rounds=built.config.rounds) as show:
-                for finished in folder.past.rows:
-                    show(finished)
-
-                def each(row: Row) -> None:
-                    append_row(folder.rounds, row)
-                    show(row)
-
-                row, trained = execute(folder.run, each, past=folder.past, keep=folder.keep)
-            row["delivered"] = deliver(folder.run, trained, out, save_base=save_base)
-            if baselines:
-                row["baselines"] = baseline_rows(folder.run)
+                row = _train(folder, out, show, baselines=baselines, save_base=save_base)
             write_object(folder.summary, row)
+            if folder.stop.by and "stopped" in row:
+                stopped = "{what} {done} of {of}".format(**row["stopped"])
+                line(f"the evaluation was stopped at {stopped}; --resume --out {out} finishes it.")
+                raise SystemExit(128 + folder.stop.by)
     shown = (f"{name:12} {nats(each)}" for name, each in row.get("baselines", {}).items())
     print_table(
         table([row]),
@@ -74,3 +72,27 @@ def train(
         f"{folder.summary}  digest {row['digest']}",
         *(f"{out / place}  {what}" for place, what in row.get("delivered", {}).items()),
     )
+
+
+def _train(folder: RunFolder, out: Path, show: Live, *, baselines: bool, save_base: bool) -> Row:
+    """Train and evaluate; a signal ends the evaluation with what was measured so far."""
+
+    def each(row: Row) -> None:
+        append_row(folder.rounds, row)
+        show(row)
+
+    def watch(what: str, done: int, of: int) -> bool:
+        return show.evaluating(what, done, of) and folder.stop.by is None
+
+    def write_so_far() -> None:
+        write_object(folder.summary, watched.so_far() | delivered)
+
+    watched = Watched(watch)
+    show.started_at(folder.past.rows)
+    ended = run_rounds(folder.run, each, past=folder.past, keep=folder.keep, watched=watched)
+    delivered = {"delivered": deliver(folder.run, ended.trained, out, save_base=save_base)}
+    with folder.stop.ending_within(1.5, "ending the evaluation", write_so_far):
+        row = summary(folder.run, ended, watched) | delivered
+        if baselines and not watched.ended:
+            row |= {"baselines": baseline_rows(folder.run, watched)}
+    return row | {"stopped": watched.ended} if watched.ended else row

@@ -2,7 +2,7 @@
 
 from .config import RunConfig, canonical
 from .delivery import deliver
-from .execute import choose_client_axis, execute, execute_together, rounds
+from .execute import choose_client_axis, execute, execute_together, rounds, run_rounds
 from .folder import open_run_folder
 from .prepare import Run, prepare
 from .quality import baseline_rows
@@ -26,5 +26,6 @@ __all__ = [
     "open_run_folder",
     "prepare",
     "rounds",
+    "run_rounds",
     "versions",
 ]

@@ -66,8 +66,20 @@ class RunConfig:
             fields(text='text', label='label', client='user'). Any of them dealt out anew by
             iid, dirichlet, label_shards, log_normal or power_law, such as
             iid(chitchat(), clients=100, seed=0).
-        population: Clients to keep of all there are, drawn by the seed; a tenth of them is held
-            out. Default: all.
+        population: Clients to keep of all there are, drawn by the seed. Default: all.
+        unseen: Clients that take no part in training: share(0.1) of them, drawn by the seed;
+            last(20) in the order of their names; named('ann', 'bob'); or matching('test_*').
+        heldout: Held-out text of training clients: the last share(0.1) of each one's pieces, at
+            least one of two; or text of its own, as `data` takes it, such as
+            jsonl('heldout.jsonl', fields(text='text')).
+        evaluate_rows: Most rows in an evaluation of the held-out text, and in one of the unseen
+            clients. Default: those of 2^20 tokens for a fresh decoder, of 2^17 for a pretrained
+            model.
+        evaluate_clients: Most clients in each of them, drawn by the seed.
+        evaluate_every: Rounds between two evaluations whose losses go into the rounds' rows.
+            Default: no evaluation before the last round is done.
+        target_loss: Stop after a round whose loss on held-out text is at most this many nats (per
+            token, or per pair). Needs `evaluate_every`. Default: all rounds.
         long: How to handle examples longer than `seq` (with `model`): split (default), truncate or
             error; for pairs error (default), truncate (the prompt from the left, then the answers
             from the right) or drop; for labelled texts error (default) or truncate.
@@ -113,6 +125,12 @@ class RunConfig:
     task: str = "language_model()"
     data: str = "shakespeare()"
     population: int | None = None
+    unseen: str = "share(0.1)"
+    heldout: str = "share(0.1)"
+    evaluate_rows: int | None = None
+    evaluate_clients: int = 1000
+    evaluate_every: int | None = None
+    target_loss: float | None = None
     long: Long | None = None
     model: str | None = None
     chat_template: str | None = None
@@ -136,6 +154,8 @@ TEXTS = (
     "adapter",
     "task",
     "data",
+    "unseen",
+    "heldout",
     "faults",
     "link",
     "deadline",
@@ -188,10 +208,12 @@ def parse_config(config: RunConfig) -> ParsedConfig:
     if config.server_optimizer is None and steps:
         defaults["server_optimizer"] = "sgd(1.0, momentum=0.5, nesterov=True)"
     texts |= {field: parsed(field, text) for field, text in defaults.items()}
+    most_rows = max(1, (2**20 if fresh else 2**17) // max(config.seq, 1))
     given = config.local_steps is not None or config.local_epochs is not None
     config = dataclasses.replace(
         config,
         local_steps=config.local_steps if given else 8,
+        evaluate_rows=most_rows if config.evaluate_rows is None else config.evaluate_rows,
         long=config.long or task_spec.long[0],
         **{field: text.text for field, text in texts.items()},  # type: ignore[arg-type]
     )

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
-from ..algorithm import SplitMethod
+from ..algorithm import ServerState, SplitMethod
+from ..algorithms.shared.base_changes import base_of
 from ..simulation import (
     Auto,
     ClientAxis,
@@ -21,8 +22,9 @@ from ..simulation import (
     simulate_together,
 )
 from .prepare import Run
+from .quality import Watched, quality
 from .results import Row
-from .rows import Trained, round_row, summary
+from .rows import Ended, round_row, summary, trained_by
 
 
 class ResumePoint(NamedTuple):
@@ -30,34 +32,55 @@ class ResumePoint(NamedTuple):
 
     Attributes:
         snapshot: State after the last of them; None where there is none.
-        rows: Their rows.
+        rows: Their rows, but for `unevaluated`.
         seconds: Their wall-clock seconds.
+        unevaluated: The row of the last of them, if its evaluation was ended before it was done.
 
     """
 
     snapshot: Snapshot | None = None
     rows: Sequence[Row] = ()
     seconds: float = 0.0
+    unevaluated: Row | None = None
 
 
-def execute(
+def execute(run: Run, each: Callable[[Row], None], watched: Watched | None = None) -> Row:
+    """Run all rounds, or until the target loss, and evaluate.
+
+    Args:
+        run: The run.
+        each: Called with each round's row.
+        watched: Who is told of the progress of evaluations.
+
+    Returns:
+        The summary row. All its fields but `seconds`, `versions` and `device` are equal for equal
+        configurations and contents.
+
+    """
+    return summary(run, run_rounds(run, each, watched=watched), watched)
+
+
+def run_rounds(
     run: Run,
     each: Callable[[Row], None],
     *,
     past: ResumePoint = ResumePoint(),
-    keep: Callable[[Round, float], None] | None = None,
-) -> tuple[Row, Trained]:
-    """Run all rounds, or those that are left.
+    keep: Callable[[Round, float, bool], None] | None = None,
+    watched: Watched | None = None,
+) -> Ended:
+    """Run all rounds, or those that are left, or until the target loss.
 
     Args:
         run: The run.
         each: Called with each round's row.
         past: Rounds that an earlier process completed.
-        keep: Called after `each` with the round and the run's wall-clock seconds so far.
+        keep: `(round, seconds, last)`: called after `each` with the round, the run's wall-clock
+            seconds so far, and whether no round follows.
+        watched: Who is told of the progress of rounds' evaluations and may end them. The row of
+            such a round has what was measured so far in `stopped`.
 
     Returns:
-        The summary row, and what was trained. All fields of the row but `seconds`, `versions` and
-        `device` are equal for equal configurations.
+        The rows, what was trained, and the seconds.
 
     """
     axis = (
@@ -65,16 +88,44 @@ def execute(
     )
     started = time.perf_counter() - past.seconds
     rows = list(past.rows)
+    watched = watched or Watched()
+
+    def finish(row: Row, state: ServerState) -> None:
+        rows.append(evaluated_row(run, row, state, watched))
+        each(row)
+
+    if past.unevaluated and past.snapshot:
+        finish(past.unevaluated, past.snapshot.state)
     last: Round | None = None
-    for finished in rounds(run, axis, past.snapshot):
-        last = finished
-        rows.append(round_row(run, finished))
-        each(rows[-1])
-        if keep:
-            keep(finished, time.perf_counter() - started)
+    if not (watched.ended or reached(run, rows)):
+        for finished in rounds(run, axis, past.snapshot):
+            last = finished
+            finish(round_row(run, finished), finished.state)
+            done = reached(run, rows)
+            if keep:
+                is_last = done or finished.round == run.config.rounds
+                keep(finished, time.perf_counter() - started, is_last)
+            if done:
+                break
     state = last.state if last else past.snapshot and past.snapshot.state
     snapshot = last.snapshot if last else lambda: past.snapshot
-    return summary(run, rows, state, snapshot, time.perf_counter() - started)
+    return Ended(rows, trained_by(run, state, snapshot), time.perf_counter() - started)
+
+
+def evaluated_row(run: Run, row: Row, state: ServerState, watched: Watched) -> Row:
+    """Add the losses on held-out data to a round's row, if it is one of those that get them."""
+    if run.config.evaluate_every and row["round"] % run.config.evaluate_every == 0:
+        found = quality(run, state.params, base_of(state, run.task.frozen), watched)
+        row |= {"stopped": {**watched.ended, "measured": found}} if watched.ended else found
+    return row
+
+
+def reached(run: Run, rows: Sequence[Row]) -> bool:
+    """Whether the last round reached the run's target loss."""
+    name = f"heldout_nats_per_{run.unit}"
+    target, last = run.config.target_loss, rows[-1] if rows else {}
+    loss = None if "stopped" in last else last.get(name)
+    return target is not None and loss is not None and loss <= target
 
 
 def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[Row]:
@@ -99,6 +150,11 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
             "together: expected a method of whole rounds, without faults, network or buffer, got "
             f"{config.algorithm} with one of these."
         )
+    if config.target_loss is not None:
+        raise ValueError(
+            f"target_loss: expected none for runs together, which end together, got "
+            f"{config.target_loss}."
+        )
     started = time.perf_counter()
     members = [
         Member(run.task.params, run.task.frozen, run.split.train, run.config.seed) for run in runs
@@ -113,11 +169,14 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
         client_axis=axis,
     ):
         for run, mine, one in zip(runs, rows, finished, strict=True):
-            mine.append(round_row(run, one))
+            mine.append(evaluated_row(run, round_row(run, one), one.state, Watched()))
         each(rows[0][-1])
     seconds = time.perf_counter() - started
     return [
-        {**summary(run, mine, one.state, one.snapshot, seconds)[0], "together": len(runs)}
+        {
+            **summary(run, Ended(mine, trained_by(run, one.state, one.snapshot), seconds)),
+            "together": len(runs),
+        }
         for run, mine, one in zip(runs, rows, finished, strict=True)
     ]
 

@@ -16,12 +16,17 @@ from fedjax_compression.text import build, parse
 
 from ..simulation import CLIENT_AXES, Auto, Round
 from ..simulation.run_checkpoints import RunCheckpoints
+from .config import parse_config
+from .contents import check_contents
 from .delivery import FOLDERS
 from .execute import ResumePoint, choose_client_axis
 from .prepare import Run
 from .results import Row, read_rows, write_object
 from .rows import versions
 from .stopping import Stop, locked, stop_signals
+
+ENDS = ("rounds", "target_loss")
+"""Fields that say when a run ends, and do not change its rounds."""
 
 
 class RunFolder(NamedTuple):
@@ -33,8 +38,9 @@ class RunFolder(NamedTuple):
         summary: Path of summary.json.
         past: Rounds completed before, from the last readable checkpoint.
         done: The summary, if the run is complete.
-        keep: `(round, seconds) -> None`, for `execute`: writes a checkpoint when one is due, and
-            ends the process after a stop signal.
+        keep: `(round, seconds, last) -> None`, for `execute`: writes a checkpoint when one is due,
+            and ends the process after a stop signal.
+        stop: Whether the run was asked to stop.
 
     """
 
@@ -43,7 +49,8 @@ class RunFolder(NamedTuple):
     summary: Path
     past: ResumePoint
     done: Row | None
-    keep: Callable[[Round, float], None]
+    keep: Callable[[Round, float, bool], None]
+    stop: Stop
 
 
 @contextmanager
@@ -58,12 +65,14 @@ def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterato
         run: The run.
         resume: Continue the folder's run from its last readable checkpoint; rows of later rounds
             are removed from rounds.jsonl and made again. Starts a run where there is none. A
-            buffered run has no checkpoints and starts again.
+            buffered run has no checkpoints and starts again. A finished run goes on where `run` has
+            more rounds or another target loss, to the bits of a run that never ended between.
         every: Rounds between checkpoints.
 
     Raises:
         ValueError: For a folder that holds a run, without `resume`; for a run with another
-            configuration, naming the field; for a folder in use; for rounds.jsonl with missing
+            configuration or other contents, naming the field; for a run to resume of which an
+            earlier version recorded no contents; for a folder in use; for rounds.jsonl with missing
             rows.
 
     """
@@ -80,28 +89,34 @@ def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterato
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         held.enter_context(locked(out))
-        if resume:
-            _check_same_run(out, run)
-        else:
+        same_end = _check_same_run(out, run) if resume else True
+        if not resume:
             _refuse_run(out)
         run = _begun(out / "run.json", run, resume=resume)
-        done = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+        found = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+        done = found if found and same_end and "stopped" not in found else None
         stop = held.enter_context(stop_signals())
         checkpoints = held.enter_context(RunCheckpoints(out / "checkpoints"))
-        past = ResumePoint() if done else _past(run, checkpoints, rounds)
-        yield RunFolder(
-            run, rounds, summary, past, done, _keeper(run, out, checkpoints, stop, every)
-        )
+        past = ResumePoint() if done else _past(run, checkpoints, rounds, finished=bool(found))
+        if not same_end:
+            known = json.loads((out / "run.json").read_text(encoding="utf-8"))
+            write_object(out / "run.json", known | {"config": asdict(run.config)})
+        keep = _keeper(run, out, checkpoints, stop, every)
+        yield RunFolder(run, rounds, summary, past, done, keep, stop)
 
 
 def _begun(about: Path, run: Run, *, resume: bool) -> Run:
     """Write run.json, or read from it the client axis that `auto()` chose before."""
     if resume and about.exists():
-        name = json.loads(about.read_text(encoding="utf-8"))["auto"]
+        known = json.loads(about.read_text(encoding="utf-8"))
+        name = known["auto"]
         return run._replace(client_axis=build(parse(name), CLIENT_AXES)) if name else run
     found = choose_client_axis(run) if isinstance(run.client_axis, Auto) else None
     name, config = found and found.name, asdict(run.config)
-    write_object(about, {"config": config, "auto": name, "versions": versions()})
+    write_object(
+        about,
+        {"config": config, "contents": run.contents, "auto": name, "versions": versions()},
+    )
     return run._replace(client_axis=found.axis) if found else run
 
 
@@ -126,7 +141,8 @@ def _refuse_delivered(out: Path) -> None:
             )
 
 
-def _check_same_run(out: Path, run: Run) -> None:
+def _check_same_run(out: Path, run: Run) -> bool:
+    """Whether the folder's run, which must be this one, also ends where this one does."""
     about = out / "run.json"
     if not about.exists():
         if (out / "rounds.jsonl").exists():
@@ -134,18 +150,34 @@ def _check_same_run(out: Path, run: Run) -> None:
                 f"{out}: expected run.json, which records the configuration, got none."
             )
         _refuse_delivered(out)
-        return
+        return True
     before = json.loads(about.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(asdict(run.config)))
-    for name, got in _flat(now).items():
-        if (expected := _flat(before["config"]).get(name, got)) != got:
+    differing = {
+        name: (expected, got)
+        for name, got in _flat(now).items()
+        if (expected := _flat(before["config"]).get(name, got)) != got
+    }
+    for name, (expected, got) in differing.items():
+        if name not in ENDS or (name == "rounds" and _counts_its_rounds(run)):
             raise ValueError(f"{name}: expected {expected!r}, as in the run in {out}, got {got!r}.")
+    if "contents" in before or differing or not (out / "summary.json").exists():
+        # what an earlier version finished is only shown
+        check_contents(before.get("contents"), run.contents, where=str(out))
     if before["versions"] != versions():
         warnings.warn(
             f"{out}: started with {before['versions']}, resumed with {versions()}: its bits may "
             "differ from those of a run that was never stopped.",
             stacklevel=2,
         )
+    return not differing
+
+
+def _counts_its_rounds(run: Run) -> bool:
+    """Whether the size of the method's messages depends on the number of rounds."""
+    parsed = parse_config(run.config)
+    given = dict(parsed.texts["algorithm"].call.kwargs)
+    return "window" in parsed.method.needs and "window" not in given
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,12 +188,23 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path) -> ResumePoint:
-    """Rounds up to the last readable checkpoint; later rows are cut from rounds.jsonl."""
+def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path, *, finished: bool) -> ResumePoint:
+    """Rounds up to the last readable checkpoint; later rows are cut from rounds.jsonl.
+
+    So is the row of its own round where the evaluation of that was ended.
+    """
     key = jr.fold_in(jr.key(run.config.seed), 0)
     server = run.algorithm.init(key, run.task.params)
     restored = checkpoints.restore(server, run.algorithm.client_init(run.task.params))
     wanted = restored.snapshot.round if restored else 0
+    if wanted > run.config.rounds:
+        raise ValueError(
+            f"rounds: expected at least {wanted}, which the run has done, got {run.config.rounds}."
+        )
+    if finished and not wanted and run.config.buffer is None:
+        raise ValueError(
+            f"{rounds.parent}: expected a checkpoint to go on from, got a finished run without one."
+        )
     if not rounds.exists() and not wanted:
         return ResumePoint()
     lines = rounds.read_bytes().splitlines(keepends=True) if rounds.exists() else []
@@ -172,20 +215,22 @@ def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path) -> ResumePoint:
             f"{rounds}: expected the rows of rounds 1 to {wanted}, as the checkpoint is of round "
             f"{wanted}, got {len(rows)} rows."
         )
-    return (
-        ResumePoint(restored.snapshot, rows, restored.notes["seconds"])
-        if restored
-        else ResumePoint()
-    )
+    if not restored:
+        return ResumePoint()
+    unevaluated = None
+    if "stopped" in rows[-1]:
+        os.truncate(rounds, sum(map(len, lines[: wanted - 1])))
+        unevaluated = {k: v for k, v in rows.pop().items() if k != "stopped"}
+    return ResumePoint(restored.snapshot, rows, restored.notes["seconds"], unevaluated)
 
 
 def _keeper(
     run: Run, out: Path, checkpoints: RunCheckpoints, stop: Stop, every: int
-) -> Callable[[Round, float], None]:
-    def keep(finished: Round, seconds: float) -> None:
+) -> Callable[[Round, float, bool], None]:
+    def keep(finished: Round, seconds: float, last: bool) -> None:
         number, asked = finished.round, stop.by
         saved = run.config.buffer is None
-        if saved and (asked or number % every == 0 or number == run.config.rounds):
+        if saved and (asked or number % every == 0 or last):
             checkpoints.save(finished.snapshot(), {"seconds": seconds})
         if asked:
             checkpoints.wait()

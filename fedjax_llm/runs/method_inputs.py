@@ -87,7 +87,7 @@ def check_client_axis(parsed: ParsedConfig) -> None:
 def check_adapter(parsed: ParsedConfig, params: PyTree) -> None:
     """Raise `ValueError` where the method can do nothing with the adapter's parameters."""
     method, adapter = parsed.method, parsed.texts["adapter"]
-    if method.forward_mode and "seeds" in _names(adapter.call):
+    if method.forward_mode and "seeds" in names_in(adapter.call):
         raise ValueError(
             f"algorithm: {_name(parsed)} differentiates forwards, and the sum of directions of "
             f"{adapter.text} only backwards, expected another adapter, or fed_mezo(), which "
@@ -116,12 +116,12 @@ def _name(parsed: ParsedConfig) -> str:
     return parsed.texts["algorithm"].call.name
 
 
-def _names(call: Any) -> set[str]:
-    """The names in a call and in its arguments."""
+def names_in(call: Any) -> set[str]:
+    """The functions that a call names, those in its arguments among them."""
     if not isinstance(call, Call):
         return set()
     given = (*call.args, *(value for _, value in call.kwargs))
-    return {call.name}.union(*map(_names, given))
+    return {call.name}.union(*map(names_in, given))
 
 
 def _scale(task: Task, config: RunConfig) -> float:

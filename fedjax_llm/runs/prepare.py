@@ -15,32 +15,41 @@ from ..adapters.registry import ADAPTERS
 from ..aggregators.registry import AGGREGATORS
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..algorithms.shared.base_changes import base_of
-from ..data import Batching, HoldOut, hold_out
+from ..data import Batching, HoldOut
+from ..models import DecoderConfig
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
+from ..simulation.digest import digest
 from ..tasks import Task
 from ..tasks.registry import TaskSpec
 from .conditions import check_declared, conditions
 from .config import ParsedConfig, RunConfig, parse_config
+from .contents import Contents, condition_contents
+from .held_out import Evaluated, held_out, to_evaluate
 from .memory import check_memory
-from .method_inputs import check_adapter, check_client_axis, method_inputs
+from .method_inputs import check_adapter, check_client_axis, method_inputs, names_in
 from .optimizers import OPTIMIZERS
 from .texts import Parsed, built, in_field
 from .workload import Workload, workload
 
 
 class Run(NamedTuple):
-    """A configuration, built and checked; no round has run yet, and nothing was written."""
+    """A configuration, built and checked; no round has run yet, and nothing was written.
+
+    `contents` are the digests of all that it read: runs are compared by them.
+    """
 
     config: RunConfig
     task_spec: TaskSpec
     workload: Workload
     task: Task
     split: HoldOut
+    evaluated: Evaluated
     client_optimizer: optax.GradientTransformation | None
     algorithm: FederatedAlgorithm | SplitMethod
     batching: Batching
     client_axis: ClientAxis | Auto
     conditions: Conditions
+    contents: Contents
 
     @property
     def unit(self) -> str:
@@ -64,6 +73,9 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     config, texts, task_spec = parsed.config, parsed.texts, parsed.task_spec
     if config.rounds < 1:
         raise ValueError(f"rounds: expected at least 1, got {config.rounds}.")
+    for name in ("evaluate_rows", "evaluate_clients", "evaluate_every"):
+        if (count := getattr(config, name)) is not None and count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}.")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed: expected 0 to 4294967295, got {config.seed}.")
     batching = Batching(
@@ -73,6 +85,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     load = workload(
         task_spec,
         text=texts["data"],
+        heldout=None if texts["heldout"].call.name == "share" else texts["heldout"],
         population=config.population,
         seed=config.seed,
         model=config.model,
@@ -83,8 +96,11 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         long=config.long,
         cache=cache,
     )
-    check_memory(config, load.decoder, texts=task_spec.texts)
-    split = hold_out(load.corpus, seed=config.seed)
+    if isinstance(load.config, DecoderConfig):
+        check_memory(config, load.config, texts=task_spec.texts)
+    split = held_out(parsed, load.corpus, load.heldout)
+    evaluated = to_evaluate(parsed, split)
+    _check_target(config, evaluated)
     population = len(split.train.names)
     if not 1 <= config.clients <= population:
         raise ValueError(
@@ -114,20 +130,25 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     algorithm = _algorithm(parsed, task, inputs)
     check_declared(parsed, algorithm, population)
     client_axis = built("client_axis", texts["client_axis"], CLIENT_AXES)
-    ready = task_spec.ready(task, load.corpus, config.seq)
+    ready, own = (
+        each and task_spec.ready(task, each, config.seq) for each in (load.corpus, load.heldout)
+    )
     if ready is not load.corpus:
-        split = hold_out(ready, seed=config.seed)
+        split = held_out(parsed, ready, own)
+        evaluated = to_evaluate(parsed, split)
     return Run(
         config,
         task_spec,
         load,
         task,
         split,
+        evaluated,
         parts.get("client_optimizer"),
         algorithm,
         batching,
         client_axis,
         under,
+        _contents(parsed, load, task, under),
     )
 
 
@@ -137,6 +158,26 @@ def _task(task_spec: TaskSpec, config: RunConfig, load: Workload, adapter: Adapt
         return task_spec.build(load.config, key=key, adapter=adapter, params=load.params)
     except TypeError as error:  # an adapter for another kind of model
         raise ValueError(f"adapter: {error}") from None
+
+
+def _check_target(config: RunConfig, evaluated: Evaluated) -> None:
+    """Raise `ValueError` for a target loss that no round could reach."""
+    if (target := config.target_loss) is None:
+        return
+    if not target > 0:
+        raise ValueError(f"target_loss: expected a number above 0, got {target}.")
+    if config.evaluate_every is None or not evaluated.heldout.names:
+        raise ValueError(
+            f"target_loss: expected evaluate_every and held-out text, by which rounds are judged, "
+            f"got {target} with evaluate_every={config.evaluate_every} and {config.heldout}."
+        )
+
+
+def _contents(parsed: ParsedConfig, load: Workload, task: Task, under: Conditions) -> Contents:
+    """Digests of all that was read; the same for every seed."""
+    imported = "import_adapter" in names_in(parsed.texts["adapter"].call)
+    adapter = {"adapter": digest(task.params)} if imported else {}
+    return load.contents | adapter | condition_contents(under, load.names)
 
 
 def _codec(field: str, text: Parsed) -> Compressor:

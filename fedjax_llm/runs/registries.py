@@ -11,6 +11,7 @@ from ..adapters.registry import ADAPTERS
 from ..aggregators.registry import AGGREGATORS
 from ..algorithms.registry import METHODS
 from ..data.registry import DATA
+from ..data.unseen import UNSEEN
 from ..simulation import CLIENT_AXES
 from ..simulation.conditions.registry import CONDITIONS
 from ..tasks.registry import TASKS
@@ -28,6 +29,7 @@ def names_by_field() -> Mapping[str, Mapping[str, Callable[..., Any]]]:
         "adapter": ADAPTERS,
         "task": TASKS,
         "data": DATA,
+        "unseen": UNSEEN,
         **CONDITIONS,
     }
 

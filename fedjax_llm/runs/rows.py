@@ -16,7 +16,7 @@ from ..ledger import total_bytes
 from ..simulation import Round, Snapshot, StoreRows
 from ..simulation.digest import digest
 from .prepare import Run
-from .quality import personal_quality, quality
+from .quality import Watched, evaluated_sizes, personal_quality, quality
 from .results import Row
 
 
@@ -36,43 +36,72 @@ class Trained(NamedTuple):
     clients: StoreRows | None = None
 
 
-def summary(
-    run: Run,
-    rows: Sequence[Row],
-    state: ServerState | None,
-    snapshot: Callable[[], Snapshot | None],
-    seconds: float,
-) -> tuple[Row, Trained]:
-    """The summary row of a run, and what it trained.
+def trained_by(
+    run: Run, state: ServerState | None, snapshot: Callable[[], Snapshot | None]
+) -> Trained:
+    """What a run trained.
 
     Args:
         run: The run.
-        rows: The rows of its rounds.
         state: The last server state; None before the first round.
         snapshot: `() -> snapshot` of the last round.
-        seconds: Wall-clock seconds.
 
     """
     params = run.task.params if state is None else state.params
-    frozen = base_of(state, run.task.frozen)
     ended = snapshot() if run.algorithm.personal else None
-    trained = Trained(params, frozen, ended and ended.store)
-    row = {
-        "algorithm": run.config.algorithm,
-        "codec": run.config.uplink,
-        "seed": run.config.seed,
-        "unit": run.unit,
-        **_bytes(run, rows),
-        **quality(run, params, frozen),
-        **(personal_quality(run, params, frozen, ended.store) if ended else {}),
-        "failed": sum(row["failed"] for row in rows),
-        "digest": _digest(run, trained),
-        "seconds": round(seconds, 3),
-        "versions": versions(),
-        "device": str(jax.devices()[0].device_kind),
-        "config": asdict(run.config),
-    }
-    return row, trained
+    return Trained(params, base_of(state, run.task.frozen), ended and ended.store)
+
+
+class Ended(NamedTuple):
+    """What the rounds of a run left.
+
+    Attributes:
+        rows: The rows of all rounds.
+        trained: What they trained.
+        seconds: Wall-clock seconds of the rounds.
+
+    """
+
+    rows: Sequence[Row]
+    trained: Trained
+    seconds: float
+
+
+def summary(run: Run, ended: Ended, watched: Watched | None = None) -> Row:
+    """Evaluate a run whose rounds ended, and make its summary row.
+
+    Args:
+        run: The run.
+        ended: What its rounds left.
+        watched: Who is told of the evaluation's progress and may end it; the row then has what was
+            measured so far, and `stopped`.
+
+    """
+    watched = watched or Watched()
+    rows, trained, seconds = ended
+    params, frozen, clients = trained
+    row = watched.begin(
+        {
+            "algorithm": run.config.algorithm,
+            "codec": run.config.uplink,
+            "seed": run.config.seed,
+            "unit": run.unit,
+            "rounds": len(rows),
+            **_bytes(run, rows),
+            "failed": sum(row["failed"] for row in rows),
+            "digest": _digest(run, trained),
+            "seconds": round(seconds, 3),
+            "versions": versions(),
+            "device": str(jax.devices()[0].device_kind),
+            "contents": run.contents,
+            "config": asdict(run.config),
+            **evaluated_sizes(run),
+        }
+    )
+    row |= quality(run, params, frozen, watched)
+    if clients:
+        row |= watched.add(personal_quality(run, params, frozen, clients, watched))
+    return watched.so_far() if watched.ended else row
 
 
 def _digest(run: Run, trained: Trained) -> str:
@@ -89,7 +118,9 @@ def round_row(run: Run, finished: Round) -> Row:
     seen = np.isfinite(info.loss) * targets
     return {
         "round": finished.round,
-        f"train_nats_per_{run.unit}": float(np.nan_to_num(info.loss) @ seen / max(seen.sum(), 1)),
+        f"train_nats_per_{run.unit}": (
+            float(np.nan_to_num(info.loss) @ seen / seen.sum()) if seen.any() else None
+        ),
         "accepted": int(finished.server_info.accepted),
         "failed": int(finished.server_info.failed),
         "update_norm": float(finished.server_info.update_norm),

@@ -1,8 +1,10 @@
 """Stop signals, answered between two rounds; and a lock on a run's folder."""
 
 import fcntl
+import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +12,48 @@ from ..signals import asking, say
 
 
 class Stop:
-    """Whether a run was asked to stop, and by which signal (`by`)."""
+    """Whether a run was asked to stop.
+
+    Attributes:
+        by: The signal that asked; None before.
+        doing: What the run does then, in words.
+
+    """
 
     by: signal.Signals | None = None
+    doing: str = "finishing the current round and writing a checkpoint"
+    _limit: tuple[float, Callable[[], None]] | None = None
+
+    @contextmanager
+    def ending_within(
+        self, seconds: float, doing: str, last_words: Callable[[], None]
+    ) -> Iterator[None]:
+        """Work that ends soon after a signal, or else is ended.
+
+        Args:
+            seconds: Time from the signal on until the process is ended.
+            doing: What the work does when asked to stop, in words.
+            last_words: Called before the process is ended.
+
+        """
+        before, self.doing, self._limit = self.doing, doing, (seconds, last_words)
+        try:
+            yield
+        finally:
+            self.doing, self._limit = before, None
+
+    def ask(self, which: signal.Signals) -> None:
+        """Ask the run to stop."""
+        self.by = which
+        if self._limit:
+            timer = threading.Timer(self._limit[0], self._end)
+            timer.daemon = True
+            timer.start()
+
+    def _end(self) -> None:
+        if self._limit and self.by:
+            self._limit[1]()
+            os._exit(128 + self.by)
 
 
 @contextmanager
@@ -26,11 +67,8 @@ def stop_signals() -> Iterator[Stop]:
     def ask(which: signal.Signals) -> bool:
         if stop.by:
             return False
-        stop.by = which
-        say(
-            f"{which.name}: finishing the current round and writing a checkpoint; a second signal "
-            "ends the process at once."
-        )
+        stop.ask(which)
+        say(f"{which.name}: {stop.doing}; a second signal ends the process at once.")
         return True
 
     with asking(ask):

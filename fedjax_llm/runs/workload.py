@@ -16,6 +16,7 @@ from ..data.registry import DATA
 from ..data.tokenisation.chat import CLOCK, DATE
 from ..models import DecoderConfig, EncoderConfig
 from ..tasks.registry import Long, TaskSpec
+from .contents import Contents, model_contents, records_digest
 from .texts import Parsed, built
 
 
@@ -25,21 +26,29 @@ class Workload(NamedTuple):
     Attributes:
         corpus: The data by client.
         config: The model's sizes.
+        heldout: Held-out data of its own, by client; None where it is a share of the corpus.
         params: Parameters of the pretrained model; None for a fresh decoder.
         tokenizer: The pretrained model's tokenizer; None for bytes.
+        names: All clients of the data, those that were not drawn among them.
+        contents: Digests of the data, the held-out data of its own, the model, its tokenizer and
+            its chat template.
 
     """
 
     corpus: ClientData
+    heldout: ClientData | None
     config: DecoderConfig | EncoderConfig
     params: PyTree | None
     tokenizer: Any
+    names: tuple[str, ...]
+    contents: Contents
 
 
 def workload(
     task_spec: TaskSpec,
     *,
     text: Parsed,
+    heldout: Parsed | None,
     population: int | None,
     seed: int,
     model: str | None,
@@ -55,6 +64,7 @@ def workload(
     Args:
         task_spec: The task, which says how records become data.
         text: The parsed `data`.
+        heldout: The parsed `heldout`; None where it is a share.
         population: Clients to keep; None keeps all.
         seed: Seed that draws them.
         model: Pretrained model; None for a fresh byte-level decoder.
@@ -69,15 +79,22 @@ def workload(
         ValueError: Naming the field, what was expected and what was got.
 
     """
-    records = _drawn(_records(text), population, seed)
-    task_spec.check(records, long)
+    everyone = _records("data", text)
+    names, contents = tuple(sorted(everyone)), {"data": records_digest(everyone, who="data")}
+    sets = [_drawn(everyone, population, seed)]
+    if heldout is not None:
+        sets.append(_records("heldout", heldout))
+        contents["heldout"] = records_digest(sets[1], who="heldout")
+    for records in sets:
+        task_spec.check(records, long)
     if model is None:
         _check_no_template(chat_template, date)
         if decoder.vocab_size < 256:
             raise ValueError(
                 f"vocab_size: expected at least 256 for bytes, got {decoder.vocab_size}."
             )
-        return Workload(task_spec.bytes_of(records), decoder, None, None)
+        corpus, *own = [task_spec.bytes_of(records) for records in sets]
+        return Workload(corpus, own[0] if own else None, decoder, None, None, names, contents)
     _check_sizes(decoder)
     loaded = models.load(model, dtype=decoder.dtype, remat=decoder.remat)
     if not isinstance(loaded.config, task_spec.model):
@@ -93,22 +110,28 @@ def workload(
         raise ValueError(
             f"date: expected none, as the model's chat template shows no date, got {date!r}."
         )
-    corpus = task_spec.tokens_of(
-        records,
-        tokenizer,
-        seq=seq,
-        long=long,
-        vocab_size=loaded.config.vocab_size,
-        cache=cache,
-        date=date,
+    contents |= model_contents(loaded.config, loaded.params, tokenizer)
+    corpus, *own = [
+        task_spec.tokens_of(
+            records,
+            tokenizer,
+            seq=seq,
+            long=long,
+            vocab_size=loaded.config.vocab_size,
+            cache=cache,
+            date=date,
+        )
+        for records in sets
+    ]
+    return Workload(
+        corpus, own[0] if own else None, loaded.config, loaded.params, tokenizer, names, contents
     )
-    return Workload(corpus, loaded.config, loaded.params, tokenizer)
 
 
-def _records(text: Parsed) -> Records:
-    records = built("data", text, DATA)
+def _records(field: str, text: Parsed) -> Records:
+    records = built(field, text, DATA)
     if not isinstance(records, Mapping):
-        raise ValueError(f"data: expected clients' text, got {text.text!r}.")
+        raise ValueError(f"{field}: expected clients' text, got {text.text!r}.")
     return records
 
 

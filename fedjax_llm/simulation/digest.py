@@ -10,6 +10,8 @@ from jaxtyping import PyTree
 def digest(tree: PyTree) -> str:
     """SHA-256 over the names, shapes, dtypes and bits of the arrays of a pytree.
 
+    Arrays are copied to the host one at a time.
+
     Args:
         tree: A pytree of arrays.
 
@@ -25,7 +27,8 @@ def digest(tree: PyTree) -> str:
 
     """
     state = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+    for path, array in jax.tree_util.tree_leaves_with_path(tree):
+        leaf = jax.device_get(array)
         state.update(f"{jax.tree_util.keystr(path)}:{leaf.dtype}:{leaf.shape}\n".encode())
         state.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return state.hexdigest()

@@ -15,7 +15,8 @@ MARKERS = "osv^<>PXphd*"
 def draw(rows: Sequence[Row], path: Path, cost: Cost = BYTES) -> None:
     """Draw held-out loss against a cost, with the Pareto front and the uncompressed run.
 
-    Bars span the seeds. The PNG is the same for the same rows.
+    Bars span the seeds. Codecs whose loss was not measured, or is not finite, are left out. The PNG
+    is the same for the same rows.
 
     Args:
         rows: Summary rows.
@@ -29,15 +30,19 @@ def draw(rows: Sequence[Row], path: Path, cost: Cost = BYTES) -> None:
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.add_subplot()
-    finite = (p for p in points(rows, cost) if np.isfinite(p.nats))
-    shown = sorted(finite, key=lambda p: -p.uplink_bytes)
+    found = points(rows, cost)
+    shown = sorted(
+        (p for p in found if p.nats is not None and np.isfinite(p.nats)),
+        key=lambda p: -p.uplink_bytes,
+    )
     colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(shown)))
     for number, (p, colour) in enumerate(zip(shown, colours, strict=True)):
         plain = p.codec == UNCOMPRESSED
+        nats, lowest, highest = np.array([p.nats, p.lowest, p.highest], float)
         axes.errorbar(
             p.cost / cost.unit,
-            p.nats,
-            yerr=[[p.nats - p.lowest], [p.highest - p.nats]],
+            nats,
+            yerr=[[nats - lowest], [highest - nats]],
             marker="D" if plain else MARKERS[number % len(MARKERS)],
             markersize=9 if plain else 7,
             color="black" if plain else colour,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..runs import Row
+from ..runs.contents import check_contents
 
 
 class Cost(NamedTuple):
@@ -41,10 +42,11 @@ class Point(NamedTuple):
         cost: The cost that the front is drawn against.
         uplink_bytes: Bytes that clients sent.
         bits_per_parameter: Uplink bits per trainable parameter and message.
-        nats: Loss on held-out data of training clients, per byte, token, pair or text.
+        nats: Loss on held-out data of training clients, per byte, token, pair or text; infinite
+            where a run diverged, None where it was not measured.
         lowest: The smallest such loss over the seeds.
         highest: The largest.
-        unseen_nats: Loss on unseen clients; infinite where there are none.
+        unseen_nats: The same loss on unseen clients.
         seconds: Wall-clock seconds of a run.
         on_front: Whether no other codec is at most as large in cost and loss and smaller in one.
 
@@ -54,10 +56,10 @@ class Point(NamedTuple):
     cost: float
     uplink_bytes: float
     bits_per_parameter: float
-    nats: float
-    lowest: float
-    highest: float
-    unseen_nats: float
+    nats: float | None
+    lowest: float | None
+    highest: float | None
+    unseen_nats: float | None
     seconds: float
     on_front: bool
 
@@ -74,12 +76,19 @@ def cost_of(rows: Sequence[Row]) -> Cost:
 
 
 def points(rows: Sequence[Row], cost: Cost = BYTES) -> list[Point]:
-    """One point per codec, in the order of the rows; runs that diverged have infinite nats."""
+    """One point per codec, in the order of the rows; runs that diverged have infinite nats.
+
+    Raises `ValueError` for rows made from different contents, naming what differs.
+    """
+    if any("contents" in row for row in rows):
+        for row in rows:
+            where = f"the row of {rows[0]['codec']}, seed {rows[0]['seed']}"
+            check_contents(rows[0].get("contents"), row.get("contents", {}), where=where)
     by_codec: dict[str, list[Row]] = {}
     for row in rows:
         by_codec.setdefault(row["codec"], []).append(row)
     means = [_mean(codec, group, cost) for codec, group in by_codec.items()]
-    front = pareto_front([(p.cost, p.nats) for p in means])
+    front = pareto_front([(p.cost, np.inf if p.nats is None else p.nats) for p in means])
     return [p._replace(on_front=on) for p, on in zip(means, front, strict=True)]
 
 
@@ -101,20 +110,19 @@ def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
 
 def _mean(codec: str, rows: Sequence[Row], cost: Cost) -> Point:
     def over_seeds(name: str) -> np.ndarray:
-        values = [row.get(name) for row in rows]
+        """The values of the seeds that have one; infinite where it was not finite."""
+        values = [row[name] for row in rows if name in row]
         return np.array([np.inf if value is None else value for value in values], float)
 
     per = f"nats_per_{unit(rows)}"
-    nats = over_seeds(f"heldout_{per}")
+    nats, unseen = (over_seeds(f"{which}_{per}") for which in ("heldout", "unseen"))
     return Point(
         codec,
         over_seeds(cost.field).mean(),
         over_seeds("uplink_bytes").mean(),
         over_seeds("uplink_bits_per_parameter").mean(),
-        nats.mean(),
-        nats.min(),
-        nats.max(),
-        over_seeds(f"unseen_{per}").mean(),
+        *((nats.mean(), nats.min(), nats.max()) if nats.size else (None, None, None)),
+        unseen.mean() if unseen.size else None,
         over_seeds("seconds").mean(),
         on_front=False,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from fedjax_compression import Compressor
 
 from ..runs import Row, RunConfig, locked
+from ..runs.live import minute_lines
 from .figure import draw
 from .front import SECONDS, cost_of
 from .sweep import CODECS, configurations, sweep
@@ -58,7 +59,8 @@ def frontier(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder to write to, got a file.")
-    configs = configurations(base, codecs, (base.seed,) if seeds is None else seeds)
+    with minute_lines("reading data and model"):
+        configs = configurations(base, codecs, (base.seed,) if seeds is None else seeds)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         rows = list(sweep(configs, folder / "results.jsonl", together=together))

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedjax_compression import Compressor
 
 from ..runs import Named, Row, RunConfig, canonical, execute, execute_together, prepare
-from ..runs.live import live_progress
+from ..runs.contents import Contents, check_contents
+from ..runs.live import Live, Pace, line, live_progress, mebibytes, on_terminal
+from ..runs.quality import Watched
 from ..runs.results import append_row, read_rows
+from .front import unit
 
 CODECS = (
     "identity()",
@@ -43,16 +46,20 @@ _DEFAULTS = dataclasses.asdict(canonical(RunConfig()))
 
 def configurations(
     base: RunConfig, codecs: Sequence[str] | Mapping[str, Compressor], seeds: Sequence[int]
-) -> list[RunConfig]:
-    """The base configuration with each codec on the uplink and each seed.
+) -> dict[RunConfig, Contents]:
+    """The base configuration with each codec on the uplink and each seed, and what each run reads.
 
     Args:
         base: What the runs have in common.
         codecs: Codecs as texts; or `Compressor` objects by the text that names them in rows.
         seeds: Seeds.
 
+    Returns:
+        The configurations in the order of their runs, with the digests of their contents.
+
     Raises:
-        ValueError: For a wrong field of `base` or a wrong codec, before anything runs.
+        ValueError: For a wrong field of `base` or a wrong codec, and where there is no held-out
+            text, before anything runs.
 
     """
     if isinstance(codecs, Mapping):
@@ -62,19 +69,33 @@ def configurations(
     ]
     if not wanted:
         raise ValueError("frontier: expected at least one codec and one seed, got none.")
-    return list(dict.fromkeys(prepare(config).config for config in wanted))
+    found = {}
+    for config in wanted:
+        run = prepare(config)
+        if not run.evaluated.heldout.names:
+            raise ValueError(
+                f"heldout: expected held-out text, by which codecs are compared, got none by "
+                f"{run.config.heldout}; give a larger share or text of its own."
+            )
+        found[run.config] = run.contents
+    return found
 
 
-def sweep(configs: Sequence[RunConfig], results: Path, *, together: bool = False) -> Iterator[Row]:
+def sweep(
+    configs: Mapping[RunConfig, Contents], results: Path, *, together: bool = False
+) -> Iterator[Row]:
     """Yield the summary row of each configuration; run those whose row is missing.
 
+    Rows of an earlier version, which recorded no contents, are read where no run is missing.
+
     Args:
-        configs: The configurations.
+        configs: The configurations, from `configurations`.
         results: File of rows (JSON lines); new rows are appended.
         together: Run configurations that differ only in their seed as one program.
 
     Raises:
-        ValueError: For a file with a line that is no row.
+        ValueError: For a file with a line that is no row; for a row made from other contents than
+            `configs` say, naming what differs; for data that changes during the sweep.
 
     """
     rows = {}
@@ -82,6 +103,13 @@ def sweep(configs: Sequence[RunConfig], results: Path, *, together: bool = False
         if not isinstance(row.get("config"), dict):
             raise ValueError(f"{results}: line {number}: expected a row with config, got {row}.")
         rows[_key(row["config"])] = row
+    stored = [rows.get(_of(config)) for config in configs]
+    if any(row is None or "contents" in row for row in stored):
+        for (config, contents), row in zip(configs.items(), stored, strict=True):
+            if row:
+                where = f"the row of {config.uplink}, seed {config.seed}, in {results}"
+                check_contents(row.get("contents"), contents, where=where)
+    pace = Pace(sum(row is None for row in stored))
     for number, config in enumerate(configs, start=1):
         if _of(config) not in rows:
             missing = [
@@ -90,17 +118,33 @@ def sweep(configs: Sequence[RunConfig], results: Path, *, together: bool = False
                 if each == config
                 or (together and _of(each) not in rows and _but_seed(each) == _but_seed(config))
             ]
-            title = f"{number}/{len(configs)} {config.uplink}"
+            title = f"{number}/{len(configs)} {config.uplink}, seed {config.seed}"
             with live_progress(title, rounds=config.rounds) as show:
-                for new in _executed(missing, show):
+                for new in _executed(missing, configs, show):
                     rows[_key(new["config"])] = new
                     append_row(results, new)
+            pace.done += len(missing)
+            if not on_terminal():
+                row = rows[_of(config)]
+                loss = row.get(f"heldout_nats_per_{unit([row])}")
+                nats = "diverged" if loss is None else f"{loss:.4f} nats per {unit([row])}"
+                line(f"{title}: {nats}, {mebibytes(row['uplink_bytes'])} up{pace.left()}")
         yield rows[_of(config)]
 
 
-def _executed(configs: Sequence[RunConfig], show: Callable[[Row], None]) -> list[Row]:
+def _executed(
+    configs: Sequence[RunConfig],
+    contents: Mapping[RunConfig, Contents],
+    show: Live,
+) -> list[Row]:
     runs = [prepare(config) for config in configs]
-    return [execute(runs[0], show)[0]] if len(runs) == 1 else execute_together(runs, show)
+    for config, run in zip(configs, runs, strict=True):
+        check_contents(contents[config], run.contents, where="this sweep when it began")
+    return (
+        [execute(runs[0], show, Watched(show.evaluating))]
+        if len(runs) == 1
+        else execute_together(runs, show)
+    )
 
 
 def _but_seed(config: RunConfig) -> RunConfig:

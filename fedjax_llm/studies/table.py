@@ -1,6 +1,7 @@
 """A sweep as a table in the terminal."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 from rich import box
 from rich.table import Table
@@ -20,6 +21,7 @@ def table(rows: Sequence[Row]) -> Table:
     Columns: bytes sent by clients, how many times fewer than uncompressed, bits per trainable
     parameter and message, held-out nats per byte, token, pair or text of training clients, the
     difference to uncompressed, nats of unseen clients, wall-clock seconds, and simulated seconds.
+    What was not measured is blank.
     """
     cost = cost_of(rows)
     timed = cost is SECONDS
@@ -36,19 +38,33 @@ def table(rows: Sequence[Row]) -> Table:
             "*" if p.on_front else "",
             p.codec,
             mebibytes(p.uplink_bytes),
-            f"{reference.uplink_bytes / p.uplink_bytes:.1f}x" if reference else "",
+            f"{reference.uplink_bytes / p.uplink_bytes:.1f}x"
+            if reference and p.uplink_bytes
+            else "",
             f"{p.bits_per_parameter:.3f}",
-            f"{p.nats:.4f}",
-            f"{p.nats - reference.nats:+.4f}" if reference else "",
-            f"{p.unseen_nats:.4f}",
+            _nats(p.nats),
+            _more(p.nats, reference and reference.nats),
+            _nats(p.unseen_nats),
             f"{p.seconds:.1f}",
             *([f"{p.cost:.4g}"] * timed),
         )
     if "heldout_bigram_nats_per_byte" in rows[0]:
         seen, unseen = (
-            "" if rows[0].get(name) is None else f"{rows[0][name]:.4f}"
+            _nats(rows[0].get(name))
             for name in ("heldout_bigram_nats_per_byte", "unseen_bigram_nats_per_byte")
         )
         out.add_section()
         out.add_row("", "byte bigram, on the same text", "", "", "", seen, "", unseen)
     return out
+
+
+def _nats(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isfinite(value) else "diverged"
+
+
+def _more(value: float | None, reference: float | None) -> str:
+    if value is None or reference is None or not (isfinite(value) and isfinite(reference)):
+        return ""
+    return f"{value - reference:+.4f}"

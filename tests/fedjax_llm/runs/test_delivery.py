@@ -12,7 +12,8 @@ from fedjax_llm.adapters import import_adapter
 from fedjax_llm.evaluation import by_client
 from fedjax_llm.model_files import read_safetensors
 from fedjax_llm.models import DecoderConfig
-from fedjax_llm.runs import RunConfig, deliver, execute, prepare
+from fedjax_llm.runs import RunConfig, deliver, prepare, run_rounds
+from fedjax_llm.runs import rows as run_rows
 from fedjax_llm.runs.delivery import folder_names
 from fedjax_llm.simulation.digest import digest
 from tests.helpers.commands import ROLES, refused, train
@@ -38,8 +39,8 @@ CONFIG = RunConfig(
 def ended(out, **changes):
     """A run, its summary, and what it delivered."""
     run = prepare(CONFIG.__class__(**(CONFIG.__dict__ | changes)))
-    summary, trained = execute(run, lambda row: None)
-    return run, summary, deliver(run, trained, out)
+    left = run_rounds(run, lambda row: None)
+    return run, run_rows.summary(run, left), deliver(run, left.trained, out)
 
 
 def own_loss(run, out, task_of):

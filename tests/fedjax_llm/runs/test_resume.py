@@ -126,7 +126,7 @@ def test_a_finished_run_is_left_as_it_is(alone, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--rounds", "5"), "rounds: expected 4, as in the run in "),
+        (("--rounds", "3"), "rounds: expected at least 4, which the run has done, got 3"),
         ((*FOUR, "--seed", "1"), "seed: expected 0, as in the run in "),
         ((*FOUR, "--hidden-size", "32"), "hidden_size: expected 16, as in the run in "),
         ((*FOUR, "--uplink", "eden(bits=1)"), "uplink: expected 'error_feedback(chain(top_k("),

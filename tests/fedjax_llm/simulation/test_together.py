@@ -10,7 +10,7 @@ from fedjax_compression import codec
 
 from fedjax_llm import fed_avg
 from fedjax_llm.data import Batching
-from fedjax_llm.runs import RunConfig, canonical
+from fedjax_llm.runs import RunConfig
 from fedjax_llm.runs.results import read_rows
 from fedjax_llm.simulation import Member, chunked, scan, simulate, simulate_together, vmap
 from fedjax_llm.studies import configurations, sweep
@@ -112,7 +112,7 @@ SMALL = RunConfig(
 
 def test_a_sweep_runs_the_seeds_of_a_codec_together(tmp_path):
     """The rows are those of runs one after another, and a second sweep runs none of them again."""
-    alone = next(sweep([canonical(SMALL)], tmp_path / "alone.jsonl"))
+    alone = next(sweep(configurations(SMALL, [SMALL.uplink], seeds=[0]), tmp_path / "alone.jsonl"))
     configs = configurations(SMALL, ["identity()", "top_k(fraction=0.1)"], seeds=[0, 1])
     rows = list(sweep(configs, tmp_path / "rows.jsonl", together=True))
     assert [(row["codec"], row["seed"], row["together"]) for row in rows] == [

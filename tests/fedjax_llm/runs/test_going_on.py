@@ -1,0 +1,124 @@
+"""Runs that go on after their end, are evaluated between rounds, and stop at a target loss."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from fedjax_llm.cli import main
+from fedjax_llm.cli import train as train_command
+from tests import kill_runs
+from tests.helpers.commands import SMALL, refused, train
+
+CODEC = ("--uplink", "error_feedback(top_k(fraction=0.1))", "--server-optimizer", "adam(0.01)")
+EVERY = (*CODEC, "--evaluate-every", "2")
+LOSS = "heldout_nats_per_byte"
+
+
+def rows_of(out):
+    return [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Six rounds left alone, evaluated after every second."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    train(out, *EVERY, "--rounds", "6")
+    return out
+
+
+def test_rounds_are_evaluated_on_held_out_text(alone):
+    rows, summary = rows_of(alone), json.loads((alone / "summary.json").read_text())
+    assert [LOSS in row for row in rows] == [False, True] * 3
+    assert rows[5][LOSS] == summary[LOSS]
+    assert rows[1][LOSS] > rows[5][LOSS]
+
+
+def test_a_finished_run_trains_on_to_the_bits_of_a_longer_one(alone, tmp_path):
+    train(tmp_path, *EVERY, "--rounds", "2")
+    assert train(tmp_path, *EVERY, "--rounds", "6", "--resume")["rounds"] == 6
+    assert kill_runs.differences(alone, tmp_path) == []
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["rounds"] == 6
+
+
+def test_a_run_stops_at_its_target_loss_and_trains_on_to_another(alone, tmp_path, capsys):
+    losses = [row[LOSS] for row in rows_of(alone)[1::2]]
+    between = (losses[0] + losses[1]) / 2
+    target = ("--rounds", "6", "--target-loss", str(between))
+    summary = train(tmp_path, *EVERY, *target)
+    assert summary["rounds"] == 4
+    assert summary[LOSS] == losses[1] <= between < losses[0]
+    before = (tmp_path / "rounds.jsonl").read_bytes()
+    train(tmp_path, *EVERY, *target, "--resume")
+    assert (tmp_path / "rounds.jsonl").read_bytes() == before
+    train(tmp_path, *EVERY, "--rounds", "6", "--resume")
+    assert kill_runs.differences(alone, tmp_path) == []
+    about = (tmp_path / "run.json").read_bytes()
+    fewer = ["train", *SMALL, *EVERY, "--rounds", "5", "--out", str(tmp_path), "--resume"]
+    assert "rounds: expected at least 6, which the run has done, got 5" in refused(capsys, *fewer)
+    assert (tmp_path / "run.json").read_bytes() == about
+
+
+def stop_in_evaluation(out, monkeypatch, *, after):
+    """Send SIGTERM after the first batch of the evaluation that follows the row of a round."""
+    go_on, append = train_command.Watched.go_on, train_command.append_row
+    written, sent = [], []
+
+    def append_and_note(path, row):
+        append(path, row)
+        written.append(row["round"])
+
+    def send_and_go_on(watched, what, done, of):
+        if done and not sent and written[-1:] == [after]:
+            sent.append(what)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return go_on(watched, what, done, of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_command, "append_row", append_and_note)
+        patched.setattr(train_command.Watched, "go_on", send_and_go_on)
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *SMALL, *EVERY, "--rounds", "6", "--out", str(out), "--resume"])
+    assert ended.value.code == 128 + signal.SIGTERM
+
+
+def test_what_a_signal_leaves_unmeasured_is_measured_when_resumed(alone, tmp_path, monkeypatch):
+    """In the evaluation of round 2, and in that after the last round."""
+    stop_in_evaluation(tmp_path, monkeypatch, after=1)
+    stopped = rows_of(tmp_path)[1]["stopped"]
+    assert stopped["what"] == "heldout rows"
+    assert 2 < stopped["measured"][LOSS] < 6
+    assert not (tmp_path / "summary.json").exists()
+    stop_in_evaluation(tmp_path, monkeypatch, after=6)
+    assert (tmp_path / "rounds.jsonl").read_bytes() == (alone / "rounds.jsonl").read_bytes()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert 0 < summary["stopped"]["done"] < summary["stopped"]["of"]
+    assert 2 < summary[LOSS] < 6  # of the rows so far
+    assert (tmp_path / "model").is_dir()
+    train(tmp_path, *EVERY, "--rounds", "6", "--resume")
+    assert kill_runs.differences(alone, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--target-loss", "2"), "target_loss: expected evaluate_every and held-out text, by"),
+        (("--target-loss", "nan"), "target_loss: expected a number above 0, got nan"),
+        (("--evaluate-every", "0"), "evaluate_every: expected at least 1, got 0"),
+        (
+            ("--target-loss", "2", "--evaluate-every", "1", "--heldout", "share(0)"),
+            "target_loss: expected evaluate_every and held-out text, by which rounds are judged",
+        ),
+    ],
+)
+def test_ends_that_cannot_be_are_refused(tmp_path, capsys, flags, message):
+    args = ["train", *SMALL, "--unseen", "last(1)", "--out", str(tmp_path / "out"), *flags]
+    assert message in refused(capsys, *args)
+
+
+def test_a_method_whose_messages_hold_all_rounds_does_not_go_on(tmp_path, capsys):
+    flags = ("--algorithm", "feed_sign()", "--rounds", "1")
+    train(tmp_path, *flags)
+    args = ["train", *SMALL, *flags[:2], "--rounds", "2", "--out", str(tmp_path), "--resume"]
+    assert f"rounds: expected 1, as in the run in {tmp_path}, got 2" in refused(capsys, *args)
