@@ -94,7 +94,7 @@ def _unseen(names: tuple[str, ...], clients: float | Collection[str], seed: int)
     if isinstance(clients, str) or not isinstance(clients, Collection):
         check_real(clients, who="hold_out", name="clients", at_least=0, below=1)
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
-        return set(order[: _floor(len(names) * clients)].tolist())
+        return set(order[: _floor(len(names) * float(clients))].tolist())
     number = {name: i for i, name in enumerate(names)}
     for name in clients:
         if name not in number:

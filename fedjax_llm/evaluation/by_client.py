@@ -176,7 +176,7 @@ def by_own_model(
     measured = ByClient(tuple(data.names), np.zeros(len(rows)), np.zeros(len(rows)))
     ended = False
 
-    def goes_on(before: int, done: int) -> bool:
+    def goes_on(before: int, done: int, _: int) -> bool:
         nonlocal ended
         ended = go_on is not None and not go_on(before + done, int(ends[-1]))
         return not ended
@@ -191,7 +191,7 @@ def by_own_model(
             seq=seq,
             batch=batch,
             clients=[client],
-            go_on=lambda done, _, before=before: goes_on(before, done),
+            go_on=partial(goes_on, before),
         )
         measured.totals[client], measured.counts[client] = one.totals[0], one.counts[0]
         if ended:

@@ -130,10 +130,9 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     algorithm = _algorithm(parsed, task, inputs)
     check_declared(parsed, algorithm, population)
     client_axis = built("client_axis", texts["client_axis"], CLIENT_AXES)
-    ready, own = (
-        each and task_spec.ready(task, each, config.seq) for each in (load.corpus, load.heldout)
-    )
+    ready = task_spec.ready(task, load.corpus, config.seq)
     if ready is not load.corpus:
+        own = load.heldout and task_spec.ready(task, load.heldout, config.seq)
         split = held_out(parsed, ready, own)
         evaluated = to_evaluate(parsed, split)
     return Run(

@@ -125,10 +125,10 @@ def sweep(
                     append_row(results, new)
             pace.done += len(missing)
             if not on_terminal():
-                row = rows[_of(config)]
-                loss = row.get(f"heldout_nats_per_{unit([row])}")
-                nats = "diverged" if loss is None else f"{loss:.4f} nats per {unit([row])}"
-                line(f"{title}: {nats}, {mebibytes(row['uplink_bytes'])} up{pace.left()}")
+                done = rows[_of(config)]
+                loss = done.get(f"heldout_nats_per_{unit([done])}")
+                nats = "diverged" if loss is None else f"{loss:.4f} nats per {unit([done])}"
+                line(f"{title}: {nats}, {mebibytes(done['uplink_bytes'])} up{pace.left()}")
         yield rows[_of(config)]
 
 

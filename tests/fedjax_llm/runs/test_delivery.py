@@ -78,7 +78,7 @@ def test_fedsa_lora_delivers_each_clients_adapter_and_the_shared_a(tmp_path):
     assert "adapter/a" not in delivered["shared/"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapters", "base", "shared"]
     assert own_loss(run, tmp_path / "adapters", adapted) == pytest.approx(
-        summary["personal_nats_per_token"], rel=1e-5
+        summary["personal_nats_per_byte"], rel=1e-5
     )
     shared = read_safetensors(tmp_path / "shared/adapter_model.safetensors")
     for role in ROLES:
@@ -96,7 +96,7 @@ def test_fed_rep_delivers_trained_heads(tmp_path):
     assert sorted(delivered) == ["models/", "shared/"]
     assert "; embedding is as before training" in delivered["shared/"]
     assert own_loss(run, tmp_path / "models", whole) == pytest.approx(
-        summary["personal_nats_per_token"], rel=1e-5
+        summary["personal_nats_per_byte"], rel=1e-5
     )
     shared = models.load(tmp_path / "shared").params
     np.testing.assert_array_equal(shared["embedding"], run.task.params["embedding"])
