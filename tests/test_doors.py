@@ -53,6 +53,9 @@ def simulated(**other):
 
 
 CALLS = {
+    "data.pooled({1: [], '1': []})": (
+        "TypeError: pooled: examples: client 1: expected a name as text, got 1; '1' is one."
+    ),
     "fed_avg(loss, like, client_optimizer=sgd, uplink='eden(bits=1)')": (
         "TypeError: fed_avg: uplink: expected a Compressor, got 'eden(bits=1)'; "
         "codec('eden(bits=1)') makes one."

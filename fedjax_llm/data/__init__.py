@@ -10,7 +10,7 @@ from .partitions.table import draw_partition, partition, partition_table
 from .readers.chitchat import chitchat
 from .readers.examples import Example, Examples, Fields, Reader, alpaca, pooled, sharegpt
 from .readers.fedit import fedit, fedit_test
-from .readers.files import jsonl, parquet, table
+from .readers.files import csv, jsonl, parquet, table
 from .readers.messages import Message
 from .readers.prompted import (
     Pair,
@@ -64,6 +64,7 @@ __all__ = [
     "byte_corpus",
     "chitchat",
     "cohort_batches",
+    "csv",
     "dirichlet",
     "draw_partition",
     "fedit",

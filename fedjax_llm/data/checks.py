@@ -27,6 +27,9 @@ def check_records(value: Any, *, who: str, name: str, kind: type = object) -> No
     check_kind(value, Mapping, who=who, name=name, expected=expected)
     for client, records in value.items():
         where = f"{name}: client {client!r}"
+        if not isinstance(client, str):
+            remedy = f"{str(client)!r} is one"
+            check_kind(client, str, who=who, name=where, expected="a name as text", remedy=remedy)
         check_kind(records, _sequence(records), who=who, name=where, expected=f"a list of {record}")
         for number, each in enumerate(records, start=1):
             if not isinstance(each, kind):

@@ -10,7 +10,7 @@ from .partitions.deal import dirichlet, iid, label_shards, log_normal, power_law
 from .readers.chitchat import chitchat
 from .readers.examples import Example, Examples, Fields, Records, alpaca, pooled, sharegpt
 from .readers.fedit import fedit, fedit_test
-from .readers.files import jsonl, parquet
+from .readers.files import csv, jsonl, parquet
 from .readers.prompted import PairFields, alpaca_pairs, sharegpt_pairs
 from .readers.shakespeare import shakespeare
 
@@ -36,6 +36,7 @@ DATA: dict[str, Callable[..., Any]] = {
     "alpaca": alpaca,
     "alpaca_pairs": alpaca_pairs,
     "chitchat": chitchat,
+    "csv": csv,
     "fedit": fedit,
     "fedit_test": fedit_test,
     "fields": Fields,

@@ -57,9 +57,10 @@ class RunConfig:
             answers; preference(prompt_tokens=128) keeps as many tokens of a prompt's end where
             pairs are truncated, half of `seq` by default; or classification(labels=2) of texts by
             an encoder such as minilm.
-        data: Text by client: shakespeare(), chitchat(), fedit('folder'), or jsonl(...) and
-            parquet(...) such as jsonl('chats.jsonl', fields(messages='messages', client='user')).
-            Published layouts have names: alpaca(client='user') reads instruction, input and output,
+        data: Text by client: shakespeare(), chitchat(), fedit('folder'), or jsonl(...), csv(...)
+            and parquet(...) such as
+            jsonl('chats.jsonl', fields(messages='messages', client='user')). Published
+            layouts have names: alpaca(client='user') reads instruction, input and output,
             sharegpt(client='user') conversations. Pairs: pair_fields(client='user') reads TRL's
             prompt, chosen and rejected, alpaca_pairs(...) instruction, input, chosen and rejected,
             sharegpt_pairs(...) conversations, chosen and rejected. Labelled texts:

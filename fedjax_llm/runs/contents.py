@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..data.readers.examples import Records
-from ..models import DecoderConfig
+from ..models import DecoderConfig, EncoderConfig
 from ..simulation import Conditions
 from ..simulation.digest import digest
 
@@ -39,7 +39,9 @@ def records_digest(records: Records, *, who: str) -> str:
     return state.hexdigest()
 
 
-def model_contents(config: DecoderConfig, params: PyTree, tokenizer: Any) -> Contents:
+def model_contents(
+    config: DecoderConfig | EncoderConfig, params: PyTree, tokenizer: Any
+) -> Contents:
     """Digests of a pretrained model, its tokenizer and its chat template.
 
     The parameters count as they were loaded, so that a model has one digest in every file format.

@@ -105,10 +105,10 @@ def sweep(
         rows[_key(row["config"])] = row
     stored = [rows.get(_of(config)) for config in configs]
     if any(row is None or "contents" in row for row in stored):
-        for (config, contents), row in zip(configs.items(), stored, strict=True):
-            if row:
+        for (config, contents), old in zip(configs.items(), stored, strict=True):
+            if old:
                 where = f"the row of {config.uplink}, seed {config.seed}, in {results}"
-                check_contents(row.get("contents"), contents, where=where)
+                check_contents(old.get("contents"), contents, where=where)
     pace = Pace(sum(row is None for row in stored))
     for number, config in enumerate(configs, start=1):
         if _of(config) not in rows:

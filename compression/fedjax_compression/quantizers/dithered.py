@@ -232,7 +232,8 @@ def _choose_step(
 
         return jax.lax.fori_loop(0, halvings, once, (low, high))[1]
 
-    near = halve(*map(jnp.float32, _OCTAVES), bits, halvings=10)
+    least, most = (jnp.float32(octave) for octave in _OCTAVES)
+    near = halve(least, most, bits, halvings=10)
     tried = [counts(dither, near) for dither in (one, other)]
     first_bits, second_bits = (section_bits(count, RAW_BITS) for count in tried)
     price = code_bits(tried[0], RAW_BITS)[:, 0]

@@ -14,20 +14,24 @@ from jaxtyping import Float, Int
 from ...checks import check_count, check_real
 from ..checks import check_pool
 from ..readers.examples import Records
+from ..readers.values import check_one_kind, client_name
 
 
-def by_key(examples: Sequence[Any], key: Callable[[Any], str]) -> Records:
+def by_key(examples: Sequence[Any], key: Callable[[Any], Any]) -> Records:
     """Group a pool by a key: one client for each value.
 
     Args:
         examples: The pool: a list of examples, pairs or questions.
-        key: `(example) -> client`, such as `lambda example: example.label`.
+        key: `(example) -> client`, such as `lambda example: example.label`: a text or a whole
+            number, which becomes text.
 
     Returns:
         The examples of each client in the order of the pool, clients sorted by name.
 
     Raises:
         TypeError: For `examples` that is not a list, and for a `key` that is not a function.
+        ValueError: For a client that is neither text nor a whole number, and for one that is a
+            number and the same digits as text.
 
     Example:
         >>> from fedjax_llm.data import Example, by_key
@@ -40,8 +44,12 @@ def by_key(examples: Sequence[Any], key: Callable[[Any], str]) -> Records:
     check_pool(examples, who="by_key")
     check_function(key, who="by_key", name="key", signature="(example) -> client")
     by_client: dict[str, list[Any]] = {}
-    for example in examples:
-        by_client.setdefault(key(example), []).append(example)
+    kinds: dict[str, type] = {}
+    for number, example in enumerate(examples, start=1):
+        value, where = key(example), f"by_key: example {number}"
+        client = client_name({"key": value}, "key", where)
+        check_one_kind(kinds, client, value, where)
+        by_client.setdefault(client, []).append(example)
     return dict(sorted(by_client.items()))
 
 

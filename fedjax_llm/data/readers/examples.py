@@ -8,7 +8,7 @@ from fedjax_compression.checks import check_kind
 
 from ..checks import check_records
 from .messages import ANSWERS, Message, Tools, chat_of, tools_of
-from .values import client_name, plain, scalar, short, string
+from .values import check_one_kind, client_name, plain, scalar, short, string
 
 
 class Example(NamedTuple):
@@ -304,12 +304,7 @@ def grouped(rows: Iterable[tuple[str, Any]], fields: Reader, *, name: str) -> Re
     for source, row in rows:
         client, record = fields.read(row, source)
         if client is not None and named is not None:
-            kind = str if isinstance(row.get(named), str) else int
-            if kinds.setdefault(client, kind) is not kind:
-                raise ValueError(
-                    f"{source}: field {named!r}: expected one client by this name, got the number "
-                    f"{client} and the text {client!r}; write all of them alike."
-                )
+            check_one_kind(kinds, client, row.get(named), f"{source}: field {named!r}")
         by_client.setdefault(name if client is None else client, []).append(record)
     if not by_client:
         raise ValueError(f"{name}: expected at least one record, got none.")

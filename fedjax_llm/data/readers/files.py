@@ -8,7 +8,7 @@ from fedjax_compression.checks import check_kind
 
 from .examples import OPTIONAL, Reader, Records, check_reader, grouped
 from .installed import missing
-from .rows import json_rows, opened
+from .rows import csv_rows, json_rows, opened
 from .values import plain
 
 
@@ -46,6 +46,42 @@ def jsonl(path: str | Path, fields: Reader) -> Records:
     check_reader(fields, who="jsonl")
     path = Path(path)
     return grouped(json_rows(path), fields, name=_stem(path))
+
+
+def csv(path: str | Path, fields: Reader) -> Records:
+    r"""Read a CSV file with a header, in UTF-8.
+
+    A value in quotes may have several lines. A file that is compressed by gzip is read as what is
+    in it.
+
+    Args:
+        path: The file.
+        fields: `Fields`, `PairFields` or `QuestionFields`: which columns to read.
+
+    Returns:
+        The records of each client, clients sorted by name. Without a client column, all records
+        belong to one client with the name of the file, less its suffix.
+
+    Raises:
+        TypeError: For `fields` of another kind.
+        ValueError: For a bad record, naming file, line and field; for a file without records, and
+            for a Git LFS pointer in place of a file.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fedjax_llm.data import Fields, csv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "notes.csv")
+        ...     _ = path.write_text('user,text\nbob,Hi\nann,"Yes,\nplease"\n')
+        ...     examples = csv(path, Fields(text="text", client="user"))
+        >>> {client: [example.text for example in each] for client, each in examples.items()}
+        {'ann': ['Yes,\nplease'], 'bob': ['Hi']}
+
+    """
+    check_reader(fields, who="csv")
+    path = Path(path)
+    return grouped(csv_rows(path), fields, name=_stem(path))
 
 
 def parquet(path: str | Path, fields: Reader) -> Records:

@@ -62,20 +62,11 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 yield source, _parse(line, source)
 
 
-def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a table, each with its place: CSV with a header, or JSON.
+def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV file with a header, each with its place; empty lines are skipped.
 
-    The file is JSON if its name ends in .json or .jsonl, before .gz. White space around the values
-    of a CSV file is removed.
-
-    Raises `ValueError` naming the file and the line, for a table that is malformed.
+    Raises `ValueError` naming the file, and the line of a row with more values than the header.
     """
-    if {".json", ".jsonl"} & set(path.suffixes[-2:]):
-        for source, row in json_rows(path):
-            if not isinstance(row, dict):
-                raise ValueError(f"{source}: expected a JSON object, got {short(row)}.")
-            yield source, row
-        return
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
@@ -85,10 +76,26 @@ def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 raise ValueError(
                     f"{source}: expected {len(names)} values, as in the header, got {len(values)}."
                 )
-            if any(values):
-                yield source, dict(zip(names, map(str.strip, values), strict=False))
+            if values:
+                yield source, dict(zip(names, values, strict=False))
     except csv.Error as error:
         raise ValueError(f"{path}: expected a CSV table, got an error: {error}.") from None
+
+
+def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a table of names and numbers, each with its place.
+
+    The file is JSON if its name ends in .json or .jsonl, before .gz, and else CSV.
+
+    Raises `ValueError` naming the file and the line, for a table that is malformed.
+    """
+    if not {".json", ".jsonl"} & set(path.suffixes[-2:]):
+        yield from csv_rows(path)
+        return
+    for source, row in json_rows(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{source}: expected a JSON object, got {short(row)}.")
+        yield source, row
 
 
 def _array(data: bytes, path: Path) -> Iterator[tuple[str, Any]]:

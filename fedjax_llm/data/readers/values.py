@@ -60,6 +60,19 @@ def client_name(record: Mapping[Any, Any], field: Any, source: str) -> str:
     return scalar(record, field, source)
 
 
+def check_one_kind(kinds: dict[str, type], client: str, value: Any, where: str) -> None:
+    """Raise `ValueError` where one client's name was a number before and is text now, or so.
+
+    `kinds` holds the kind of each name so far, and is added to.
+    """
+    kind = str if isinstance(value, str) else int
+    if kinds.setdefault(client, kind) is not kind:
+        raise ValueError(
+            f"{where}: expected one client by this name, got the number {client} and the text "
+            f"{client!r}; write all of them alike."
+        )
+
+
 def items(record: Mapping[Any, Any], field: Any, source: str) -> list[Mapping[Any, Any]]:
     """A field's list of objects, which may be JSON as text; raise `ValueError` for another type."""
     value = plain(value_of(record, field, source))

@@ -16,7 +16,9 @@ from fedjax_llm.data import (
     Fields,
     Message,
     alpaca,
+    by_key,
     chitchat,
+    csv,
     fedit,
     fedit_test,
     jsonl,
@@ -127,6 +129,22 @@ def test_one_name_is_one_client_however_it_is_stored(tmp_path, name):
     assert said(parquet(tmp_path / "r.parquet", TEXT)) == expected
     (tmp_path / "r.jsonl").write_bytes(lines(stored))
     assert said(jsonl(tmp_path / "r.jsonl", TEXT)) == expected
+    assert list(by_key([Example("x")], lambda example: name)) == ["1"]
+    if not isinstance(stored["user"], float):  # CSV has text alone
+        (tmp_path / "r.csv").write_text(f"text,user,topic\nx,{name},{name}\n")
+        assert said(csv(tmp_path / "r.csv", TEXT)) == expected
+
+
+def test_a_key_names_one_client_by_one_kind_of_value():
+    pool = [Example("x", label="1"), Example("y", label="2")]
+    with pytest.raises(
+        ValueError, match="by_key: example 2: expected one client by this name, got"
+    ):
+        by_key(pool, lambda example: example.label if example.text == "x" else 1)
+    with pytest.raises(
+        ValueError, match="example 1: field 'key': expected the name of a client, go"
+    ):
+        by_key(pool, lambda example: example.text == "x")
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -138,6 +156,11 @@ def test_a_file_may_be_an_array_and_compressed(written, mark, ending, packed):
     plain = jsonl(written(lines(ROWS[0], text)), TEXT)
     said = {client: [each[:2] for each in own] for client, own in plain.items()}
     array = b"[" + ending + (b"," + ending).join(rows) + b"]" + ending
+    cells = [f'{row["user"]},{row["topic"]},"{row["text"]}"' for row in (ROWS[0], text)]
+    comma = ending.join(line.encode() for line in ["user,topic,text", *cells])
+    found = csv(written(packed(mark + comma), "chats.csv.gz"), TEXT)
+    newline = {c: [(t.replace("\r\n", "\n"), label) for t, label in own] for c, own in said.items()}
+    assert {client: [each[:2] for each in own] for client, own in found.items()} == newline
     for data, place in ((ending.join(rows), "line"), (array, "record")):
         found = jsonl(written(packed(mark + data), "chats.json.gz"), TEXT)
         assert {client: [each[:2] for each in own] for client, own in found.items()} == said
