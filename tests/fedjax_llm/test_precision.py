@@ -77,7 +77,7 @@ def structure(tree):
 
 REFUSING = ("flexlora", "hetlora")
 """Methods whose clients send factors and not differences."""
-ROUNDED = ("fed_bpt", "fed_md", "fed_sb", "ffa_lora", "flora")
+ROUNDED = ("fed_bpt", "fed_md", "fed_sb", "ffa_lora", "flora", "flora_ranks")
 """Methods whose `params` are made of what the server steps, or are not stepped."""
 
 
