@@ -45,7 +45,7 @@ def model_contents(
     """Digests of a pretrained model, its tokenizer and its chat template.
 
     The parameters count as they were loaded, so that a model has one digest in every file format.
-    Cost: one pass over them, some 0.7 s a gigabyte, one parameter at a time.
+    Cost: one pass over them, one to three seconds a gigabyte, one parameter at a time.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state |= {"truncation": None, "padding": None}  # of the last call, not of the files
