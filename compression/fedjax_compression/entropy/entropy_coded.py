@@ -143,7 +143,7 @@ def choose_step(x: Float[Array, " n"], runs: tuple[int, ...], *, bits: float) ->
     parts = jnp.split(relative, ends)
     counts = jnp.stack([_histogram(part) for part in parts])
     signs = jnp.stack([_sign_bits(part) for part in parts])
-    run = jnp.repeat(jnp.arange(len(runs)), jnp.array(runs), total_repeat_length=x.size)
+    run = jnp.concatenate([jnp.full(n, place, jnp.int32) for place, n in enumerate(runs)])
 
     def estimate(log_step: Array) -> Float[Array, ""]:
         return _message_bits(counts, signs, jnp.exp2(log_step))

@@ -227,7 +227,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         (("--seq", "0"), "Batching: seq: expected an integer at least 1, got 0"),
         (("--local-epochs", "1"), "Batching: steps, epochs: expected one of the two, got"),
         (("--vocab-size", "100"), "vocab_size: expected at least 256"),
-        (("--data", "chitchatt"), "data: expected one of chitchat, dirichlet"),
+        (("--data", "chitchatt"), "data: expected one of alpaca, alpaca_pairs, chitchat"),
         (("--data", "fields(text='a')"), "data: expected clients' text, got \"fields(text='a')\""),
         (("--data", "chitchat()"), "model: expected a pretrained model, whose tokenizer can write"),
         (("--data", "jsonl('no.jsonl', fields(text='a'))"), "No such file or directory: 'no"),
