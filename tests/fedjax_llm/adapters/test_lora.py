@@ -149,7 +149,10 @@ def test_resized_ranks_keep_the_product_and_come_back():
         ({"alpha": -2.0}, "lora: alpha: expected a number above 0, got -2.0"),
         ({"alpha": float("nan")}, "lora: alpha: expected a finite number above 0, got nan"),
         ({"alpha_pattern": "q_proj=0"}, "alpha_pattern: expected a number above 0, got 0.0"),
-        ({"alpha_pattern": "q_proj=nan"}, "alpha_pattern: expected a finite number above 0, got nan"),
+        (
+            {"alpha_pattern": "q_proj=nan"},
+            "alpha_pattern: expected a finite number above 0, got nan",
+        ),
         ({"targets": "(q_proj"}, r"targets: expected a valid regular .*, got '\(q_proj'"),
     ],
 )

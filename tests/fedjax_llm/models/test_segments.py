@@ -120,7 +120,7 @@ def _config(**change):
         ({"norm": "batch"}, "norm: expected rms, rms_plus_one or layer, got 'batch'"),
         ({"dtype": "float16"}, "dtype: expected float32 or bfloat16, got 'float16'"),
         ({"head_dim": 7}, "head_dim: expected an even number, got 7"),
-        ({"head_dim": 0}, "head_dim: expected an integer at least 1, got 0"),
+        ({"head_dim": 0}, "head_dim: expected an integer at least 1 and at most 2147483647, got 0"),
         (
             {"final_logit_softcapping": 0.0},
             "final_logit_softcapping: expected a number above 0, got 0.0",
