@@ -293,17 +293,26 @@ class Worker:
         )
         self.lines = queue.Queue()
         self.errors = []
-        threading.Thread(target=self._read, daemon=True).start()
-        threading.Thread(target=self._drain, daemon=True).start()
+        self.threads = [threading.Thread(target=each) for each in (self._read, self._drain)]
+        for thread in self.threads:
+            thread.start()
 
     def _read(self):
-        for line in self.process.stdout:
-            self.lines.put(json.loads(line))
+        with self.process.stdout as lines:
+            for line in lines:
+                self.lines.put(json.loads(line))
         self.lines.put(None)
 
     def _drain(self):
-        for line in self.process.stderr:
-            self.errors = [*self.errors[-20:], line]
+        with self.process.stderr as lines:
+            for line in lines:
+                self.errors = [*self.errors[-20:], line]
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        for thread in self.threads:
+            thread.join()
 
     def next(self):
         """The next line; None where the process is over or takes too long."""
@@ -333,8 +342,7 @@ def fuzz(configs, seed, folders, say=print):
                 say(f"{number}/{configs} {counts}", flush=True)
             if over is None or time.monotonic() - started > LONGEST:
                 break
-        worker.process.kill()
-        worker.process.wait()
+        worker.end()
     return wrong, counts
 
 
