@@ -1,5 +1,6 @@
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -12,6 +13,10 @@ if jax.__version_info__ < (0, 12):
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_disable_most_optimizations", True)
+
+# A shell starts commands in the background with SIGINT ignored; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 MOST_MAPS = 20_000
