@@ -47,7 +47,7 @@ stop: $(VENV)/.check  ## thirty commands that are sent SIGINT or SIGTERM at rand
 	$(BIN)/python -m tests.stop_runs --stops 30
 
 kill: $(VENV)/.check  ## thirty runs killed at random moments, and resumed
-	$(BIN)/python tests/kill_runs.py --kills 30
+	$(BIN)/python -m tests.kill_runs --kills 30
 
 check: $(VENV)/.check  ## format, lint and types
 	$(BIN)/ruff format --check .

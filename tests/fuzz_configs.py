@@ -13,18 +13,16 @@ import dataclasses
 import inspect
 import io
 import json
-import os
 import queue
 import random
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import traceback
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.processes import python
+
 ROLES = "hamlet/HAMLET, hamlet/HORATIO, macbeth/MACBETH, macbeth/BANQUO"
 SMALL = {
     **{"rounds": "1", "clients": "2", "local_steps": "1", "batch": "2", "seq": "16"},
@@ -269,27 +267,13 @@ class Worker:
     """A process that runs configurations, and its lines."""
 
     def __init__(self, first, last, seed, folders):
-        path = os.pathsep.join([str(ROOT), str(ROOT / "compression")])
-        self.process = subprocess.Popen(  # noqa: S603
-            [
-                sys.executable,
-                "-m",
-                "tests.fuzz_configs",
-                "--worker",
-                str(first),
-                str(last),
-                str(seed),
-                str(folders),
-            ],
-            cwd=ROOT,
+        self.process = python(
+            *("-m", "tests.fuzz_configs", "--worker"),
+            *map(str, (first, last, seed, folders)),
             env={
-                **{**os.environ, "PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
                 "JAX_COMPILATION_CACHE_DIR": str(folders / "programs"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
             },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         self.lines = queue.Queue()
         self.errors = []

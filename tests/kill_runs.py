@@ -1,6 +1,6 @@
 """Runs killed at random moments and resumed, against the same run left alone.
 
-    python tests/kill_runs.py --kills 30
+    python -m tests.kill_runs --kills 30
 
 Each kill is SIGKILL, some time after a round that is drawn by the seed: during a round, its row or
 its checkpoint. Says what differs, and ends with status 1 where anything does.
@@ -8,16 +8,14 @@ its checkpoint. Says what differs, and ends with status 1 where anything does.
 
 import argparse
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.processes import python
+
 ROLES = "hamlet/HAMLET, hamlet/HORATIO, macbeth/MACBETH, macbeth/BANQUO"
 RUN = [
     *("--clients", "2", "--local-steps", "2", "--batch", "2", "--seq", "32"),
@@ -36,15 +34,7 @@ def start(out, *flags, code=""):
     """`fedjax-llm train` as a process of its own; `code` runs before it."""
     args = ["train", *RUN, "--out", str(out), *flags]
     script = f"{code}\nfrom fedjax_llm.cli import main\nmain({args!r})"
-    path = os.pathsep.join([str(ROOT), str(ROOT / "compression")])
-    return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return python("-c", script)
 
 
 def finish(process):

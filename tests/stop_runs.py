@@ -9,16 +9,15 @@ the start, or after a row. Says what went wrong, and ends with status 1 where an
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.kill_runs import ROOT, RUN
+from tests.helpers.processes import python
+from tests.kill_runs import RUN
 
 FIRST = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
 """What a process runs first, as it may have been started to ignore SIGINT."""
@@ -36,17 +35,8 @@ SECONDS = 20.0
 
 def start(*args):
     """A command in a process and a group of its own."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "compression")])
     script = f"{FIRST}\nsys.argv[1:] = {args!r}\nfrom fedjax_llm.cli import main\nmain()"
-    return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return python("-c", script, start_new_session=True)
 
 
 def stop(process, which):

@@ -152,16 +152,8 @@ def _preference(*, beta: float | int = 0.1, prompt_tokens: int | None = None) ->
         )
 
     def tokens_of(
-        records: Records,
-        tokenizer: Any,
-        *,
-        seq: int,
-        long: Long,
-        vocab_size: int,
-        cache: Path | None,
-        date: str,
+        records: Records, tokenizer: Any, *, cache: Path | None, **ways: Any
     ) -> ClientData:
-        ways: dict[str, Any] = {"seq": seq, "long": long, "vocab_size": vocab_size, "date": date}
         return data.tokenize_pairs(records, tokenizer, prompt_tokens=prompt_tokens, **ways)
 
     return TaskSpec(
@@ -189,14 +181,7 @@ def _classification(*, labels: int, pooling: Literal["first", "mean"] = "first")
         )
 
     def tokens_of(
-        records: Records,
-        tokenizer: Any,
-        *,
-        seq: int,
-        long: Long,
-        vocab_size: int,
-        cache: Path | None,
-        date: str,
+        records: Records, tokenizer: Any, *, cache: Path | None, date: str, **ways: Any
     ) -> ClientData:
         names = sorted({record.label for each in records.values() for record in each})
         if len(names) != labels or not all(names):
@@ -205,7 +190,6 @@ def _classification(*, labels: int, pooling: Literal["first", "mean"] = "first")
                 f"{len(names)}: {', '.join(map(repr, names[:9]))}; fields(text=..., label=...) "
                 "reads labels from files."
             )
-        ways: dict[str, Any] = {"seq": seq, "long": long, "vocab_size": vocab_size}
         return data.tokenize_labelled(records, tokenizer, label_names=names, **ways)
 
     return TaskSpec(

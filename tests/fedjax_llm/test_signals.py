@@ -3,14 +3,13 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from fedjax_llm.runs.stopping import stop_signals
 from tests import stop_runs
+from tests.helpers.processes import python
 
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 """Minutes inside one call that no handler of Python interrupts, as XLA's compilation is."""
@@ -20,13 +19,7 @@ LINE = "fedjax-llm: stopped by {}; finished rows are kept.\n"
 def ready(code):
     """A process that has run some lines and is busy."""
     script = f"{stop_runs.FIRST}; import hashlib\n{code}\nprint('ready', flush=True)\n{BUSY}"
-    process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", script],
-        cwd=stop_runs.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = python("-c", script)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -78,6 +71,6 @@ def test_a_command_that_still_imports_ends_with_one_line(seconds):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_commands_end_as_they_should_at_any_moment(tmp_path, seed):
-    """`python tests/stop_runs.py` does it for more moments."""
+    """`python -m tests.stop_runs` does it for more moments."""
     what, wrong = stop_runs.stopped_somewhere(random.Random(seed), tmp_path)  # noqa: S311
     assert not wrong, what

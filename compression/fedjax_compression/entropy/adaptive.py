@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from ..contract import Compressor, Like, Payload, State, Update
+from ..ops.bisection import least_fitting
 from ..ops.flat import check_countable, check_floating
 from ..ops.magnitudes import largest_magnitude
 from ..ops.matrices import Group, gather_matrices, groups_of, scatter_matrices
@@ -259,14 +260,10 @@ def _plan(
             spent += cost.min(axis=1).sum()
         return spent, ranks
 
-    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) / 2
-        fits = spend(jnp.exp2(middle))[0] <= bits
-        return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
+    def fits(log_step: Array) -> Bool[Array, ""]:
+        return spend(jnp.exp2(log_step))[0] <= bits
 
-    widest = jnp.float32(-24), jnp.float32(3)
-    step = jnp.exp2(jax.lax.fori_loop(0, 20, halve, widest)[1])
+    step = jnp.exp2(least_fitting(fits, -24, 3, halvings=20))
     return step, spend(step)[1]
 
 

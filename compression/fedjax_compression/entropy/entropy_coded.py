@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update
+from ..ops.bisection import least_fitting
 from ..ops.blocks import group_means
 from ..ops.flat import flatten, unflatten
 from ..ops.magnitudes import largest_magnitude
@@ -153,14 +154,10 @@ def choose_step(x: Float[Array, " n"], runs: tuple[int, ...], *, bits: float) ->
         codes = jnp.sign(relative).astype(jnp.int32) * levels.astype(jnp.int32)
         return symbols_bits(codes, run, count=len(runs))
 
-    def halve(_: Int[Array, ""], bounds: tuple) -> tuple:
-        low, high = bounds
-        middle = (low + high) / 2
-        fits = estimate(middle) <= bits
-        return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
+    def estimated_to_fit(log_step: Array) -> Bool[Array, ""]:
+        return estimate(log_step) <= bits
 
-    widest = jnp.float32(-_OCTAVES), jnp.float32(_LARGEST_STEP)
-    _, first = jax.lax.fori_loop(0, 22, halve, widest)
+    first = least_fitting(estimated_to_fit, -_OCTAVES, _LARGEST_STEP, halvings=22)
 
     def unsettled(bounds: tuple) -> Bool[Array, ""]:
         low, high, _ = bounds

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..ops.bisection import least_fitting
 from ..ops.union_trellis import LANE, codebooks, lanes, search
 from .trellis_bits import histogram, level_bits, message_bits
 
@@ -196,14 +197,10 @@ def _first_step(
 ) -> Float[Array, ""]:
     """log2 of the step at which plain rounding of each entry takes `bits`."""
 
-    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) / 2
-        fits = message_bits(rounded(middle)) <= bits
-        return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
+    def fits(log_step: Array) -> Bool[Array, ""]:
+        return message_bits(rounded(log_step)) <= bits
 
-    widest = jnp.float32(SMALLEST), jnp.float32(LARGEST)
-    return jax.lax.fori_loop(0, 14, halve, widest)[1]
+    return least_fitting(fits, SMALLEST, LARGEST, halvings=14)
 
 
 def _rounded_histogram(

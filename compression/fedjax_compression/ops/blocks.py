@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .hadamard import BLOCK
-from .magnitudes import largest_magnitude
+from .magnitudes import largest_magnitude, near_power
 
 
 def block_sums(y: Float[Array, " entries"]) -> Float[Array, " blocks"]:
@@ -37,6 +37,25 @@ def per_entry(
     blocks = jnp.asarray(blocks)
     repeated = jnp.broadcast_to(blocks[:-1, None], (len(blocks) - 1, BLOCK)).reshape(-1)
     return jnp.concatenate([repeated[:split], jnp.broadcast_to(blocks[-1], (entries - split,))])
+
+
+def unit_blocks(
+    y: Float[Array, " entries"],
+) -> tuple[Float[Array, " entries"], Float[Array, " entries"], Float[Array, " blocks"]]:
+    """Scale the entries of each scale block to a mean square of one; zeros stay zero.
+
+    Args:
+        y: A rotated vector of at least one entry.
+
+    Returns:
+        The scaled entries; y in units of a power of two for each block, so that squares neither
+        overflow nor vanish; and these powers, `[blocks]`.
+
+    """
+    magnitude, inverse = near_power(block_largest(y))
+    y = y * per_entry(inverse, y.size)
+    deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(jnp.ones_like(y))), y.size)
+    return y / jnp.where(deviation > 0, deviation, 1.0), y, magnitude
 
 
 _ROW = 2**14

@@ -15,10 +15,9 @@ from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 from ..contract import Compressor, Like, Payload, State, Update
 from .bits import pack, packed_size, unpack
-from .blocks import block_largest, block_sums, per_entry
+from .blocks import block_sums, per_entry, unit_blocks
 from .flat import flatten, size, unflatten
 from .hadamard import BLOCK, rotate, unrotate
-from .magnitudes import near_power
 
 
 class RotatedLevels(NamedTuple):
@@ -58,12 +57,7 @@ def rotated_levels(*, bits: int | float, unbiased: bool, who: str) -> Compressor
         seed = jr.bits(key, (), jnp.uint32)
         if not x.size:
             return RotatedLevels(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
-        y = rotate(x, seed)
-        magnitude, inverse = near_power(block_largest(y))
-        y = y * per_entry(inverse, y.size)  # so that squares neither overflow nor vanish
-        ones = jnp.ones_like(y)
-        deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(ones)), y.size)
-        unit = y / jnp.where(deviation > 0, deviation, 1.0)
+        unit, y, magnitude = unit_blocks(rotate(x, seed))
         packed, quantised = [], []
         for rate, entries in zip(levels, _split_by_rate(unit, seed, bits), strict=True):
             bounds = ((levels[rate][1:] + levels[rate][:-1]) / 2).astype(np.float32)
@@ -75,7 +69,7 @@ def rotated_levels(*, bits: int | float, unbiased: bool, who: str) -> Compressor
         overlap = block_sums(unit * level)
         power = block_sums(unit * y * sent)
         if unbiased:
-            share = block_sums(sent) / block_sums(ones)
+            share = block_sums(sent) / block_sums(jnp.ones_like(y))
             scales = power / overlap / share
         else:
             scales = block_sums(y * level) / block_sums(level * level)

@@ -4,19 +4,19 @@ Zamir & Feder 1992; in federated learning UVeQFed (Shlezinger et al. 2020, arXiv
 which this is the case of the integer lattice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from ..checks import check_number
 from ..contract import Compressor, Like, Payload, State, Update
 from ..entropy.entropy_coded import table_runs
 from ..entropy.section_bits import RAW_BITS, code_bits, section_bits, symbol_counts, symbols
 from ..entropy.short_updates import with_short_updates
+from ..ops.bisection import least_fitting
 from ..ops.flat import check_countable, flatten, size, unflatten
 from ..ops.magnitudes import largest_magnitude
 from ..wire import HEADER_BYTES
@@ -223,17 +223,10 @@ def _choose_step(
     def counts(dither: tuple, log_step: Array) -> Float[Array, "tables 1 symbols"]:
         return symbol_counts(*coded(dither, log_step), count=tables)
 
-    def halve(low: Array, high: Array, most: Array | float, *, halvings: int) -> Array:
-        def once(_: Int[Array, ""], bounds: tuple) -> tuple:
-            low, high = bounds
-            middle = (low + high) / 2
-            fits = section_bits(counts(one, middle), RAW_BITS) <= most
-            return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
+    def within(most: Array | float) -> Callable[[Array], Bool[Array, ""]]:
+        return lambda log_step: section_bits(counts(one, log_step), RAW_BITS) <= most
 
-        return jax.lax.fori_loop(0, halvings, once, (low, high))[1]
-
-    least, most = (jnp.float32(octave) for octave in _OCTAVES)
-    near = halve(least, most, bits, halvings=10)
+    near = least_fitting(within(bits), *_OCTAVES, halvings=10)
     tried = [counts(dither, near) for dither in (one, other)]
     first_bits, second_bits = (section_bits(count, RAW_BITS) for count in tried)
     price = code_bits(tried[0], RAW_BITS)[:, 0]
@@ -241,5 +234,5 @@ def _choose_step(
     # a third message differs from the mean of two by 1.5 times the variance of one
     margin = _SURE * jnp.sqrt(0.75 * ((here - there) ** 2).sum())
     most = bits - margin - (second_bits - first_bits) / 2
-    step = halve(near - 0.05, near + 0.75, most, halvings=10)
+    step = least_fitting(within(most), near - 0.05, near + 0.75, halvings=10)
     return jnp.where(jnp.isfinite(largest), jnp.exp2(step) * largest, jnp.nan)

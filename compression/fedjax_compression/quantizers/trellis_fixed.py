@@ -15,10 +15,9 @@ from jaxtyping import Array, Float, Key, UInt8, UInt32
 from ..checks import check_integer
 from ..contract import Compressor, Like, Payload, State, Update
 from ..ops.bits import pack, unpack
-from ..ops.blocks import block_largest, block_sums, per_entry
+from ..ops.blocks import block_sums, per_entry, unit_blocks
 from ..ops.flat import flatten, size, unflatten
 from ..ops.hadamard import rotate, unrotate
-from ..ops.magnitudes import near_power
 from ..ops.viterbi import trellis_decode, trellis_encode
 
 MULTIPLIER = {1: 235 / 512, 2: 119 / 512, 3: 61 / 512, 4: 159 / 512}
@@ -96,11 +95,7 @@ def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
         seed = jr.bits(key, (), jnp.uint32)
         if not x.size:
             return Trellis(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
-        y = rotate(x, seed)
-        magnitude, inverse = near_power(block_largest(y))
-        y = y * per_entry(inverse, y.size)  # so that squares neither overflow nor vanish
-        deviation = per_entry(jnp.sqrt(block_sums(y * y) / block_sums(jnp.ones_like(y))), y.size)
-        unit = y / jnp.where(deviation > 0, deviation, 1.0)
+        unit, y, magnitude = unit_blocks(rotate(x, seed))
         # one path spans all blocks, so entries that are not finite must not affect other blocks
         codes = trellis_encode(jnp.where(jnp.isfinite(unit), unit, 0.0), table, bits=bits)
         overlap = block_sums(unit * trellis_decode(codes, table, bits=bits))

@@ -24,6 +24,7 @@ from ..shared.partials import (
     server_result,
     server_step,
     stale_adder,
+    times,
 )
 from .fed_prox import toward_start
 
@@ -203,7 +204,7 @@ def fed_nova(
 
 def _shorter(sent: FedNovaUplink, discount: Float[Array, ""]) -> FedNovaUplink:
     """The message with its direction times the discount; the number of steps stays."""
-    return sent._replace(direction=jax.tree.map(lambda leaf: discount * leaf, sent.direction))
+    return sent._replace(direction=times(sent.direction, discount))
 
 
 class UnitPath(NamedTuple):

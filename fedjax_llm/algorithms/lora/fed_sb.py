@@ -114,7 +114,6 @@ def fed_sb(
                 f"got rank {a.shape[-1]} for {a.shape[-2]} inputs and {b.shape[-1]} outputs; "
                 "orthonormal factors need a lower rank."
             )
-    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
 
     def squares(params: Params) -> list[Array]:
         initial = pairs(params, who="fed_sb")
@@ -130,8 +129,8 @@ def fed_sb(
         return [] if seed is not None else directions(params)
 
     def lora_params(stored: list[Pair], rs: list[Array]) -> Params:
-        fixed = stored if seed is None else bases(structure, seed=seed)
-        return with_pairs(structure, [Pair(a @ r, b) for (a, b), r in zip(fixed, rs, strict=True)])
+        fixed = stored if seed is None else bases(like, seed=seed)
+        return with_pairs(like, [Pair(a @ r, b) for (a, b), r in zip(fixed, rs, strict=True)])
 
     def loss_of_r(
         rs: list[Array], fixed: tuple[list[Pair], Frozen], batch: Batches

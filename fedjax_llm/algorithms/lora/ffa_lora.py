@@ -80,7 +80,6 @@ def ffa_lora(
     check_optimizer(server_optimizer, who="ffa_lora", name="server_optimizer", optional=True)
     check_codecs(who="ffa_lora", uplink=uplink, downlink=downlink)
     pairs(like, who="ffa_lora")
-    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
 
     def a_factors(params: Params) -> list[Array]:
         return [pair.a for pair in pairs(params, who="ffa_lora")]
@@ -89,7 +88,7 @@ def ffa_lora(
         return [pair.b for pair in pairs(params, who="ffa_lora")]
 
     def lora_params(a: list[Array], b: list[Array]) -> Params:
-        return with_pairs(structure, [Pair(*pair) for pair in zip(a, b, strict=True)])
+        return with_pairs(like, [Pair(*pair) for pair in zip(a, b, strict=True)])
 
     def loss_of_b(b: list[Array], fixed: tuple[list[Array], Frozen], batch: Batches) -> Array:
         a, frozen = fixed

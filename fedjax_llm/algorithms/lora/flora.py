@@ -1,6 +1,6 @@
 """FLoRA (Wang et al. 2024, arXiv:2409.05976)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from ..shared.checks import check_like, check_loss, check_no_memory, check_struc
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
 from .base_channel import (
+    BaseChannel,
     BaseMessage,
     BaseState,
     base_channel,
@@ -146,24 +147,12 @@ def flora(
         uplink, who="flora", why="the server needs each client's factors, not their mean"
     )
     down = base_channel(like, sent=(), rank=lambda r: clients * r, scale=scale, who="flora")
-    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     train = local_steps(loss, client_optimizer)
 
-    def base_state(params: Params, end: ChannelState) -> BaseState:
-        return BaseState(down.scaled(pairs(params, who="flora")), end)
-
-    def init(key: Key[Array, ""], params: Params) -> FloraState:
-        check_structure(params, like, who="flora")
-        base, end = base_state(params, down.channel.sender(BaseMessage((), down.nothing)))
-        return FloraState(without_b(params, who="flora"), base, down.nothing, end)
+    init, held, broadcast = stack_ends(down, like, who="flora")
 
     def client_init(params: Params) -> ClientState:
-        receiver = down.channel.receiver(BaseMessage((), down.nothing))
-        return FloraClient(base_state(params, receiver), uplink.init(params))
-
-    def broadcast(key: Key[Array, ""], state: FloraState) -> tuple[Downlink, FloraState]:
-        sent, end = down.channel.send(key, BaseMessage((), state.stack), state.downlink)
-        return sent, state._replace(stack=zero_change(state.stack), downlink=end)
+        return FloraClient(held(params), uplink.init(params))
 
     def client_update(
         key: Key[Array, ""],
@@ -174,10 +163,10 @@ def flora(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         draw_key, code_key = jr.split(key)
         received, state = down.receive(sent, client_state.held)
-        begun = with_pairs(structure, fresh_pairs(draw_key, pairs(like, who="flora")))
+        begun = with_pairs(like, fresh_pairs(draw_key, pairs(like, who="flora")))
         progress = first_step(sent.number, batches)
         trained, info = train(begun, changed(frozen, state.base), batches, progress)
-        trained = cast(trained, structure)
+        trained = cast(trained, like)
         failed = has_failed(info, trained, received)
         payload, coder = uplink.encode(code_key, nan_where(failed, trained), client_state.uplink)
         return payload, FloraClient(state, coder), info
@@ -204,6 +193,33 @@ def flora(
         server_update,
         every_round=True,
     )
+
+
+def stack_ends(
+    down: BaseChannel, like: Params, *, who: str
+) -> tuple[
+    Callable[[Key[Array, ""], Params], FloraState],
+    Callable[[Params], BaseState],
+    Callable[[Key[Array, ""], FloraState], tuple[Downlink, FloraState]],
+]:
+    """The ends of a channel of stacks: the server's `init`, a client's base from the initial
+    parameters, and the server's `broadcast`.
+    """
+    nothing = BaseMessage((), down.nothing)
+
+    def init(key: Key[Array, ""], params: Params) -> FloraState:
+        check_structure(params, like, who=who)
+        base, end = down.scaled(pairs(params, who=who)), down.channel.sender(nothing)
+        return FloraState(without_b(params, who=who), base, down.nothing, end)
+
+    def held(params: Params) -> BaseState:
+        return BaseState(down.scaled(pairs(params, who=who)), down.channel.receiver(nothing))
+
+    def broadcast(key: Key[Array, ""], state: FloraState) -> tuple[Downlink, FloraState]:
+        sent, end = down.channel.send(key, BaseMessage((), state.stack), state.downlink)
+        return sent, state._replace(stack=zero_change(state.stack), downlink=end)
+
+    return init, held, broadcast
 
 
 def fresh_pairs(key: Key[Array, ""], like: Sequence[Pair]) -> list[Pair]:

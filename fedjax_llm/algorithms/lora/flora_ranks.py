@@ -15,19 +15,17 @@ from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, 
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
 from ...schedules import check_client_optimizer, first_step
 from ..shared.base_changes import changed
-from ..shared.checks import check_like, check_loss, check_structure
+from ..shared.checks import check_like, check_loss
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
 from .base_channel import (
-    BaseMessage,
     BaseState,
     base_channel,
     column,
     with_cohort_check,
-    zero_change,
 )
 from .client_ranks import Ranked, client_rank, from_prefix, read_ranks, to_prefix, truncated
-from .flora import FloraState, fresh_pairs, without_b
+from .flora import FloraState, fresh_pairs, stack_ends
 from .pairs import Pair, joined, pairs, with_pairs
 
 
@@ -120,23 +118,12 @@ def flora_ranks(
         like, sent=(), rank=lambda r: clients * r, scale=scale, who=who, some_ranks=True
     )
     allowed = read_ranks(ranks, like_pairs, who=who)
-    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     train = local_steps(loss, client_optimizer)
 
-    def init(key: Key[Array, ""], params: Params) -> FloraState:
-        check_structure(params, like, who=who)
-        base = down.scaled(pairs(params, who=who))
-        end = down.channel.sender(BaseMessage((), down.nothing))
-        return FloraState(without_b(params, who=who), base, down.nothing, end)
+    init, held, broadcast = stack_ends(down, like, who=who)
 
     def client_init(params: Params) -> ClientState:
-        end = down.channel.receiver(BaseMessage((), down.nothing))
-        base = BaseState(down.scaled(pairs(params, who=who)), end)
-        return FloraRanksClient(base, jnp.zeros((), jnp.int32))
-
-    def broadcast(key: Key[Array, ""], state: FloraState) -> tuple[Downlink, FloraState]:
-        sent, end = down.channel.send(key, BaseMessage((), state.stack), state.downlink)
-        return sent, state._replace(stack=zero_change(state.stack), downlink=end)
+        return FloraRanksClient(held(params), jnp.zeros((), jnp.int32))
 
     def client_update(
         key: Key[Array, ""],
@@ -148,7 +135,7 @@ def flora_ranks(
         draw_key, rank_key = jr.split(key)
         rank = client_rank(rank_key, client_state.rank, allowed)
         received, state = down.receive(sent, client_state.held)
-        begun = with_pairs(structure, truncated(fresh_pairs(draw_key, like_pairs), rank))
+        begun = with_pairs(like, truncated(fresh_pairs(draw_key, like_pairs), rank))
         progress = first_step(sent.number, batches)
         trained, info = train(begun, changed(frozen, state.base), batches, progress)
         failed = has_failed(info, trained, received)

@@ -98,7 +98,6 @@ def ranked(
     like_pairs = pairs(like, who=who)
     allowed = read_ranks(ranks, like_pairs, who=who)
     down = channel(downlink or identity(), like, numbered=needs_round(client_optimizer, like))
-    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
 
     def optimizer(rank: Int[Array, ""]) -> optax.GradientTransformation:
         if shrinking is None:
@@ -125,7 +124,7 @@ def ranked(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         rank = client_rank(jr.fold_in(key, 0), client_state.rank, allowed)
         received, end = down.receive(sent, client_state.downlink)
-        begun = with_pairs(structure, truncated(pairs(received, who=who), rank))
+        begun = with_pairs(like, truncated(pairs(received, who=who), rank))
         progress = first_step(sent.number, batches)
         trained, info = local_steps(loss, optimizer(rank))(begun, frozen, batches, progress)
         failed = has_failed(info, trained)
@@ -142,7 +141,7 @@ def ranked(
         key: Key[Array, ""], state: RankedState, partial: PartialAggregate
     ) -> tuple[RankedState, ServerInfo]:
         old = pairs(state.params, who=who)
-        params = with_pairs(structure, new(old, aggregate.finish(partial.aggregate)))
+        params = with_pairs(like, new(old, aggregate.finish(partial.aggregate)))
         update = jax.tree.map(jnp.subtract, params, state.params)
         return server_result(partial, state._replace(params=params), state, update)
 

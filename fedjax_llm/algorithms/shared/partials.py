@@ -94,7 +94,8 @@ def gather_updates(
     return Gather(empty, add, merge)
 
 
-def _times(update: PyTree, discount: Float[Array, ""]) -> PyTree:
+def times(update: PyTree, discount: Float[Array, ""]) -> PyTree:
+    """An update multiplied by a number, in float32."""
     return jax.tree.map(lambda leaf: discount * leaf.astype(jnp.float32), update)
 
 
@@ -103,7 +104,7 @@ def stale_adder(
     aggregate: Aggregator,
     like: PyTree,
     *,
-    discounted: Callable[[PyTree, Float[Array, ""]], PyTree] = _times,
+    discounted: Callable[[PyTree, Float[Array, ""]], PyTree] = times,
 ) -> AddStale:
     """Build the `add_stale` that belongs to `gather_updates(decode, aggregate, like)`.
 
