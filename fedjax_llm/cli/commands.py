@@ -93,7 +93,7 @@ def names() -> str:
         flags = ", ".join(f"--{field.replace('_', '-')}" for field in fields.split(", "))
         lines.append(f"\nNames that {flags} may take:")
         lines += [
-            f"  {name:20} {textwrap.shorten(summary_line(factories[name]), 77, placeholder=' ...')}"
+            f"  {name:23} {textwrap.shorten(summary_line(factories[name]), 74, placeholder=' ...')}"
             for name in sorted(factories)
         ]
     return "\n".join(lines)

@@ -31,8 +31,8 @@ class RunConfig:
             needs from the flags below; a flag that it does not need is refused.
         uplink: Codec of what clients send.
         downlink: Codec of what the server sends.
-        aggregate: How the server combines decoded updates: weighted_mean(), or a registered rule
-            of your own. Default: the method's.
+        aggregate: How the server combines decoded updates: weighted_mean(), a robust rule such as
+            median() or krum(f=6), or a registered rule of your own. Default: the method's.
         prediction: Share of the last round's update that clients and server subtract before coding
             an uplink; above 0 the downlink carries that update too.
         client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),

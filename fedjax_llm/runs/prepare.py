@@ -115,7 +115,10 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         if field in texts
     }
     if "aggregate" in texts:
-        parts["aggregate"] = built("aggregate", texts["aggregate"], AGGREGATORS)
+        rule = built("aggregate", texts["aggregate"], AGGREGATORS)
+        cohort = config.buffer or config.clients
+        in_field("aggregate", jax.eval_shape, lambda: rule.empty(task.params, cohort))
+        parts["aggregate"] = rule
     parts |= {field: _codec(field, texts[field]) for field in ("uplink", "downlink")}
     if config.clients < population and has_receiver_memory(parts["downlink"]):
         raise ValueError(

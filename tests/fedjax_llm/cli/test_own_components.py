@@ -102,7 +102,7 @@ def test_a_run_takes_objects_with_their_text():
             ("--algorithm", "scaffold()", "--aggregate", "weighted_mean()"),
             "aggregate: scaffold takes none, expected None, got weighted_mean()",
         ),
-        (("--aggregate", "median()"), "aggregate: expected one of weighted_mean, got 'median'"),
+        (("--aggregate", "medain()"), "sign_majority, trimmed_mean, weighted_mean, got 'medain'"),
     ],
 )
 def test_what_cannot_be_found_is_refused_by_name(args, said, tmp_path, capsys):
