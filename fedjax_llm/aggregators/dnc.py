@@ -22,10 +22,10 @@ def dnc(
     On random coordinates, centred by their mean: the squared projections on the top singular
     vector; the round(removed * f) largest are left out. The mean of those that no repeat left out.
     The random coordinates come from the round's key, so that nobody knows them when updates are
-    sent. Unweighted. Condition: n > round(removed * f) * repeats. The paper bounds the error for
-    bad clients that are few and far, not for a share up to 1/2: choose `f` at least as large as
-    their number. One n x n eigenproblem a repeat; the updates are held: 4 bytes per entry and
-    client, beside a sketch of `coordinates`.
+    sent. Unweighted. Condition: n > round(removed * f) * repeats. Breakdown: none. It finds bad
+    clients that push in one direction; of two that differ, a huge one hides the other, which stays
+    in without a bound on its norm (put `norm_bound` around it). One n x n eigenproblem a repeat;
+    the updates are held: 4 bytes per entry and client, beside a sketch of `coordinates`.
 
     Departure from the paper: coordinates are drawn with replacement, from each leaf in proportion
     to its size; all of them are used where there are no more than `coordinates`.

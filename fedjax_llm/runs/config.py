@@ -103,6 +103,9 @@ class RunConfig:
         buffer: Answers after which the server steps while other clients still work (FedBuff);
             `clients` is then the number at work at a time, and `rounds` the number of server
             steps. Needs a link. Such a run has no checkpoints: --resume starts it again.
+        attack: Which share of the clients is malicious, drawn by the seed, and what they do:
+            alie(fraction=0.2), sign_flip(fraction=0.1), token_flip(fraction=0.1, values=256) or
+            another. Default: none.
         decoder: Sizes of a fresh decoder.
 
     """
@@ -141,6 +144,7 @@ class RunConfig:
     deadline: str | None = None
     availability: str | None = None
     buffer: int | None = None
+    attack: str | None = None
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
@@ -161,6 +165,7 @@ TEXTS = (
     "link",
     "deadline",
     "availability",
+    "attack",
 )
 """The fields that hold a call as text."""
 

@@ -15,6 +15,7 @@ from ..adapters.registry import ADAPTERS
 from ..aggregators.registry import AGGREGATORS
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..algorithms.shared.base_changes import base_of
+from ..attacks import attackable
 from ..data import Batching, HoldOut
 from ..models import DecoderConfig
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
@@ -129,6 +130,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     check_client_axis(parsed)
     under = conditions(parsed, parts["downlink"])
     check_adapter(parsed, task.params)
+    if under.attack and under.attack.batches is None:
+        parts["uplink"] = attackable(parts["uplink"])
     inputs = method_inputs(parsed, parts, load, task, split)
     algorithm = _algorithm(parsed, task, inputs)
     check_declared(parsed, algorithm, population)
