@@ -102,6 +102,19 @@ def test_a_run_takes_objects_with_their_text():
             ("--algorithm", "scaffold()", "--aggregate", "weighted_mean()"),
             "aggregate: scaffold takes none, expected None, got weighted_mean()",
         ),
+        (
+            ("--algorithm", "fed_kseed()", "--attack", "sign_flip(fraction=0.5)"),
+            "attack: fed_kseed has no codec of updates, expected an attack on data such as",
+        ),
+        (
+            ("--prediction", "0.5", "--attack", "sign_flip(fraction=0.5)"),
+            "prediction: expected 0 with sign_flip(fraction=0.5), which attacks whole updates",
+        ),
+        (("--attack", "alie(fraction=1)"), "attack: alie: fraction: expected a number above 0"),
+        (
+            ("--aggregate", "krum(f=9)"),
+            "aggregate: krum: clients: expected a cohort of at least 21 clients (n >= 2 f + 3)",
+        ),
         (("--aggregate", "medain()"), "sign_majority, trimmed_mean, weighted_mean, got 'medain'"),
     ],
 )
@@ -121,6 +134,18 @@ def test_names_are_registered_once_and_are_identifiers(room):
         room.register("fresh_name", lambda: None)
     with pytest.raises(ValueError, match="expected an identifier, got 'two words'"):
         room.register("two words", factory)
+
+
+def test_a_run_names_its_malicious_clients_and_resumes_with_the_same_attack(tmp_path, capsys):
+    args = ("--attack", "alie(fraction=0.5, z=1.0)", "--aggregate", "median()")
+    out = tmp_path / "run"
+    summary = train(out, *args)
+    assert summary["config"]["attack"] == "alie(fraction=0.5, z=1.0)"
+    rows = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    assert all(set(row["malicious"]) <= set(row["clients"]) for row in rows)
+    assert any(row["malicious"] for row in rows)
+    other = ("--attack", "alie(fraction=0.5, z=2.0)", "--aggregate", "median()", "--resume")
+    assert "attack" in refused(capsys, "train", *SMALL, *other, "--out", str(out))
 
 
 def test_needs_are_out_of_a_closed_set():
