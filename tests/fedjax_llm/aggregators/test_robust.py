@@ -274,3 +274,14 @@ def test_a_new_cohort_traces_once():
     one(jnp.asarray(ROWS), jnp.ones(N))
     one(jnp.asarray(ROWS[::-1].copy()), jnp.ones(N).at[3].set(0))
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("bad", [1, 3, 5])
+def test_the_geometric_median_stays_within_its_bound_below_half(bad):
+    """Bad clients agree on a far point; honest ones lie within 1 of the origin."""
+    rows = np.random.default_rng(bad).normal(size=(N, 7))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[:bad] = 1e4
+    share = bad / N
+    moved = np.linalg.norm(combined(rules.rfa(iterations=300), rows))
+    assert moved <= 2 * (1 - share) / (1 - 2 * share)
