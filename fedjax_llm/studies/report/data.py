@@ -46,8 +46,8 @@ def page_data(folder: Path) -> dict[str, Any]:
     found = read_folder(folder)
     if not found.files:
         raise ValueError(
-            f"{folder}: expected results.jsonl, rounds.jsonl, summary.json or codecs.jsonl in it or "
-            "below, got none; train, frontier and codecs write them."
+            f"{folder}: expected results.jsonl, rounds.jsonl, summary.json or codecs.jsonl in it "
+            "or below, got none; train, frontier and codecs write them."
         )
     runs = [run._replace(row=_with_both(run.row)) for run in found.runs]
     settings_of = [settings(run.row) for run in runs]

@@ -89,7 +89,7 @@ def group(runs: Sequence[Found], settings_of: Sequence[Mapping[str, str]]) -> li
     return list(groups.values())
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
+def interval(values: Sequence[float | int]) -> tuple[float | int, float | int, float | int]:
     """The mean over seeds, and the interval around it: `INTERVAL`."""
     return fmean(values), min(values), max(values)
 

@@ -26,6 +26,7 @@ function bytes(value) {
   return `${Number(value.toPrecision(4))} ${UNITS[unit]}`;
 }
 const plain = (value) => {
+  if (Number.isInteger(value) && Math.abs(value) < 1e9) return String(value);
   const size = Math.abs(value);
   if (value === 0 || (size >= 1e-3 && size < 1e7)) return String(Number(value.toPrecision(5)));
   return value.toExponential(2);

@@ -63,7 +63,7 @@ function drawFrontier() {
     return node;
   });
   marks.append(...nodes);
-  nameMarks(root, best.map((item) => ({ text: nameOf(item.point), x: x.at(item.x), y: y.at(item.y) })), width - margin.right, margin.left);
+  nameMarks(root, best.map((item) => ({ text: shortName(item.point), x: x.at(item.x), y: y.at(item.y) })), width - margin.right, margin.left);
   movable(nodes, { tip: (index) => pointTip(placed[index].point), enter: (index) => choose(placed[index].index, true) });
   $("frontier-caption").textContent = [`Line: the front of the ${many(measured.length, "point")} shown.`, ...caption].join(" ");
 }

@@ -75,8 +75,8 @@ function drawLedger() {
       x.at = (value) => margin.left + ((width - margin.right - margin.left) * (value - x.low)) / (x.high - x.low);
       const y = linearScale([...rows.map((row) => row.of[column]), 1], 180 - margin.bottom, margin.top, true);
       const { marks } = frame(panel, {
-        width, height: 180, margin, x, y, xName: "round", yName: "count", xText: "round",
-        yText: `${labelOf(name)} in each round`, label: `${labelOf(name)} by round`, 
+        width, height: 180, margin, x, y, xName: "round", yName: "bytes", xText: "round",
+        yText: `${labelOf(name)} in each round`, label: `${labelOf(name)} by round`,
       });
       const nodes = rows.map((row) => {
         const [left, right] = [x.at(row.first - 0.4), x.at(row.last + 0.4)];

@@ -8,6 +8,9 @@ const fieldTexts = (item) =>
     return field.name === "uplink" || field.name === "algorithm" ? value : `${field.label} ${value}`;
   });
 const nameOf = (item) => fieldTexts(item).join(" · ") || data.fields[0]?.values[item.fields[0]] || "";
+// Names of marks: codec and method alone, where they tell points apart at all.
+const shortName = (item) =>
+  several.filter(([field]) => field.name === "uplink" || field.name === "algorithm").map(([field, index]) => field.values[item.fields[index]]).join(" · ") || nameOf(item);
 const runName = (run) => `${nameOf(run)}, seed ${run.seed}${run.state ? ` (${run.state})` : ""}`;
 const isShown = (item) =>
   state.hidden.every((hidden, index) => !hidden.has(item.fields[index])) &&
