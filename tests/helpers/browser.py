@@ -35,9 +35,9 @@ class Browser:
             os.dup2(second, 4)
 
         flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
-        self.process = subprocess.Popen(  # noqa: S603, PLW1509 - our own browser; no threads yet
+        self.process = subprocess.Popen(  # noqa: S603 - our own browser
             [command(), *flags, "--remote-debugging-pipe", f"--user-data-dir={folder}"],
-            preexec_fn=pipes,
+            preexec_fn=pipes,  # noqa: PLW1509 - no threads yet
             close_fds=False,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

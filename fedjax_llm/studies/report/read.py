@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...runs import Row
 from ...runs.delivery import FOLDERS
@@ -120,12 +120,9 @@ def _stopped(row: Row) -> str:
     at = row.get("stopped")
     if at is None:
         return ""
-    of = "{what} {done} of {of}".format(**{"what": "", "done": "?", "of": "?"} | _mapping(at))
-    return f"evaluation stopped at {of}"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    known = at if isinstance(at, dict) else {}
+    what, done, of = (known.get(name, "?") for name in ("what", "done", "of"))
+    return f"evaluation stopped at {what} {done} of {of}"
 
 
 def _whole_rounds(path: Path, folder: Path, notes: list[str]) -> list[Row]:

@@ -23,7 +23,8 @@ function ticks(scale, most, binary) {
   if (!scale.log) {
     const rough = (scale.high - scale.low) / most;
     const ten = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((each) => each * ten).find((each) => each >= rough);
+    const decimal = [1, 2, 5, 10].map((each) => each * ten).find((each) => each >= rough);
+    const step = binary ? 2 ** Math.ceil(Math.log2(rough)) : scale.whole ? Math.max(1, decimal) : decimal;
     const first = Math.ceil(scale.low / step);
     const count = Math.floor(scale.high / step) - first + 1;
     return Array.from({ length: count }, (_, index) => Number(((first + index) * step).toPrecision(12)));

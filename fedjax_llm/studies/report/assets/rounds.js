@@ -70,6 +70,7 @@ function drawLedger() {
     ...names.slice(0, 2).map((name, column) => {
       const panel = el("div");
       const x = linearScale([0.5, rows.at(-1).last + 0.5], margin.left, width - margin.right);
+      x.whole = true;
       x.low = 0.5;
       x.high = rows.at(-1).last + 0.5;
       x.at = (value) => margin.left + ((width - margin.right - margin.left) * (value - x.low)) / (x.high - x.low);

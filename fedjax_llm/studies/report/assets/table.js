@@ -16,11 +16,11 @@ function grid(box, { caption, file, columns, rows, choose: chosen }) {
   };
   const cell = (column, value, index) => {
     const text = Array.isArray(value) ? spread(column.name, value) : typeof value === "number" ? shown(column.name ?? "", value) : value ?? "";
-    return chosen && column.first ? el("td", {}, el("button", { type: "button", click: () => chosen(index) }, text)) : el("td", { class: column.text ? "" : "number" }, text);
+    return chosen && column.first ? el("td", {}, el("button", { type: "button", click: () => chosen(index) }, text)) : el("td", { class: column.wide ? "wide" : column.text ? "" : "number" }, text);
   };
   const fill = () => body.replaceChildren(...ordered().map(([row, index]) => el("tr", {}, ...row.map((value, at) => cell(columns[at], value, index)))));
   columns.forEach((column, at) => {
-    const th = el("th", { scope: "col", "aria-sort": "none" }, el("button", {
+    const th = el("th", { scope: "col", "aria-sort": "none", class: column.text ? "" : "number-head" }, el("button", {
       type: "button",
       click: () => {
         sorting.up = sorting.column === at ? !sorting.up : true;
@@ -67,7 +67,7 @@ function drawTable() {
       ...fields.map(([field], index) => ({ label: field.label, text: true, first: index === 0 })),
       { label: "seeds", text: true }, { label: "missing seeds", text: true },
       ...costs.map((name) => ({ label: labelOf(name), name, csv: ["", " low", " high", " runs", " diverged"] })),
-      { label: "notes", text: true },
+      { label: "notes", text: true, wide: true },
     ],
     rows: items.map(({ point }) => [
       ...fields.map(([field, index]) => field.values[point.fields[index]]),
