@@ -39,7 +39,7 @@ function drawFrontier() {
   for (const { label, value } of lines)
     marks.append(
       svg("line", { class: "reference", x1: margin.left, x2: width - margin.right, y1: y.at(value), y2: y.at(value) }),
-      svg("text", { class: "reference-label", x: width - margin.right, y: y.at(value) - 5, "text-anchor": "end" }, label),
+      svg("text", { class: "reference-label", x: width - margin.right, y: y.at(value) + 14, "text-anchor": "end" }, label),
     );
   const best = front(measured);
   marks.append(svg("path", { class: "front", d: `M${best.map((item) => `${x.at(item.x)} ${y.at(item.y)}`).join("L")}` }));
