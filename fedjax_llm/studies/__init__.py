@@ -1,8 +1,9 @@
-"""Sweeps over codecs: runs, points, Pareto fronts, tables and pictures."""
+"""Sweeps over codecs: runs, points, Pareto fronts, tables, pictures and report pages."""
 
 from .figure import draw
 from .front import BYTES, SECONDS, Cost, Point, cost_of, pareto_front, points
 from .frontier import frontier
+from .report import report
 from .sweep import CODECS, QUICK_CODECS, configurations, sweep
 from .table import table
 
@@ -19,6 +20,7 @@ __all__ = [
     "frontier",
     "pareto_front",
     "points",
+    "report",
     "sweep",
     "table",
 ]
