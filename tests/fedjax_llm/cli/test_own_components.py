@@ -42,6 +42,7 @@ def _registries_as_before():
     sys.modules.pop("tests.helpers.a_plugin", None)
 
 
+@pytest.mark.slow
 def test_a_plugins_codec_method_aggregator_and_data_run_beside_ours(tmp_path):
     own = ("--uplink", "half()", "--algorithm", "small_server_steps()")
     row = train(tmp_path / "own", *PLUGIN, *own, "--data", "notes()")
@@ -51,12 +52,14 @@ def test_a_plugins_codec_method_aggregator_and_data_run_beside_ours(tmp_path):
     assert row["digest"] != plain["digest"]
 
 
+@pytest.mark.slow
 def test_a_parameter_of_ones_own_may_have_the_name_of_a_need(tmp_path):
     """`steps` and `scale` of the method are not the run's: only declared needs are passed."""
     args = (*PLUGIN, "--algorithm", "small_server_steps(steps=5, scale=2.0)")
     assert train(tmp_path / "run", *args)["algorithm"] == "small_server_steps(scale=2.0, steps=5)"
 
 
+@pytest.mark.slow
 def test_frontier_takes_a_plugins_codec(tmp_path):
     main(["frontier", *SMALL, *PLUGIN, "--codecs", "identity()", "half()", "--out", str(tmp_path)])
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -64,6 +67,7 @@ def test_frontier_takes_a_plugins_codec(tmp_path):
     assert rows[1]["uplink_bytes"] < 0.6 * rows[0]["uplink_bytes"]
 
 
+@pytest.mark.slow
 def test_frontier_from_python_takes_objects_and_finds_its_rows_again(tmp_path):
     codecs = {"identity()": registry.codec("identity()"), "mine(bits=1)": eden(bits=1)}
     rows = frontier(TINY, codecs, out=tmp_path)
@@ -89,6 +93,7 @@ def test_a_run_takes_objects_with_their_text():
     assert run.config.client_optimizer == "slow()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -21,6 +21,7 @@ def model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -84,6 +85,7 @@ def test_this_machine_says_how_much_memory_it_has():
     assert 2**28 < memory.memory() < 2**50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

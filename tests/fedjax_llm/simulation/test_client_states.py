@@ -86,6 +86,7 @@ def once(**fault):
     return Faults(draw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scaffold", "fed_dyn", "ef21"])
 @pytest.mark.parametrize(
     "given",
@@ -152,6 +153,7 @@ def test_an_algorithm_that_declares_nothing_keeps_the_whole_old_state(corpus):
     assert sorted(rows(lost)) == [0, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_late_client_has_received_the_message_all_the_same(corpus):
     """A downlink with memory at the receiver: a client that misses a message reads no later one."""
     scaffold = algorithms.scaffold(
