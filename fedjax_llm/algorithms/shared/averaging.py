@@ -123,7 +123,8 @@ def averaging(
     A client whose loss or update is not finite sends NaNs, and keeps the memory of its work from
     before the round. Where no client is accepted, the server's state stays as it was. A client
     whose message was not counted keeps the new memory of its work and the old state of its uplink's
-    codec, such as a residual. Buffered rounds are possible unless a codec has receiver memory.
+    codec, such as a residual. Buffered rounds are possible unless a codec has receiver memory or
+    there is a `prediction`.
 
     The receiver of an uplink with memory (`ef21`, `diana`) gets the accepted clients' share of
     `population`, so that its memory is the mean of what all clients hold.
@@ -254,7 +255,8 @@ def averaging(
         )
         return server_result(partial, new, state, update)
 
-    in_order = remembers or has_receiver_memory(downlink)
+    # a stale answer was coded relative to an earlier update than the server now knows
+    in_order = remembers or has_receiver_memory(downlink) or bool(prediction)
     return FederatedAlgorithm(
         init,
         client_init,

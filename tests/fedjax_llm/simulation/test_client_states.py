@@ -179,8 +179,9 @@ def test_a_late_client_has_received_the_message_all_the_same(corpus):
         ),
         lambda given: fed_avg(downlink=codec("ef21(top_k(fraction=0.5))"), **given),
         lambda given: algorithms.q_fed_avg(**given),
+        lambda given: fed_avg(prediction=0.5, **given),
     ],
-    ids=["scaffold", "fed_dyn", "ef21", "diana", "ef21 down", "q_fed_avg"],
+    ids=["scaffold", "fed_dyn", "ef21", "diana", "ef21 down", "q_fed_avg", "prediction"],
 )
 def test_buffered_rounds_refuse_what_they_cannot_keep(make, corpus):
     algorithm = make({"loss": loss, "like": LIKE, "client_optimizer": optax.sgd(0.5)})
