@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from fedjax_compression.checks import check_integer
-from jaxtyping import Array, Bool, Key, PyTree
+from jaxtyping import Array, Bool, Key
 
 from .contract import Aggregator
-from .held import check_rule, held_from_round
+from .held import Changed, check_rule, held_before
 from .rows import Rows, along
 
 
@@ -47,9 +47,7 @@ def bucketing(rule: Aggregator, size: int = 2) -> Aggregator:
     def buckets(clients: int) -> int:
         return -(-clients // size)
 
-    def combined(
-        rows: Rows, chosen: Bool[Array, " clients"], key: Key[Array, ""], last: PyTree
-    ) -> PyTree:
+    def bucketed(rows: Rows, chosen: Bool[Array, " clients"], key: Key[Array, ""]) -> Changed:
         shuffle_key, rule_key = jr.split(key)
         drawn = jnp.where(chosen, jr.uniform(shuffle_key, chosen.shape), jnp.inf)
         place = jnp.argsort(jnp.argsort(drawn))
@@ -61,19 +59,6 @@ def bucketing(rule: Aggregator, size: int = 2) -> Aggregator:
             empty = jnp.zeros((len(members), *leaf.shape[1:]), jnp.float32)
             return empty.at[bucket].add(shares, mode="drop")
 
-        start = rule.begin or (lambda key, last, count: rule.empty(last, count))
-        partial = start(rule_key, last, len(members))
-        return rule.finish(rule.add(partial, jax.tree.map(means, rows), members))
+        return Changed(jax.tree.map(means, rows), members, rule_key)
 
-    outer = held_from_round(combined, who="bucketing", at_least=0)
-
-    def begin(key: Key[Array, ""], last: PyTree, clients: int) -> PyTree:
-        jax.eval_shape(lambda: rule.empty(last, buckets(clients)))  # its condition, at the door
-        assert outer.begin is not None  # noqa: S101 - as held_from_round makes it
-        return outer.begin(key, last, clients)
-
-    def empty(like: PyTree, clients: int) -> PyTree:
-        jax.eval_shape(lambda: rule.empty(like, buckets(clients)))
-        return outer.empty(like, clients)
-
-    return outer._replace(empty=empty, begin=begin)
+    return held_before(rule, bucketed, who="bucketing", rows_of=buckets)

@@ -8,9 +8,10 @@ import jax.random as jr
 from fedjax_compression.checks import check_integer, check_number
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from ..precision import float32_zeros
 from .clipping import around, clip_factors, scaled
 from .contract import Aggregator, Updates
-from .held import held_from_round, zeros
+from .held import held_from_round
 from .rows import Rows, mean_of, norms
 from .weighted_mean import WeightedSum, weighted_mean
 
@@ -86,7 +87,7 @@ def centered_clipping(radius: float | int, iterations: int = 1) -> Aggregator:
         return ClippedSum(last, mean.empty(last, clients))
 
     def empty(like: PyTree, clients: int) -> ClippedSum:
-        return begin(jr.key(0), zeros(like), clients)
+        return begin(jr.key(0), float32_zeros(like), clients)
 
     def add(partial: ClippedSum, updates: Updates, weights: Float[Array, " clients"]) -> ClippedSum:
         counts = (weights > 0).astype(jnp.float32)

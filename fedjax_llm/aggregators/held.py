@@ -10,6 +10,7 @@ from fedjax_compression.checks import check_integer, check_kind
 from fedjax_compression.errors import message
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from ..precision import float32_zeros
 from .contract import Aggregator
 from .rows import Rows, used
 from .stacked import Stack, stacked
@@ -31,6 +32,21 @@ class FromRound(NamedTuple):
     stack: Stack
     key: Array
     last: PyTree
+
+
+class Changed(NamedTuple):
+    """What a wrapper hands to its rule.
+
+    Attributes:
+        rows: New rows.
+        weights: Their weights; zero for a row that no client is in.
+        key: The round's key for the rule.
+
+    """
+
+    rows: Rows
+    weights: Float[Array, " rows"]
+    key: Key[Array, ""]
 
 
 def held(rule: Rule, *, who: str, at_least: int = 1, why: str = "") -> Aggregator:
@@ -77,7 +93,7 @@ def held_from_round(
         return FromRound(rows.empty(last, clients), jr.key_data(key), last)
 
     def empty(like: PyTree, clients: int) -> FromRound:
-        return begin(jr.key(0), zeros(like), clients)
+        return begin(jr.key(0), float32_zeros(like), clients)
 
     def add(partial: FromRound, updates: PyTree, weights: Float[Array, " clients"]) -> FromRound:
         return partial._replace(stack=rows.add(partial.stack, updates, weights))
@@ -93,9 +109,50 @@ def held_from_round(
     return Aggregator(empty, add, merge, finish, begin)
 
 
-def zeros(like: PyTree) -> PyTree:
-    """Zeros in float32 of the shapes of `like`."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
+def held_before(
+    rule: Aggregator,
+    change: Callable[[Rows, Bool[Array, " clients"], Key[Array, ""]], Changed],
+    *,
+    who: str,
+    rows_of: Callable[[int], int] = lambda clients: clients,
+    at_least: int = 0,
+    why: str = "",
+) -> Aggregator:
+    """Build an aggregator that changes the rows of a round and combines the new ones by a rule.
+
+    Args:
+        rule: What combines the new rows; a cohort that it refuses is refused here.
+        change: `(rows, chosen, key) -> changed`.
+        who: The wrapper's name, for messages.
+        rows_of: Number of new rows of so many clients. Default: as many.
+        at_least: Clients that the wrapper itself needs.
+        why: That condition in words.
+
+    Returns:
+        The aggregator, with `begin`.
+
+    """
+
+    def combined(
+        rows: Rows, chosen: Bool[Array, " clients"], key: Key[Array, ""], last: PyTree
+    ) -> PyTree:
+        new = change(rows, chosen, key)
+        count = len(new.weights)
+        partial = rule.begin(new.key, last, count) if rule.begin else rule.empty(last, count)
+        return rule.finish(rule.add(partial, new.rows, new.weights))
+
+    outer = held_from_round(combined, who=who, at_least=at_least, why=why)
+    first = outer.begin
+    assert first is not None  # noqa: S101 - as held_from_round makes it
+
+    def begin(key: Key[Array, ""], last: PyTree, clients: int) -> PyTree:
+        jax.eval_shape(lambda: rule.empty(last, rows_of(clients)))  # its condition, at the door
+        return first(key, last, clients)
+
+    def empty(like: PyTree, clients: int) -> PyTree:
+        return begin(jr.key(0), float32_zeros(like), clients)
+
+    return outer._replace(empty=empty, begin=begin)
 
 
 def if_enough(update: PyTree, accepted: Array, at_least: int) -> PyTree:

@@ -2,11 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
-from jaxtyping import Array, Bool, Key, PyTree
+from jaxtyping import Array, Bool, Key
 
 from .contract import Aggregator
-from .held import check_f, check_rule, held_from_round
+from .held import Changed, check_f, check_rule, held_before
 from .rows import Rows, along, pairwise
 
 
@@ -45,9 +44,7 @@ def nearest_neighbor_mixing(rule: Aggregator, f: int) -> Aggregator:
     check_rule(rule, who=who)
     check_f(f, who=who)
 
-    def combined(
-        rows: Rows, chosen: Bool[Array, " clients"], key: Key[Array, ""], last: PyTree
-    ) -> PyTree:
+    def mixed(rows: Rows, chosen: Bool[Array, " clients"], key: Key[Array, ""]) -> Changed:
         keep = jnp.maximum(chosen.sum() - f, 1)
         squares = jnp.minimum(pairwise(rows), jnp.finfo(jnp.float32).max)
         squares = jnp.where(jnp.eye(len(chosen), dtype=bool), -1.0, squares)  # itself first
@@ -55,23 +52,11 @@ def nearest_neighbor_mixing(rule: Aggregator, f: int) -> Aggregator:
         near = (ranks < keep) & chosen[None]
         shares = near / keep
 
-        def mixed(leaf: Array) -> Array:
+        def mixtures(leaf: Array) -> Array:
             flat = leaf.reshape(len(leaf), -1)
-            return jnp.matmul(shares, flat, precision="highest").reshape(leaf.shape)
+            means = jnp.matmul(shares, flat, precision="highest").reshape(leaf.shape)
+            return means * along(chosen, leaf)
 
-        start = rule.begin or (lambda key, last, count: rule.empty(last, count))
-        partial = start(key, last, len(chosen))
-        mixtures = jax.tree.map(lambda leaf: mixed(leaf) * along(chosen, leaf), rows)
-        return rule.finish(rule.add(partial, mixtures, chosen.astype(jnp.float32)))
+        return Changed(jax.tree.map(mixtures, rows), chosen.astype(jnp.float32), key)
 
-    outer = held_from_round(combined, who=who, at_least=2 * f + 1, why="n >= 2 f + 1")
-
-    def begin(key: Key[Array, ""], last: PyTree, clients: int) -> PyTree:
-        jax.eval_shape(lambda: rule.empty(last, clients))  # its condition, at the door
-        assert outer.begin is not None  # noqa: S101 - as held_from_round makes it
-        return outer.begin(key, last, clients)
-
-    def empty(like: PyTree, clients: int) -> PyTree:
-        return begin(jr.key(0), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like), clients)
-
-    return outer._replace(empty=empty, begin=begin)
+    return held_before(rule, mixed, who=who, at_least=2 * f + 1, why="n >= 2 f + 1")

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from fedjax_compression.checks import check_number
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from ..aggregators.rows import mean_of
 from .contract import Attack, check_fraction
-from .omniscient import honest_mean, honest_std
+from .omniscient import honest_std
 
 
 def alie(fraction: float | int, z: float | int | None = None) -> Attack:
@@ -46,7 +47,7 @@ def alie(fraction: float | int, z: float | int | None = None) -> Attack:
     ) -> PyTree:
         shift = largest_shift(honest.sum(), bad) if z is None else z
         return jax.tree.map(
-            lambda m, s: m - shift * s, honest_mean(updates, honest), honest_std(updates, honest)
+            lambda m, s: m - shift * s, mean_of(honest, updates), honest_std(updates, honest)
         )
 
     return Attack(fraction, craft=craft)

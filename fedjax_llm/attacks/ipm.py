@@ -4,8 +4,8 @@ import jax
 from fedjax_compression.checks import check_number
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from ..aggregators.rows import mean_of
 from .contract import Attack, check_fraction
-from .omniscient import honest_mean
 
 
 def ipm(fraction: float | int, epsilon: float | int = 0.1) -> Attack:
@@ -36,6 +36,6 @@ def ipm(fraction: float | int, epsilon: float | int = 0.1) -> Attack:
     def craft(
         key: Key[Array, ""], updates: PyTree, honest: Bool[Array, " clients"], bad: Int[Array, ""]
     ) -> PyTree:
-        return jax.tree.map(lambda mean: -epsilon * mean, honest_mean(updates, honest))
+        return jax.tree.map(lambda mean: -epsilon * mean, mean_of(honest, updates))
 
     return Attack(fraction, craft=craft)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from ..aggregators.clipping import around, scaled
+from ..aggregators.rows import gram, mean_of
 from .contract import Attack, check_fraction
-from .omniscient import honest_mean, zeroed
 
 
 def mimic(fraction: float | int) -> Attack:
@@ -37,17 +38,9 @@ def mimic(fraction: float | int) -> Attack:
     def craft(
         key: Key[Array, ""], updates: PyTree, honest: Bool[Array, " clients"], bad: Int[Array, ""]
     ) -> PyTree:
-        mean = honest_mean(updates, honest)
-        products = jax.tree.map(
-            lambda leaf, m: _gram(zeroed(leaf - m, honest).reshape(len(leaf), -1)), updates, mean
-        )
-        leaves: list[Array] = jax.tree.leaves(products)
-        _, vectors = jnp.linalg.eigh(jnp.stack(leaves).sum(axis=0))
+        differences = around(updates, mean_of(honest, updates))
+        _, vectors = jnp.linalg.eigh(gram(scaled(differences, honest.astype(jnp.float32))))
         chosen = jnp.argmax(jnp.where(honest, jnp.abs(vectors[:, -1]), -1.0))
         return jax.tree.map(lambda leaf: leaf[chosen], updates)
 
     return Attack(fraction, craft=craft)
-
-
-def _gram(rows: Array) -> Array:
-    return jnp.matmul(rows, rows.T, precision="highest")

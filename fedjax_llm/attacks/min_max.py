@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from fedjax_compression.checks import check_choice
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from ..aggregators.clipping import around
+from ..aggregators.rows import mean_of, pairwise, square_distances
 from .contract import Attack, check_fraction
-from .omniscient import honest_mean, honest_std, inner, square
+from .omniscient import honest_std, inner, square
 
 DIRECTIONS = ("std", "sign", "unit")
 
@@ -44,11 +46,11 @@ def min_max(fraction: float | int, direction: str = "std") -> Attack:
     check_choice(direction, DIRECTIONS, who="min_max", name="direction")
 
     def gamma(
-        rows: PyTree, p: PyTree, honest: Bool[Array, " clients"], between: Array
+        p: PyTree, along: Array, own: Array, honest: Bool[Array, " clients"], between: Array
     ) -> Float[Array, ""]:
         # |gamma p + (mean - x_i)|^2 <= D for each i: the larger root of a square.
         a, limit = square(p), between.max(initial=0.0, where=honest[:, None] & honest[None])
-        b, c = -inner(rows, p), _squares(rows) - limit
+        b, c = -along, own - limit
         roots = (jnp.sqrt(jnp.maximum(b**2 - a * c, 0.0)) - b) / jnp.where(a > 0, a, 1.0)
         return jnp.where(a > 0, roots.min(initial=jnp.inf, where=honest), 0.0)
 
@@ -84,30 +86,31 @@ def min_sum(fraction: float | int, direction: str = "std") -> Attack:
     check_choice(direction, DIRECTIONS, who="min_sum", name="direction")
 
     def gamma(
-        rows: PyTree, p: PyTree, honest: Bool[Array, " clients"], between: Array
+        p: PyTree, along: Array, own: Array, honest: Bool[Array, " clients"], between: Array
     ) -> Float[Array, ""]:
         # n gamma^2 |p|^2 + sum |x_i - mean|^2 <= B, as the differences to the mean sum to zero.
         sums = jnp.where(honest[None], between, 0.0).sum(axis=1)
         least = sums.min(initial=jnp.inf, where=honest)
-        own = jnp.where(honest, _squares(rows), 0.0).sum()
+        total = jnp.where(honest, own, 0.0).sum()
         a = honest.sum() * square(p)
-        gamma = jnp.sqrt(jnp.maximum(least - own, 0.0) / jnp.where(a > 0, a, 1.0))
+        gamma = jnp.sqrt(jnp.maximum(least - total, 0.0) / jnp.where(a > 0, a, 1.0))
         return jnp.where(a > 0, gamma, 0.0)
 
     return _crafted(fraction, direction, gamma)
 
 
 def _crafted(fraction: float | int, direction: str, gamma: Callable[..., Array]) -> Attack:
+    """An attack of size `gamma(p, along, own, honest, between)`: of the clients' differences to the
+    mean the inner products with p and the squares, and the squared distances between clients.
+    """
+
     def craft(
         key: Key[Array, ""], updates: PyTree, honest: Bool[Array, " clients"], bad: Int[Array, ""]
     ) -> PyTree:
-        mean = honest_mean(updates, honest)
+        mean = mean_of(honest, updates)
         p = _direction(direction, mean, honest_std(updates, honest))
-        rows = jax.tree.map(jnp.subtract, updates, mean)
-        between = jax.lax.map(
-            lambda row: _squares(jax.tree.map(jnp.subtract, updates, row)), updates
-        )
-        size = gamma(rows, p, honest, between)
+        along, own = inner(around(updates, mean), p), square_distances(updates, mean)
+        size = gamma(p, along, own, honest, pairwise(updates))
         return jax.tree.map(lambda m, d: m + size * d, mean, p)
 
     return Attack(fraction, craft=craft)
@@ -120,8 +123,3 @@ def _direction(direction: str, mean: PyTree, std: PyTree) -> PyTree:
         return jax.tree.map(lambda m: -jnp.sign(m), mean)
     norm = jnp.sqrt(square(mean))
     return jax.tree.map(lambda m: -m / jnp.where(norm > 0, norm, 1.0), mean)
-
-
-def _squares(rows: PyTree) -> Float[Array, " clients"]:
-    leaves: list[Array] = jax.tree.leaves(rows)
-    return jnp.stack([(leaf**2).reshape(len(leaf), -1).sum(axis=1) for leaf in leaves]).sum(axis=0)

@@ -1,18 +1,18 @@
 """A sweep: one run per codec and seed, stored as rows; stored rows are not run again."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedjax_compression import Compressor
 
-from ..runs import Named, Row, RunConfig, canonical, execute, execute_together, prepare
+from ..runs import Named, Row, RunConfig, execute, execute_together, prepare
 from ..runs.contents import Contents, check_contents
 from ..runs.live import Live, Pace, line, live_progress, mebibytes, on_terminal
 from ..runs.quality import Watched
 from ..runs.results import append_row, read_rows
 from .front import unit
+from .settings import identity
 
 CODECS = (
     "identity()",
@@ -39,9 +39,6 @@ QUICK_CODECS = (
     "error_feedback(top_k(fraction=0.1))",
 )
 """The codecs of the quick sweep."""
-
-_DEFAULTS = dataclasses.asdict(canonical(RunConfig()))
-"""Values of the fields that rows of earlier versions lack."""
 
 
 def configurations(
@@ -102,7 +99,7 @@ def sweep(
     for number, row in enumerate(read_rows(results), start=1):
         if not isinstance(row.get("config"), dict):
             raise ValueError(f"{results}: line {number}: expected a row with config, got {row}.")
-        rows[_key(row["config"])] = row
+        rows[identity(row["config"])] = row
     stored = [rows.get(_of(config)) for config in configs]
     if any(row is None or "contents" in row for row in stored):
         for (config, contents), old in zip(configs.items(), stored, strict=True):
@@ -121,7 +118,7 @@ def sweep(
             title = f"{number}/{len(configs)} {config.uplink}, seed {config.seed}"
             with live_progress(title, rounds=config.rounds) as show:
                 for new in _executed(missing, configs, show):
-                    rows[_key(new["config"])] = new
+                    rows[identity(new["config"])] = new
                     append_row(results, new)
             pace.done += len(missing)
             if not on_terminal():
@@ -152,12 +149,4 @@ def _but_seed(config: RunConfig) -> RunConfig:
 
 
 def _of(config: RunConfig) -> str:
-    return _key(dataclasses.asdict(config))
-
-
-def _key(config: dict) -> str:
-    """A configuration's identity; fields that did not exist yet had their defaults."""
-    return json.dumps(
-        _DEFAULTS | config | {"decoder": _DEFAULTS["decoder"] | config.get("decoder", {})},
-        sort_keys=True,
-    )
+    return identity(dataclasses.asdict(config))

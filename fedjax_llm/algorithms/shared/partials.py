@@ -15,6 +15,7 @@ from ...aggregators.contract import Aggregator
 from ...aggregators.failures import leave_out_failed
 from ...algorithm import AddStale, Gather, ServerInfo, ServerState, Uplink
 from ...client_training import Params
+from ...precision import float32_zeros
 from .trees import choose
 
 
@@ -35,8 +36,7 @@ def first_round(aggregate: Aggregator, key: Key[Array, ""], like: PyTree) -> Any
     """The `RoundOfRule` before the first round; empty for a rule without `begin`."""
     if aggregate.begin is None:
         return ()
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
-    return RoundOfRule(jr.key_data(key), zeros)
+    return RoundOfRule(jr.key_data(key), float32_zeros(like))
 
 
 def next_round(of_rule: Any, update: PyTree) -> Any:

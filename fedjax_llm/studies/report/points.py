@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ...runs import Row, RunConfig, canonical
+from ...runs import Row
+from ..settings import whole
 from .read import Found
 from .rounds import number
 
@@ -36,19 +36,16 @@ def settings(row: Row) -> dict[str, str]:
 
     Fields that the row lacks, as an earlier version wrote it, have today's defaults.
     """
-    config = row["config"]
-    given = config.get("decoder")
-    defaults = asdict(canonical(RunConfig()))
-    whole = defaults | config
-    whole["decoder"] = defaults["decoder"] | given if isinstance(given, dict) else given
     contents = row.get("contents")
     of = contents if isinstance(contents, dict) else {"data": UNKNOWN}
-    return _flat(whole) | {f"contents.{name}": text(value)[:16] for name, value in of.items()}
+    return _flat(whole(row["config"])) | {
+        f"contents.{name}": text(value)[:16] for name, value in of.items()
+    }
 
 
 def lacking(row: Row) -> list[str]:
     """Fields of today's configuration that the row lacks."""
-    return sorted(asdict(RunConfig()).keys() - row["config"].keys())
+    return sorted(name for name in whole({}) if name not in row["config"])
 
 
 def text(value: Any) -> str:

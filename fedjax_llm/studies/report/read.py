@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ...runs import Row
 from ...runs.delivery import FOLDERS
+from ...runs.results import read_lines
 
 SKIPPED = (*FOLDERS, "checkpoints")
 """Folders within a run's folder that hold no rows."""
@@ -140,12 +141,8 @@ def _whole_rounds(path: Path, folder: Path, notes: list[str]) -> list[Row]:
 
 
 def _rows(path: Path, where: str, notes: list[str]) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        try:
-            row = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:  # not JSON, or not UTF-8
-            row = None
-        if isinstance(row, dict):
+    for number, (_, row) in enumerate(read_lines(path), start=1):
+        if row is not None:
             yield number, row
         else:
             notes.append(f"{where}, line {number}: expected a whole JSON object; left out.")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...runs.results import write_text
 from .data import page_data
 from .page import render
 
@@ -26,7 +27,5 @@ def report(folder: Path | str, out: Path | str | None = None) -> Path:
     if path.is_dir():
         raise ValueError(f"{path}: expected a file to write to, got a folder; name the file.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(page, encoding="utf-8", newline="\n")
-    draft.replace(path)
+    write_text(path, page)
     return path

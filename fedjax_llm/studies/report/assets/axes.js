@@ -120,6 +120,8 @@ function movable(marks, { tip, enter }) {
     };
     mark.setAttribute("tabindex", index ? -1 : 0);
     mark.setAttribute("aria-label", tip(index).filter(Boolean).join("; "));
+    mark.addEventListener("pointerenter", (event) => showTip(tip(index), { x: event.clientX, y: event.clientY }));
+    mark.addEventListener("pointerleave", hideTip);
     mark.addEventListener("focus", told);
     mark.addEventListener("blur", hideTip);
     mark.addEventListener("keydown", (event) => {

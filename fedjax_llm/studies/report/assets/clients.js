@@ -33,14 +33,11 @@ function drawClients() {
     const at = margin.top + step * (row + (narrow ? 0.7 : 0.5));
     const ends = names.map((each) => x.at(value(item, each)));
     const long = narrow ? Math.floor((width - 30) / 6.4) : Math.floor((left - 16) / 6.2);
-    const node = svg("g", { class: `point ${lookOf(item.point).colour}`, role: "button" },
+    return svg("g", { class: `point ${lookOf(item.point).colour}`, role: "button" },
       svg("rect", { class: "hit", x: 0, width, y: at - step / 2, height: step }),
       svg("text", { class: "name", x: narrow ? left : left - 10, y: narrow ? at - 11 : at + 4, "text-anchor": narrow ? "start" : "end" }, cut(nameOf(item.point), long)),
       svg("line", { class: "bar", x1: Math.min(...ends), x2: Math.max(...ends), y1: at, y2: at }),
       ...ends.map((end, index) => svg("circle", { class: index ? "spot empty-spot" : "spot", r: 5, cx: end, cy: at })));
-    node.addEventListener("pointerenter", (event) => showTip(tip(item), { x: event.clientX, y: event.clientY }));
-    node.addEventListener("pointerleave", hideTip);
-    return node;
   });
   marks.append(...nodes);
   movable(nodes, { tip: (index) => tip(items[index]), enter: (index) => choose(items[index].index) });

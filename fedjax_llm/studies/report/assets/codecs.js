@@ -42,10 +42,7 @@ function drawCodecs() {
   const nodes = items.map((item) => {
     const { colour, shape } = look(families.indexOf(item.row.codec.split("(")[0]));
     const place = { transform: `translate(${x.at(item.x)} ${y.at(item.y)})` };
-    const node = svg("g", { class: `point ${colour}`, role: "img" }, svg("circle", { class: "hit", r: 11, ...place }), svg("path", { class: "spot", d: shape, ...place }));
-    node.addEventListener("pointerenter", (event) => showTip(tip(item), { x: event.clientX, y: event.clientY }));
-    node.addEventListener("pointerleave", hideTip);
-    return node;
+    return svg("g", { class: `point ${colour}`, role: "img" }, svg("circle", { class: "hit", r: 11, ...place }), svg("path", { class: "spot", d: shape, ...place }));
   });
   marks.append(...nodes);
   nameMarks(root, items.map((item) => ({ text: item.row.codec, x: x.at(item.x), y: y.at(item.y) })), width - margin.right, margin.left);

@@ -58,8 +58,6 @@ function drawFrontier() {
     const place = { transform: `translate(${at.x} ${at.y})` };
     node.append(svg("circle", { class: "hit", r: 12, ...place }));
     node.append(svg("path", { class: item.lost ? "spot lost" : "spot", d: item.lost ? cross : shape, ...place }));
-    node.addEventListener("pointerenter", (event) => showTip(pointTip(item.point), { x: event.clientX, y: event.clientY }));
-    node.addEventListener("pointerleave", hideTip);
     return node;
   });
   marks.append(...nodes);

@@ -82,11 +82,8 @@ function drawLedger() {
       const nodes = rows.map((row) => {
         const [left, right] = [x.at(row.first - 0.4), x.at(row.last + 0.4)];
         const top = y.at(row.of[column]);
-        const node = svg("g", { class: `bar-of ${column ? "c1" : "c0"}`, role: "img" },
+        return svg("g", { class: `bar-of ${column ? "c1" : "c0"}`, role: "img" },
           svg("rect", { class: "spot", x: left, width: Math.max(1, right - left), y: top, height: y.at(0) - top }));
-        node.addEventListener("pointerenter", (event) => showTip(tip(row), { x: event.clientX, y: event.clientY }));
-        node.addEventListener("pointerleave", hideTip);
-        return node;
       });
       const tip = (row) => [`round ${row.when}`, `${labelOf(name)}: ${bytes(row.of[column])}`, `so far: ${bytes(row.total[column])}`];
       marks.append(...nodes);
