@@ -314,6 +314,18 @@ def test_a_checkpoint_that_cannot_be_written_says_why_and_the_last_one_opens(
     assert_only_the_first_is_there(tmp_path)
 
 
+def test_the_reason_is_found_before_the_specification_of_an_array(tmp_path, monkeypatch):
+    checkpoints = RunCheckpoints(tmp_path)
+
+    def fail():
+        reason = f"{'a path ' * 40}to file 11: File too large [os_error_code='27']"
+        raise ValueError(f"{reason} [tensorstore_spec='{{{'an array of 2 ' * 100}}}']")
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
+    with pytest.raises(OSError, match=r"to file 11: File too large \[os_error_code='27'\]\); "):
+        checkpoints.wait()
+
+
 def test_a_full_disk_is_said_to_be_and_the_last_checkpoint_opens(small_disk):
     folder = small_disk / "checkpoints"
     with RunCheckpoints(folder) as checkpoints:
