@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from fedjax_compression.checks import check_integer, check_number
 from fedjax_compression.errors import message
+from fedjax_compression.ops.magnitudes import near_power
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .contract import Aggregator
@@ -81,12 +82,11 @@ def outlier_scores(
 ) -> Float[Array, " clients"]:
     """Squared projection of each chosen row, less their mean, on the top singular vector.
 
-    Up to one positive factor: rows are divided by the largest entry, so that no square overflows.
+    Up to one positive factor: rows are scaled to entries of about 1, so that no square overflows.
     """
     sketch = jnp.where(chosen[:, None], sketch, 0.0)
-    largest = jnp.abs(sketch).max(initial=0.0)
-    root = jnp.sqrt(jnp.where(largest > 0, largest, 1.0))
-    sketch = sketch / root / root  # in two steps, as 1 / largest may be zero
+    _, inverse = near_power(jnp.abs(sketch).max(initial=0.0))
+    sketch = sketch * inverse
     centre = sketch.sum(axis=0) / jnp.maximum(chosen.sum(), 1)
     centred = jnp.where(chosen[:, None], sketch - centre, 0.0)
     _, vectors = jnp.linalg.eigh(gram(centred))  # projections on v are sigma * u

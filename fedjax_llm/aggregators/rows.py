@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from fedjax_compression.ops.magnitudes import near_power
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .stacked import Stack
@@ -58,9 +59,9 @@ def cosines(rows: Rows) -> Float[Array, "clients clients"]:
     largest = jnp.stack(
         [jnp.abs(leaf).reshape(len(leaf), -1).max(axis=1, initial=0.0) for leaf in _leaves(rows)]
     ).max(axis=0)
-    # So that no square overflows or vanishes; in two steps, as 1 / largest may be zero.
-    root = jnp.sqrt(jnp.where(largest > 0, largest, 1.0))
-    rows = jax.tree.map(lambda leaf: leaf / along(root, leaf) / along(root, leaf), rows)
+    # So that no square overflows or vanishes; not by a division, which XLA joins with the next.
+    _, inverse = near_power(largest)
+    rows = jax.tree.map(lambda leaf: leaf * along(inverse, leaf), rows)
     length = norms(rows)
     unit = jax.tree.map(lambda leaf: leaf / along(jnp.where(length > 0, length, 1.0), leaf), rows)
     return jnp.clip(gram(unit), -1.0, 1.0)

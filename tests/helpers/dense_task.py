@@ -106,7 +106,14 @@ TABLE = {
     "fed_mezo": lambda loss: algorithms.fed_mezo(
         loss, LIKE, client_optimizer=ADAM, server_optimizer=SGD
     ),
-    "fed_kseed": lambda loss: algorithms.fed_kseed(loss, LIKE, client_optimizer=PLAIN, seeds=20),
+    "fed_kseed": lambda loss: algorithms.fed_kseed(
+        # slopes have the loss's rounding over the radius
+        loss,
+        LIKE,
+        client_optimizer=PLAIN,
+        seeds=20,
+        radius=0.01,
+    ),
     "decomfl": lambda loss: algorithms.decomfl(
         loss, LIKE, client_optimizer=PLAIN, steps=STEPS, draws=2, window=3
     ),
