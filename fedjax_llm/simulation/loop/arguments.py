@@ -10,7 +10,7 @@ from ...algorithm import FederatedAlgorithm, SplitMethod
 from ...attacks.contract import Attack
 from ...checks import check_count
 from ...data import Batching, ClientData, HoldOut
-from ...privacy import Secret
+from ...privacy import Poisson, Secret
 from ..client_axes.auto import Auto
 from ..client_axes.contract import ClientAxis
 from ..conditions.availability import Availability
@@ -112,7 +112,13 @@ def check_every_round(
 
 
 def check_private(
-    algorithm: FederatedAlgorithm, conditions: Conditions, secret: Any, *, who: str
+    algorithm: FederatedAlgorithm,
+    conditions: Conditions,
+    secret: Any,
+    *,
+    clients: int,
+    population: int,
+    who: str,
 ) -> None:
     """Raise unless the noise of an algorithm can come from a secret and bounds what a client moves.
 
@@ -132,6 +138,12 @@ def check_private(
     if secret is None:
         expected = "a Secret, from which the algorithm's noise is drawn"
         raise ValueError(message(who, "secret", expected, None, remedy))
+    if conditions.sampler is not None and algorithm.mechanism.divisor is None:
+        drawn = conditions.sampler.participation(clients, population)
+        if isinstance(drawn, Poisson):
+            mean = drawn.rate * population
+            expected = f"a rule with a divisor, such as {mean:g}, the clients that a round expects"
+            raise ValueError(message(who, "algorithm", expected, "one without"))
     why = "None with noise for privacy, as who counts may not depend on others' data"
     if conditions.deadline is not None:
         raise ValueError(message(who, "conditions.deadline", why, conditions.deadline))

@@ -161,8 +161,8 @@ def simulate(
     check_conditions(conditions, who=who)
     check_compiled(compiled, who=who)
     check_every_round(algorithm, clients, len(corpus.names), conditions, who=who)
-    check_private(algorithm, conditions, secret, who=who)
     key, sampler, population = jr.key(seed), conditions.sampler, len(corpus.names)
+    check_private(algorithm, conditions, secret, clients=clients, population=population, who=who)
     return _simulate(
         algorithm,
         params,
