@@ -114,18 +114,18 @@ def private(
             f"aggregate: expected a divisor with {config.sampler}, such as divisor={expected:g}, "
             f"the clients that a round expects, got {config.aggregate}."
         )
-    if config.delta >= 1 / population:
-        warnings.warn(
-            f"delta: expected well below {1 / population:.2g}, one in {population} clients, got "
-            f"{config.delta:g}, with which publishing a random client's data is private.",
-            stacklevel=2,
-        )
     account = in_field(
         "delta",
         lambda: Account(
             mechanism.noise_multiplier, participation or Separated(), delta=float(config.delta or 0)
         ),
     )
+    if config.delta >= 1 / population:
+        warnings.warn(
+            f"delta: expected well below {1 / population:.2g}, one in {population} clients, got "
+            f"{config.delta:g}, with which publishing a random client's data is private.",
+            stacklevel=2,
+        )
     secret = in_field("secret", read_secret, Path(config.secret))
     return Private(
         account,
