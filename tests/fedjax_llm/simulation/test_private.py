@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fedjax_compression import identity
+from fedjax_compression import codec, identity
 
 from fedjax_llm import fed_avg
 from fedjax_llm.aggregators import adaptive_dp_fed_avg, dp_fed_avg
+from fedjax_llm.algorithms.registry import METHODS
 from fedjax_llm.attacks import alie, attackable
 from fedjax_llm.data import Batching, from_arrays, masked_mean
 from fedjax_llm.privacy import Secret
@@ -25,6 +26,7 @@ from fedjax_llm.simulation import (
     link,
     poisson,
     scan,
+    sharded,
     simulate,
     simulate_buffered,
     simulate_together,
@@ -92,11 +94,16 @@ def expected_sum(cohort, at, clip):
     return (rows * np.minimum(1, clip / norms)).sum(0)
 
 
-@pytest.mark.parametrize("algorithm", [FIXED, ADAPTIVE], ids=["fixed", "adaptive"])
-def test_the_noise_is_the_same_for_every_client_axis(algorithm):
-    """To rounding of the clients' part; it is drawn once a round and not by chunk."""
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "axes"),
+    [(FIXED, (scan(), chunked(5))), (FIXED, (sharded(),)), (ADAPTIVE, (chunked(4),))],
+    ids=["fixed", "sharded", "adaptive"],
+)
+def test_the_noise_is_the_same_for_every_client_axis(algorithm, axes):
+    """To rounding of the clients' part; it is drawn once a round and not by chunk or device."""
     wanted = [moved(each) for each in run(algorithm)]
-    for axis in (scan(), chunked(4), chunked(5)):
+    for axis in axes:
         for got, expected in zip(run(algorithm, client_axis=axis), wanted, strict=True):
             np.testing.assert_allclose(moved(got), expected, atol=3e-6)
 
@@ -136,6 +143,28 @@ def test_neighbouring_cohorts_differ_by_the_clip_over_the_constant():
     zeroed = run(conditions=Conditions(Faults(without_3)), **everyone)
     difference = np.linalg.norm(moved(whole[0]).astype(np.float64) - moved(zeroed[0]))
     np.testing.assert_allclose(difference, 0.5 / CLIENTS, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("uplink", ["eden(bits=1)", "error_feedback(top_k(fraction=0.1))"])
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if "aggregate" in m.needs])
+def test_methods_with_a_rule_stay_within_the_clip_whatever_their_codec(name, uplink):
+    """With a noise of 1e-7: two rounds of all clients move the mean by the clip at most, each."""
+    options = {"mu": 0.1} if name in ("fed_prox", "ditto") else {}
+    rate = 0.001 if METHODS[name].small_steps else 1.0
+    algorithm = METHODS[name].factory(
+        loss,
+        PARAMS,
+        client_optimizer=optax.sgd(rate),
+        aggregate=dp_fed_avg(clip=0.01, noise_multiplier=1e-7),
+        uplink=codec(uplink),
+        **options,
+    )
+    at = np.zeros(SIZE)
+    for finished in run(algorithm, clients=CLIENTS):
+        after = moved(finished).astype(np.float64)
+        assert 1e-4 < np.linalg.norm(after - at) <= 0.01 * (1 + 1e-4)
+        at = after
 
 
 def test_a_round_in_which_nobody_answers_releases_noise():
