@@ -11,11 +11,11 @@ from fedjax_llm.privacy import clip_rows
 CODECS = (
     "identity()",
     "stochastic_quantize(bits=2)",
-    "eden(bits=1)",
+    pytest.param("eden(bits=1)", marks=pytest.mark.slow),
     "top_k(fraction=0.1)",
     "random_k(fraction=0.05)",
     "error_feedback(top_k(fraction=0.05))",
-    "entropy_coded(rate=1.0)",
+    pytest.param("entropy_coded(rate=1.0)", marks=pytest.mark.slow),
 )
 
 
