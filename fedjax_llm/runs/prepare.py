@@ -139,7 +139,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     check_declared(parsed, algorithm, population)
     if under.sampler:
         in_field("sampler", under.sampler.participation, config.clients, population)
-    of_privacy = private(parsed, algorithm, under, split.train.names)
+    contents = _contents(parsed, load, task, under)
+    of_privacy = private(parsed, algorithm, under, split.train.names, contents)
     client_axis = built("client_axis", texts["client_axis"], CLIENT_AXES)
     ready = task_spec.ready(task, load.corpus, config.seq)
     if ready is not load.corpus:
@@ -158,7 +159,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         batching,
         client_axis,
         under,
-        _contents(parsed, load, task, under) | (of_privacy.contents if of_privacy else {}),
+        contents | (of_privacy.contents if of_privacy else {}),
         of_privacy,
     )
 

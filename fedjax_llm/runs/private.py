@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ OF_CLIENTS = ("steps", "dropped", "silent", "late")
 NOT_COVERED = (
     "uplink_bytes",
     "downlink_bytes",
+    "header_bytes",
     "answers",
     "sent",
     "simulated_seconds",
@@ -80,6 +82,7 @@ def private(
     algorithm: FederatedAlgorithm | SplitMethod,
     under: Conditions,
     names: Sequence[str],
+    contents: Contents,
 ) -> Private | None:
     """The privacy of a run; None for one whose method adds no noise.
 
@@ -88,6 +91,7 @@ def private(
         algorithm: Its method, built.
         under: Its conditions.
         names: All training clients.
+        contents: Digests of all that the run reads.
 
     Raises:
         ValueError: Naming the field that is missing, or that nothing reads.
@@ -114,12 +118,8 @@ def private(
             f"aggregate: expected a divisor with {config.sampler}, such as divisor={expected:g}, "
             f"the clients that a round expects, got {config.aggregate}."
         )
-    account = in_field(
-        "delta",
-        lambda: Account(
-            mechanism.noise_multiplier, participation or Separated(), delta=float(config.delta or 0)
-        ),
-    )
+    account_of = partial(Account, mechanism.noise_multiplier, participation or Separated())
+    account = in_field("delta", partial(account_of, delta=config.delta))
     if config.delta >= 1 / population:
         warnings.warn(
             f"delta: expected well below {1 / population:.2g}, one in {population} clients, got "
@@ -129,7 +129,7 @@ def private(
     secret = in_field("secret", read_secret, Path(config.secret))
     return Private(
         account,
-        secret.bound(_context(config)),
+        secret.bound(_context(config, contents)),
         mechanism.unit,
         config.sampler or "one cohort size, drawn from the run's seed",
         {"secret": secret.digest},
@@ -164,7 +164,17 @@ def _check(parsed: ParsedConfig, algorithm: Any) -> None:
         )
 
 
-def _context(config: RunConfig) -> str:
-    """All of a configuration but when it ends and where the secret lies."""
-    fields = {name: v for name, v in asdict(config).items() if name not in (*ENDS, "secret")}
-    return json.dumps(fields, sort_keys=True, default=str)
+def _context(config: RunConfig, contents: Contents) -> str:
+    """What a run's noise is for: its contents, and all of its configuration but when it ends.
+
+    With the data that a file holds, as two runs of equal noise on data that differ in one client
+    would give that client's update away. Fields at their defaults are left out, so that a later
+    version with more fields still resumes the run.
+    """
+    default = asdict(RunConfig())
+    fields = {
+        name: value
+        for name, value in asdict(config).items()
+        if name not in (*ENDS, "secret") and value != default[name]
+    }
+    return json.dumps([fields, contents], sort_keys=True, default=str)

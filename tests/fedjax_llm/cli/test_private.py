@@ -126,6 +126,15 @@ def test_other_configurations_have_noise_of_their_own(tmp_path, monkeypatch):
             train(tmp_path / "run", *PRIVATE, *more)
     assert keys[0] == keys[1]
     assert len(set(keys)) == 4
+    notes = tmp_path / "notes.jsonl"
+    for last in ("e", "e", "f"):  # one file's name, whose fifth client changes
+        rows = [{"text": f"{name} writes. " * 30, "user": name} for name in f"abcd{last}"]
+        notes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        read = f"jsonl('{notes}', fields(text='text', client='user'))"
+        with pytest.raises(SystemExit):
+            train(tmp_path / "run", *PRIVATE, "--data", read)
+    assert keys[5] == keys[6]
+    assert len(set(keys)) == 6
 
 
 @slow
