@@ -51,7 +51,10 @@ class Secret:
 
     def __init__(self, value: bytes) -> None:
         if not isinstance(value, bytes):
-            check_kind(None, bytes, who="Secret", name="value", expected="bytes")  # value unshown
+            raise TypeError(
+                f"Secret: value: expected bytes, got a {type(value).__name__}; "
+                "secrets.token_bytes(32) makes them."
+            )
         if len(value) < _BYTES:
             raise ValueError(
                 f"Secret: value: expected at least {_BYTES} random bytes, got {len(value)}; "

@@ -126,10 +126,9 @@ def check_private(
     and for conditions under which one client changes what others send.
     """
     remedy = "Secret(secrets.token_bytes(32)) makes one"
-    if secret is not None:
-        check_kind(
-            secret, Secret, who=who, name="secret", expected="a Secret or None", remedy=remedy
-        )
+    if secret is not None and not isinstance(secret, Secret):  # whose value is not shown
+        kind = type(secret).__name__
+        raise TypeError(f"{who}: secret: expected a Secret or None, got a {kind}; {remedy}.")
     if algorithm.mechanism is None:
         if secret is not None:
             expected = "None, as the algorithm adds no noise"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,15 @@ def test_poisson_sampling_is_told_by_name(tmp_path):
     assert 0 < told["privacy"]["epsilon"] < epsilon_of_gaussian(2.0 / math.sqrt(2), 0.01)
     counts = [row["answers"] for row in rows_of(tmp_path / "run")]
     assert all(0 <= count <= 4 for count in counts)
+
+
+def test_runs_together_and_runs_without_dp_accounting_are_refused(capsys, tmp_path, monkeypatch):
+    out = ("--out", str(tmp_path / "runs"))
+    said = refused(capsys, "frontier", *SMALL, *PRIVATE, *out, "--seeds", "0", "1", "--together")
+    assert "together: expected runs without noise for privacy" in said
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    said = refused(capsys, "train", *SMALL, *PRIVATE, *out)
+    assert "pip install 'fedjax-llm[privacy]'" in said
 
 
 def test_a_delta_of_one_client_in_all_warns(tmp_path, monkeypatch):
