@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .client_training import Batches, ClientInfo, Frozen, Params
+from .privacy.mechanism import Mechanism
 
 ServerState = Any
 """A NamedTuple with a field `params`: the server's trainable parameters.
@@ -75,7 +76,7 @@ class FederatedAlgorithm(NamedTuple):
     All functions trace under `jit` with static shapes. `client_update` is written for one client;
     the runtime adds the client axis, by `vmap` or a loop.
 
-    The last four fields declare what runtimes must know; `simulate` and `simulate_buffered` refuse
+    The last five fields declare what runtimes must know; `simulate` and `simulate_buffered` refuse
     a method that they cannot run correctly. A client's state and the server's move together: over
     the clients whose message was counted. A client whose message was not counted, because it was
     lost or came too late, keeps its old state, as if it had not been drawn, apart from what
@@ -109,6 +110,8 @@ class FederatedAlgorithm(NamedTuple):
             discount, from 0 to 1: `[chunk]`. None (default) where that is not possible: the
             server's state is the sum or mean of client states, or every client must receive every
             message.
+        mechanism: What `server_update` releases in each round with noise from its key, for those
+            who account for it; None (default) for a method without noise.
 
     """
 
@@ -125,6 +128,7 @@ class FederatedAlgorithm(NamedTuple):
     uncounted: Uncounted | None = None
     every_round: bool = False
     add_stale: AddStale | None = None
+    mechanism: Mechanism | None = None
 
 
 class SplitMessages(NamedTuple):

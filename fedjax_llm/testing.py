@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from .aggregators import Aggregator
 from .algorithm import FederatedAlgorithm
+from .algorithms.shared.partials import finish_round, first_round
 from .client_training import Frozen, Params
 from .simulation import chunked, round_program, scan, vmap
 from .simulation.keys import SERVER
@@ -346,7 +347,8 @@ def check_aggregator(
     updates = jax.tree.map(lambda leaf: jr.normal(jr.key(leaf.size), (clients, *leaf.shape)), like)
     weights = jnp.array([1.0, 2.0, 0.5, 3.0, 1.5, *(1.0 for _ in more)])
     empty, add = jax.jit(aggregator.empty, static_argnums=1), jax.jit(aggregator.add)
-    merge, finish = jax.jit(aggregator.merge), jax.jit(aggregator.finish)
+    merge, of_rule = jax.jit(aggregator.merge), first_round(aggregator, jr.key(0), like)
+    finish = jax.jit(lambda partial: finish_round(aggregator, jr.key(0), of_rule, partial)[0])
 
     def folded(
         chunks: list[list[int]], weights: Any = weights, updates: PyTree = updates

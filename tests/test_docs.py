@@ -59,6 +59,17 @@ def test_the_example_of_the_compression_package_runs(capsys):
     assert sent * 50 < plain
 
 
+@pytest.mark.slow
+def test_the_example_of_the_privacy_document_runs(capsys):
+    (code,) = examples("docs/privacy.md")
+    run(code, "docs/privacy.md")
+    (epsilon, relation), (noise,) = map(str.split, capsys.readouterr().out.splitlines())
+    assert epsilon.startswith("1.828")
+    assert relation == "add_or_remove"
+    # the noise for epsilon 2 in one release, by sqrt(20) for 20 rounds
+    assert abs(float(noise) / 20**0.5 - 1.9938) < 0.001
+
+
 @pytest.mark.parametrize("number", range(5))
 def test_the_components_of_contributing_work(number):
     tables = (

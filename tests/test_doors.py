@@ -18,6 +18,7 @@ import fedjax_compression as fc
 from fedjax_compression import *
 from fedjax_llm import *
 from fedjax_llm import algorithms, data, evaluation, simulation, tasks
+from fedjax_llm.privacy import Secret
 from fedjax_llm.runs import prepare
 import fedjax_llm.algorithms.registry, fedjax_llm.data.registry
 from fedjax_llm.testing import check_aggregator, check_algorithm
@@ -53,6 +54,13 @@ def simulated(**other):
 
 
 CALLS = {
+    "Secret('deadbeef' * 8)": (
+        "TypeError: Secret: value: expected bytes, got a str; secrets.token_bytes(32) makes them."
+    ),
+    simulated(more=", secret='deadbeef'"): (
+        "TypeError: simulate: secret: expected a Secret or None, got a str; "
+        "Secret(secrets.token_bytes(32)) makes one."
+    ),
     "data.pooled({1: [], '1': []})": (
         "TypeError: pooled: examples: client 1: expected a name as text, got 1; '1' is one."
     ),

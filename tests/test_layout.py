@@ -24,6 +24,7 @@ LAYERS = {
             "server_optimizers",
             "precision",
             "schedules",
+            "privacy",
             "client_training",
             "algorithm",
             "ledger",

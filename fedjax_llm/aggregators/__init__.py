@@ -1,10 +1,12 @@
 """Rules by which a server combines decoded updates."""
 
+from .adaptive_dp_fed_avg import adaptive_dp_fed_avg
 from .bucketing import bucketing
 from .bulyan import bulyan
 from .centered_clipping import centered_clipping
-from .contract import Aggregator
+from .contract import Aggregator, Noised
 from .dnc import dnc
+from .dp_fed_avg import dp_fed_avg
 from .failures import leave_out_failed
 from .flame import flame
 from .fools_gold import fools_gold
@@ -21,11 +23,14 @@ from .weighted_mean import weighted_mean
 
 __all__ = [
     "Aggregator",
+    "Noised",
     "Stack",
+    "adaptive_dp_fed_avg",
     "bucketing",
     "bulyan",
     "centered_clipping",
     "dnc",
+    "dp_fed_avg",
     "flame",
     "fools_gold",
     "krum",

@@ -5,12 +5,34 @@ from typing import NamedTuple, TypeAlias
 
 from jaxtyping import Array, Float, Key, PyTree
 
+from ..privacy.mechanism import Mechanism
+
 Partial: TypeAlias = PyTree
 """The aggregate of the clients folded in so far."""
 
 
 Updates: TypeAlias = PyTree
 """Decoded updates of some clients: leaves `[clients, ...]`."""
+
+
+class Noised(NamedTuple):
+    """What a rule that adds noise has in place of `begin` and `finish`.
+
+    Attributes:
+        mechanism: What a round releases, for accounting.
+        init: `() -> memory`: what the rule keeps before the first round, such as a clip bound;
+            empty for nothing. It is in checkpoints, so that it may hold only what was released.
+        begin: `(memory, like, clients) -> partial`: the partial before any client of a round.
+        finish: `(key, memory, partial) -> (update, memory)`: the combined update with its noise, in
+            float32, and what the rule keeps for the next round. `key` is used for nothing else. A
+            round in which no client was accepted is released like any other.
+
+    """
+
+    mechanism: Mechanism
+    init: Callable[[], PyTree]
+    begin: Callable[[PyTree, PyTree, int], Partial]
+    finish: Callable[[Key[Array, ""], PyTree, Partial], tuple[PyTree, PyTree]]
 
 
 class Aggregator(NamedTuple):
@@ -36,6 +58,8 @@ class Aggregator(NamedTuple):
             starts from the last aggregate. `key` is the round's own; `last` is the result of the
             last round's `finish`, in float32, and zeros before the first round. A method that finds
             it calls it in place of `empty`. None (default): a round depends on neither.
+        noised: For a rule that adds noise, in place of `begin`; its `finish` raises, so that no
+            method leaves the noise out unseen. None (default): the rule adds none.
 
     """
 
@@ -44,3 +68,4 @@ class Aggregator(NamedTuple):
     merge: Callable[[Partial, Partial], Partial]
     finish: Callable[[Partial], PyTree]
     begin: Callable[[Key[Array, ""], PyTree, int], Partial] | None = None
+    noised: Noised | None = None

@@ -174,6 +174,9 @@ def check_f(f: Any, *, who: str) -> None:
 
 
 def check_rule(rule: Any, *, who: str) -> None:
-    """Raise `TypeError` unless a wrapped rule is an `Aggregator`."""
+    """Raise unless a wrapped rule is an `Aggregator` (`TypeError`) without noise (`ValueError`)."""
     remedy = "call the factory first" if callable(rule) else ""
     check_kind(rule, Aggregator, who=who, name="rule", expected="an Aggregator", remedy=remedy)
+    if rule.noised is not None:
+        expected = "a rule without noise, which bounds what one client moves only as it stands"
+        raise ValueError(message(who, "rule", expected, "a rule with noise"))

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 from fedjax_compression.checks import check_function, check_new_name
 
+from .adaptive_dp_fed_avg import adaptive_dp_fed_avg
 from .bucketing import bucketing
 from .bulyan import bulyan
 from .centered_clipping import centered_clipping
 from .contract import Aggregator
 from .dnc import dnc
+from .dp_fed_avg import dp_fed_avg
 from .flame import flame
 from .fools_gold import fools_gold
 from .krum import krum, multi_krum
@@ -22,10 +24,12 @@ from .trimmed_mean import trimmed_mean
 from .weighted_mean import weighted_mean
 
 AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
+    "adaptive_dp_fed_avg": adaptive_dp_fed_avg,
     "bucketing": bucketing,
     "bulyan": bulyan,
     "centered_clipping": centered_clipping,
     "dnc": dnc,
+    "dp_fed_avg": dp_fed_avg,
     "flame": flame,
     "fools_gold": fools_gold,
     "krum": krum,

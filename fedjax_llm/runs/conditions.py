@@ -29,6 +29,8 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
         for name, factories in CONDITIONS.items()
         if name in texts
     }
+    if "sampler" in given:
+        _check_sampler(config)
     if "attack" in given:
         _check_attack(parsed, given["attack"])
     for name in given:
@@ -39,12 +41,13 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
                 f"{name}: expected a link, such as link(uplink=10e6, downlink=50e6), as it is in "
                 f"simulated seconds; got {getattr(config, name)} alone."
             )
-    misses = config.faults if config.buffer is None else f"a buffer of {config.buffer}"
+    misses = config.faults or config.sampler
+    misses = misses if config.buffer is None else f"a buffer of {config.buffer}"
     if misses and has_receiver_memory(downlink):
         raise ValueError(
             f"downlink: {config.downlink} needs every client in every round, as a client that "
-            f"misses a message cannot read the next; expected none of faults and buffer, got "
-            f"{misses}."
+            f"misses a message cannot read the next; expected none of faults, sampler and buffer, "
+            f"got {misses}."
         )
     if config.buffer is not None:
         _check_buffer(config)
@@ -59,6 +62,7 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
         given.get("deadline"),
         given.get("availability"),
         given.get("attack"),
+        given.get("sampler"),
     )
 
 
@@ -75,7 +79,7 @@ def check_declared(
                 f"algorithm: {name} needs every client in every round, expected clients to be "
                 f"{population}, all there are, got {config.clients}."
             )
-        for field in ("faults", "deadline"):
+        for field in ("faults", "deadline", "sampler"):
             if getattr(config, field) is not None:
                 raise _needs_everyone(parsed, field)
     if config.buffer is not None and algorithm.add_stale is None:
@@ -92,6 +96,14 @@ def _needs_everyone(parsed: ParsedConfig, field: str) -> ValueError:
         f"{field}: {parsed.texts['algorithm'].call.name} needs the whole of every client in every "
         f"round, expected none, got {getattr(parsed.config, field)}."
     )
+
+
+def _check_sampler(config: RunConfig) -> None:
+    for name in ("deadline", "availability", "buffer"):
+        if (got := getattr(config, name)) is not None:
+            raise ValueError(
+                f"{name}: expected none with a sampler, which alone says who is drawn, got {got}."
+            )
 
 
 def _check_attack(parsed: ParsedConfig, attack: Attack) -> None:

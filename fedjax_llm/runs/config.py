@@ -32,7 +32,8 @@ class RunConfig:
         uplink: Codec of what clients send.
         downlink: Codec of what the server sends.
         aggregate: How the server combines decoded updates: weighted_mean(), a robust rule such as
-            median() or krum(f=6), or a registered rule of your own. Default: the method's.
+            median() or krum(f=6), one with noise for privacy such as dp_fed_avg(clip=0.5,
+            noise_multiplier=1.0), or a registered rule of your own. Default: the method's.
         prediction: Share of the last round's update that clients and server subtract before coding
             an uplink; above 0 the downlink carries that update too.
         client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),
@@ -106,6 +107,12 @@ class RunConfig:
         attack: Which share of the clients is malicious, drawn by the seed, and what they do:
             alie(fraction=0.2), sign_flip(fraction=0.1), token_flip(fraction=0.1, values=256) or
             another. Default: none.
+        sampler: Which clients a round draws: poisson(0.1), each client with that probability and
+            at most `clients` of them; cyclic(min_separation=4), groups in turn; or
+            without_replacement(). Default: `clients` of them, drawn by the seed.
+        secret: File with the secret of a run with noise, 32 hexadecimal digits or more: its noise
+            and its sampler's draws come from it, and not from the seed. Rows have its digest alone.
+        delta: Delta at which rows tell the epsilon of a run with noise.
         decoder: Sizes of a fresh decoder.
 
     """
@@ -145,6 +152,9 @@ class RunConfig:
     availability: str | None = None
     buffer: int | None = None
     attack: str | None = None
+    sampler: str | None = None
+    secret: str | None = None
+    delta: float | None = None
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
@@ -166,8 +176,13 @@ TEXTS = (
     "deadline",
     "availability",
     "attack",
+    "sampler",
 )
 """The fields that hold a call as text."""
+
+
+ENDS = ("rounds", "target_loss")
+"""The fields that say when a run ends, and do not change its rounds."""
 
 
 class ParsedConfig(NamedTuple):

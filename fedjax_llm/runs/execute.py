@@ -150,6 +150,10 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
             "together: expected a method of whole rounds, without faults, network or buffer, got "
             f"{config.algorithm} with one of these."
         )
+    if runs[0].private:
+        raise ValueError(
+            f"together: expected runs without noise for privacy, got {config.aggregate}."
+        )
     if config.target_loss is not None:
         raise ValueError(
             f"target_loss: expected none for runs together, which end together, got "
@@ -222,4 +226,5 @@ def rounds(
         client_axis=axis,
         start=start,
         conditions=run.conditions,
+        secret=run.private and run.private.secret,
     )

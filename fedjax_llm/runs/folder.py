@@ -16,7 +16,7 @@ from fedjax_compression.text import build, parse
 
 from ..simulation import CLIENT_AXES, Auto, Round
 from ..simulation.run_checkpoints import RunCheckpoints
-from .config import parse_config
+from .config import ENDS, parse_config
 from .contents import check_contents
 from .delivery import FOLDERS
 from .execute import ResumePoint, choose_client_axis
@@ -24,9 +24,6 @@ from .prepare import Run
 from .results import Row, read_rows, write_object
 from .rows import versions
 from .stopping import Stop, locked, stop_signals
-
-ENDS = ("rounds", "target_loss")
-"""Fields that say when a run ends, and do not change its rounds."""
 
 
 class RunFolder(NamedTuple):

@@ -29,6 +29,7 @@ from .held_out import Evaluated, held_out, to_evaluate
 from .memory import check_memory
 from .method_inputs import check_adapter, check_client_axis, method_inputs, names_in
 from .optimizers import OPTIMIZERS
+from .private import Private, private
 from .texts import Parsed, built, in_field
 from .workload import Workload, workload
 
@@ -51,6 +52,7 @@ class Run(NamedTuple):
     client_axis: ClientAxis | Auto
     conditions: Conditions
     contents: Contents
+    private: Private | None = None
 
     @property
     def unit(self) -> str:
@@ -135,6 +137,10 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     inputs = method_inputs(parsed, parts, load, task, split)
     algorithm = _algorithm(parsed, task, inputs)
     check_declared(parsed, algorithm, population)
+    if under.sampler:
+        in_field("sampler", under.sampler.participation, config.clients, population)
+    contents = _contents(parsed, load, task, under)
+    of_privacy = private(parsed, algorithm, under, split.train.names, contents)
     client_axis = built("client_axis", texts["client_axis"], CLIENT_AXES)
     ready = task_spec.ready(task, load.corpus, config.seq)
     if ready is not load.corpus:
@@ -153,7 +159,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         batching,
         client_axis,
         under,
-        _contents(parsed, load, task, under),
+        contents | (of_privacy.contents if of_privacy else {}),
+        of_privacy,
     )
 
 

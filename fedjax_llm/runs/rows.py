@@ -88,7 +88,7 @@ def summary(run: Run, ended: Ended, watched: Watched | None = None) -> Row:
             "unit": run.unit,
             "rounds": len(rows),
             **_bytes(run, rows),
-            "failed": sum(row["failed"] for row in rows),
+            "failed": None if run.private else sum(row["failed"] for row in rows),
             "digest": _digest(run, trained),
             "seconds": round(seconds, 3),
             "versions": versions(),
@@ -96,6 +96,7 @@ def summary(run: Run, ended: Ended, watched: Watched | None = None) -> Row:
             "contents": run.contents,
             "config": asdict(run.config),
             **evaluated_sizes(run),
+            **({"privacy": run.private.row(len(rows))} if run.private else {}),
         }
     )
     row |= quality(run, params, frozen, watched)
@@ -113,10 +114,10 @@ def _digest(run: Run, trained: Trained) -> str:
 
 
 def round_row(run: Run, finished: Round) -> Row:
-    """The row of a round."""
+    """The row of a round; with noise for privacy, without what is told of clients without noise."""
     info, targets = finished.client_info, finished.client_info.targets
     seen = np.isfinite(info.loss) * targets
-    return {
+    row = {
         "round": finished.round,
         f"train_nats_per_{run.unit}": (
             float(np.nan_to_num(info.loss) @ seen / seen.sum()) if seen.any() else None
@@ -135,6 +136,7 @@ def round_row(run: Run, finished: Round) -> Row:
         ),
         **_of_plan(run, finished),
     }
+    return run.private.withheld(row, run.unit) if run.private else row
 
 
 def _of_plan(run: Run, finished: Round) -> Row:
@@ -142,6 +144,8 @@ def _of_plan(run: Run, finished: Round) -> Row:
     row: Row = {}
     if run.conditions.network:
         row["simulated_seconds"] = finished.seconds
+    if run.conditions.sampler:
+        row["answers"] = row["sent"] = len(finished.clients)
     if plan := finished.plan:
         row["answers"] = int(plan.answers.sum())
         row["sent"] = sum(entry.direction == "down" for entry in finished.messages)

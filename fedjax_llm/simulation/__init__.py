@@ -10,6 +10,7 @@ from .conditions.contract import Conditions, Plan
 from .conditions.deadline import Deadline, deadline
 from .conditions.faults import Fate, Faults, faults
 from .conditions.network import Links, Network, link, links
+from .conditions.sampling import Sampler, cyclic, poisson, without_replacement
 from .loop.buffered import simulate_buffered
 from .loop.client_store import ClientStore, StoreRows
 from .loop.compiled_rounds import CompiledRounds
@@ -37,6 +38,7 @@ __all__ = [
     "Plan",
     "Round",
     "RunCheckpoints",
+    "Sampler",
     "Snapshot",
     "StoreRows",
     "Timed",
@@ -44,12 +46,14 @@ __all__ = [
     "auto",
     "candidates",
     "chunked",
+    "cyclic",
     "deadline",
     "diurnal",
     "fastest",
     "faults",
     "link",
     "links",
+    "poisson",
     "round_program",
     "scan",
     "sharded",
@@ -60,4 +64,5 @@ __all__ = [
     "split_entries",
     "trace",
     "vmap",
+    "without_replacement",
 ]

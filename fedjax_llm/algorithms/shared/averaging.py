@@ -23,9 +23,9 @@ from .checks import check_aggregate, check_like, check_loss, check_population, c
 from .failures import has_failed, nan_where
 from .partials import (
     PartialAggregate,
+    finish_round,
     first_round,
     gather_updates,
-    next_round,
     server_result,
     server_step,
     stale_adder,
@@ -64,7 +64,8 @@ class AveragingState(NamedTuple):
         downlink: State of the downlink's sender.
         uplink: Memory of the uplink's receiver.
         known: The last aggregated update, if uplinks are coded relative to it; else empty.
-        of_rule: The `RoundOfRule` of an aggregator with `begin`; else empty.
+        of_rule: The `RoundOfRule` of an aggregator with `begin`, the memory of one with noise; else
+            empty.
 
     """
 
@@ -184,6 +185,7 @@ def averaging(
     uplink, downlink = uplink or identity(), downlink or identity()
     down = channel(downlink, like, numbered=work.numbered)
     aggregate = aggregate or weighted_mean()
+    noised = aggregate.noised
     check_population(uplink, population, who=who)
     remembers = has_receiver_memory(uplink)
     any_cohort = 2**20  # nothing is allocated, and no rule refuses so many clients
@@ -242,7 +244,7 @@ def averaging(
     ) -> tuple[AveragingState, ServerInfo]:
         total = partial.aggregate
         share = total.weight / population if remembers and population else 1.0
-        combined = aggregate.finish(total)
+        combined, of_rule = finish_round(aggregate, key, state.of_rule, total)
         update, memory = uplink.receive(combined, state.uplink, share)
         params, optimizer = server_step(server_optimizer, state.params, state.optimizer, update)
         new = AveragingState(
@@ -251,12 +253,12 @@ def averaging(
             state.downlink,
             memory,
             cast(update, like) if prediction else (),
-            next_round(state.of_rule, combined),
+            of_rule,
         )
-        return server_result(partial, new, state, update)
+        return server_result(partial, new, state, update, always=noised is not None)
 
     # a stale answer was coded relative to an earlier update than the server now knows
-    in_order = remembers or has_receiver_memory(downlink) or bool(prediction)
+    in_order = remembers or has_receiver_memory(downlink) or bool(prediction) or bool(noised)
     return FederatedAlgorithm(
         init,
         client_init,
@@ -270,6 +272,7 @@ def averaging(
             if in_order
             else stale_adder(decode, aggregate, like, round_of=lambda state: state.of_rule)
         ),
+        mechanism=noised and noised.mechanism,
     )
 
 

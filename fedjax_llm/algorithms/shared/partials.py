@@ -33,7 +33,12 @@ class RoundOfRule(NamedTuple):
 
 
 def first_round(aggregate: Aggregator, key: Key[Array, ""], like: PyTree) -> Any:
-    """The `RoundOfRule` before the first round; empty for a rule without `begin`."""
+    """What a server keeps for its rule before the first round.
+
+    The `RoundOfRule` of a rule with `begin`, the memory of a rule with noise; else empty.
+    """
+    if aggregate.noised is not None:
+        return aggregate.noised.init()
     if aggregate.begin is None:
         return ()
     return RoundOfRule(jr.key_data(key), float32_zeros(like))
@@ -45,6 +50,27 @@ def next_round(of_rule: Any, update: PyTree) -> Any:
         return ()
     _, kept = jr.split(jr.wrap_key_data(of_rule.key))
     return RoundOfRule(jr.key_data(kept), update)
+
+
+def finish_round(
+    aggregate: Aggregator, key: Key[Array, ""], of_rule: Any, total: PyTree
+) -> tuple[PyTree, Any]:
+    """The combined update of a round, and what the server keeps for the rule's next round.
+
+    Args:
+        aggregate: The rule.
+        key: The key of the server's step, from which a rule with noise draws it.
+        of_rule: What the server keeps for the rule.
+        total: The rule's merged partial.
+
+    Returns:
+        The update, and the new `of_rule`.
+
+    """
+    if aggregate.noised is not None:
+        return aggregate.noised.finish(key, of_rule, total)
+    update = aggregate.finish(total)
+    return update, next_round(of_rule, update)
 
 
 class PartialAggregate(NamedTuple):
@@ -67,7 +93,7 @@ def gather_updates(
     aggregate: Aggregator,
     like: PyTree,
     *,
-    round_of: Callable[[ServerState], RoundOfRule] | None = None,
+    round_of: Callable[[ServerState], Any] | None = None,
 ) -> Gather:
     """Build a `Gather` that decodes each uplink, leaves out failed clients, and aggregates.
 
@@ -75,15 +101,15 @@ def gather_updates(
         decode: `(server_state, uplink) -> update`, of one client.
         aggregate: Rule that combines the decoded updates.
         like: Structure of a decoded update: arrays or ShapeDtypeStructs.
-        round_of: `(server_state) -> round`: what the server's state keeps for a rule with `begin`.
-            Default: none, and such a rule is refused.
+        round_of: `(server_state) -> round`: what the server's state keeps for a rule with `begin`
+            or with noise. Default: none, and such a rule is refused.
 
     Returns:
         A `Gather` whose partial is a `PartialAggregate`.
 
     Raises:
         TypeError: For a `decode` that cannot be called, and for anything but an `Aggregator`.
-        ValueError: For a rule with `begin` without `round_of`.
+        ValueError: For a rule with `begin` or noise without `round_of`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -104,13 +130,16 @@ def gather_updates(
         aggregate, Aggregator, who="gather_updates", name="aggregate", expected="an Aggregator"
     )
 
-    begin = aggregate.begin
-    if begin is not None and round_of is None:
+    begin, noised = aggregate.begin, aggregate.noised
+    if (begin or noised) and round_of is None:
         expected = "a rule that depends on no round, or a round_of that keeps one for it"
-        raise ValueError(message("gather_updates", "aggregate", expected, "a rule with begin"))
+        got = "a rule with begin" if begin else "a rule with noise"
+        raise ValueError(message("gather_updates", "aggregate", expected, got))
 
     def empty(state: ServerState, clients: int) -> PartialAggregate:
         zero = jnp.zeros((), jnp.int32)
+        if noised and round_of:
+            return PartialAggregate(noised.begin(round_of(state), like, clients), zero, zero)
         if begin is None or round_of is None:
             return PartialAggregate(aggregate.empty(like, clients), zero, zero)
         of_rule = round_of(state)
@@ -152,7 +181,7 @@ def stale_adder(
     like: PyTree,
     *,
     discounted: Callable[[PyTree, Float[Array, ""]], PyTree] = times,
-    round_of: Callable[[ServerState], RoundOfRule] | None = None,
+    round_of: Callable[[ServerState], Any] | None = None,
 ) -> AddStale:
     """Build the `add_stale` that belongs to `gather_updates(decode, aggregate, like)`.
 
@@ -186,7 +215,12 @@ def stale_adder(
 
 
 def server_result(
-    partial: PartialAggregate, new: ServerState, old: ServerState, update: PyTree
+    partial: PartialAggregate,
+    new: ServerState,
+    old: ServerState,
+    update: PyTree,
+    *,
+    always: bool = False,
 ) -> tuple[ServerState, ServerInfo]:
     """Choose the new server state, or the old one if no client was accepted; and make the metrics.
 
@@ -195,6 +229,8 @@ def server_result(
         new: The state after the server's step.
         old: The state before it, of the same structure.
         update: The aggregated update, for its norm.
+        always: Take the new state even so, as a release of noise must not tell whether anyone
+            answered. Default: False.
 
     Returns:
         The state, and a `ServerInfo`.
@@ -208,7 +244,7 @@ def server_result(
         (1.0, 2)
 
     """
-    state = choose(partial.accepted > 0, new, old)
+    state = new if always else choose(partial.accepted > 0, new, old)
     return state, ServerInfo(partial.accepted, partial.failed, optax.tree.norm(update))
 
 

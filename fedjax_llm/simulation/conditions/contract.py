@@ -10,6 +10,7 @@ from .availability import Availability
 from .deadline import Deadline
 from .faults import Faults
 from .network import Network
+from .sampling import Sampler
 
 
 class Conditions(NamedTuple):
@@ -29,6 +30,9 @@ class Conditions(NamedTuple):
             for always.
         attack: Which clients are malicious and what they do, such as `alie(fraction=0.2)`; None,
             the default, for none.
+        sampler: Which clients a round draws: `poisson(rate)`, `cyclic(min_separation)` or
+            `without_replacement()`; None, the default, for a cohort of one size, drawn from the
+            round's key.
 
     Example:
         >>> from fedjax_llm.simulation import Conditions, deadline, faults, link
@@ -44,6 +48,7 @@ class Conditions(NamedTuple):
     deadline: Deadline | None = None
     availability: Availability | None = None
     attack: Attack | None = None
+    sampler: Sampler | None = None
 
 
 class Plan(NamedTuple):

@@ -7,6 +7,7 @@ from .availability import diurnal, trace
 from .deadline import deadline
 from .faults import faults
 from .network import link, links
+from .sampling import cyclic, poisson, without_replacement
 
 CONDITIONS: Mapping[str, Mapping[str, Callable]] = {
     "faults": {"faults": faults},
@@ -14,5 +15,10 @@ CONDITIONS: Mapping[str, Mapping[str, Callable]] = {
     "deadline": {"deadline": deadline},
     "availability": {"diurnal": diurnal, "trace": trace},
     "attack": ATTACKS,
+    "sampler": {
+        "cyclic": cyclic,
+        "poisson": poisson,
+        "without_replacement": without_replacement,
+    },
 }
 """For each field of a run's configuration, the factories that it may name."""

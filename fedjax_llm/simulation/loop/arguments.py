@@ -10,6 +10,7 @@ from ...algorithm import FederatedAlgorithm, SplitMethod
 from ...attacks.contract import Attack
 from ...checks import check_count
 from ...data import Batching, ClientData, HoldOut
+from ...privacy import Poisson, Secret
 from ..client_axes.auto import Auto
 from ..client_axes.contract import ClientAxis
 from ..conditions.availability import Availability
@@ -17,6 +18,7 @@ from ..conditions.contract import Conditions
 from ..conditions.deadline import Deadline
 from ..conditions.faults import Faults
 from ..conditions.network import Network
+from ..conditions.sampling import Sampler
 from .client_store import ClientStore
 from .compiled_rounds import CompiledRounds
 from .round import Round, Snapshot
@@ -27,6 +29,7 @@ _CONDITIONS: Mapping[str, type] = {
     "deadline": Deadline,
     "availability": Availability,
     "attack": Attack,
+    "sampler": Sampler,
 }
 
 
@@ -103,9 +106,56 @@ def check_every_round(
     why = "as the algorithm needs every client in every round"
     if clients < population:
         raise ValueError(message(who, "clients", f"{population}, {why}", clients))
-    for name in ("faults", "deadline"):
+    for name in ("faults", "deadline", "sampler"):
         if (condition := getattr(conditions, name)) is not None:
             raise ValueError(message(who, f"conditions.{name}", f"None, {why}", condition))
+
+
+def check_private(
+    algorithm: FederatedAlgorithm,
+    conditions: Conditions,
+    secret: Any,
+    *,
+    clients: int,
+    population: int,
+    who: str,
+) -> None:
+    """Raise unless the noise of an algorithm can come from a secret and bounds what a client moves.
+
+    Raises `TypeError` for a secret of another kind, `ValueError` for one that is missing or unused,
+    and for conditions under which one client changes what others send.
+    """
+    remedy = "Secret(secrets.token_bytes(32)) makes one"
+    if secret is not None and not isinstance(secret, Secret):  # whose value is not shown
+        kind = type(secret).__name__
+        raise TypeError(f"{who}: secret: expected a Secret or None, got a {kind}; {remedy}.")
+    if algorithm.mechanism is None:
+        if secret is not None:
+            expected = "None, as the algorithm adds no noise"
+            raise ValueError(message(who, "secret", expected, secret))
+        return
+    if secret is None:
+        expected = "a Secret, from which the algorithm's noise is drawn"
+        raise ValueError(message(who, "secret", expected, None, remedy))
+    if conditions.sampler is not None and algorithm.mechanism.divisor is None:
+        drawn = conditions.sampler.participation(clients, population)
+        if isinstance(drawn, Poisson):
+            mean = drawn.rate * population
+            expected = f"a rule with a divisor, such as {mean:g}, the clients that a round expects"
+            raise ValueError(message(who, "algorithm", expected, "one without"))
+    why = "None with noise for privacy, as who counts may not depend on others' data"
+    if conditions.deadline is not None:
+        raise ValueError(message(who, "conditions.deadline", why, conditions.deadline))
+    if conditions.attack is not None and conditions.attack.craft is not None:
+        why = "an attack that reads no other client's update, as the noise hides them"
+        raise ValueError(message(who, "conditions.attack", why, "an omniscient one"))
+
+
+def check_without_noise(algorithm: FederatedAlgorithm, *, who: str) -> None:
+    """Raise `ValueError` for an algorithm with noise, in a loop that has no secret for it."""
+    if algorithm.mechanism is not None:
+        expected = "one without noise, which only simulate draws from a secret"
+        raise ValueError(message(who, "algorithm", expected, "one with a mechanism"))
 
 
 def check_client_axis(value: Any, *, who: str) -> None:
@@ -126,7 +176,8 @@ def check_client_axis(value: Any, *, who: str) -> None:
 def check_conditions(value: Any, *, who: str) -> None:
     """Raise `TypeError` unless a value is `Conditions` whose fields have the right kinds.
 
-    Raises `ValueError` for a deadline or an availability without a network.
+    Raises `ValueError` for a deadline or an availability without a network, and for what a sampler
+    cannot be combined with.
     """
     remedy = _wrap_in_conditions(value)
     check_kind(value, Conditions, who=who, name="conditions", expected="Conditions", remedy=remedy)
@@ -147,6 +198,15 @@ def check_conditions(value: Any, *, who: str) -> None:
                 f"{who}: conditions.network: expected a network, as {name} is in simulated "
                 "seconds, got None; add network=link(...)."
             )
+    if value.sampler is None:
+        return
+    for name in ("deadline", "availability"):
+        if (condition := getattr(value, name)) is not None:
+            expected = "None with a sampler, which alone says who is drawn"
+            raise ValueError(message(who, f"conditions.{name}", expected, condition))
+    if value.attack is not None and value.attack.craft is not None:
+        expected = "an attack that reads no other client's update, with a sampler"
+        raise ValueError(message(who, "conditions.attack", expected, "an omniscient one"))
 
 
 def check_start(value: Any, *, who: str) -> None:

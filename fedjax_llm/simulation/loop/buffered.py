@@ -31,6 +31,7 @@ from .arguments import (
     check_conditions,
     check_corpus,
     check_rounds,
+    check_without_noise,
 )
 from .client_store import ClientStore, write_states
 from .cohorts import data_keys, order
@@ -138,6 +139,7 @@ def simulate_buffered(
     check_count(buffer, who=who, name="buffer", at_least=1)
     check_conditions(conditions, who=who)
     _check_buffered(conditions)
+    check_without_noise(algorithm, who=who)
     if algorithm.add_stale is None:
         raise ValueError(
             f"{who}: algorithm: expected one with add_stale, which folds in answers to "
@@ -358,7 +360,7 @@ def _check_buffered(conditions: Conditions) -> None:
         raise ValueError(
             message(who, "conditions.network", expected, None, "add network=link(...)")
         )
-    for name in ("deadline", "availability", "attack"):
+    for name in ("deadline", "availability", "attack", "sampler"):
         condition = getattr(conditions, name)
         if condition is not None:
             expected = "None, because no round waits for its clients"

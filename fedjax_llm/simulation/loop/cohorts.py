@@ -12,12 +12,14 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 from ...attacks.malicious import AttackedBatches
 from ...data import Batching, ClientData, cohort_batches, step_counts
+from ...privacy import Secret
 from ..client_axes.contract import ClientAxis
 from ..client_axes.placing import local_rows, put_clients, shards
 from ..conditions.availability import wait_for
 from ..conditions.contract import Plan
 from ..conditions.faults import FaultyBatches
 from ..conditions.planning import RoundPlanner
+from ..conditions.sampling import Sampler
 from ..keys import DATA, SAMPLING
 from .client_store import ClientStore
 from .prefetch import prefetched
@@ -32,7 +34,7 @@ class CohortChunk(NamedTuple):
         last: Whether this is the round's last chunk.
         round_key: The key of the round.
         clients: The numbers of the clients, `[clients]`. A cohort's last chunk is padded with
-            repetitions of its last client.
+            repetitions of its last client; one without any client, of the population's first.
         valid: Number of clients without the padding, which has weight zero.
         plan: The plan of the whole cohort; None if every client answers.
         rows: The positions of the clients in the cohort, `[clients]`.
@@ -128,6 +130,28 @@ def _data_keys(round_key: Key[Array, ""], cohort: Int[Array, " cohort"]) -> Arra
     return jr.key_data(keys)
 
 
+def sampled_cohorts(
+    sampler: Sampler,
+    key: Key[Array, ""],
+    secret: Secret | None,
+    *,
+    population: int,
+    clients: int,
+) -> Callable[[int], Int[np.ndarray, " cohort"]]:
+    """`(round) -> cohort` of a sampler, from the secret where there is one, else from `key`.
+
+    Raises `ValueError` for numbers with which the sampler cannot draw.
+    """
+    sampler.participation(clients, population)
+
+    def key_of(number: int) -> Key[Array, ""]:
+        if secret:
+            return secret.key("sampling", number)
+        return jr.fold_in(jr.fold_in(key, number), SAMPLING)
+
+    return lambda number: sampler.draw(key_of(0), key_of(number), number, population, clients)
+
+
 def cohort_chunks(
     corpus: ClientData,
     batching: Batching,
@@ -140,11 +164,13 @@ def cohort_chunks(
     planner: RoundPlanner | None = None,
     now: Callable[[], float] = lambda: 0.0,
     malicious: Bool[np.ndarray, " population"] | None = None,
+    sampled: Callable[[int], Int[np.ndarray, " cohort"]] | None = None,
 ) -> Generator[CohortChunk, None, None]:
     """Yield the chunks of each round in turn; a thread makes each while the last is in use.
 
     If clients are not always available, a round waits until enough of them are, and its chunks are
-    made only after the round before it has ended at the simulated time `now()`.
+    made only after the round before it has ended at the simulated time `now()`. `sampled(round)`,
+    which is of `sampled_cohorts`, draws cohorts of at most `clients` clients, possibly of none.
     """
     devices = shards(client_axis)
     padded = -(-clients // devices) * devices
@@ -158,16 +184,23 @@ def cohort_chunks(
         round_key, begins, available = jr.fold_in(key, number), None, None
         if windows:
             begins, available = wait_for(windows, now(), clients, len(corpus.names))
-        cohort, keys = draw(round_key, len(corpus.names), clients, available)
+        if sampled:
+            cohort = sampled(number)
+            room = cohort if len(cohort) else np.zeros(1, cohort.dtype)
+            members = room[np.minimum(np.arange(clients), len(room) - 1)]  # one shape for all
+            keys = data_keys(round_key, members)
+        else:
+            cohort, keys = draw(round_key, len(corpus.names), clients, available)
+            members = cohort
         plan = None
         if planner and planner.plan:
-            steps = step_counts(corpus, batching, cohort.tolist())
-            plan = planner.plan(number, round_key, cohort, steps)
-        return round_key, begins, cohort, keys, plan
+            steps = step_counts(corpus, batching, members.tolist())
+            plan = planner.plan(number, round_key, members, steps)
+        return round_key, begins, members, len(cohort), keys, plan
 
     def make(number_and_start: tuple[int, int]) -> CohortChunk:
         number, start = number_and_start
-        round_key, begins, cohort, keys, plan = drawn(number)
+        round_key, begins, cohort, drawn_clients, keys, plan = drawn(number)
         rows = np.minimum(np.arange(start, start + size), clients - 1)
         members = cohort[rows]
         batches = cohort_batches(
@@ -187,7 +220,7 @@ def cohort_chunks(
             start + size >= clients,
             round_key,
             members,
-            min(size, clients - start),
+            min(size, max(drawn_clients - start, 0)),
             plan,
             rows,
             begins,

@@ -16,6 +16,7 @@ from ...attacks.malicious import check_attackable, draw_malicious, with_attack
 from ...client_training import Frozen, Params
 from ...data import Batching, ClientData, cohort_batches
 from ...ledger import Entry, entries
+from ...privacy import Secret
 from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
 from ..client_axes.placing import get_all, put_clients, put_shared
@@ -31,6 +32,7 @@ from .arguments import (
     check_conditions,
     check_corpus,
     check_every_round,
+    check_private,
     check_rounds,
     check_start,
     check_store,
@@ -38,7 +40,7 @@ from .arguments import (
 from .chunk_programs import run_chunk
 from .chunk_results import ChunkResult, chunks_of_round, read_chunk, store_chunk
 from .client_store import ClientStore
-from .cohorts import CohortChunk, cohort_chunks
+from .cohorts import CohortChunk, cohort_chunks, sampled_cohorts
 from .compiled_rounds import CompiledRounds, build_with
 from .crafted import Crafting, ObservedRound, crafting
 from .programs import (
@@ -65,6 +67,7 @@ def simulate(
     start: Snapshot | None = None,
     store: ClientStore | None = None,
     conditions: Conditions = Conditions(),
+    secret: Secret | None = None,
     compiled: CompiledRounds | None = None,
 ) -> Generator[Round, None, None]:
     """Run a federated algorithm, one round for each item that is requested.
@@ -86,6 +89,10 @@ def simulate(
     It keeps its old client state, apart from what the algorithm's `uncounted` lets it keep of the
     new one. However many clients answer, nothing is compiled again.
 
+    An algorithm with a `mechanism` draws its noise from `secret`, once a round, after all clients
+    are folded in: the same noise for every client axis. The secret is in no state and snapshot; a
+    run that resumes needs it again and then draws the same noise.
+
     Args:
         algorithm: The algorithm, such as `fed_avg(...)`.
         params: Initial trainable parameters, a pytree. With `start`, the server's parameters come
@@ -95,7 +102,8 @@ def simulate(
         batching: How a client's data is cut into local steps.
         rounds: Number of the last round: a run from a snapshot of round 3 with `rounds=10` runs
             rounds 4 to 10.
-        clients: Clients in a cohort, from 1 to the number of clients in the corpus.
+        clients: Clients in a cohort, from 1 to the number of clients in the corpus; with a sampler
+            in `conditions`, the most.
         seed: Seed of the run.
         client_axis: How the clients run: `vmap()`, the default, `scan()`, `chunked(size)` or
             `sharded(...)`. They compute the same round up to rounding, and differ in memory and
@@ -104,7 +112,8 @@ def simulate(
             run starts at round 1.
         store: An unused `ClientStore` for the client states, such as one on disk; by default one in
             memory.
-        conditions: Faults, network, deadline, availability and attack; by default none.
+        conditions: Faults, network, deadline, availability, attack and sampler; by default none.
+        secret: The `Secret` of an algorithm with a `mechanism`; None, the default, for others.
         compiled: One `CompiledRounds()` for several calls, such as a sweep over seeds, to compile
             once; by default each call compiles.
 
@@ -115,7 +124,9 @@ def simulate(
         TypeError: At the call, for an argument of the wrong kind.
         ValueError: At the call, for a number out of range, a deadline or availability without a
             network, or an algorithm with `every_round` under faults, a deadline or in a cohort of
-            some clients. At the first round, for a client without a link, and for an attack on the
+            some clients. For an algorithm with a `mechanism` without a `secret`, or under a
+            deadline or an omniscient attack, through which one client's data would change what
+            others send. At the first round, for a client without a link, and for an attack on the
             updates of an algorithm without an `attackable` codec or, if it is omniscient, on a
             `sharded` client axis. At a round that cannot
             begin, if too few clients are ever available again.
@@ -150,6 +161,8 @@ def simulate(
     check_conditions(conditions, who=who)
     check_compiled(compiled, who=who)
     check_every_round(algorithm, clients, len(corpus.names), conditions, who=who)
+    key, sampler, population = jr.key(seed), conditions.sampler, len(corpus.names)
+    check_private(algorithm, conditions, secret, clients=clients, population=population, who=who)
     return _simulate(
         algorithm,
         params,
@@ -158,11 +171,17 @@ def simulate(
         batching,
         rounds=rounds,
         clients=clients,
-        key=jr.key(seed),
+        key=key,
         axis=client_axis or vmap(),
         start=start,
         store=store,
         conditions=conditions,
+        secret=secret,
+        sampled=(
+            sampled_cohorts(sampler, key, secret, population=population, clients=clients)
+            if sampler
+            else None
+        ),
         build=build_with(compiled),
     )
 
@@ -181,6 +200,8 @@ def _simulate(
     start: Snapshot | None,
     store: ClientStore | None,
     conditions: Conditions,
+    secret: Secret | None,
+    sampled: Callable[[int], Int[np.ndarray, " cohort"]] | None,
     build: Callable[..., Any],
 ) -> Generator[Round, None, None]:
     """`simulate` with checked arguments; `build` is of `build_with`."""
@@ -199,10 +220,10 @@ def _simulate(
         algorithm = build(with_failures, algorithm)
     shared_frozen = put_shared(axis, frozen)
     uncounted, judge = algorithm.uncounted, planner.judge
-    if axis.at_most or judge or crafts:
+    if axis.at_most or judge or crafts or secret:
         make_programs = measured_programs if judge or crafts else round_programs
         programs = build(make_programs, algorithm, axis, clients)
-        run_round = _in_chunks(programs, axis, shared_frozen, uncounted, judge, crafts)
+        run_round = _in_chunks(programs, axis, shared_frozen, uncounted, judge, crafts, secret)
     else:
         program = build(donating_round, algorithm, axis)
         run_round = _at_once(program, axis, shared_frozen, uncounted)
@@ -226,6 +247,7 @@ def _simulate(
         planner=planner,
         now=lambda: seconds,
         malicious=malicious,
+        sampled=sampled,
     )
     with closing(chunks):
         cohort = np.zeros(0, np.int32)
@@ -285,7 +307,7 @@ def _at_once(
             result.client_info,
             get_all(server_info),
             entries(chunk.round, result.clients.tolist(), down, result.ups),
-            chunk.plan,
+            _plan_of(chunk.plan, result.clients),
             chunk.begins,
         )
 
@@ -299,12 +321,14 @@ def _in_chunks(
     uncounted: Uncounted | None,
     judge: Judge | None,
     crafts: Crafting | None,
+    secret: Secret | None,
 ) -> _RunRound:
     """Rounds that run in chunks.
 
     The host holds two chunks at a time: it reads one while the device computes the next. With
     `judge` or `crafts`, the programs are of `measured_programs`, and the host holds the uplinks and
     client states of the cohort until it knows which of them count, and what malicious clients send.
+    With `secret`, the server's step has a key of that secret in place of the round's.
     """
 
     def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
@@ -347,7 +371,8 @@ def _in_chunks(
                 uplinks = put_clients(client_axis, result.uplinks, len(each.clients))
                 folded = programs.fold(state, folded, uplinks, counted.weights)
                 store_chunk(counted, result, store, uncounted)
-        state, server_info = programs.finish(chunk.round_key, state, folded)
+        key = secret.key("noise", chunk.round) if secret else chunk.round_key
+        state, server_info = programs.finish(key, state, folded)
         return _RoundResult(
             state,
             cohort,
@@ -356,17 +381,24 @@ def _in_chunks(
             ),
             get_all(server_info),
             entries(chunk.round, cohort.tolist(), down, ups),
-            plan,
+            _plan_of(plan, cohort),
             chunk.begins,
         )
 
     return run
 
 
+def _plan_of(plan: Plan | None, cohort: Int[np.ndarray, " cohort"]) -> Plan | None:
+    """A plan without the places of a program that a sampler's cohort leaves empty."""
+    return plan and Plan(*(leaf[: len(cohort)] for leaf in plan))
+
+
 def _seconds(planner: RoundPlanner, result: _RoundResult) -> float:
     """Simulated seconds of a round, from the lengths of its messages."""
     lengths = {(e.client, e.direction): e.payload_bytes + e.header_bytes for e in result.messages}
     cohort = result.clients.tolist()
+    if not cohort:
+        return 0.0
     ups = np.array([lengths.get((client, "up"), 0) for client in cohort])
     assert result.plan is not None  # noqa: S101 - with a network there is a plan
     return planner.seconds(result.clients, result.plan, lengths[cohort[0], "down"], ups)

@@ -29,6 +29,7 @@ from .arguments import (
     check_corpus,
     check_every_round,
     check_rounds,
+    check_without_noise,
 )
 from .chunk_results import chunks_of_round, read_chunk, store_chunk
 from .client_store import ClientStore
@@ -139,6 +140,7 @@ def _simulate_together(
     algorithms = [make(member.varied) for member in members]
     for algorithm in algorithms:
         check_algorithm(algorithm, who="simulate_together: make")
+        check_without_noise(algorithm, who="simulate_together")
         for member in members:
             population = len(member.corpus.names)
             check_every_round(algorithm, clients, population, Conditions(), who="simulate_together")
