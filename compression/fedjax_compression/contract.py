@@ -87,6 +87,8 @@ class Compressor(NamedTuple):
             nothing or failed: above 0 and at most 1. A downlink's `mean` is its one decoded
             message, and `share` 1. A mean with a NaN or an infinity gives a non-finite update and
             leaves the memory unchanged.
+        given: `(known) -> codec`, or None: the codec of a round in which both ends know an update
+            that resembles what is sent, such as the last mean. Payloads keep their structure.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -113,6 +115,7 @@ class Compressor(NamedTuple):
     receive: Callable[[Update, Memory, Float[Array, ""] | float], tuple[Update, Memory]] = (
         _mean_unchanged
     )
+    given: Callable[[Update], "Compressor"] | None = None
 
 
 def payload_structure(compressor: Compressor, like: Like) -> Payload:

@@ -4,6 +4,7 @@ Tseng et al. 2024 (QTIP), arXiv:2406.11235; Marcellin and Fischer 1990. A scale 
 unbiased as in EDEN (Vargaftik et al. 2022, arXiv:2108.08842).
 """
 
+import math
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -12,12 +13,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
-from ..checks import check_integer
+from ..checks import check_integer, check_number
 from ..contract import Compressor, Like, Payload, State, Update
 from ..ops.bits import pack, unpack
 from ..ops.blocks import block_sums, per_entry, unit_blocks
 from ..ops.flat import flatten, size, unflatten
 from ..ops.hadamard import rotate, unrotate
+from ..ops.magnitudes import largest_magnitude, near_power
+from ..ops.mixing import mix, unmix
+from ..ops.word_trellis import word_count, word_table, words_decode, words_encode
 from ..ops.viterbi import trellis_decode, trellis_encode
 
 MULTIPLIER = {1: 235 / 512, 2: 119 / 512, 3: 61 / 512, 4: 159 / 512}
@@ -41,7 +45,7 @@ class Trellis(NamedTuple):
     seed: UInt32[Array, ""]
 
 
-def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
+def trellis_fixed(*, bits: int | float, memory: int = 8) -> Compressor:
     """Rotate the whole update at random and send the closest path through a trellis, unbiased.
 
     Each entry sends `bits` bits. The last `memory` bits sent select its value from a table of
@@ -86,6 +90,9 @@ def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
         270
 
     """
+    check_number(bits, who="trellis_fixed", name="bits", above=0, at_most=4)
+    if bits < 1:
+        return _words(math.ceil(1 / bits))
     check_integer(bits, who="trellis_fixed", name="bits", at_least=1, at_most=4)
     check_integer(memory, who="trellis_fixed", name="memory", at_least=bits + 1, at_most=12)
     table = gaussian_table(bits=bits, memory=memory)
@@ -110,6 +117,36 @@ def trellis_fixed(*, bits: int, memory: int = 8) -> Compressor:
         codes = unpack(payload.codes, entries, bits=bits)
         y = trellis_decode(codes, table, bits=bits) * per_entry(payload.scales, entries)
         return unflatten(unrotate(y, jnp.asarray(payload.seed)), like)
+
+    return Compressor(init=lambda like: (), encode=encode, decode=decode)
+
+
+def _words(length: int) -> Compressor:
+    """`trellis_fixed` at one bit for each `length` entries."""
+    table = word_table(length)
+
+    def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:
+        x = flatten(update, who="trellis_fixed").astype(jnp.float32)
+        seed = jr.bits(key, (), jnp.uint32)
+        if not x.size:
+            return Trellis(jnp.zeros(0, jnp.uint8), jnp.zeros(0), seed), state
+        magnitude, inverse = near_power(largest_magnitude(x))
+        y = mix(x * inverse, seed)
+        power = jnp.sum(y * y)
+        usable = (power > 0) & jnp.isfinite(power)
+        unit = jnp.where(usable, y / jnp.sqrt(jnp.where(usable, power, 1.0) / y.size), 0.0)
+        bits = words_encode(unit, table)
+        overlap = jnp.sum(y * words_decode(bits, y.size, table))
+        scale = jnp.where(power == 0, 0.0, power / overlap * magnitude)
+        return Trellis(pack(bits.astype(jnp.uint32), bits=1), scale[None], seed), state
+
+    def decode(payload: Trellis, like: Like) -> Update:
+        entries = size(like)
+        if not entries:
+            return unflatten(jnp.zeros(0), like)
+        bits = unpack(payload.codes, word_count(entries, length), bits=1).astype(jnp.uint8)
+        y = words_decode(bits, entries, table) * jnp.asarray(payload.scales)
+        return unflatten(unmix(y, jnp.asarray(payload.seed)), like)
 
     return Compressor(init=lambda like: (), encode=encode, decode=decode)
 

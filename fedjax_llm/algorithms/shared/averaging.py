@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from fedjax_compression import Compressor, has_receiver_memory, identity
+from fedjax_compression import Compressor, eden, has_receiver_memory, identity
 from fedjax_compression.checks import check_kind
 from fedjax_compression.wrappers import predictive
 from jaxtyping import Array, Key, PyTree
@@ -195,8 +195,12 @@ def averaging(
             "which is the mean of what clients hold, got another rule."
         )
 
+    knows = bool(prediction) or uplink.given is not None
+    down_known = eden(bits=4)
+
     def uplink_given(known: PyTree) -> Compressor:
-        return predictive(uplink, known, weight=prediction) if prediction else uplink
+        coder = uplink.given(known) if uplink.given else uplink
+        return predictive(coder, known, weight=prediction) if prediction else coder
 
     def init(key: Key[Array, ""], params: Params) -> AveragingState:
         check_structure(params, like, who=who)
@@ -206,7 +210,7 @@ def averaging(
             server_optimizer.init(masters),
             down.sender(params),
             uplink.receiver(params),
-            jax.tree.map(jnp.zeros_like, params) if prediction else (),
+            jax.tree.map(jnp.zeros_like, params) if knows else (),
             first_round(aggregate, key, like),
         )
 
@@ -215,7 +219,11 @@ def averaging(
 
     def broadcast(key: Key[Array, ""], state: AveragingState) -> tuple[Downlink, AveragingState]:
         sent, end = down.send(key, state.params, state.downlink)
-        return AveragingDownlink(sent, state.known), state._replace(downlink=end)
+        if not knows:
+            return AveragingDownlink(sent, ()), state._replace(downlink=end)
+        payload, _ = down_known.encode(jax.random.fold_in(key, 1), state.known, ())
+        known = down_known.decode(payload, like)
+        return AveragingDownlink(sent, payload), state._replace(downlink=end, known=known)
 
     def client_update(
         key: Key[Array, ""],
@@ -229,7 +237,8 @@ def averaging(
         update, memory, info = work.update(received, client_state.work, frozen, batches, progress)
         update = cast(update, like)
         failed = has_failed(info, update)
-        payload, coder = uplink_given(sent.known).encode(
+        known = down_known.decode(sent.known, like) if knows else ()
+        payload, coder = uplink_given(known).encode(
             key, nan_where(failed, update), client_state.uplink
         )
         return payload, AveragingClient(choose(failed, client_state.work, memory), coder, end), info
@@ -250,7 +259,7 @@ def averaging(
             optimizer,
             state.downlink,
             memory,
-            cast(update, like) if prediction else (),
+            cast(update, like) if knows else (),
             next_round(state.of_rule, combined),
         )
         return server_result(partial, new, state, update)
