@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int, UInt8
-STATES = 256
-"""States of the trellis: the last eight bits."""
+
 SPAN = 4096
 """Entries of one search, about. Searches run side by side."""
 _SIDE_BY_SIDE = 64
@@ -22,9 +21,15 @@ _PENALTY = 0.35
 times the entries' norm cannot be scaled down alone."""
 
 
-def word_table(length: int) -> Float[np.ndarray, "states length"]:
-    """Words of a trellis, the same for everybody: random directions of mean square 1 per entry."""
-    raw = np.random.Philox(0).random_raw((2, STATES, length))
+def word_table(length: int, *, memory: int) -> Float[np.ndarray, "states length"]:
+    """Words of a trellis, the same for everybody: random directions of mean square 1 per entry.
+
+    Args:
+        length: Entries of a word.
+        memory: Bits of the state.
+
+    """
+    raw = np.random.Philox(0).random_raw((2, 2**memory, length))
     radius, angle = (raw >> 11) * 2.0**-53  # uniform; the bits of Philox are the same everywhere
     words = np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)  # Box and Muller 1958
     if length > _GAUSSIAN:
@@ -44,7 +49,7 @@ def words_encode(
     """Find bits whose `words_decode` has nearly the largest product with a vector.
 
     The path through the words of each search is optimal from a history of zeros. Costs about
-    2 * STATES operations per entry, and memory of some searches at a time, also under `vmap`.
+    2 * 2**memory operations per entry, and memory of some searches at a time, also under `vmap`.
 
     Args:
         x: A vector of mean square 1 with at least one entry.
@@ -64,7 +69,7 @@ def words_decode(
 ) -> Float[Array, " entries"]:
     """Concatenate the words that the bits select."""
     steps, searches = _layout(entries, table.shape[1])
-    memory = STATES.bit_length() - 1
+    memory = len(table).bit_length() - 1
     history = jnp.pad(bits.reshape(searches, steps).astype(jnp.int32), ((0, 0), (memory - 1, 0)))
     states = sum(history[:, memory - 1 - age :][:, :steps] << age for age in range(memory))
     return jnp.asarray(table)[states].reshape(-1)[:entries]
@@ -105,10 +110,11 @@ def _search(
 ) -> UInt8[Array, "steps lanes"]:
     """Run Viterbi's algorithm for a few searches in step; lanes are last, for vector instructions.
 
-    A state shifted left, with the next bit, is the next state; so states `h` and `h + STATES / 2`
+    A state shifted left, with the next bit, is the next state; so states `h` and `h + states / 2`
     lead to `2 h` and `2 h + 1`.
     """
-    words, half = jnp.asarray(table), STATES // 2
+    words, states = jnp.asarray(table), len(table)
+    half = states // 2
     lanes = x.shape[2]
     penalty = _PENALTY * jnp.sum(words**2, axis=1)[:, None] if table.shape[1] <= _GAUSSIAN else 0.0
 
@@ -117,7 +123,7 @@ def _search(
     ) -> tuple[Float[Array, "states lanes"], Array]:
         without, with_oldest = best[:half], best[half:]
         larger = jnp.maximum(without, with_oldest)
-        both = jnp.broadcast_to(larger[:, None], (half, 2, lanes)).reshape(STATES, lanes)
+        both = jnp.broadcast_to(larger[:, None], (half, 2, lanes)).reshape(states, lanes)
         gain = jnp.dot(words, entries, precision=jax.lax.Precision.HIGHEST) - penalty
         return both + gain, with_oldest > without
 
@@ -128,7 +134,7 @@ def _search(
         chosen = jnp.take_along_axis(oldest, history[None], axis=0)[0]
         return history + half * chosen.astype(state.dtype), (state & 1).astype(jnp.uint8)
 
-    start = jnp.full((STATES, lanes), -jnp.inf).at[0].set(0.0)
+    start = jnp.full((states, lanes), -jnp.inf).at[0].set(0.0)
     best, oldest = jax.lax.scan(forward, start, x)
     last = best.argmax(axis=0).astype(jnp.int32)
     return jax.lax.scan(backward, last, oldest, reverse=True)[1]
