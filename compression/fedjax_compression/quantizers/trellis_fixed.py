@@ -63,13 +63,13 @@ def trellis_fixed(*, bits: int | float, memory: int = 8) -> Compressor:
     blocks, and one scale serves the whole update. An update of fewer than 32 words is sent by
     `eden` in 32 entries at one bit each, or in all its entries if it has fewer.
 
-    Guarantees: unbiased, with E||x - decode||^2 / ||x||^2 equal to .395, .0822, .0203, .0054 at 1,
-    2, 3, 4 bits with a memory of 8, and to .373, .0750, .0182, .0047 with a memory of 12. These
+    Guarantees: unbiased. E||x - decode||^2 / ||x||^2 is .395, .0822, .0203, .0054 at 1, 2, 3, 4
+    bits with a memory of 8, and .373, .0750, .0182, .0047 with a memory of 12. These
     hold to a few percent for any update of at least a few hundred entries, and the error of a mean
-    over n clients falls as 1/n, whatever the update looks like, as for `eden`. Below 1 it is 1.24,
-    2.93, 8.15 at 1/2, 1/4, 1/10 bits with a memory of 8, for updates of thousands of entries; `eden`
-    has 2.1, 5.3, 14.7. An update of fewer than about 20 entries may have a larger error than with
-    `eden`. A single entry and zeros are exact. A block with a NaN or an infinity decodes to no
+    over n clients falls as 1/n, whatever the update looks like, as for `eden`. Below 1, it is 1.24,
+    2.93, 8.15 at 1/2, 1/4, 1/10 bits with a memory of 8, for updates of thousands of entries, where
+    `eden` has 2.1, 5.3, 14.7. An update of fewer than about 20 entries may have a larger error than
+    with `eden`. A single entry and zeros are exact. A block with a NaN or an infinity decodes to no
     finite entry; other blocks are unaffected, except one that overlaps it in the rotation. Below 1,
     all blocks are affected.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ..contract import Compressor, Like, Payload, State, Update, check_no_receiver_memory
+from ..contract import Compressor, Like, Payload, State, Update, check_inner
 from ..ops.matrices import gather_matrices, groups_of, scatter_matrices
 
 _EXPONENT = 0.175
@@ -71,7 +71,7 @@ def preconditioned(compressor: Compressor) -> Compressor:
         True
 
     """
-    check_no_receiver_memory(compressor, who="preconditioned")
+    check_inner(compressor, who="preconditioned")
     if jax.tree.leaves(compressor.init(jnp.zeros(1))):
         raise ValueError(
             "preconditioned: compressor: expected a codec without state, got one with it, and each "

@@ -32,6 +32,9 @@ from .partials import (
 )
 from .trees import choose
 
+KNOWN = eden(bits=4)
+"""Codec of the last aggregated update in the downlink."""
+
 
 class Work(NamedTuple):
     """A client's computation in a round of `averaging`.
@@ -63,7 +66,8 @@ class AveragingState(NamedTuple):
         optimizer: State of the server optimizer.
         downlink: State of the downlink's sender.
         uplink: Memory of the uplink's receiver.
-        known: The last aggregated update, if uplinks are coded relative to it; else empty.
+        known: The last aggregated update, as clients decode it once it is sent, if uplinks are
+            coded relative to it; else empty.
         of_rule: The `RoundOfRule` of an aggregator with `begin`; else empty.
 
     """
@@ -96,8 +100,8 @@ class AveragingDownlink(NamedTuple):
 
     Attributes:
         params: The server's parameters, through the downlink's codec.
-        known: The last aggregated update, not coded, if uplinks are coded relative to it; else
-            empty.
+        known: The last aggregated update, through `eden(bits=4)`, if uplinks are coded relative to
+            it; else empty.
 
     """
 
@@ -179,7 +183,7 @@ def averaging(
     check_kind(work, Work, who=who, name="work", expected="a Work")
     check_like(like, who=who)
     check_optimizer(server_optimizer, who=who, name="server_optimizer")
-    check_codecs(who=who, uplink=uplink, downlink=downlink)
+    check_codecs(who=who, known=("uplink",), uplink=uplink, downlink=downlink)
     check_aggregate(aggregate, who=who)
     uplink, downlink = uplink or identity(), downlink or identity()
     down = channel(downlink, like, numbered=work.numbered)
@@ -196,7 +200,6 @@ def averaging(
         )
 
     knows = bool(prediction) or uplink.given is not None
-    down_known = eden(bits=4)
 
     def uplink_given(known: PyTree) -> Compressor:
         coder = uplink.given(known) if uplink.given else uplink
@@ -221,8 +224,8 @@ def averaging(
         sent, end = down.send(key, state.params, state.downlink)
         if not knows:
             return AveragingDownlink(sent, ()), state._replace(downlink=end)
-        payload, _ = down_known.encode(jax.random.fold_in(key, 1), state.known, ())
-        known = down_known.decode(payload, like)
+        payload, _ = KNOWN.encode(jax.random.fold_in(key, 1), state.known, ())
+        known = KNOWN.decode(payload, like)
         return AveragingDownlink(sent, payload), state._replace(downlink=end, known=known)
 
     def client_update(
@@ -237,7 +240,7 @@ def averaging(
         update, memory, info = work.update(received, client_state.work, frozen, batches, progress)
         update = cast(update, like)
         failed = has_failed(info, update)
-        known = down_known.decode(sent.known, like) if knows else ()
+        known = KNOWN.decode(sent.known, like) if knows else ()
         payload, coder = uplink_given(known).encode(
             key, nan_where(failed, update), client_state.uplink
         )
@@ -265,7 +268,7 @@ def averaging(
         return server_result(partial, new, state, update)
 
     # a stale answer was coded relative to an earlier update than the server now knows
-    in_order = remembers or has_receiver_memory(downlink) or bool(prediction)
+    in_order = remembers or has_receiver_memory(downlink) or knows
     return FederatedAlgorithm(
         init,
         client_init,
