@@ -112,7 +112,13 @@ def trellis_fixed(*, bits: int | float, memory: int = 8) -> Compressor:
         check_integer(memory, who="trellis_fixed", name="memory", at_least=2, at_most=12)
         return _words(math.ceil(1 / bits), memory=memory)
     check_integer(bits, who="trellis_fixed", name="bits", at_least=1, at_most=4)
+    bits = int(bits)
     check_integer(memory, who="trellis_fixed", name="memory", at_least=bits + 1, at_most=12)
+    return _values(bits, memory=memory)
+
+
+def _values(bits: int, *, memory: int) -> Compressor:
+    """`trellis_fixed` at whole bits per entry."""
     table = gaussian_table(bits=bits, memory=memory)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Payload, State]:

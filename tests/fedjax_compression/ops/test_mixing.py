@@ -11,7 +11,7 @@ def test_it_keeps_norms_and_is_undone(entries):
     x = jr.normal(jr.key(0), (entries,)) * jnp.arange(1.0, entries + 1)
     y = mix(x, jnp.uint32(3))
     assert jnp.linalg.norm(y) == pytest.approx(float(jnp.linalg.norm(x)), rel=1e-5)
-    np.testing.assert_allclose(unmix(y, jnp.uint32(3)), x, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(unmix(y, jnp.uint32(3)), x, atol=1e-5 * float(jnp.abs(x).max()))
 
 
 def test_the_power_of_one_block_is_spread_over_all_of_them():
