@@ -62,7 +62,8 @@ def test_what_is_known_is_given_to_codecs_that_take_it():
 
 def test_messages_are_measured_one_by_one_and_receivers_with_memory_decode():
     rows = [
-        mean_error(codec(text), GAUSSIAN) for text in ("entropy_coded(rate=2)", "diana(identity(), rate=1)")
+        mean_error(codec(text), GAUSSIAN)
+        for text in ("entropy_coded(rate=2)", "diana(identity(), rate=1)")
     ]
     assert rows[0]["bits_per_entry"] == pytest.approx(2, abs=0.15)
     assert rows[1]["error_of_mean"] == pytest.approx(0, abs=1e-12)
