@@ -64,14 +64,14 @@ def trellis_fixed(*, bits: int | float, memory: int = 8) -> Compressor:
     `eden` in 32 entries at one bit each, or in all its entries if it has fewer.
 
     Guarantees: unbiased. E||x - decode||^2 / ||x||^2 is .395, .0822, .0203, .0054 at 1, 2, 3, 4
-    bits with a memory of 8, and .373, .0750, .0182, .0047 with a memory of 12. These
-    hold to a few percent for any update of at least a few hundred entries, and the error of a mean
-    over n clients falls as 1/n, whatever the update looks like, as for `eden`. Below 1, it is 1.25,
-    2.93, 8.15 at 1/2, 1/4, 1/10 bits with a memory of 8, for updates of thousands of entries, where
-    `eden` has 2.1, 5.3, 14.7, and up to 6 % more for a few nonzero entries. An update of fewer than about 20 entries may have a larger error than
-    with `eden`. A single entry and zeros are exact. A block with a NaN or an infinity decodes to no
-    finite entry; other blocks are unaffected, except one that overlaps it in the rotation. Below 1,
-    all blocks are affected.
+    bits with a memory of 8, and .373, .0750, .0182, .0047 with a memory of 12. These hold to a few
+    percent for any update of at least a few hundred entries, and the error of a mean over n clients
+    falls as 1/n, whatever the update looks like, as for `eden`. Below 1, it is 1.25, 2.93, 8.15 at
+    1/2, 1/4, 1/10 bits with a memory of 8, for updates of thousands of entries, where `eden` has
+    2.1, 5.3, 14.7, and up to 6 % more for a few nonzero entries. An update of fewer than about 20
+    entries may have a larger error than with `eden`. A single entry and zeros are exact. A block
+    with a NaN or an infinity decodes to no finite entry; other blocks are unaffected, except one
+    that overlaps it in the rotation. Below 1, all blocks are affected.
 
     Payload: `bits` per entry, 4 bytes per 4096 entries and a seed of 4 bytes. Below 1, one bit per
     word, 4 bytes and a seed of 4 bytes. The trellis starts from a history of zeros. This costs no
