@@ -78,16 +78,19 @@ makes one.
     )
 
 
-def check_codecs(*, who: str, **codecs: Any) -> None:
-    """Raise `TypeError` unless each value is a `Compressor` or None.
+def check_codecs(*, who: str, known: tuple[str, ...] = (), **codecs: Any) -> None:
+    """Check that each value is a `Compressor` or None.
 
     Args:
         who: The function that was called.
+        known: Names of the codecs to which the method gives an update that both ends know.
+            Default: none.
         **codecs: The arguments by name, such as `uplink=uplink`.
 
     Raises:
         TypeError: For any other kind. The message says how to make a codec from a text or from a
             bare factory.
+        ValueError: For a codec with `given`, such as `preconditioned(...)`, that is not in `known`.
 
     Example:
         >>> from fedjax_llm.checks import check_codecs
@@ -101,6 +104,12 @@ def check_codecs(*, who: str, **codecs: Any) -> None:
     for name, value in codecs.items():
         if value is not None:
             check_compressor(value, who=who, name=name)
+            if value.given is not None and name not in known:
+                raise ValueError(
+                    f"{who}: {name}: expected a codec that knows nothing but the update, got "
+                    "preconditioned(...) or another that is given one; uplinks of fed_avg and of "
+                    "others that average updates take it."
+                )
 
 
 def check_scalar(value: Any, *, who: str, name: str, **bounds: float | int) -> None:

@@ -160,7 +160,7 @@ def drawn(draw, names, folders, calls):
     kind = draw.random()
     if kind < 0.06:
         flags = {"entries": draw.choice(NUMBERS[:3]), "codecs": draw.choice(CODECS[4:])}
-        return ["codecs", *_words(flags)]
+        return ["codecs", "--no-means", *_words(flags)]
     if kind < 0.1:
         return ["bench", "--rungs", draw.choice(["x", ""]), "--repeats", draw.choice(NUMBERS)]
     flags = dict(SMALL)

@@ -4,16 +4,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .contract import check_compressor, check_no_receiver_memory
+from .contract import check_compressor, check_inner
 from .errors import message
 
 __all__ = [
     "check_choice",
     "check_compressor",
     "check_function",
+    "check_inner",
     "check_integer",
     "check_kind",
-    "check_no_receiver_memory",
     "check_number",
 ]
 

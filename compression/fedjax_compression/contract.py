@@ -70,7 +70,8 @@ class Compressor(NamedTuple):
       `wire.dumps` writes. `decode` needs only the payload and `like`: random numbers that both
       ends need are derived from a seed in the payload.
 
-    Receiver memory is for the outermost codec only: wrappers refuse a codec that has it.
+    Receiver memory and `given` are for the outermost codec only: wrappers refuse a codec that has
+    one of them.
 
     Attributes:
         init: `(like) -> state`. The sender's state before its first message, for updates with the
@@ -87,6 +88,10 @@ class Compressor(NamedTuple):
             nothing or failed: above 0 and at most 1. A downlink's `mean` is its one decoded
             message, and `share` 1. A mean with a NaN or an infinity gives a non-finite update and
             leaves the memory unchanged.
+        given: `(known) -> codec`: the codec of a round in which both ends know an update that
+            resembles what is sent, such as the last round's mean; it may be traced. The payload's
+            structure and the state are those of the codec itself. None (default): nothing that is
+            known helps.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -113,6 +118,7 @@ class Compressor(NamedTuple):
     receive: Callable[[Update, Memory, Float[Array, ""] | float], tuple[Update, Memory]] = (
         _mean_unchanged
     )
+    given: Callable[[Update], "Compressor"] | None = None
 
 
 def payload_structure(compressor: Compressor, like: Like) -> Payload:
@@ -194,10 +200,10 @@ def check_compressor(value: Any, *, who: str, name: str = "codec") -> None:
     raise TypeError(message(who, name, "a Compressor", value, remedy))
 
 
-def check_no_receiver_memory(
+def check_inner(
     compressor: Compressor, *, who: str, name: str = "compressor", remedy: str = ""
 ) -> None:
-    """Check that a wrapper's codec is a `Compressor` without receiver memory.
+    """Check that a wrapper's codec is a `Compressor` that may stand inside another.
 
     Args:
         compressor: The argument.
@@ -207,10 +213,15 @@ def check_no_receiver_memory(
 
     Raises:
         TypeError: For something that is not a `Compressor`.
-        ValueError: For a codec whose receiver keeps memory.
+        ValueError: For a codec whose receiver keeps memory, and for one with `given`.
 
     """
     check_compressor(compressor, who=who, name=name)
+    if compressor.given is not None:
+        raise ValueError(
+            f"{who}: {name}: expected a codec that knows nothing but the update, got one that is "
+            f"given another (preconditioned); put that outermost: preconditioned({who}(...))."
+        )
     if has_receiver_memory(compressor):
         raise ValueError(
             f"{who}: {name}: expected a codec whose receiver keeps no memory, got one that does; "

@@ -59,7 +59,12 @@ def attackable(codec: Compressor) -> Compressor:
         payload, inner = codec.encode(key, sent, tap.inner)
         return payload, Tap(inner, tap.order, codec.decode(payload, update))
 
-    return codec._replace(init=lambda like: Tap(codec.init(like)), encode=encode)
+    given = codec.given
+    return codec._replace(
+        init=lambda like: Tap(codec.init(like)),
+        encode=encode,
+        given=given and (lambda known: attackable(given(known))),
+    )
 
 
 def map_taps(one: Callable[[int, Tap], Tap], state: PyTree) -> PyTree:

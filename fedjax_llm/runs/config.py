@@ -29,13 +29,14 @@ class RunConfig:
         seed: Seed of the clients' draws, batches, initial parameters and codecs.
         algorithm: A method with its own arguments, such as fed_prox(mu=0.01). It takes what it
             needs from the flags below; a flag that it does not need is refused.
-        uplink: Codec of what clients send.
+        uplink: Codec of what clients send. With preconditioned(...) the downlink also carries the
+            last round's mean, at 4 bits per entry.
         downlink: Codec of what the server sends.
         aggregate: How the server combines decoded updates: weighted_mean(), a robust rule such as
             median() or krum(f=6), one with noise for privacy such as dp_fed_avg(clip=0.5,
             noise_multiplier=1.0), or a registered rule of your own. Default: the method's.
         prediction: Share of the last round's update that clients and server subtract before coding
-            an uplink; above 0 the downlink carries that update too.
+            an uplink; above 0 the downlink carries that update too, at 4 bits per entry.
         client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),
             sharded(inner=scan()) over devices, or auto() for the fastest of them. Default: vmap()
             for a fresh decoder, scan() for a pretrained model.

@@ -29,6 +29,7 @@ COMBINED = [
     "ef21(top_k(fraction=0.1))",
     "error_feedback(top_k(fraction=0.1))",
     "least_error_scale(top_k(fraction=0.5))",
+    "preconditioned(eden(bits=2))",
     "rotated(sign())",
     "unbiased_scale(top_k(fraction=0.5))",
 ]

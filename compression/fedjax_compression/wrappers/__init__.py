@@ -4,6 +4,7 @@ from .chain import chain, identity
 from .diana import diana
 from .ef21 import ef21
 from .error_feedback import error_feedback
+from .preconditioned import preconditioned
 from .predictive import predictive
 from .rotated import rotated
 from .scale import least_error_scale, unbiased_scale
@@ -15,6 +16,7 @@ __all__ = [
     "error_feedback",
     "identity",
     "least_error_scale",
+    "preconditioned",
     "predictive",
     "rotated",
     "unbiased_scale",

@@ -15,7 +15,7 @@ from ..contract import (
     State,
     Update,
     check_compressor,
-    check_no_receiver_memory,
+    check_inner,
     payload_structure,
 )
 from ..wire.leaves import is_symbols
@@ -91,7 +91,7 @@ def chain(*compressors: Compressor) -> Compressor:
         return identity()
     *before, last = compressors
     for compressor in compressors if before else ():
-        check_no_receiver_memory(compressor, who="chain", name="compressors")
+        check_inner(compressor, who="chain", name="compressors")
     for compressor in reversed(before):
         last = _then(compressor, last)
     return last

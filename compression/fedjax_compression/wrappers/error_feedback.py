@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from ..checks import check_number
-from ..contract import Compressor, Like, Payload, State, Update, check_no_receiver_memory
+from ..contract import Compressor, Like, Payload, State, Update, check_inner
 from ..ops.flat import check_floating
 
 
@@ -47,7 +47,7 @@ def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compr
         ([3.0, 0.0], [0.0, 1.0])
 
     """
-    check_no_receiver_memory(
+    check_inner(
         compressor,
         who="error_feedback",
         remedy="that memory makes up for the error too: use error_feedback, ef21 or diana alone.",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from ..checks import check_number
-from ..contract import Compressor, Like, Payload, State, Update, check_no_receiver_memory
+from ..contract import Compressor, Like, Payload, State, Update, check_inner
 from ..ops.flat import check_floating
 
 
@@ -52,7 +52,7 @@ def predictive(compressor: Compressor, known: Update, *, weight: float | int) ->
         [4.0, 2.0, 0.0]
 
     """
-    check_no_receiver_memory(compressor, who="predictive")
+    check_inner(compressor, who="predictive")
     bound = 2.0**64
     check_number(weight, who="predictive", name="weight", above=-bound, below=bound)
     check_floating(known, who="predictive")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key, UInt32
 
-from ..contract import Compressor, Like, Payload, State, Update, check_no_receiver_memory
+from ..contract import Compressor, Like, Payload, State, Update, check_inner
 from ..ops.flat import flatten, size, unflatten
 from ..ops.hadamard import rotate, unrotate
 
@@ -61,7 +61,7 @@ def rotated(compressor: Compressor) -> Compressor:
         22
 
     """
-    check_no_receiver_memory(compressor, who="rotated")
+    check_inner(compressor, who="rotated")
     if jax.tree.leaves(compressor.init(_vector(jnp.zeros(1)))):
         raise ValueError(
             "rotated: compressor: expected a codec without state, got one with it, and each "

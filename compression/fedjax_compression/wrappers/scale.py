@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ..contract import Compressor, Like, Payload, State, Update, check_no_receiver_memory
+from ..contract import Compressor, Like, Payload, State, Update, check_inner
 from ..ops.flat import check_floating
 from ..ops.magnitudes import largest_magnitude, near_power
 
@@ -117,7 +117,7 @@ def _scaled(
     compressor: Compressor, scale: Callable[[Inner, Inner, Inner], Inner], *, who: str
 ) -> Compressor:
     """Multiply the decoded update d by `scale(<x, x>, <x, d>, <d, d>)`."""
-    check_no_receiver_memory(compressor, who=who)
+    check_inner(compressor, who=who)
 
     def encode(key: Key[Array, ""], update: Update, state: State) -> tuple[Scaled, State]:
         check_floating(update, who=who)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from ..contract import Compressor, Like, Memory, Payload, State, Update, check_no_receiver_memory
+from ..contract import Compressor, Like, Memory, Payload, State, Update, check_inner
 from ..ops.flat import check_floating
 
 
@@ -40,7 +40,7 @@ def shifted(
 
     Raises `TypeError` and `ValueError` as `ef21` does.
     """
-    check_no_receiver_memory(
+    check_inner(
         compressor, who=who, remedy=f"give {who} the codec inside it, as one memory is enough."
     )
 

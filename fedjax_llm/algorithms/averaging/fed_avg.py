@@ -111,7 +111,7 @@ def fed_avg(
     check_like(like, who="fed_avg")
     check_client_optimizer(client_optimizer, like, who="fed_avg")
     check_optimizer(server_optimizer, who="fed_avg", name="server_optimizer", optional=True)
-    check_codecs(who="fed_avg", uplink=uplink, downlink=downlink)
+    check_codecs(who="fed_avg", known=("uplink",), uplink=uplink, downlink=downlink)
     check_scalar(prediction, who="fed_avg", name="prediction", at_least=0, at_most=1)
     if prediction and uplink is not None and has_receiver_memory(uplink):
         raise ValueError(

@@ -94,7 +94,7 @@ def fed_exp(
     check_loss(loss, who="fed_exp")
     check_like(like, who="fed_exp")
     check_client_optimizer(client_optimizer, like, who="fed_exp")
-    check_codecs(who="fed_exp", uplink=uplink, downlink=downlink)
+    check_codecs(who="fed_exp", known=("uplink",), uplink=uplink, downlink=downlink)
     check_positive(epsilon, name="epsilon", who="fed_exp")
     why = "the step depends on the length of each update, not on that of its change"
     check_no_memory(uplink or identity(), who="fed_exp", why=why)

@@ -102,7 +102,7 @@ def fed_sb(
     check_like(like, who="fed_sb")
     check_optimizer(client_optimizer, who="fed_sb", name="client_optimizer")
     check_optimizer(server_optimizer, who="fed_sb", name="server_optimizer", optional=True)
-    check_codecs(who="fed_sb", uplink=uplink, downlink=downlink)
+    check_codecs(who="fed_sb", known=("uplink",), uplink=uplink, downlink=downlink)
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
         raise ValueError(
             f"fed_sb: seed: expected None or an integer from 0 to 4294967295, got {seed!r}."

@@ -81,7 +81,7 @@ def fedsa_lora(
     check_like(like, who="fedsa_lora")
     check_client_optimizer(client_optimizer, like, who="fedsa_lora")
     check_optimizer(server_optimizer, who="fedsa_lora", name="server_optimizer", optional=True)
-    check_codecs(who="fedsa_lora", uplink=uplink, downlink=downlink)
+    check_codecs(who="fedsa_lora", known=("uplink",), uplink=uplink, downlink=downlink)
     pairs(like, who="fedsa_lora")
     structure = jax.eval_shape(master_copy, like)
     train = local_steps(in_dtypes(loss, like), client_optimizer)

@@ -78,7 +78,7 @@ def ffa_lora(
     check_like(like, who="ffa_lora")
     check_optimizer(client_optimizer, who="ffa_lora", name="client_optimizer")
     check_optimizer(server_optimizer, who="ffa_lora", name="server_optimizer", optional=True)
-    check_codecs(who="ffa_lora", uplink=uplink, downlink=downlink)
+    check_codecs(who="ffa_lora", known=("uplink",), uplink=uplink, downlink=downlink)
     pairs(like, who="ffa_lora")
 
     def a_factors(params: Params) -> list[Array]:

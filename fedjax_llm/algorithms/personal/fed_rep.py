@@ -102,7 +102,7 @@ def fed_rep(
     check_like(like, who="fed_rep")
     check_optimizer(client_optimizer, who="fed_rep", name="client_optimizer")
     check_optimizer(server_optimizer, who="fed_rep", name="server_optimizer", optional=True)
-    check_codecs(who="fed_rep", uplink=uplink, downlink=downlink)
+    check_codecs(who="fed_rep", known=("uplink",), uplink=uplink, downlink=downlink)
     check_integer(passes, who="fed_rep", name="passes", at_least=1)
     cuts, treedef = _cuts(personal, last, like), jax.tree.structure(like)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from fedjax_compression import Compressor, has_receiver_memory, identity
+from fedjax_compression import Compressor, eden, has_receiver_memory, identity
 from fedjax_compression.checks import check_kind
 from fedjax_compression.wrappers import predictive
 from jaxtyping import Array, Key, PyTree
@@ -31,6 +31,9 @@ from .partials import (
     stale_adder,
 )
 from .trees import choose
+
+KNOWN = eden(bits=4)
+"""Codec of the last aggregated update in the downlink."""
 
 
 class Work(NamedTuple):
@@ -63,7 +66,8 @@ class AveragingState(NamedTuple):
         optimizer: State of the server optimizer.
         downlink: State of the downlink's sender.
         uplink: Memory of the uplink's receiver.
-        known: The last aggregated update, if uplinks are coded relative to it; else empty.
+        known: The last aggregated update, as clients decode it once it is sent, if uplinks are
+            coded relative to it; else empty.
         of_rule: The `RoundOfRule` of an aggregator with `begin`, the memory of one with noise; else
             empty.
 
@@ -97,8 +101,8 @@ class AveragingDownlink(NamedTuple):
 
     Attributes:
         params: The server's parameters, through the downlink's codec.
-        known: The last aggregated update, not coded, if uplinks are coded relative to it; else
-            empty.
+        known: The last aggregated update, through `eden(bits=4)`, if uplinks are coded relative to
+            it; else empty.
 
     """
 
@@ -180,7 +184,7 @@ def averaging(
     check_kind(work, Work, who=who, name="work", expected="a Work")
     check_like(like, who=who)
     check_optimizer(server_optimizer, who=who, name="server_optimizer")
-    check_codecs(who=who, uplink=uplink, downlink=downlink)
+    check_codecs(who=who, known=("uplink",), uplink=uplink, downlink=downlink)
     check_aggregate(aggregate, who=who)
     uplink, downlink = uplink or identity(), downlink or identity()
     down = channel(downlink, like, numbered=work.numbered)
@@ -197,8 +201,11 @@ def averaging(
             "which is the mean of what clients hold, got another rule."
         )
 
+    knows = bool(prediction) or uplink.given is not None
+
     def uplink_given(known: PyTree) -> Compressor:
-        return predictive(uplink, known, weight=prediction) if prediction else uplink
+        coder = uplink.given(known) if uplink.given else uplink
+        return predictive(coder, known, weight=prediction) if prediction else coder
 
     def init(key: Key[Array, ""], params: Params) -> AveragingState:
         check_structure(params, like, who=who)
@@ -208,7 +215,7 @@ def averaging(
             server_optimizer.init(masters),
             down.sender(params),
             uplink.receiver(params),
-            jax.tree.map(jnp.zeros_like, params) if prediction else (),
+            jax.tree.map(jnp.zeros_like, params) if knows else (),
             first_round(aggregate, key, like),
         )
 
@@ -217,7 +224,11 @@ def averaging(
 
     def broadcast(key: Key[Array, ""], state: AveragingState) -> tuple[Downlink, AveragingState]:
         sent, end = down.send(key, state.params, state.downlink)
-        return AveragingDownlink(sent, state.known), state._replace(downlink=end)
+        if not knows:
+            return AveragingDownlink(sent, ()), state._replace(downlink=end)
+        payload, _ = KNOWN.encode(jax.random.fold_in(key, 1), state.known, ())
+        known = KNOWN.decode(payload, like)
+        return AveragingDownlink(sent, payload), state._replace(downlink=end, known=known)
 
     def client_update(
         key: Key[Array, ""],
@@ -231,7 +242,8 @@ def averaging(
         update, memory, info = work.update(received, client_state.work, frozen, batches, progress)
         update = cast(update, like)
         failed = has_failed(info, update)
-        payload, coder = uplink_given(sent.known).encode(
+        known = KNOWN.decode(sent.known, like) if knows else ()
+        payload, coder = uplink_given(known).encode(
             key, nan_where(failed, update), client_state.uplink
         )
         return payload, AveragingClient(choose(failed, client_state.work, memory), coder, end), info
@@ -252,13 +264,13 @@ def averaging(
             optimizer,
             state.downlink,
             memory,
-            cast(update, like) if prediction else (),
+            cast(update, like) if knows else (),
             of_rule,
         )
         return server_result(partial, new, state, update, always=noised is not None)
 
     # a stale answer was coded relative to an earlier update than the server now knows
-    in_order = remembers or has_receiver_memory(downlink) or bool(prediction) or bool(noised)
+    in_order = remembers or has_receiver_memory(downlink) or knows or bool(noised)
     return FederatedAlgorithm(
         init,
         client_init,

@@ -120,11 +120,57 @@ def test_a_small_table_worked_by_hand():
     )
 
 
-@pytest.mark.parametrize("bits", ["0", "5", "True"])
-def test_bits_out_of_range_are_refused(bits):
-    message = f"trellis_fixed: bits: expected an integer at least 1 and at most 4, got {bits}"
+@pytest.mark.parametrize(
+    ("bits", "expected"),
+    [
+        ("0", "a number above 0 and at most 4"),
+        ("5", "a number above 0 and at most 4"),
+        ("True", "a number above 0 and at most 4"),
+        ("1.5", "an integer at least 1 and at most 4"),
+    ],
+)
+def test_bits_out_of_range_are_refused(bits, expected):
+    message = f"trellis_fixed: bits: expected {expected}, got {bits}"
     with pytest.raises(ValueError, match=message):
         codec(f"trellis_fixed(bits={bits})")
+
+
+SUB_BIT = {0.5: 1.25, 0.25: 2.93, 0.1: 8.15}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", SUB_BIT)
+def test_below_one_bit_the_variance_is_the_docstrings_for_any_update(bits):
+    c, entries = trellis_fixed(bits=bits), 100_001
+    dense, sparse = jr.normal(jr.key(5), (entries,)), spike_train(jr.key(5), entries)
+    few = jnp.zeros(entries).at[jnp.array([3, 5_000, 70_000, 99_999])].set(1.0)
+    assert error(c, jr.key(1), dense) == pytest.approx(SUB_BIT[bits], rel=0.02)
+    assert error(c, jr.key(1), sparse) == pytest.approx(SUB_BIT[bits], rel=0.05)
+    assert error(c, jr.key(1), few) < 1.08 * SUB_BIT[bits]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [0.25, 0.1])
+@pytest.mark.parametrize("update", HARD)
+def test_below_one_bit_a_mean_errs_by_one_over_the_messages(update, bits):
+    assert excess(trellis_fixed(bits=bits, memory=4), HARD[update](4096)) < 1.11
+
+
+@pytest.mark.parametrize("bits", [0.25, 0.1])
+def test_errors_of_clients_with_the_same_update_do_not_add(bits):
+    c, x, clients = trellis_fixed(bits=bits, memory=4), jr.normal(jr.key(5), (5000,)), 32
+    draws = jax.vmap(coded(c), in_axes=(0, None))(jr.split(jr.key(1), clients), x)
+    left = draws - x
+    mean = left.mean(axis=0)
+    assert clients * (mean @ mean) < 1.2 * (left**2).sum(axis=1).mean()
+
+
+@pytest.mark.parametrize(("entries", "nbytes"), [(1, 1), (20, 3), (200, 4), (319, 4), (321, 5)])
+def test_a_short_update_is_sent_at_a_bit_for_some_of_its_entries(entries, nbytes):
+    c, x = trellis_fixed(bits=0.1), jnp.ones(entries)
+    payload, _ = c.encode(jr.key(0), x, ())
+    assert len(wire.dumps(payload)) == 12 + nbytes + 4 + 4
+    assert jnp.isfinite(c.decode(payload, x)).all()
 
 
 @pytest.mark.parametrize("memory", ["2", "13", "True"])

@@ -300,7 +300,8 @@ def test_a_row_without_a_configuration_is_refused(capsys, tmp_path):
 def test_codecs_are_measured_on_every_source(tmp_path, capsys):
     texts = ("eden(bits=1)", "entropy_coded(rate=1)")
     flags = ["codecs", "--codecs", *texts, "--entries", "16384", "--out", str(tmp_path)]
-    main([*flags, "--speed"])
+    main([*flags, "--speed", "--no-means"])
+    assert not (tmp_path / "means.jsonl").exists()
     rows = [json.loads(line) for line in (tmp_path / "codecs.jsonl").read_text().splitlines()]
     assert [row["codec"] for row in rows] == [texts[0]] * 3 + [texts[1]] * 3
     errors = {(row["codec"], row["source"]): row["error"] for row in rows}
@@ -316,6 +317,20 @@ def test_codecs_are_measured_on_every_source(tmp_path, capsys):
     assert f"On {row['threads']} thread" in shown
     assert (tmp_path / "codecs.png").read_bytes().startswith(b"\x89PNG")
     assert "expected a folder without results" in refused(capsys, *flags)
+
+
+@pytest.mark.slow
+def test_codecs_are_measured_by_the_error_of_the_mean(tmp_path, capsys):
+    texts = ("eden(bits=0.25)", "preconditioned(trellis_fixed(bits=0.25))")
+    main(["codecs", "--codecs", *texts, "--entries", "4096", "--out", str(tmp_path)])
+    rows = [json.loads(line) for line in (tmp_path / "means.jsonl").read_text().splitlines()]
+    errors = {(row["codec"], row["round"]): row["error_of_mean"] for row in rows}
+    assert set(errors) == {(text, number) for text in texts for number in (2, 4, 8)}
+    for number in (2, 4, 8):
+        assert errors[texts[1], number] < 0.4 * errors[texts[0], number]
+    shown = capsys.readouterr().out
+    assert shown.index("Error of the mean of 32 clients' updates") < shown.index("Student t")
+    assert (tmp_path / "codecs.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
