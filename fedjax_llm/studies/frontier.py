@@ -7,8 +7,8 @@ from fedjax_compression import Compressor
 
 from ..runs import Row, RunConfig, locked
 from ..runs.live import minute_lines
+from .costs import SECONDS, cost_of
 from .figure import draw
-from .front import SECONDS, cost_of
 from .sweep import CODECS, configurations, sweep
 
 

@@ -1,18 +1,18 @@
-"""A sweep: one run per codec and seed, stored as rows; stored rows are not run again."""
+"""A sweep: one run per configuration, stored as rows; stored rows are not run again."""
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedjax_compression import Compressor
 
-from ..runs import Named, Row, RunConfig, canonical, execute, execute_together, prepare
+from ..runs import Named, Row, RunConfig, execute, execute_together, prepare
 from ..runs.contents import Contents, check_contents
 from ..runs.live import Live, Pace, line, live_progress, mebibytes, on_terminal
 from ..runs.quality import Watched
 from ..runs.results import append_row, read_rows
-from .front import unit
+from .costs import unit
+from .settings import identity, label, settings, varying
 
 CODECS = (
     "identity()",
@@ -40,9 +40,6 @@ QUICK_CODECS = (
 )
 """The codecs of the quick sweep."""
 
-_DEFAULTS = dataclasses.asdict(canonical(RunConfig()))
-"""Values of the fields that rows of earlier versions lack."""
-
 
 def configurations(
     base: RunConfig, codecs: Sequence[str] | Mapping[str, Compressor], seeds: Sequence[int]
@@ -64,12 +61,17 @@ def configurations(
     """
     if isinstance(codecs, Mapping):
         codecs = [Named(text, value) for text, value in codecs.items()]
-    wanted = [
+    return built(
         dataclasses.replace(base, uplink=codec, seed=seed) for seed in seeds for codec in codecs
-    ]
-    if not wanted:
-        raise ValueError("frontier: expected at least one codec and one seed, got none.")
-    found = {}
+    )
+
+
+def built(wanted: Iterable[RunConfig]) -> dict[RunConfig, Contents]:
+    """Build each configuration, before any runs; return them with what they read.
+
+    Raises `ValueError` for one that cannot be built, for one without held-out text, and for none.
+    """
+    found: dict[RunConfig, Contents] = {}
     for config in wanted:
         run = prepare(config)
         if not run.evaluated.heldout.names:
@@ -78,6 +80,8 @@ def configurations(
                 f"{run.config.heldout}; give a larger share or text of its own."
             )
         found[run.config] = run.contents
+    if not found:
+        raise ValueError("frontier: expected at least one codec and one seed, got none.")
     return found
 
 
@@ -102,13 +106,15 @@ def sweep(
     for number, row in enumerate(read_rows(results), start=1):
         if not isinstance(row.get("config"), dict):
             raise ValueError(f"{results}: line {number}: expected a row with config, got {row}.")
-        rows[_key(row["config"])] = row
+        rows[identity(row["config"])] = row
     stored = [rows.get(_of(config)) for config in configs]
     if any(row is None or "contents" in row for row in stored):
         for (config, contents), old in zip(configs.items(), stored, strict=True):
             if old:
                 where = f"the row of {config.uplink}, seed {config.seed}, in {results}"
                 check_contents(old.get("contents"), contents, where=where)
+    given = [settings({"config": dataclasses.asdict(config)}) for config in configs]
+    names = varying(given)
     pace = Pace(sum(row is None for row in stored))
     for number, config in enumerate(configs, start=1):
         if _of(config) not in rows:
@@ -118,10 +124,11 @@ def sweep(
                 if each == config
                 or (together and _of(each) not in rows and _but_seed(each) == _but_seed(config))
             ]
-            title = f"{number}/{len(configs)} {config.uplink}, seed {config.seed}"
+            which = label(given[number - 1], names)
+            title = f"{number}/{len(configs)} {which}, seed {config.seed}"
             with live_progress(title, rounds=config.rounds) as show:
                 for new in _executed(missing, configs, show):
-                    rows[_key(new["config"])] = new
+                    rows[identity(new["config"])] = new
                     append_row(results, new)
             pace.done += len(missing)
             if not on_terminal():
@@ -152,12 +159,4 @@ def _but_seed(config: RunConfig) -> RunConfig:
 
 
 def _of(config: RunConfig) -> str:
-    return _key(dataclasses.asdict(config))
-
-
-def _key(config: dict) -> str:
-    """A configuration's identity; fields that did not exist yet had their defaults."""
-    return json.dumps(
-        _DEFAULTS | config | {"decoder": _DEFAULTS["decoder"] | config.get("decoder", {})},
-        sort_keys=True,
-    )
+    return identity(dataclasses.asdict(config))
