@@ -16,6 +16,7 @@ from ..runs.registries import names_by_field, summary_line
 from .bench import bench
 from .codecs import codecs
 from .frontier import QUICK, frontier_from
+from .study import study
 from .train import train
 
 
@@ -39,6 +40,7 @@ def run(args: Sequence[str]) -> None:
         "codecs": codecs,
         "bench": bench,
         "frontier": frontier_from(QUICK if "--quick" in args else RunConfig()),
+        "study": study,
     }
     said = io.StringIO()
     try:

@@ -6,8 +6,10 @@ from .front import pareto_front, significant_front
 from .frontier import frontier
 from .intervals import interval
 from .points import Point, common_notes, points
+from .study import Study, finished_rows, run_study
 from .sweep import CODECS, QUICK_CODECS, configurations, sweep
 from .table import table
+from .tuning import Tuned, Tuning, successive_halving, tuned
 
 __all__ = [
     "BOTH",
@@ -19,17 +21,24 @@ __all__ = [
     "SECONDS",
     "Cost",
     "Point",
+    "Study",
+    "Tuned",
+    "Tuning",
     "common_notes",
     "configurations",
     "cost_in",
     "cost_of",
     "cost_to",
     "draw",
+    "finished_rows",
     "frontier",
     "interval",
     "pareto_front",
     "points",
+    "run_study",
     "significant_front",
+    "successive_halving",
     "sweep",
     "table",
+    "tuned",
 ]

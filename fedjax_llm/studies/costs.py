@@ -1,4 +1,4 @@
-"""What a loss is drawn against: bytes one or both ways, or simulated seconds; whole or to a loss."""
+"""What loss is drawn against: bytes one or both ways, or simulated seconds; whole or to a loss."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -108,14 +108,21 @@ def cost_to(row: Row, target: float | int, cost: Cost) -> float | int | None:
         (20, inf)
 
     """
-    after = _after_rounds(row, cost)
-    if "evaluations" not in row or after is None:
+    found = evaluated(row, cost)
+    if "evaluations" not in row or not found:
         return None
+    return next((at for at, loss in found.values() if loss <= target), inf)
+
+
+def evaluated(row: Row, cost: Cost) -> dict[int, tuple[float | int, float | int]]:
+    """The cost and the finite loss at each evaluation, by round; that after the last round too."""
+    after = _after_rounds(row, cost)
+    if after is None or "rounds" not in row:
+        return {}
     name = f"heldout_nats_per_{unit([row])}"
-    measured = [(each["round"], each.get(name)) for each in row["evaluations"]]
-    measured.append((row["rounds"], row.get(name)))
-    reached = (number for number, loss in measured if loss is not None and loss <= target)
-    return next((after[number - 1] for number in reached), inf)
+    measured = {each["round"]: each.get(name) for each in row.get("evaluations", ())}
+    measured[row["rounds"]] = row.get(name)
+    return {n: (after[n - 1], loss) for n, loss in measured.items() if loss is not None}
 
 
 def _after_rounds(row: Row, cost: Cost) -> list[float | int] | None:

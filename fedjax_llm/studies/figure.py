@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..runs import Row, RunConfig
-from .costs import BYTES, Cost, unit
+from .costs import BYTES, Cost, evaluated, unit
 from .points import Point, points
 from .table import UNCOMPRESSED
 
@@ -15,11 +15,17 @@ MARKERS = "osv^<>PXphd*"
 
 
 def draw(
-    rows: Sequence[Row], path: Path, cost: Cost = BYTES, *, wanted: Sequence[RunConfig] = ()
+    rows: Sequence[Row],
+    path: Path,
+    cost: Cost = BYTES,
+    *,
+    target: float | int | None = None,
+    wanted: Sequence[RunConfig] = (),
 ) -> None:
     """Draw held-out loss against a cost, with the Pareto front and the uncompressed runs.
 
-    Bars are bootstrap intervals over the seeds. A name stands beside its point where there is room,
+    Where rounds were evaluated a thin line leads to a point, through the means over its seeds. Bars
+    are bootstrap intervals over the seeds. A name stands beside its point where there is room,
     and else in a legend. A point of which a run diverged is a cross above the others, at its cost,
     and says so; one that lacks seeds says how many it has; those without a loss are left out. The
     PNG is the same for the same rows.
@@ -28,6 +34,7 @@ def draw(
         rows: Summary rows.
         path: File to write.
         cost: Uplink bytes by default.
+        target: Loss to draw a line at.
         wanted: Configurations that should have a row.
 
     """
@@ -61,6 +68,14 @@ def draw(
             capsize=3,
             label=_name(p),
         )
+        along = curve(p, cost)
+        axes.plot(
+            [at / cost.unit for at, _ in along],
+            [loss for _, loss in along],
+            color=line.get_color(),
+            linewidth=0.8,
+            alpha=0.7,
+        )
         names.append(
             axes.annotate(
                 _name(p),
@@ -80,6 +95,8 @@ def draw(
         zorder=0,
         label="Pareto front",
     )
+    if target is not None:
+        axes.axhline(target, color="grey", linestyle="--", label="target")
     if rows and (bigram := rows[0].get("heldout_bigram_nats_per_byte")):
         axes.axhline(bigram, color="grey", linestyle=":", label="byte bigram")
     if shown and all(p.cost for p in shown):
@@ -92,6 +109,14 @@ def draw(
     axes.grid(alpha=0.3)
     _name_points(figure, axes, names)
     figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def curve(point: Point, cost: Cost) -> list[tuple[float, float]]:
+    """Mean cost and mean loss at each evaluation that all seeds have, the last of the run too."""
+    seeds = [evaluated(row, cost) for row in point.rows]
+    shared = set.intersection(*(set(each) for each in seeds)) if seeds else set()
+    found = [np.mean([each[number] for each in seeds], axis=0) for number in sorted(shared)]
+    return [(float(at), float(loss)) for at, loss in found] if len(found) > 1 else []
 
 
 def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
@@ -130,7 +155,7 @@ PLACES = (
     *(((-8.0, -12.0), "right"), ((0.0, 10.0), "center"), ((0.0, -18.0), "center")),
 )
 """Where a name may stand, in points from its marker, and its alignment."""
-REFERENCES = ("Pareto front", "byte bigram")
+REFERENCES = ("Pareto front", "byte bigram", "target")
 
 
 def _name(point: Point) -> str:

@@ -60,7 +60,7 @@ def significant_front(
     means = [np.mean(list(of.values())) if of else np.inf for of in losses]
     order = [
         number
-        for number in np.lexsort((means, np.asarray(costs, float))).tolist()
+        for number in np.lexsort((np.asarray(means), np.asarray(costs, float))).tolist()
         if np.isfinite(costs[number]) and np.isfinite(means[number])
     ]
     front: list[int] = []

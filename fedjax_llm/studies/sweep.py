@@ -86,7 +86,11 @@ def built(wanted: Iterable[RunConfig]) -> dict[RunConfig, Contents]:
 
 
 def sweep(
-    configs: Mapping[RunConfig, Contents], results: Path, *, together: bool = False
+    configs: Mapping[RunConfig, Contents],
+    results: Path,
+    *,
+    together: bool = False,
+    what: str = "",
 ) -> Iterator[Row]:
     """Yield the summary row of each configuration; run those whose row is missing.
 
@@ -96,6 +100,7 @@ def sweep(
         configs: The configurations, from `configurations`.
         results: File of rows (JSON lines); new rows are appended.
         together: Run configurations that differ only in their seed as one program.
+        what: What opens each line of progress.
 
     Raises:
         ValueError: For a file with a line that is no row; for a row made from other contents than
@@ -125,7 +130,7 @@ def sweep(
                 or (together and _of(each) not in rows and _but_seed(each) == _but_seed(config))
             ]
             which = label(given[number - 1], names)
-            title = f"{number}/{len(configs)} {which}, seed {config.seed}"
+            title = f"{what}{number}/{len(configs)} {which}, seed {config.seed}"
             with live_progress(title, rounds=config.rounds) as show:
                 for new in _executed(missing, configs, show):
                     rows[identity(new["config"])] = new
