@@ -53,6 +53,11 @@ def simulated(**other):
 
 
 CALLS = {
+    "Study(['eden()'])": "TypeError: study: configurations: expected RunConfig, got 'eden()'.",
+    "Tuning(candidates=3)": (
+        "TypeError: tune: candidates: expected values by field or a function of a configuration, "
+        "got 3."
+    ),
     "data.pooled({1: [], '1': []})": (
         "TypeError: pooled: examples: client 1: expected a name as text, got 1; '1' is one."
     ),

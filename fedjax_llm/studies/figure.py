@@ -20,7 +20,7 @@ def draw(
     cost: Cost = BYTES,
     *,
     target: float | int | None = None,
-    wanted: Sequence[RunConfig] = (),
+    wanted: Sequence[RunConfig | Row] = (),
 ) -> None:
     """Draw held-out loss against a cost, with the Pareto front and the uncompressed runs.
 
@@ -39,6 +39,7 @@ def draw(
 
     """
     import matplotlib  # noqa: PLC0415 - takes half a second, and few runs draw
+    from matplotlib.colors import to_rgb  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import LogLocator  # noqa: PLC0415
 
@@ -52,6 +53,7 @@ def draw(
     finite = [p for p in shown if p.nats is not None and np.isfinite(p.nats)]
     top = max((_ends(p)[1] for p in finite), default=1.0)
     colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(shown)))
+    alone = sum(p.codec == UNCOMPRESSED for p in shown) == 1
     names = []
     for number, (p, colour) in enumerate(zip(shown, colours, strict=True)):
         plain, lost = p.codec == UNCOMPRESSED, p not in finite
@@ -63,7 +65,7 @@ def draw(
             yerr=[[nats - low], [high - nats]],
             marker="x" if lost else "D" if plain else MARKERS[number % len(MARKERS)],
             markersize=9 if plain else 7,
-            color="black" if plain else colour,
+            color="black" if plain and alone else colour,
             linestyle="",
             capsize=3,
             label=_name(p),
@@ -83,7 +85,7 @@ def draw(
                 (8, 5),
                 textcoords="offset points",
                 fontsize=8,
-                color=line.get_color(),
+                color=0.6 * np.array(to_rgb(line.get_color())),  # yellow is hard to read
             )
         )
     front = sorted(

@@ -75,7 +75,7 @@ def points(
     cost: Cost = BYTES,
     *,
     target: float | int | None = None,
-    wanted: Sequence[RunConfig] = (),
+    wanted: Sequence[RunConfig | Row] = (),
 ) -> list[Point]:
     """One point for each configuration, in the order of the rows.
 
@@ -89,7 +89,8 @@ def points(
         rows: Summary rows.
         cost: What the front is drawn against.
         target: Loss for `to_target`.
-        wanted: Configurations that should have a row; those without are points too, or noted.
+        wanted: Configurations that should have a row, as objects or as rows have them; those
+            without are points too, or noted.
 
     Raises:
         ValueError: For rows whose losses cannot be compared, naming what differs: other data,
@@ -159,15 +160,16 @@ def _group(groups: dict[str, _Group], of: Settings) -> _Group:
     return groups.setdefault(json.dumps(of, sort_keys=True), _Group(of))
 
 
-def _want(groups: dict[str, _Group], config: RunConfig) -> None:
+def _want(groups: dict[str, _Group], config: RunConfig | Row) -> None:
     """Note that a configuration should have a row, whatever it reads."""
-    of = settings({"config": asdict(canonical(config))})
+    given = asdict(canonical(config)) if isinstance(config, RunConfig) else config
+    of = settings({"config": given})
     for group in groups.values():
         configured = {n: v for n, v in group.settings.items() if not n.startswith("contents.")}
         if configured == of:
-            group.wanted.add(config.seed)
+            group.wanted.add(given["seed"])
             return
-    _group(groups, of).wanted.add(config.seed)
+    _group(groups, of).wanted.add(given["seed"])
 
 
 def _point(

@@ -47,7 +47,8 @@ def settings(row: Row) -> Settings:
         given = {name: row[key] for name, key in _BESIDE.items() if key in row}
     contents = row.get("contents") or {}
     found = _flat(given) | {f"contents.{name}": contents[name] for name in OWN if name in contents}
-    return {name: value for name, value in found.items() if name != SEED}
+    read_back = json.loads(json.dumps(found))  # a row from a file has lists for tuples
+    return {name: value for name, value in read_back.items() if name != SEED}
 
 
 _BESIDE = {"algorithm": "algorithm", "uplink": "codec"}

@@ -7,7 +7,6 @@ from dataclasses import KW_ONLY, asdict, dataclass
 from math import isfinite
 from pathlib import Path
 
-from ..models import DecoderConfig
 from ..runs import Row, RunConfig, canonical, locked
 from ..runs.contents import Contents
 from ..runs.live import minute_lines
@@ -16,7 +15,7 @@ from .costs import COSTS, SECONDS, Cost, cost_in
 from .figure import draw
 from .settings import identity
 from .sweep import built, sweep
-from .tuning import Tuned, Tuning, trials, tuned
+from .tuning import Candidates, Tuned, Tuning, candidates_of, tuned
 
 
 @dataclass(frozen=True)
@@ -123,12 +122,12 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder to write to, got a file.")
     configs, tune = list(study.configurations), study.tune
-    candidates: list[list[RunConfig]] = []
+    candidates: list[Candidates] = []
     with minute_lines("reading data and model"):
         if tune:
-            candidates = trials(tune, configs)
-            built(tune.trial(each, tune.rounds) for mine in candidates for each in mine)
-            built(study.runs([tune.reported(each) for mine in candidates for each in mine[:1]]))
+            candidates = candidates_of(tune, configs)
+            built(trial for each in candidates for trial in each.trials)
+            built(study.runs([tune.reported(each.configs[0]) for each in candidates]))
             runs: dict[RunConfig, Contents] = {}
         else:
             runs = built(study.runs(configs))
@@ -148,7 +147,7 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
     return rows
 
 
-def finished_rows(folder: Path) -> tuple[list[Row], list[RunConfig]]:
+def finished_rows(folder: Path) -> tuple[list[Row], list[Row]]:
     """The rows of a study's folder that are there, and the configurations that should have one.
 
     Raises `ValueError` for a folder without a study, or of which tuning is not done.
@@ -159,19 +158,17 @@ def finished_rows(folder: Path) -> tuple[list[Row], list[RunConfig]]:
             f"{folder}: expected study.json, which a study writes when its tuning is done, got "
             "none."
         )
-    given = json.loads(about.read_text(encoding="utf-8"))["configurations"]
-    ours = {identity(config) for config in given}
-    rows = [row for row in read_rows(folder / "results.jsonl") if identity(row["config"]) in ours]
-    return rows, [
-        RunConfig(**{**config, "decoder": DecoderConfig(**config["decoder"])}) for config in given
-    ]
+    wanted = json.loads(about.read_text(encoding="utf-8"))["configurations"]
+    ours = {identity(config) for config in wanted}
+    rows = read_rows(folder / "results.jsonl")
+    return [row for row in rows if identity(row.get("config", {})) in ours], wanted
 
 
 def _about(
     study: Study,
     runs: dict[RunConfig, Contents],
     found: Sequence[Tuned],
-    candidates: Sequence[Sequence[RunConfig]],
+    candidates: Sequence[Candidates],
 ) -> Row:
     return {
         "configurations": [asdict(config) for config in runs],
@@ -180,7 +177,7 @@ def _about(
         "costs": list(study.costs),
         "tuned": [
             {
-                "candidates": [asdict(canonical(each)) for each in mine],
+                "candidates": [asdict(canonical(each)) for each in mine.configs],
                 "rungs": [
                     {"rounds": rounds, "losses": {str(n): loss for n, loss in losses.items()}}
                     for rounds, losses in each.rungs

@@ -20,7 +20,7 @@ def table(
     cost: Cost | None = None,
     *,
     target: float | int | None = None,
-    wanted: Sequence[RunConfig] = (),
+    wanted: Sequence[RunConfig | Row] = (),
 ) -> Table:
     """One line per point, most bytes first; * marks the Pareto front.
 

@@ -11,17 +11,16 @@ from typing import Any, NamedTuple
 from ..data.partitions.aside import reported_clients, tuning_clients
 from ..data.registry import DATA
 from ..data.unseen import UNSEEN
-from ..runs import Named, RunConfig
-from ..runs.config import ParsedConfig, parse_config
+from ..runs import Named, RunConfig, canonical
+from ..runs.config import parse_config
 from ..runs.contents import Contents
-from ..runs.texts import built
+from ..runs.texts import Parsed, built, parsed
 from .costs import unit
 from .sweep import built as built_runs
 from .sweep import sweep
 
 OPTIMIZERS = ("client_optimizer", "server_optimizer")
 """Fields that some methods do not need, and that are then not tuned."""
-Candidates = Mapping[str, Sequence[Any]] | Callable[[RunConfig], Sequence[RunConfig]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class Tuning:
 
     """
 
-    candidates: Candidates
+    candidates: Mapping[str, Sequence[Any]] | Callable[[RunConfig], Sequence[RunConfig]]
     rounds: int = 4
     share: float = 0.2
     seed: int = 0
@@ -98,22 +97,25 @@ class Tuning:
         """The configuration on the clients that are not set aside."""
         return dataclasses.replace(config, data=self._part(config, reported_clients))
 
-    def trial(self, config: RunConfig, rounds: int) -> RunConfig:
-        """The configuration as a tuning run: on the clients set aside, for some rounds."""
+    def trials(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
+        """Configurations as tuning runs of the first rung, on the clients set aside."""
+        most: dict[tuple[str, str], int] = {}  # data is read once, not for each candidate
+        return [self._trial(config, most) for config in configs]
+
+    def _trial(self, config: RunConfig, most: dict[tuple[str, str], int]) -> RunConfig:
         data = self._part(config, tuning_clients)
-        parsed = parse_config(dataclasses.replace(config, data=data))
-        own: dict[str, Any] = {name: _share_of(parsed, name) for name in ("heldout", "unseen")}
-        records = built("data", parsed.texts["data"], DATA)
-        left_out: Any = built(
-            "unseen", parse_config(dataclasses.replace(config, **own)).texts["unseen"], UNSEEN
-        )
-        most = len(records) - floor(len(records) * left_out(tuple(records)) + 1e-9)
+        texts = parse_config(config).texts
+        own: dict[str, Any] = {name: _share_of(texts[name]) for name in ("heldout", "unseen")}
+        if (data, own["unseen"]) not in most:
+            names = tuple(built("data", parsed("data", data), DATA))
+            unseen: Any = built("unseen", parsed("unseen", own["unseen"]), UNSEEN)
+            most[data, own["unseen"]] = len(names) - floor(len(names) * unseen(names) + 1e-9)
         return dataclasses.replace(
             config,
             data=data,
-            rounds=rounds,
+            rounds=self.rounds,
             seed=self.seed,
-            clients=min(config.clients, most),
+            clients=min(config.clients, most[data, own["unseen"]]),
             population=None,
             evaluate_every=None,
             target_loss=None,
@@ -144,7 +146,14 @@ class Tuned(NamedTuple):
     rounds: int
 
 
-def trials(tuning: Tuning, configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+class Candidates(NamedTuple):
+    """The candidates of a configuration, and their tuning runs of the first rung."""
+
+    configs: list[RunConfig]
+    trials: list[RunConfig]
+
+
+def candidates_of(tuning: Tuning, configs: Sequence[RunConfig]) -> list[Candidates]:
     """The candidates of each configuration.
 
     Raises `ValueError` where one has none, or another number of them than the first.
@@ -158,10 +167,15 @@ def trials(tuning: Tuning, configs: Sequence[RunConfig]) -> list[list[RunConfig]
                 f"{configs[0].uplink} and {len(mine)} for {config.algorithm} with {config.uplink}; "
                 "give a function (configuration) -> candidates."
             )
-    return found
+    trials = tuning.trials([each for mine in found for each in mine])
+    count = len(found[0])
+    return [
+        Candidates(mine, trials[number * count : (number + 1) * count])
+        for number, mine in enumerate(found)
+    ]
 
 
-def tuned(tuning: Tuning, candidates: Sequence[RunConfig], results: Path) -> Tuned:
+def tuned(tuning: Tuning, candidates: Candidates, results: Path) -> Tuned:
     """Choose among the candidates of a configuration.
 
     Args:
@@ -175,19 +189,23 @@ def tuned(tuning: Tuning, candidates: Sequence[RunConfig], results: Path) -> Tun
     """
 
     def measure(which: Sequence[int], rounds: int) -> list[float | int]:
-        runs = built_runs(tuning.trial(candidates[number], rounds) for number in which)
-        by_config = dict(zip(runs, _losses(runs, results), strict=True))
-        keys = [parse_config(tuning.trial(candidates[n], rounds)).config for n in which]
-        return [by_config[key] for key in keys]
+        wanted = [
+            canonical(dataclasses.replace(candidates.trials[number], rounds=rounds))
+            for number in which
+        ]
+        runs = built_runs(wanted)  # two candidates of one configuration are one run
+        losses = dict(zip(runs, _losses(runs, results), strict=True))
+        return [losses[config] for config in wanted]
 
-    best, rungs = successive_halving(len(candidates), measure, rounds=tuning.rounds)
+    best, rungs = successive_halving(len(candidates.trials), measure, rounds=tuning.rounds)
     if rungs and not isfinite(rungs[-1][1][best]):
+        first = candidates.configs[0]
         raise ValueError(
-            f"tune: expected a candidate of {candidates[0].algorithm} with {candidates[0].uplink} "
-            "that trains, got a loss that is not finite from all of them; give smaller rates."
+            f"tune: expected a candidate of {first.algorithm} with {first.uplink} that trains, got "
+            "a loss that is not finite from all of them; give smaller rates."
         )
     spent = sum(rounds * len(losses) for rounds, losses in rungs)
-    return Tuned(tuning.reported(candidates[best]), rungs, spent)
+    return Tuned(tuning.reported(candidates.configs[best]), rungs, spent)
 
 
 def successive_halving(
@@ -232,6 +250,5 @@ def _losses(runs: Mapping[RunConfig, Contents], results: Path) -> list[float | i
     return [inf if loss is None else loss for loss in found]
 
 
-def _share_of(parsed: ParsedConfig, name: str) -> str:
-    text = parsed.texts[name]
+def _share_of(text: Parsed) -> str:
     return text.text if text.call.name == "share" else "share(0.1)"

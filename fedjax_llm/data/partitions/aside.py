@@ -8,7 +8,7 @@ from ...checks import check_count, check_real
 from ..readers.examples import Records
 
 
-def tuning_clients(examples: Records, *, share: float = 0.2, seed: int = 0) -> Records:
+def tuning_clients(examples: Records, *, share: float | int = 0.2, seed: int = 0) -> Records:
     """Keep a share of the clients, to tune on: those that `reported_clients` leaves out.
 
     Args:
@@ -34,7 +34,7 @@ def tuning_clients(examples: Records, *, share: float = 0.2, seed: int = 0) -> R
     return {name: each for name, each in examples.items() if name in aside}
 
 
-def reported_clients(examples: Records, *, share: float = 0.2, seed: int = 0) -> Records:
+def reported_clients(examples: Records, *, share: float | int = 0.2, seed: int = 0) -> Records:
     """Leave out the clients that `tuning_clients` keeps.
 
     Args:
@@ -59,7 +59,7 @@ def reported_clients(examples: Records, *, share: float = 0.2, seed: int = 0) ->
     return {name: each for name, each in examples.items() if name not in aside}
 
 
-def _aside(who: str, examples: Records, share: float, seed: int) -> set[str]:
+def _aside(who: str, examples: Records, share: float | int, seed: int) -> set[str]:
     check_count(seed, who=who, name="seed", at_least=0)
     check_real(share, who=who, name="share", above=0, below=1)
     names = sorted(examples)
