@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-all test-colab same parity golden fuzz fuzz-config kill stop check format
+.PHONY: demo quick test test-all test-colab same parity golden fuzz fuzz-config kill stop report-check check format
 
 demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
 	$(BIN)/fedjax-llm frontier --client-axis "scan()" --out runs/demo
@@ -45,6 +45,9 @@ fuzz-config: $(VENV)/.check  ## 2,000 configurations: each ends in a result or i
 
 stop: $(VENV)/.check  ## thirty commands that are sent SIGINT or SIGTERM at random moments
 	$(BIN)/python -m tests.stop_runs --stops 30
+
+report-check: $(VENV)/.check  ## the report page in a headless Chromium, which must be there
+	$(BIN)/python -m tests.report_in_browser --out runs/report-check
 
 kill: $(VENV)/.check  ## thirty runs killed at random moments, and resumed
 	$(BIN)/python -m tests.kill_runs --kills 30

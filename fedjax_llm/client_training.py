@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .checks import check_loss, check_optimizer
-from .precision import in_dtypes, master_copy
+from .precision import float32_zeros, in_dtypes, master_copy
 from .schedules import Progress, first_step
 
 Params: TypeAlias = PyTree
@@ -234,7 +234,7 @@ def full_gradient(
             )
             return total, (jnp.where(targets > 0, value, 0.0), targets)
 
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+        zeros = float32_zeros(params)
         total, (values, targets) = jax.lax.scan(add, zeros, batches)  # type: ignore[var-annotated]
         count = jnp.maximum(targets.sum(), 1)
         mean = jax.tree.map(lambda t, p: (t / count).astype(p.dtype), total, params)

@@ -40,6 +40,25 @@ def master_copy(tree: PyTree) -> PyTree:
     return jax.tree.map(copied, tree)
 
 
+def float32_zeros(like: PyTree) -> PyTree[Float[Array, "..."]]:
+    """Make float32 zeros in the shapes of a pytree.
+
+    Args:
+        like: Arrays or ShapeDtypeStructs.
+
+    Returns:
+        A pytree of zeros.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fedjax_llm.precision import float32_zeros
+        >>> float32_zeros({"w": jnp.ones((2, 3), jnp.bfloat16)})["w"].dtype.name
+        'float32'
+
+    """
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
+
+
 def cast(tree: PyTree, like: PyTree) -> PyTree:
     """Cast a pytree to the dtypes of another.
 

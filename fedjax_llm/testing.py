@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
-from fedjax_compression.checks import check_kind
+from fedjax_compression.checks import check_integer, check_kind
 from fedjax_compression.testing import ContractError
 from jaxtyping import PyTree
 
@@ -316,35 +316,35 @@ ALGORITHM_PROMISES: tuple[Callable[[AlgorithmTrial], None], ...] = (
 """Every promise of an algorithm, each a function that raises `ContractError`."""
 
 
-def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None:
+def check_aggregator(
+    aggregator: Aggregator, like: PyTree | None = None, *, clients: int = 5
+) -> None:
     """Check every promise of the aggregator contract.
 
     Args:
         aggregator: The rule to check.
         like: A pytree whose shapes the updates have. Default: a matrix and a scalar.
+        clients: Clients of the trial, at least 5, for a rule that needs more. Default: 5.
 
     Raises:
         ContractError: Naming the first promise that does not hold, what was expected, what was
             got, and how to mend it.
         TypeError: For anything but an `Aggregator`.
+        ValueError: For fewer than 5 clients.
 
     Example:
         >>> from fedjax_llm import weighted_mean
         >>> check_aggregator(weighted_mean())
 
     """
-    check_kind(
-        aggregator,
-        Aggregator,
-        who="check_aggregator",
-        name="aggregator",
-        expected="an Aggregator",
-        remedy="call the factory first" if callable(aggregator) else "",
-    )
+    who, remedy = "check_aggregator", "call the factory first" if callable(aggregator) else ""
+    expected = "an Aggregator"
+    check_kind(aggregator, Aggregator, who=who, name="aggregator", expected=expected, remedy=remedy)
+    check_integer(clients, who=who, name="clients", at_least=5)
     like = {"matrix": jnp.zeros((3, 2)), "scalar": jnp.zeros(())} if like is None else like
-    clients = 5
+    more = list(range(5, clients))
     updates = jax.tree.map(lambda leaf: jr.normal(jr.key(leaf.size), (clients, *leaf.shape)), like)
-    weights = jnp.array([1.0, 2.0, 0.5, 3.0, 1.5])
+    weights = jnp.array([1.0, 2.0, 0.5, 3.0, 1.5, *(1.0 for _ in more)])
     empty, add = jax.jit(aggregator.empty, static_argnums=1), jax.jit(aggregator.add)
     merge, finish = jax.jit(aggregator.merge), jax.jit(aggregator.finish)
 
@@ -358,7 +358,8 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
             partial = add(partial, chunk, weights[index])
         return partial
 
-    whole = finish(folded([[0, 1, 2, 3, 4]]))
+    everyone = [[0, 1, 2, 3, 4, *more]]
+    whole = finish(folded(everyone))
     _hold(
         jax.tree.map(jnp.shape, whole) == jax.tree.map(jnp.shape, like) and _finite(whole),
         "result",
@@ -366,7 +367,7 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
         jax.tree.map(jnp.shape, whole),
         "reduce the client axis in finish",
     )
-    for chunks in ([[0], [1], [2], [3], [4]], [[0, 1, 2], [3, 4]]):
+    for chunks in ([[i] for i in range(clients)], [[0, 1, 2], [3, 4, *more]]):
         _hold(
             _close(finish(folded(chunks)), whole, 1e-5),
             "chunks",
@@ -377,7 +378,7 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
     padded = jnp.concatenate([weights, jnp.zeros(1)])
     filled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[-1:]]), updates)
     _hold(
-        _close(finish(folded([[0, 1, 2], [3, 4, 5]], padded, filled)), whole, 1e-5),
+        _close(finish(folded([[0, 1, 2], [3, 4, *more, clients]], padded, filled)), whole, 1e-5),
         "padding",
         "rows of weight zero, which fill up the last chunk, to count as nothing",
         "another result",
@@ -385,23 +386,18 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
     )
     without = jnp.asarray(weights).at[1].set(0)
     zeroed = jax.tree.map(lambda leaf: leaf.at[1].set(0), updates)
+    dropped = finish(folded([[0, 1, 2], [3, 4, *more]], without, zeroed))
     _hold(
-        _close(
-            finish(folded([[0, 1, 2], [3, 4]], without, zeroed)),
-            finish(folded([[0, 2, 3, 4]])),
-            1e-5,
-        ),
+        _close(dropped, finish(folded([[0, 2, 3, 4, *more]])), 1e-5),
         "dropped clients",
         "a row of zeros and weight zero, a client that dropped out, to count as nothing",
         "another result",
         "skip it in add, and count rows of weight above zero instead of `clients`",
     )
     nobody = folded([[0, 1, 2]], jnp.zeros(clients), jax.tree.map(jnp.zeros_like, updates))
-    halves = [
-        (folded([[0, 1]]), folded([[2, 3, 4]])),
-        (nobody, folded([[0, 1, 2, 3, 4]])),
-        (folded([[0, 1, 2, 3, 4]]), nobody),
-    ]
+    all_of_them = folded(everyone)
+    halves = [(folded([[0, 1]]), folded([[2, 3, 4, *more]]))]
+    halves += [(nobody, all_of_them), (all_of_them, nobody)]
     _hold(
         all(_close(finish(merge(*both)), whole, 1e-5) for both in halves),
         "merge",
@@ -409,7 +405,7 @@ def check_aggregator(aggregator: Aggregator, like: PyTree | None = None) -> None
         "another",
         "let merge sum, or append the rows of the second to those of the first",
     )
-    none = finish(folded([[0, 1, 2, 3, 4]], jnp.zeros(clients)))
+    none = finish(folded(everyone, jnp.zeros(clients)))
     _hold(
         _finite(none),
         "no clients",

@@ -66,7 +66,15 @@ POOLS = {
     ],
     "uplink": CODECS,
     "downlink": CODECS,
-    "aggregate": ["weighted_mean()", "median()", "1", ""],
+    "aggregate": [
+        "weighted_mean()",
+        "median()",
+        "krum(f=1)",
+        "bucketing(median(), size=0)",
+        "1",
+        "",
+    ],
+    "attack": ["sign_flip(fraction=0.5)", "alie(fraction=0.5)", "alie(fraction=2)", "alie()", "x"],
     "prediction": ["0", "0.5", "1", "2", "nan", "-inf", "x"],
     "client_axis": [
         "vmap()",

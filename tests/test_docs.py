@@ -8,6 +8,7 @@ from fedjax_compression import registry
 
 from fedjax_llm.aggregators import registry as aggregators
 from fedjax_llm.algorithms import registry as methods
+from fedjax_llm.attacks import registry as attacks
 from fedjax_llm.data import registry as data
 
 ROOT = Path(__file__).parents[1]
@@ -58,9 +59,15 @@ def test_the_example_of_the_compression_package_runs(capsys):
     assert sent * 50 < plain
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_the_components_of_contributing_work(number):
-    tables = (registry.FACTORIES, methods.METHODS, aggregators.AGGREGATORS, data.DATA)
+    tables = (
+        registry.FACTORIES,
+        methods.METHODS,
+        aggregators.AGGREGATORS,
+        attacks.ATTACKS,
+        data.DATA,
+    )
     before = [dict(table) for table in tables]
     try:
         run(examples("CONTRIBUTING.md")[number], "CONTRIBUTING.md")
@@ -73,6 +80,13 @@ def test_the_components_of_contributing_work(number):
 def test_every_codec_is_in_the_table():
     for name in registry.FACTORIES:
         assert f"\n| `{name}(" in CODECS, name
+
+
+def test_every_rule_and_attack_is_in_a_table():
+    text = (ROOT / "docs/components.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)", row.split("|")[1])}
+    assert {*aggregators.AGGREGATORS, *attacks.ATTACKS} <= named
 
 
 def test_every_method_says_what_travels():

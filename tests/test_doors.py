@@ -165,6 +165,7 @@ def said():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_a_wrong_kind_is_refused_at_the_call(call, said):
     expected = CALLS[call]

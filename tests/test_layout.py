@@ -28,6 +28,7 @@ LAYERS = {
             "algorithm",
             "ledger",
             "aggregators",
+            "attacks",
         ),
         *("model_files", "models", "data", "adapters", "tasks", "algorithms", "evaluation"),
         *("simulation", "testing", "runs", "studies", "bench", "cli", "__main__"),
@@ -37,6 +38,7 @@ LAYERS = {
 KINDS = {
     "compression/fedjax_compression": ("contract.py", "registry.py", "testing.py"),
     "fedjax_llm/aggregators": ("contract.py", "registry.py"),
+    "fedjax_llm/attacks": ("contract.py", "registry.py"),
     "fedjax_llm/algorithms": ("contract.py", "registry.py"),
     "fedjax_llm/adapters": ("contract.py", "registry.py"),
     "fedjax_llm/data": ("contract.py", "registry.py"),

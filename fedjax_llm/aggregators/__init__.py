@@ -1,8 +1,44 @@
 """Rules by which a server combines decoded updates."""
 
+from .bucketing import bucketing
+from .bulyan import bulyan
+from .centered_clipping import centered_clipping
 from .contract import Aggregator
+from .dnc import dnc
 from .failures import leave_out_failed
+from .flame import flame
+from .fools_gold import fools_gold
+from .krum import krum, multi_krum
+from .mean import mean
+from .median import median
+from .nearest_neighbor_mixing import nearest_neighbor_mixing
+from .norm_bound import norm_bound
+from .rfa import rfa
+from .sign_majority import sign_majority
 from .stacked import Stack, shares, stacked
+from .trimmed_mean import trimmed_mean
 from .weighted_mean import weighted_mean
 
-__all__ = ["Aggregator", "Stack", "leave_out_failed", "shares", "stacked", "weighted_mean"]
+__all__ = [
+    "Aggregator",
+    "Stack",
+    "bucketing",
+    "bulyan",
+    "centered_clipping",
+    "dnc",
+    "flame",
+    "fools_gold",
+    "krum",
+    "leave_out_failed",
+    "mean",
+    "median",
+    "multi_krum",
+    "nearest_neighbor_mixing",
+    "norm_bound",
+    "rfa",
+    "shares",
+    "sign_majority",
+    "stacked",
+    "trimmed_mean",
+    "weighted_mean",
+]

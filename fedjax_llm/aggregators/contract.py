@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 Partial: TypeAlias = PyTree
 """The aggregate of the clients folded in so far."""
@@ -32,6 +32,10 @@ class Aggregator(NamedTuple):
         merge: `(partial, partial) -> partial`: combine the partials of two devices or hosts.
         finish: `(partial) -> update`: the combined update, in float32; zero where no weight was
             added.
+        begin: `(key, last, clients) -> partial`: `empty` of a rule that draws random numbers or
+            starts from the last aggregate. `key` is the round's own; `last` is the result of the
+            last round's `finish`, in float32, and zeros before the first round. A method that finds
+            it calls it in place of `empty`. None (default): a round depends on neither.
 
     """
 
@@ -39,3 +43,4 @@ class Aggregator(NamedTuple):
     add: Callable[[Partial, Updates, Float[Array, " clients"]], Partial]
     merge: Callable[[Partial, Partial], Partial]
     finish: Callable[[Partial], PyTree]
+    begin: Callable[[Key[Array, ""], PyTree, int], Partial] | None = None

@@ -4,10 +4,41 @@ from collections.abc import Callable
 
 from fedjax_compression.checks import check_function, check_new_name
 
+from .bucketing import bucketing
+from .bulyan import bulyan
+from .centered_clipping import centered_clipping
 from .contract import Aggregator
+from .dnc import dnc
+from .flame import flame
+from .fools_gold import fools_gold
+from .krum import krum, multi_krum
+from .mean import mean
+from .median import median
+from .nearest_neighbor_mixing import nearest_neighbor_mixing
+from .norm_bound import norm_bound
+from .rfa import rfa
+from .sign_majority import sign_majority
+from .trimmed_mean import trimmed_mean
 from .weighted_mean import weighted_mean
 
-AGGREGATORS: dict[str, Callable[..., Aggregator]] = {"weighted_mean": weighted_mean}
+AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
+    "bucketing": bucketing,
+    "bulyan": bulyan,
+    "centered_clipping": centered_clipping,
+    "dnc": dnc,
+    "flame": flame,
+    "fools_gold": fools_gold,
+    "krum": krum,
+    "mean": mean,
+    "median": median,
+    "multi_krum": multi_krum,
+    "nearest_neighbor_mixing": nearest_neighbor_mixing,
+    "norm_bound": norm_bound,
+    "rfa": rfa,
+    "sign_majority": sign_majority,
+    "trimmed_mean": trimmed_mean,
+    "weighted_mean": weighted_mean,
+}
 """Every rule that a run's `aggregate` can name: those of this package and those of `register`."""
 
 

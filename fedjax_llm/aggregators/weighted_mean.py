@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..precision import float32_zeros
 from .contract import Aggregator, Updates
 
 
@@ -43,8 +44,7 @@ def weighted_mean() -> Aggregator:
     """
 
     def empty(like: PyTree, clients: int) -> WeightedSum:
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
-        return WeightedSum(zeros, jnp.zeros((), jnp.float32))
+        return WeightedSum(float32_zeros(like), jnp.zeros((), jnp.float32))
 
     def add(
         partial: WeightedSum, updates: Updates, weights: Float[Array, " clients"]

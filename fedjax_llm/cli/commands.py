@@ -16,6 +16,7 @@ from ..runs.registries import names_by_field, summary_line
 from .bench import bench
 from .codecs import codecs
 from .frontier import QUICK, frontier_from
+from .report import report
 from .study import study
 from .train import train
 
@@ -40,6 +41,7 @@ def run(args: Sequence[str]) -> None:
         "codecs": codecs,
         "bench": bench,
         "frontier": frontier_from(QUICK if "--quick" in args else RunConfig()),
+        "report": report,
         "study": study,
     }
     said = io.StringIO()
@@ -95,7 +97,7 @@ def names() -> str:
         flags = ", ".join(f"--{field.replace('_', '-')}" for field in fields.split(", "))
         lines.append(f"\nNames that {flags} may take:")
         lines += [
-            f"  {name:20} {textwrap.shorten(summary_line(factories[name]), 77, placeholder=' ...')}"
+            f"  {name:23} {textwrap.shorten(summary_line(factories[name]), 74, placeholder=' ...')}"
             for name in sorted(factories)
         ]
     return "\n".join(lines)

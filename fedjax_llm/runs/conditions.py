@@ -3,6 +3,7 @@
 from fedjax_compression import Compressor, has_receiver_memory
 
 from ..algorithm import FederatedAlgorithm, SplitMethod
+from ..attacks.contract import Attack
 from ..simulation import Conditions
 from ..simulation.conditions.registry import CONDITIONS
 from .config import ParsedConfig, RunConfig
@@ -28,6 +29,8 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
         for name, factories in CONDITIONS.items()
         if name in texts
     }
+    if "attack" in given:
+        _check_attack(parsed, given["attack"])
     for name in given:
         if method.split:
             raise _needs_everyone(parsed, name)
@@ -51,7 +54,11 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
             f"round, got {given['deadline'].first}."
         )
     return Conditions(
-        given.get("faults"), given.get("link"), given.get("deadline"), given.get("availability")
+        given.get("faults"),
+        given.get("link"),
+        given.get("deadline"),
+        given.get("availability"),
+        given.get("attack"),
     )
 
 
@@ -85,6 +92,31 @@ def _needs_everyone(parsed: ParsedConfig, field: str) -> ValueError:
         f"{field}: {parsed.texts['algorithm'].call.name} needs the whole of every client in every "
         f"round, expected none, got {getattr(parsed.config, field)}."
     )
+
+
+def _check_attack(parsed: ParsedConfig, attack: Attack) -> None:
+    config, method, name = parsed.config, parsed.method, parsed.texts["algorithm"].call.name
+    if method.split:
+        raise ValueError(
+            f"attack: {name} exchanges messages in every step, expected none, got {config.attack}."
+        )
+    if config.buffer is not None:
+        raise ValueError(
+            f"attack: expected none with a buffer, as its rounds wait for no cohort, got "
+            f"{config.attack}."
+        )
+    if attack.batches is not None:
+        return
+    if "uplink" not in method.needs:
+        raise ValueError(
+            f"attack: {name} has no codec of updates, expected an attack on data such as "
+            f"token_flip(fraction=0.1, values=256), got {config.attack}."
+        )
+    if config.prediction:
+        raise ValueError(
+            f"prediction: expected 0 with {config.attack}, which attacks whole updates, got "
+            f"{config.prediction}."
+        )
 
 
 def _check_buffer(config: RunConfig) -> None:

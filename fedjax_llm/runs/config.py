@@ -31,8 +31,8 @@ class RunConfig:
             needs from the flags below; a flag that it does not need is refused.
         uplink: Codec of what clients send.
         downlink: Codec of what the server sends.
-        aggregate: How the server combines decoded updates: weighted_mean(), or a registered rule
-            of your own. Default: the method's.
+        aggregate: How the server combines decoded updates: weighted_mean(), a robust rule such as
+            median() or krum(f=6), or a registered rule of your own. Default: the method's.
         prediction: Share of the last round's update that clients and server subtract before coding
             an uplink; above 0 the downlink carries that update too.
         client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),
@@ -103,6 +103,9 @@ class RunConfig:
         buffer: Answers after which the server steps while other clients still work (FedBuff);
             `clients` is then the number at work at a time, and `rounds` the number of server
             steps. Needs a link. Such a run has no checkpoints: --resume starts it again.
+        attack: Which share of the clients is malicious, drawn by the seed, and what they do:
+            alie(fraction=0.2), sign_flip(fraction=0.1), token_flip(fraction=0.1, values=256) or
+            another. Default: none.
         decoder: Sizes of a fresh decoder.
 
     """
@@ -141,6 +144,7 @@ class RunConfig:
     deadline: str | None = None
     availability: str | None = None
     buffer: int | None = None
+    attack: str | None = None
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
@@ -161,6 +165,7 @@ TEXTS = (
     "link",
     "deadline",
     "availability",
+    "attack",
 )
 """The fields that hold a call as text."""
 

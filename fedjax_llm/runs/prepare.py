@@ -15,6 +15,7 @@ from ..adapters.registry import ADAPTERS
 from ..aggregators.registry import AGGREGATORS
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..algorithms.shared.base_changes import base_of
+from ..attacks import attackable
 from ..data import Batching, HoldOut
 from ..models import DecoderConfig
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
@@ -115,7 +116,10 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         if field in texts
     }
     if "aggregate" in texts:
-        parts["aggregate"] = built("aggregate", texts["aggregate"], AGGREGATORS)
+        rule = built("aggregate", texts["aggregate"], AGGREGATORS)
+        cohort = config.buffer or config.clients
+        in_field("aggregate", jax.eval_shape, lambda: rule.empty(task.params, cohort))
+        parts["aggregate"] = rule
     parts |= {field: _codec(field, texts[field]) for field in ("uplink", "downlink")}
     if config.clients < population and has_receiver_memory(parts["downlink"]):
         raise ValueError(
@@ -126,6 +130,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     check_client_axis(parsed)
     under = conditions(parsed, parts["downlink"])
     check_adapter(parsed, task.params)
+    if under.attack and under.attack.batches is None:
+        parts["uplink"] = attackable(parts["uplink"])
     inputs = method_inputs(parsed, parts, load, task, split)
     algorithm = _algorithm(parsed, task, inputs)
     check_declared(parsed, algorithm, population)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,9 +21,24 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 def write_object(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object to a file, which appears whole or not at all."""
+    write_text(path, json.dumps(_finite(value), allow_nan=False, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, which appears whole or not at all."""
     draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(_finite(value), allow_nan=False, indent=2) + "\n", encoding="utf-8")
+    draft.write_text(text, encoding="utf-8", newline="\n")
     draft.replace(path)
+
+
+def read_lines(path: Path) -> Iterator[tuple[bytes, Row | None]]:
+    """Each line of a file, with its row; None where it is not a whole JSON object."""
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:  # not JSON, or not UTF-8
+            row = None
+        yield line, row if isinstance(row, dict) else None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -34,12 +49,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        try:
-            row = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:  # not JSON, or not UTF-8
-            row = None
-        if not isinstance(row, dict):
+    for number, (line, row) in enumerate(read_lines(path), start=1):
+        if row is None:
             raise ValueError(
                 f"{path}: line {number}: expected a whole JSON object and a line end, got "
                 f"{line[-40:].decode(errors='replace')!r} at its end; remove the line to continue."

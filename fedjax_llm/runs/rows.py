@@ -129,6 +129,11 @@ def round_row(run: Run, finished: Round) -> Row:
         "downlink_bytes": total_bytes(finished.messages, "down"),
         "header_bytes": sum(entry.header_bytes for entry in finished.messages),
         "clients": _names(run, finished.clients),
+        **(
+            {}
+            if finished.malicious is None
+            else {"malicious": _names(run, finished.clients[finished.malicious])}
+        ),
         **_of_plan(run, finished),
     }
 

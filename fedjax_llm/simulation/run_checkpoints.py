@@ -265,8 +265,11 @@ def _as(like: Any, array: np.ndarray) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The last 200 characters of an error's first line, with the words for an OS error code."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
+    """The end of an error's first line, with the words for an OS error code.
+
+    TensorStore writes the reason at the end, or before a specification of thousands of characters.
+    """
+    line = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec=")[0]
     text = line if len(line) <= 200 else f"…{line[-200:]}"
     code = re.search(r"os_error_code='(\d+)'", text)  # the words for it may have been cut off
     if code and os.strerror(int(code[1])) not in text:

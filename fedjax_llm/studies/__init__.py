@@ -1,4 +1,4 @@
-"""Studies: lists of runs, their points, Pareto fronts, tables and pictures."""
+"""Studies: lists of runs, their points, Pareto fronts, tables, pictures and report pages."""
 
 from .costs import BOTH, BYTES, COSTS, DOWNLINK, SECONDS, Cost, cost_in, cost_of, cost_to
 from .figure import draw
@@ -6,6 +6,7 @@ from .front import pareto_front, significant_front
 from .frontier import frontier
 from .intervals import interval
 from .points import Point, common_notes, points
+from .report import report
 from .study import Study, finished_rows, run_study
 from .sweep import CODECS, QUICK_CODECS, configurations, sweep
 from .table import table
@@ -35,6 +36,7 @@ __all__ = [
     "interval",
     "pareto_front",
     "points",
+    "report",
     "run_study",
     "significant_front",
     "successive_halving",

@@ -27,11 +27,10 @@ _DEFAULTS = dataclasses.asdict(canonical(RunConfig()))
 
 def whole(config: Mapping[str, Any]) -> dict[str, Any]:
     """A row's configuration; fields that did not exist yet had their defaults."""
-    return {
-        **_DEFAULTS,
-        **config,
-        "decoder": _DEFAULTS["decoder"] | config.get("decoder", {}),
-    }
+    decoder = config.get("decoder", {})
+    if isinstance(decoder, Mapping):
+        decoder = {**_DEFAULTS["decoder"], **decoder}
+    return {**_DEFAULTS, **config, "decoder": decoder}
 
 
 def identity(config: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ def test_nvflares_table_comes_out_to_its_last_digit():
     assert all(0 < row.ours < row.published for row in scales)
 
 
+@pytest.mark.slow
 def test_demos_and_streaming_dilocos_ratios_come_out():
     public, packed = figures.demo_rows()
     assert public.ours == pytest.approx(85.33, abs=0.006)

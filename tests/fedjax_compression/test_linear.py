@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
 from tests.helpers.codec_table import CODECS, compiled, every_codec, update
 
@@ -39,6 +40,7 @@ def means_decode_to_means(text):
     )
 
 
+@pytest.mark.slow
 @every_codec
 def test_exactly_the_listed_codecs_are_linear(text):
     assert means_decode_to_means(text) == (text in LINEAR)

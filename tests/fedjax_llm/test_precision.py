@@ -53,6 +53,7 @@ def decrease(name, dtype):
     return mean_loss(START) - mean_loss(state.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in LEARNING],
@@ -112,6 +113,7 @@ def size(message):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(message))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TABLE if "," not in name])
 def test_every_method_keeps_float32_copies_and_sends_the_parameters_dtypes(name, monkeypatch):
     task, full = TABLE[name], TABLE[name].LIKE
@@ -160,6 +162,7 @@ def trained(dtype):
     return mean_loss(params) - mean_loss(last.state.params), last
 
 
+@pytest.mark.slow
 def test_a_tiny_model_in_bfloat16_learns_what_float32_learns_in_half_the_bytes():
     (full, wide), (half, narrow_run) = trained(jnp.float32), trained(jnp.bfloat16)
     assert full > 0.1

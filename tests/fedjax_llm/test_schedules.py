@@ -57,6 +57,7 @@ def by_hand(factors, *, controls=False):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["fed_avg", "scaffold"])
 def test_sgd_follows_the_schedule(name, kind):
@@ -112,6 +113,7 @@ def simulated(rounds, **more):
     return list(simulate(method, jnp.zeros(()), (), DATA, batching, **given))
 
 
+@pytest.mark.slow
 def test_the_round_is_the_runs_whoever_takes_part_and_whatever_was_resumed():
     """One client of three a round; it may drop out, and then the round still counts."""
     conditions = Conditions(faults(dropout=0.4))
@@ -161,6 +163,7 @@ def test_every_method_refuses_a_schedule_that_would_start_again(name, monkeypatc
             built(name, optimizer, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAKING)
 def test_every_method_follows_the_run_or_says_why_not(name, monkeypatch):
     """The second round has the factors of the second round."""
@@ -210,6 +213,7 @@ def config(optimizer):
     return RunConfig(algorithm="fed_avg()", client_optimizer=optimizer, rounds=2, clients=2)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_schedules_as_text():
     run = prepare(config("chain(adam(0.006), over_rounds(cosine_decay_schedule(1.0, 20)))"))
     params = run.task.params

@@ -12,7 +12,7 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps
-from ...precision import cast, master_copy
+from ...precision import cast, float32_zeros, master_copy
 from ...schedules import check_client_optimizer, first_step, needs_round
 from ..shared.channel import ChannelState, channel
 from ..shared.checks import (
@@ -24,7 +24,7 @@ from ..shared.checks import (
 )
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
-from ..shared.trees import choose, float32_zeros, is_finite
+from ..shared.trees import choose, is_finite
 
 
 class FedDynState(NamedTuple):

@@ -20,7 +20,7 @@ from ...client_training import (
     full_gradient,
     local_steps,
 )
-from ...precision import cast, master_copy
+from ...precision import cast, float32_zeros, master_copy
 from ..shared.channel import ChannelState, CodecState, Message, channel, keep_uplink
 from ..shared.checks import (
     check_like,
@@ -31,7 +31,6 @@ from ..shared.checks import (
 )
 from ..shared.failures import has_failed, nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result
-from ..shared.trees import float32_zeros
 
 
 class MimeState(NamedTuple):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from ...aggregators.contract import Aggregator
 from ...algorithm import FederatedAlgorithm
 from ...client_training import Loss, Params
-from ..shared.trees import float32_zeros
+from ...precision import float32_zeros
 from .client_ranks import Ranked
 from .pairs import Pair, pairs
 from .ranked import Shrinking, ranked

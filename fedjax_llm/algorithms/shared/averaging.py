@@ -23,7 +23,9 @@ from .checks import check_aggregate, check_like, check_loss, check_population, c
 from .failures import has_failed, nan_where
 from .partials import (
     PartialAggregate,
+    first_round,
     gather_updates,
+    next_round,
     server_result,
     server_step,
     stale_adder,
@@ -62,6 +64,7 @@ class AveragingState(NamedTuple):
         downlink: State of the downlink's sender.
         uplink: Memory of the uplink's receiver.
         known: The last aggregated update, if uplinks are coded relative to it; else empty.
+        of_rule: The `RoundOfRule` of an aggregator with `begin`; else empty.
 
     """
 
@@ -70,6 +73,7 @@ class AveragingState(NamedTuple):
     downlink: ChannelState
     uplink: PyTree
     known: PyTree
+    of_rule: PyTree
 
 
 class AveragingClient(NamedTuple):
@@ -119,7 +123,8 @@ def averaging(
     A client whose loss or update is not finite sends NaNs, and keeps the memory of its work from
     before the round. Where no client is accepted, the server's state stays as it was. A client
     whose message was not counted keeps the new memory of its work and the old state of its uplink's
-    codec, such as a residual. Buffered rounds are possible unless a codec has receiver memory.
+    codec, such as a residual. Buffered rounds are possible unless a codec has receiver memory or
+    there is a `prediction`.
 
     The receiver of an uplink with memory (`ef21`, `diana`) gets the accepted clients' share of
     `population`, so that its memory is the mean of what all clients hold.
@@ -181,7 +186,10 @@ def averaging(
     aggregate = aggregate or weighted_mean()
     check_population(uplink, population, who=who)
     remembers = has_receiver_memory(uplink)
-    if remembers and not isinstance(jax.eval_shape(lambda: aggregate.empty(like, 1)), WeightedSum):
+    any_cohort = 2**20  # nothing is allocated, and no rule refuses so many clients
+    if remembers and not isinstance(
+        jax.eval_shape(lambda: aggregate.empty(like, any_cohort)), WeightedSum
+    ):
         raise ValueError(
             f"{who}: aggregate: expected weighted_mean() with an uplink that has receiver memory, "
             "which is the mean of what clients hold, got another rule."
@@ -199,6 +207,7 @@ def averaging(
             down.sender(params),
             uplink.receiver(params),
             jax.tree.map(jnp.zeros_like, params) if prediction else (),
+            first_round(aggregate, key, like),
         )
 
     def client_init(params: Params) -> ClientState:
@@ -233,23 +242,34 @@ def averaging(
     ) -> tuple[AveragingState, ServerInfo]:
         total = partial.aggregate
         share = total.weight / population if remembers and population else 1.0
-        update, memory = uplink.receive(aggregate.finish(total), state.uplink, share)
+        combined = aggregate.finish(total)
+        update, memory = uplink.receive(combined, state.uplink, share)
         params, optimizer = server_step(server_optimizer, state.params, state.optimizer, update)
         new = AveragingState(
-            params, optimizer, state.downlink, memory, cast(update, like) if prediction else ()
+            params,
+            optimizer,
+            state.downlink,
+            memory,
+            cast(update, like) if prediction else (),
+            next_round(state.of_rule, combined),
         )
         return server_result(partial, new, state, update)
 
-    in_order = remembers or has_receiver_memory(downlink)
+    # a stale answer was coded relative to an earlier update than the server now knows
+    in_order = remembers or has_receiver_memory(downlink) or bool(prediction)
     return FederatedAlgorithm(
         init,
         client_init,
         broadcast,
         client_update,
-        gather_updates(decode, aggregate, like),
+        gather_updates(decode, aggregate, like, round_of=lambda state: state.of_rule),
         server_update,
         uncounted=keep_uplink,
-        add_stale=None if in_order else stale_adder(decode, aggregate, like),
+        add_stale=(
+            None
+            if in_order
+            else stale_adder(decode, aggregate, like, round_of=lambda state: state.of_rule)
+        ),
     )
 
 

@@ -1,19 +1,50 @@
 """The server's side of a round: the fold of decoded updates, and the step that follows."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import optax
 from fedjax_compression.checks import check_function, check_kind
-from jaxtyping import Array, Float, Int, PyTree
+from fedjax_compression.errors import message
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
 
 from ...aggregators.contract import Aggregator
 from ...aggregators.failures import leave_out_failed
 from ...algorithm import AddStale, Gather, ServerInfo, ServerState, Uplink
 from ...client_training import Params
+from ...precision import float32_zeros
 from .trees import choose
+
+
+class RoundOfRule(NamedTuple):
+    """What a server keeps for a rule with `begin`.
+
+    Attributes:
+        key: Key data; half of the key is the next round's for the rule, half is kept for later.
+        last: The last aggregate, in float32.
+
+    """
+
+    key: UInt32[Array, " words"]
+    last: PyTree
+
+
+def first_round(aggregate: Aggregator, key: Key[Array, ""], like: PyTree) -> Any:
+    """The `RoundOfRule` before the first round; empty for a rule without `begin`."""
+    if aggregate.begin is None:
+        return ()
+    return RoundOfRule(jr.key_data(key), float32_zeros(like))
+
+
+def next_round(of_rule: Any, update: PyTree) -> Any:
+    """The `RoundOfRule` after a round whose aggregate was `update`; empty if it was."""
+    if not isinstance(of_rule, RoundOfRule):
+        return ()
+    _, kept = jr.split(jr.wrap_key_data(of_rule.key))
+    return RoundOfRule(jr.key_data(kept), update)
 
 
 class PartialAggregate(NamedTuple):
@@ -32,7 +63,11 @@ class PartialAggregate(NamedTuple):
 
 
 def gather_updates(
-    decode: Callable[[ServerState, Uplink], PyTree], aggregate: Aggregator, like: PyTree
+    decode: Callable[[ServerState, Uplink], PyTree],
+    aggregate: Aggregator,
+    like: PyTree,
+    *,
+    round_of: Callable[[ServerState], RoundOfRule] | None = None,
 ) -> Gather:
     """Build a `Gather` that decodes each uplink, leaves out failed clients, and aggregates.
 
@@ -40,12 +75,15 @@ def gather_updates(
         decode: `(server_state, uplink) -> update`, of one client.
         aggregate: Rule that combines the decoded updates.
         like: Structure of a decoded update: arrays or ShapeDtypeStructs.
+        round_of: `(server_state) -> round`: what the server's state keeps for a rule with `begin`.
+            Default: none, and such a rule is refused.
 
     Returns:
         A `Gather` whose partial is a `PartialAggregate`.
 
     Raises:
         TypeError: For a `decode` that cannot be called, and for anything but an `Aggregator`.
+        ValueError: For a rule with `begin` without `round_of`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -66,9 +104,18 @@ def gather_updates(
         aggregate, Aggregator, who="gather_updates", name="aggregate", expected="an Aggregator"
     )
 
+    begin = aggregate.begin
+    if begin is not None and round_of is None:
+        expected = "a rule that depends on no round, or a round_of that keeps one for it"
+        raise ValueError(message("gather_updates", "aggregate", expected, "a rule with begin"))
+
     def empty(state: ServerState, clients: int) -> PartialAggregate:
         zero = jnp.zeros((), jnp.int32)
-        return PartialAggregate(aggregate.empty(like, clients), zero, zero)
+        if begin is None or round_of is None:
+            return PartialAggregate(aggregate.empty(like, clients), zero, zero)
+        of_rule = round_of(state)
+        key, _ = jr.split(jr.wrap_key_data(of_rule.key))
+        return PartialAggregate(begin(key, of_rule.last, clients), zero, zero)
 
     def add(
         state: ServerState,
@@ -105,6 +152,7 @@ def stale_adder(
     like: PyTree,
     *,
     discounted: Callable[[PyTree, Float[Array, ""]], PyTree] = times,
+    round_of: Callable[[ServerState], RoundOfRule] | None = None,
 ) -> AddStale:
     """Build the `add_stale` that belongs to `gather_updates(decode, aggregate, like)`.
 
@@ -113,6 +161,7 @@ def stale_adder(
         aggregate: Rule that combines the decoded updates.
         like: Structure of a decoded update: arrays or ShapeDtypeStructs.
         discounted: `(update, discount) -> update`. Default: their product.
+        round_of: As for `gather_updates`.
 
     Returns:
         The function.
@@ -122,7 +171,7 @@ def stale_adder(
     def decode_discounted(state: ServerState, sent: tuple[Uplink, Float[Array, ""]]) -> PyTree:
         return discounted(decode(state, sent[0]), sent[1])
 
-    gather = gather_updates(decode_discounted, aggregate, like)
+    gather = gather_updates(decode_discounted, aggregate, like, round_of=round_of)
 
     def add_stale(
         state: ServerState,

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 
 def is_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -44,22 +44,3 @@ def choose(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
 
     """
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
-
-
-def float32_zeros(like: PyTree) -> PyTree[Float[Array, "..."]]:
-    """Make float32 zeros in the shapes of a pytree.
-
-    Args:
-        like: Arrays or ShapeDtypeStructs.
-
-    Returns:
-        A pytree of zeros.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from fedjax_llm.algorithms.shared import float32_zeros
-        >>> float32_zeros({"w": jnp.ones((2, 3), jnp.bfloat16)})["w"].dtype.name
-        'float32'
-
-    """
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)

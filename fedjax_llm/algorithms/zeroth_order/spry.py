@@ -14,13 +14,12 @@ from ...aggregators.weighted_mean import weighted_mean
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, Uplink
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
-from ...precision import master_copy
+from ...precision import float32_zeros, master_copy
 from ...server_optimizers import fed_yogi
 from ..shared.channel import ChannelState, Message, channel
 from ..shared.checks import check_like, check_loss, check_structure
 from ..shared.failures import nan_where
 from ..shared.partials import PartialAggregate, gather_updates, server_result, server_step
-from ..shared.trees import float32_zeros
 from .slopes import Seed, along_all, forward, perturbation
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from ...attacks.contract import Attack
 from .availability import Availability
 from .deadline import Deadline
 from .faults import Faults
@@ -26,6 +27,8 @@ class Conditions(NamedTuple):
             default, to wait for all of them.
         availability: When clients can be drawn: `diurnal(...)` or `trace(path)`; None, the default,
             for always.
+        attack: Which clients are malicious and what they do, such as `alie(fraction=0.2)`; None,
+            the default, for none.
 
     Example:
         >>> from fedjax_llm.simulation import Conditions, deadline, faults, link
@@ -40,6 +43,7 @@ class Conditions(NamedTuple):
     network: Network | None = None
     deadline: Deadline | None = None
     availability: Availability | None = None
+    attack: Attack | None = None
 
 
 class Plan(NamedTuple):

@@ -7,6 +7,7 @@ from fedjax_compression.checks import check_kind
 from fedjax_compression.errors import message
 
 from ...algorithm import FederatedAlgorithm, SplitMethod
+from ...attacks.contract import Attack
 from ...checks import check_count
 from ...data import Batching, ClientData, HoldOut
 from ..client_axes.auto import Auto
@@ -25,6 +26,7 @@ _CONDITIONS: Mapping[str, type] = {
     "network": Network,
     "deadline": Deadline,
     "availability": Availability,
+    "attack": Attack,
 }
 
 

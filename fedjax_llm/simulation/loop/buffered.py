@@ -87,7 +87,7 @@ def simulate_buffered(
         clients: Clients at work at a time, from 1 to the number of clients in the corpus.
         buffer: Answers that a server step needs, at least 1.
         seed: Seed of the run.
-        conditions: A network, and faults if wanted; no deadline and no availability.
+        conditions: A network, and faults if wanted; no deadline, availability or attack.
         compiled: One `CompiledRounds()` for several calls to compile once; by default each call
             compiles.
 
@@ -99,8 +99,8 @@ def simulate_buffered(
     Raises:
         TypeError: At the call, for an argument of the wrong kind.
         ValueError: At the call, for a number out of range, for conditions without a network, or
-            with a deadline or an availability, and for an algorithm without `add_stale`. At
-            the first round, for a client without a link.
+            with a deadline, an availability or an attack, and for an algorithm without `add_stale`.
+            At the first round, for a client without a link.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -358,7 +358,7 @@ def _check_buffered(conditions: Conditions) -> None:
         raise ValueError(
             message(who, "conditions.network", expected, None, "add network=link(...)")
         )
-    for name in ("deadline", "availability"):
+    for name in ("deadline", "availability", "attack"):
         condition = getattr(conditions, name)
         if condition is not None:
             expected = "None, because no round waits for its clients"

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
+from ...attacks.malicious import AttackedBatches
 from ...data import Batching, ClientData, cohort_batches, step_counts
 from ..client_axes.contract import ClientAxis
 from ..client_axes.placing import local_rows, put_clients, shards
@@ -37,11 +38,12 @@ class CohortChunk(NamedTuple):
         rows: The positions of the clients in the cohort, `[clients]`.
         begins: Simulated seconds at which the round begins; None if clients are always available.
         targets: The number of targets of each client, `[clients]`.
+        malicious: Which clients are malicious, `[clients]`; None without an attack.
         local_rows: The indices of the clients on this process's devices, `[local]`.
         client_states: Their client states on the host, leaves `[local, ...]`, read before the
             previous round was over; `chunks_of_round` brings them up to date.
-        batches: Batches on the devices, leaves `[clients, ...]`; `FaultyBatches` if there is a
-            plan.
+        batches: Batches on the devices, leaves `[clients, ...]`; `AttackedBatches` if there is an
+            attack, in `FaultyBatches` if there is a plan.
 
     """
 
@@ -55,6 +57,7 @@ class CohortChunk(NamedTuple):
     rows: Int[np.ndarray, " clients"]
     begins: float | None
     targets: Float[np.ndarray, " clients"]
+    malicious: Bool[np.ndarray, " clients"] | None
     local_rows: Int[np.ndarray, " local"]
     client_states: PyTree
     batches: Any
@@ -136,6 +139,7 @@ def cohort_chunks(
     client_axis: ClientAxis,
     planner: RoundPlanner | None = None,
     now: Callable[[], float] = lambda: 0.0,
+    malicious: Bool[np.ndarray, " population"] | None = None,
 ) -> Generator[CohortChunk, None, None]:
     """Yield the chunks of each round in turn; a thread makes each while the last is in use.
 
@@ -173,6 +177,8 @@ def cohort_chunks(
             keys[rows][local],
             steps=plan and plan.steps[rows][local],
         )
+        if malicious is not None:
+            batches = AttackedBatches(batches, malicious[members][local])
         if plan:
             batches = FaultyBatches(batches, plan.failed[rows][local])
         return CohortChunk(
@@ -186,6 +192,7 @@ def cohort_chunks(
             rows,
             begins,
             targets[members],
+            None if malicious is None else malicious[members],
             local,
             store.gather(members[local]),
             put_clients(client_axis, batches, size),

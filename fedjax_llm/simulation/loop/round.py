@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from ...algorithm import ClientInfo, ServerInfo, ServerState
 from ...ledger import Entry
@@ -58,6 +58,7 @@ class Round(NamedTuple):
             network.
         staleness: Server steps taken while each client was at work, `[cohort]`, in
             `simulate_buffered`; None for rounds that wait for their cohort.
+        malicious: Which clients of the cohort are malicious, `[cohort]`; None without an attack.
 
     """
 
@@ -71,3 +72,4 @@ class Round(NamedTuple):
     plan: Plan | None = None
     seconds: float = 0.0
     staleness: Int[np.ndarray, " cohort"] | None = None
+    malicious: Bool[np.ndarray, " cohort"] | None = None

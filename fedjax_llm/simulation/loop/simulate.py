@@ -12,6 +12,7 @@ from fedjax_compression import wire
 from jaxtyping import Int, PyTree
 
 from ...algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState, Uncounted
+from ...attacks.malicious import check_attackable, draw_malicious, with_attack
 from ...client_training import Frozen, Params
 from ...data import Batching, ClientData, cohort_batches
 from ...ledger import Entry, entries
@@ -39,6 +40,7 @@ from .chunk_results import ChunkResult, chunks_of_round, read_chunk, store_chunk
 from .client_store import ClientStore
 from .cohorts import CohortChunk, cohort_chunks
 from .compiled_rounds import CompiledRounds, build_with
+from .crafted import Crafting, ObservedRound, crafting
 from .programs import (
     RoundPrograms,
     donating_round,
@@ -102,7 +104,7 @@ def simulate(
             run starts at round 1.
         store: An unused `ClientStore` for the client states, such as one on disk; by default one in
             memory.
-        conditions: Faults, network, deadline and availability; by default none.
+        conditions: Faults, network, deadline, availability and attack; by default none.
         compiled: One `CompiledRounds()` for several calls, such as a sweep over seeds, to compile
             once; by default each call compiles.
 
@@ -113,7 +115,9 @@ def simulate(
         TypeError: At the call, for an argument of the wrong kind.
         ValueError: At the call, for a number out of range, a deadline or availability without a
             network, or an algorithm with `every_round` under faults, a deadline or in a cohort of
-            some clients. At the first round, for a client without a link. At a round that cannot
+            some clients. At the first round, for a client without a link, and for an attack on the
+            updates of an algorithm without an `attackable` codec or, if it is omniscient, on a
+            `sharded` client axis. At a round that cannot
             begin, if too few clients are ever available again.
 
     Example:
@@ -185,14 +189,20 @@ def _simulate(
         corpus.names,
         lambda: known_sizes(algorithm, params, frozen, _batches_of_one(corpus, batching)),
     )
+    attack, malicious, crafts = conditions.attack, None, None
+    if attack:
+        check_attackable(algorithm, attack, params)
+        malicious = draw_malicious(attack, key, len(corpus.names), who="simulate")
+        algorithm = build(with_attack, algorithm, attack)
+        crafts = build(crafting, algorithm, attack, axis) if attack.craft else None
     if planner.plan:
         algorithm = build(with_failures, algorithm)
     shared_frozen = put_shared(axis, frozen)
     uncounted, judge = algorithm.uncounted, planner.judge
-    if axis.at_most or judge:
-        make_programs = measured_programs if judge else round_programs
+    if axis.at_most or judge or crafts:
+        make_programs = measured_programs if judge or crafts else round_programs
         programs = build(make_programs, algorithm, axis, clients)
-        run_round = _in_chunks(programs, axis, shared_frozen, uncounted, judge)
+        run_round = _in_chunks(programs, axis, shared_frozen, uncounted, judge, crafts)
     else:
         program = build(donating_round, algorithm, axis)
         run_round = _at_once(program, axis, shared_frozen, uncounted)
@@ -215,6 +225,7 @@ def _simulate(
         client_axis=axis,
         planner=planner,
         now=lambda: seconds,
+        malicious=malicious,
     )
     with closing(chunks):
         cohort = np.zeros(0, np.int32)
@@ -225,7 +236,8 @@ def _simulate(
                 begins = seconds if result.begins is None else result.begins
                 seconds = begins + _seconds(planner, result)
             snapshot = partial(take_snapshot, number, state, store, seconds)
-            yield Round(number, *result[:5], snapshot, result.plan, seconds)
+            bad = None if malicious is None else malicious[cohort]
+            yield Round(number, *result[:5], snapshot, result.plan, seconds, malicious=bad)
 
 
 class _RoundResult(NamedTuple):
@@ -286,20 +298,25 @@ def _in_chunks(
     frozen: Frozen,
     uncounted: Uncounted | None,
     judge: Judge | None,
+    crafts: Crafting | None,
 ) -> _RunRound:
     """Rounds that run in chunks.
 
     The host holds two chunks at a time: it reads one while the device computes the next. With
-    `judge`, the programs are of `measured_programs`, and the host holds the uplinks and client
-    states of the cohort until it knows which of them count.
+    `judge` or `crafts`, the programs are of `measured_programs`, and the host holds the uplinks and
+    client states of the cohort until it knows which of them count, and what malicious clients send.
     """
 
     def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
         def read(chunk: CohortChunk, client_states: PyTree, outputs: tuple) -> None:
+            if crafts:
+                outputs = observed.read(chunk, outputs)
             result = read_chunk(chunk, client_states, outputs)
-            done.append((chunk, result if judge else store_chunk(chunk, result, store, uncounted)))
+            waits = judge or crafts
+            done.append((chunk, result if waits else store_chunk(chunk, result, store, uncounted)))
 
         done: list[tuple[CohortChunk, ChunkResult]] = []
+        observed = ObservedRound()
         read_previous: Callable[[], None] | None = None
         for chunk in chunks:
             if chunk.first:
@@ -310,16 +327,21 @@ def _in_chunks(
             )
             if read_previous:
                 read_previous()
+            if crafts:
+                observed.keep(chunk)
             slim = chunk._replace(client_states=None, batches=None)
             read_previous = partial(read, slim, client_states, outputs)
         if read_previous:
             read_previous()
+        if crafts:
+            done = crafts.rewrite(observed, done, frozen, downlink)
         cohort = np.concatenate([result.clients for _, result in done])
         ups = np.concatenate([result.ups for _, result in done])
         plan = chunk.plan
         if judge:
             assert plan is not None  # noqa: S101 - with a deadline there is a plan
             plan = judge(chunk.round_key, cohort, plan, down, ups)
+        if judge or crafts:
             for each, result in done:
                 counted = each._replace(plan=plan)
                 uplinks = put_clients(client_axis, result.uplinks, len(each.clients))

@@ -33,6 +33,7 @@ def error(x, out):
     return float(left / sum((a**2).sum() for a in jax.tree.leaves(x)))
 
 
+@pytest.mark.slow
 def test_an_update_of_few_directions_has_a_third_of_the_scalar_error():
     x = low_rank(jr.key(1))
     got, err, payload, _ = coded(ONE_BIT, x)
@@ -43,6 +44,7 @@ def test_an_update_of_few_directions_has_a_third_of_the_scalar_error():
     assert sorted(ranks.tolist()) == [0, 4, 4]  # the bias is one row and has no directions
 
 
+@pytest.mark.slow
 def test_a_gaussian_matrix_has_the_error_of_the_trellis():
     x = jr.normal(jr.key(1), (128, 512))
     got, err, _, _ = coded(ONE_BIT, x)
@@ -51,6 +53,7 @@ def test_a_gaussian_matrix_has_the_error_of_the_trellis():
     assert err <= 1.04 * plain  # tables and octaves for 65,536 entries are a percent of the message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "c"), [(1, ONE_BIT), (2, adaptive(rate=2, states=8))])
 def test_the_rate_is_met(rate, c):
     x = low_rank(jr.key(2), noise=0.3)  # noise just below the step at one bit
@@ -58,6 +61,7 @@ def test_the_rate_is_met(rate, c):
     assert 0.97 * rate <= got <= rate
 
 
+@pytest.mark.slow
 def test_a_tall_matrix_costs_what_its_transpose_costs():
     x = low_rank(jr.key(3))
     bits, err, _, _ = coded(ONE_BIT, x)

@@ -33,6 +33,7 @@ def coded(x, rate):
     return 8 * len(wire.dumps(payload)) / entries, float(left / power), payload
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [gaussian, heavy])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 1, 2, 3, 6])
 def test_the_rate_is_met(source, rate):
@@ -40,12 +41,14 @@ def test_the_rate_is_met(source, rate):
     assert rate - 0.001 <= got <= 1.001 * rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "error"), [(0.5, 0.6173), (1, 0.3483), (2, 0.0889), (3, 0.02224)])
 def test_the_error_on_a_gaussian_is_that_of_the_theory(rate, error):
     _, got, _ = coded(gaussian(jr.key(1)), rate)
     assert got == pytest.approx(error, rel=0.01)
 
 
+@pytest.mark.slow
 def test_other_sources_of_the_same_variance_are_easier():
     x = gaussian(jr.key(1))
     _, dense, _ = coded(x, 1)
@@ -68,6 +71,7 @@ def test_tensors_of_small_entries_take_few_bits():
     assert error == pytest.approx(0.0889, rel=0.02)  # two bits for the half that matters
 
 
+@pytest.mark.slow
 def test_small_tensors_share_a_table():
     like = {str(i): jnp.ones(size) for i, size in enumerate([10, 5000, 3, 9000, 7])}
     payload, _ = entropy_coded(rate=2).encode(jr.key(0), like, ())
@@ -86,6 +90,7 @@ def test_decoded_levels_are_the_means_of_what_was_rounded_to_them():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_the_scale_of_an_update_does_not_matter(scale):
     x = gaussian(jr.key(1))

@@ -34,12 +34,14 @@ def error(x, out):
     return float(left / sum((a**2).sum() for a in jax.tree.leaves(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1, 2])
 def test_the_rate_is_met_on_other_sources(rate):
     got, _, _ = coded(trellis(rate=rate, states=16), heavy(jr.key(1)))
     assert 0.97 * rate <= got <= rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "scalar", "documented"),
     [(0.5, 0.6173, 0.55), (1, 0.3484, 0.284), (2, 0.0891, 0.0695), (3, 0.0223, 0.0171)],
@@ -54,6 +56,7 @@ def test_the_error_on_a_gaussian_is_below_the_scalar_error(rate, scalar, documen
         assert error(x, out) == pytest.approx(documented, rel=0.03)
 
 
+@pytest.mark.slow
 def test_more_states_give_less_error():
     x = gaussian(jr.key(1))
     few, many = (error(x, coded(trellis(rate=1, states=states), x)[1]) for states in (4, 128))
@@ -61,6 +64,7 @@ def test_more_states_give_less_error():
     assert few < error(x, coded(entropy_coded(rate=1), x)[1])
 
 
+@pytest.mark.slow
 def test_tensors_of_small_entries_take_few_bits():
     x = {"large": gaussian(jr.key(1), 2**15), "small": gaussian(jr.key(2), 2**15) / 64}
     got, out, payload = coded(trellis(rate=1), x)
@@ -72,6 +76,7 @@ def test_tensors_of_small_entries_take_few_bits():
     assert error(x, out) == pytest.approx(0.0695, rel=0.05)  # two bits for the half that matters
 
 
+@pytest.mark.slow
 def test_the_mean_over_rotations_is_the_update():
     x, keys = heavy(jr.key(1))[:4096], 40
     c = unbiased_scale(rotated(trellis(rate=2, states=8)))
@@ -87,6 +92,7 @@ def test_the_mean_over_rotations_is_the_update():
     assert off == pytest.approx(variance / keys, rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_scale_of_an_update_does_not_matter():
     x, c = gaussian(jr.key(1), 2**13), trellis(rate=2, states=8)
     one, small, large = (coded(c, x * s)[1] / s for s in (1.0, 1e-30, 1e30))
@@ -94,6 +100,7 @@ def test_the_scale_of_an_update_does_not_matter():
     assert error(x, large) == pytest.approx(error(x, one), rel=0.01)
 
 
+@pytest.mark.slow
 def test_zeros_are_exact():
     x = jnp.where(jr.uniform(jr.key(2), (ENTRIES,)) < 0.9, 0.0, gaussian(jr.key(1)))
     _, out, _ = coded(trellis(rate=1, states=8), jnp.zeros(5000))
@@ -103,6 +110,7 @@ def test_zeros_are_exact():
     assert error(x, out) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [jnp.nan, -jnp.inf])
 def test_a_non_finite_entry_makes_every_leaf_non_finite(bad):
     x = {"a": gaussian(jr.key(1), 3000), "b": jnp.ones(10).at[3].set(bad)}
@@ -120,6 +128,7 @@ def test_small_updates_come_back(shape):
     assert jnp.isfinite(out).all()
 
 
+@pytest.mark.slow
 def test_clients_under_vmap_equal_a_loop():
     clients, c = jr.normal(jr.key(0), (2, 2048)), trellis(rate=1, states=4)
     payloads, _ = jax.jit(jax.vmap(lambda x: c.encode(jr.key(0), x, ())))(clients)

@@ -20,6 +20,7 @@ def bits(codes, lengths):
     return message_bits(histogram(codes, books, classes, len(lengths)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.2, 1.5, 40.0, 3000.0])
 @pytest.mark.parametrize("entries", [1, 60, 3000, 30_000])
 def test_the_section_length_is_predicted_to_a_few_bytes(entries, deviation):

@@ -15,6 +15,7 @@ def rotations(x, count):
     return jax.vmap(rotate, in_axes=(None, 0))(x, jnp.arange(count, dtype=jnp.uint32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [1, 2, 3, 63, 64, 300, BLOCK - 1, BLOCK, 3 * BLOCK - 5])
 def test_a_rotation_keeps_norms_and_is_undone(entries):
     x = jr.normal(jr.key(0), (entries,))
@@ -24,12 +25,14 @@ def test_a_rotation_keeps_norms_and_is_undone(entries):
     np.testing.assert_allclose(unrotate(y, SEED), x, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [5, 200, BLOCK + 100])
 def test_a_rotation_is_orthogonal_to_a_numpy_matrix(entries):
     columns = np.stack([rotate(e, SEED) for e in jnp.eye(5, entries)])
     np.testing.assert_allclose(columns @ columns.T, np.eye(5), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spikes", [[1.0], [1.0, 0.5], [1.0, 0.0, 0.02]])
 @pytest.mark.parametrize("entries", [1500, BLOCK])
 def test_few_spikes_become_gaussian(entries, spikes):

@@ -99,6 +99,7 @@ def test_a_structure_has_the_groups_of_its_update():
     assert groups_of(jax.eval_shape(lambda: UPDATE)) == groups_of(UPDATE)
 
 
+@pytest.mark.slow
 def test_gathering_under_vmap_equals_a_loop():
     clients = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), UPDATE)
     groups = groups_of(UPDATE)

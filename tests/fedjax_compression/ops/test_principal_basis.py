@@ -83,6 +83,7 @@ def low_rank(key, rows, columns, rank, noise):
     return signal + noise * jr.normal(rest, (rows, columns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directions", INPUTS)
 def test_columns_are_orthonormal(directions):
     q = orthonormal(directions())
@@ -103,6 +104,7 @@ def test_columns_span_an_input_of_less_than_full_rank():
     close(q @ (q.T @ x), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directions", INPUTS)
 def test_the_change_of_basis_is_orthogonal(directions):
     basis = reflections(directions())
@@ -147,6 +149,7 @@ def test_a_basis_varies_smoothly_with_the_directions():
         close(one, other, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.3])
 @pytest.mark.parametrize(("rows", "columns", "rank", "count"), [(32, 96, 4, 8), (48, 48, 6, 6)])
 def test_directions_have_the_energy_of_the_singular_vectors(rows, columns, rank, count, noise):
@@ -158,6 +161,7 @@ def test_directions_have_the_energy_of_the_singular_vectors(rows, columns, rank,
     np.testing.assert_allclose(energy, ((q.T @ x) ** 2).sum(axis=1), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_directions_of_very_different_energy_are_sorted_by_energy():
     basis = orthonormal(jr.normal(jr.key(8), (16, 16)))
     x = basis * 2.0 ** -np.arange(16, dtype=np.float32)
@@ -172,6 +176,7 @@ def test_zeros_have_directions_without_energy():
     np.testing.assert_array_equal(energy, jnp.zeros(COUNT))
 
 
+@pytest.mark.slow
 def test_vmap_over_matrices_equals_a_loop():
     x = jnp.stack([low_rank(jr.key(i), 16, 40, 3, 0.1) for i in range(4)])
     q, energy = jax.vmap(lambda m: principal_directions(m, count=3))(x)

@@ -89,6 +89,7 @@ def test_points_are_even_in_one_codebook_and_odd_or_zero_in_the_other():
     np.testing.assert_array_equal(points(codes, jnp.ones(7, int)), [-5, -3, -1, 0, 1, 3, 5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [4, 8, 16])
 def test_no_path_is_closer(states):
     for seed in range(4):

@@ -46,6 +46,7 @@ def test_the_sliding_window_decoder_matches_the_state_machine(bits, memory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "memory", "entries"), [(1, 3, 10), (2, 5, 5), (3, 4, 3)])
 def test_no_path_is_closer(bits, memory, entries):
     table = random_table(memory)
@@ -56,6 +57,7 @@ def test_no_path_is_closer(bits, memory, entries):
         assert squared_error(x, table, bits) == pytest.approx(least, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [5000, 1025])
 def test_joins_between_searches_add_little_error(entries, monkeypatch):
     x, table = jr.normal(jr.key(0), (entries,)), random_table(6)
@@ -65,6 +67,7 @@ def test_joins_between_searches_add_little_error(entries, monkeypatch):
     assert whole * (1 - 1e-5) <= joined <= whole * 1.002
 
 
+@pytest.mark.slow
 def test_vmap_over_clients_equals_a_loop():
     clients, table = jr.normal(jr.key(0), (3, 2100)), random_table(6)
 

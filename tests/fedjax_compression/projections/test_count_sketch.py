@@ -46,6 +46,7 @@ def test_the_sum_of_payloads_decodes_to_the_sketch_of_the_sum():
         np.testing.assert_allclose(one[name], other[name], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3])
 def test_it_is_unbiased_over_seeds(rows):
     x, seeds = jnp.arange(1.0, 9.0), 150

@@ -19,6 +19,7 @@ def low_rank(rank, shape=(40, 30)):
     return left @ right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_a_matrix_of_at_most_that_rank_is_exact(rank):
     x, c = low_rank(rank), power_sgd(rank=3)
@@ -44,6 +45,7 @@ def test_messages_of_a_constant_matrix_converge_to_its_best_approximation():
     assert once > 1.05 * best  # so the improvement comes from the warm start
 
 
+@pytest.mark.slow
 def test_stacked_kernels_are_separate_matrices():
     x, c = jr.normal(jr.key(0), (3, 20, 16)), power_sgd(rank=2)
     c_state = c.init(x)
@@ -63,6 +65,7 @@ def test_vectors_and_matrices_that_would_not_shrink_are_sent_unchanged():
     assert all(np.array_equal(out[name], x[name]) for name in x)
 
 
+@pytest.mark.slow
 def test_a_message_has_the_size_worked_by_hand():
     x = {"kernel": jnp.ones((2, 30, 20), jnp.bfloat16), "bias": jnp.ones(20, jnp.bfloat16)}
     c = power_sgd(rank=3)
@@ -70,6 +73,7 @@ def test_a_message_has_the_size_worked_by_hand():
     assert len(wire.dumps(payload)) == 12 + 2 * (30 + 20) * 3 * 4 + 20 * 2
 
 
+@pytest.mark.slow
 def test_non_finite_and_zero_updates_leave_the_subspace_unchanged():
     c = power_sgd(rank=2)
     x = {"a": low_rank(2), "b": jnp.ones(3)}
@@ -80,6 +84,7 @@ def test_non_finite_and_zero_updates_leave_the_subspace_unchanged():
         np.testing.assert_array_equal(after[0], state[0])
 
 
+@pytest.mark.slow
 def test_a_matrix_of_lower_rank_does_not_narrow_the_subspace():
     c = power_sgd(rank=3)
     x = low_rank(3)

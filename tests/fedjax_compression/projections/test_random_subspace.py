@@ -12,12 +12,14 @@ def decoded(c, key, x):
     return c.decode(c.encode(key, x, ())[0], x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [1, 50, 5000])
 def test_the_whole_space_is_exact(entries):
     x = jr.normal(jr.key(0), (entries,))
     np.testing.assert_allclose(decoded(random_subspace(fraction=1.0), jr.key(1), x), x, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_an_orthogonal_projection_times_entries_over_k():
     c, x = random_subspace(fraction=0.25), jr.normal(jr.key(0), (64,))
     columns = jax.vmap(lambda e: decoded(c, jr.key(1), e))(jnp.eye(64))
@@ -28,6 +30,7 @@ def test_it_is_an_orthogonal_projection_times_entries_over_k():
     np.testing.assert_allclose(decoded(c, jr.key(1), x), 4 * projection @ x, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_unbiased_with_the_docstrings_variance():
     c, x, draws = random_subspace(fraction=0.2), jr.normal(jr.key(0), (50,)), 8000
     outs = jax.vmap(lambda key: decoded(c, key, x))(jr.split(jr.key(1), draws))
@@ -38,6 +41,7 @@ def test_it_is_unbiased_with_the_docstrings_variance():
     assert errors.mean() == pytest.approx(5 - 1, abs=5 * float(errors.std()) / draws**0.5)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_spike_varies_less_than_random_ks():
     x, keys = jnp.zeros(1024).at[3].set(1.0), jr.split(jr.key(0), 400)
     errors = {
@@ -50,6 +54,7 @@ def test_the_error_of_a_spike_varies_less_than_random_ks():
     assert plain == pytest.approx(10 * (10 - 2) * (0.1 * 0.9) ** 0.5, rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_message_has_the_size_worked_by_hand():
     x = jnp.ones(1000, jnp.bfloat16)
     payload, _ = random_subspace(fraction=0.1).encode(jr.key(0), x, ())

@@ -31,6 +31,7 @@ def test_integers_of_two_blocks_worked_by_hand():
     np.testing.assert_array_equal(c.decode(payload, x), [7, -3, 0, -14, 4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("c", "size"),
     [
@@ -46,6 +47,7 @@ def test_a_message_of_100_entries_has_the_size_worked_by_hand(c, size):
     assert len(wire.dumps(payload)) == 12 + size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("c", "expected", "tolerance"),
     [
@@ -59,6 +61,7 @@ def test_the_error_on_a_gaussian_is_the_known_value(c, expected, tolerance):
     assert error(c, jr.normal(jr.key(0), (200_000,))) == pytest.approx(expected, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", ALL)
 @pytest.mark.parametrize("power", [-100, -27, 27, 100])
 def test_scales_neither_underflow_nor_overflow(c, power):
@@ -66,6 +69,7 @@ def test_scales_neither_underflow_nor_overflow(c, power):
     np.testing.assert_array_equal(decoded(c, x * 2.0**power), decoded(c, x) * 2.0**power)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", ALL)
 def test_blocks_of_very_different_scale_do_not_affect_each_other(c):
     x = jr.normal(jr.key(0), (128,))
@@ -82,6 +86,7 @@ def test_a_nan_or_infinity_affects_only_its_block(c, value):
     np.testing.assert_array_equal(out[64:], decoded(c, jnp.ones(64)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_blockwise_int_errs_by_at_most_half_a_step(bits):
     x = jr.normal(jr.key(0), (100, 64))
@@ -135,6 +140,7 @@ def test_hyper_parameters_out_of_range_are_refused():
             codec(text)
 
 
+@pytest.mark.slow
 def test_client_axis_and_jit_give_the_same_bytes():
     x = jr.normal(jr.key(0), (3, 100))
     for c in ALL:

@@ -41,6 +41,7 @@ def spike_train(key, entries):
     return jnp.where(spikes, jr.normal(key, (entries,)), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", VARIANCE)
 def test_the_variance_is_the_papers_for_any_update(bits):
     c, entries = eden(bits=bits), 100_001
@@ -49,6 +50,7 @@ def test_the_variance_is_the_papers_for_any_update(bits):
     assert error(c, jr.key(1), sparse) == pytest.approx(VARIANCE[bits], rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [0.5, 1, 1.5, 2])
 def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     c, x, clients = eden(bits=bits), spike_train(jr.key(5), 9000), 64
@@ -58,6 +60,7 @@ def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", HARD)
 def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
     x = HARD[update](4096)
@@ -65,6 +68,7 @@ def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
     assert excess(eden(bits=1), x) == pytest.approx(1, abs=0.11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [0.7, 3])
 @pytest.mark.parametrize("entries", [5, 63, 100, 1500])
 def test_a_mean_of_short_updates_errs_by_one_over_the_messages(entries, bits):
@@ -78,12 +82,14 @@ def test_an_update_drawn_from_the_encoding_key_has_the_same_error():
     assert error(eden(bits=1), key, jr.normal(key, (2**16,))) == pytest.approx(0.5708, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_message_has_the_size_worked_by_hand():
     x = jnp.ones(10_000)  # three scale blocks: 4096, 1808 and the last 4096 entries
     payload, _ = eden(bits=3).encode(jr.key(0), x, ())
     assert len(wire.dumps(payload)) == 12 + 3750 + 3 * 4 + 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bits", "size"),
     [
@@ -96,6 +102,7 @@ def test_a_message_of_a_fractional_rate_has_the_size_worked_by_hand(bits, size):
     assert len(wire.dumps(payload)) == 12 + size + 3 * 4 + 4
 
 
+@pytest.mark.slow
 def test_half_a_bit_sends_one_of_two_rotated_entries():
     # at a uniform angle the sent entry has a share cos^2 of the energy, and decodes to twice itself
     c, x, draws = eden(bits=0.5), jnp.full(2, 3.0), 4000
@@ -107,6 +114,7 @@ def test_half_a_bit_sends_one_of_two_rotated_entries():
     assert abs((overlap**2).mean() - 1.5) < 5 * (17 / 8 / draws) ** 0.5  # 16 E cos^8 = 35 / 8
 
 
+@pytest.mark.slow
 def test_one_bit_is_drive():
     x = jr.normal(jr.key(0), (4096,))
     payload, _ = eden(bits=1).encode(jr.key(1), x, ())
@@ -123,6 +131,7 @@ def test_one_entry_is_exact():
     )
 
 
+@pytest.mark.slow
 def test_blocks_of_very_different_scale_do_not_affect_each_other():
     x = jnp.concatenate([1e-8 * jr.normal(jr.key(0), (4096,)), 1e8 * jr.normal(jr.key(1), (4096,))])
     c = eden(bits=4)
@@ -132,6 +141,7 @@ def test_blocks_of_very_different_scale_do_not_affect_each_other():
         assert (left @ left) / (x[part] @ x[part]) == pytest.approx(VARIANCE[4], rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_least_error_scale_is_the_projection_on_the_levels():
     x = jr.normal(jr.key(5), (3000,))
     for bits, least in ((0.5, 1 - 0.5 * 2 / np.pi), (1, 1 - 2 / np.pi), (2, 0.11748)):

@@ -26,6 +26,7 @@ def test_three_decodes_to_two_or_four_with_equal_probability():
     assert abs((out == 4).mean() - 0.5) < 5 * 0.5 / 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-35, 1e-8, 1.0, 1e8])
 def test_it_is_unbiased_with_the_variance_of_its_draws(scale):
     x, draws = scale * jr.normal(jr.key(0), (50,)), 4000

@@ -24,12 +24,14 @@ def test_levels_of_one_entry_worked_by_hand():
     np.testing.assert_array_equal(payload.codes, [0x58, 0x01])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("levels", "size"), [(1, 3), (3, 4), (4, 5), (127, 10), (128, 12)])
 def test_a_message_of_ten_entries_has_the_size_worked_by_hand(levels, size):
     payload, _ = qsgd(levels=levels).encode(jr.key(0), jnp.arange(10.0), ())
     assert len(wire.dumps(payload)) == 12 + size + 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [1, 4])
 def test_rounding_is_unbiased_with_the_variance_of_its_draws(levels):
     c, x, draws = qsgd(levels=levels), jr.normal(jr.key(0), (50,)), 4000

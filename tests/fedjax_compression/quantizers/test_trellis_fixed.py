@@ -32,6 +32,7 @@ def spike_train(key, entries):
     return jnp.where(spikes, jr.normal(key, (entries,)), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_the_variance_is_the_docstrings_for_any_update(bits):
     c, entries = trellis_fixed(bits=bits), 100_001
@@ -40,6 +41,7 @@ def test_the_variance_is_the_docstrings_for_any_update(bits):
     assert error(c, jr.key(1), sparse) == pytest.approx(VARIANCE[bits], rel=0.05)
 
 
+@pytest.mark.slow
 def test_longer_memory_errs_less():
     x = jr.normal(jr.key(5), (20_000,))
     errors = [error(trellis_fixed(bits=2, memory=m), jr.key(1), x) for m in (4, 6, 8, 10)]
@@ -47,6 +49,7 @@ def test_longer_memory_errs_less():
     assert errors[-1] == pytest.approx(0.0776, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2])
 def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     c, x, clients = trellis_fixed(bits=bits), spike_train(jr.key(5), 9000), 64
@@ -56,6 +59,7 @@ def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", HARD)
 def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
     x = HARD[update](4096)
@@ -63,17 +67,20 @@ def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
     assert excess(trellis_fixed(bits=1, memory=3), x) == pytest.approx(1, abs=0.11)
 
 
+@pytest.mark.slow
 def test_a_message_has_the_size_worked_by_hand():
     x = jnp.ones(10_000)  # three scale blocks: 4096, 1808 and the last 4096 entries
     payload, _ = trellis_fixed(bits=3).encode(jr.key(0), x, ())
     assert len(wire.dumps(payload)) == 12 + 3750 + 3 * 4 + 4
 
 
+@pytest.mark.slow
 def test_one_entry_is_exact():
     c, x = trellis_fixed(bits=1), jnp.array([-3.25])
     np.testing.assert_allclose(c.decode(c.encode(jr.key(0), x, ())[0], x), x, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_of_very_different_scale_do_not_affect_each_other():
     x = jnp.concatenate([1e-8 * jr.normal(jr.key(0), (4096,)), 1e8 * jr.normal(jr.key(1), (4096,))])
     c = trellis_fixed(bits=4)
@@ -83,6 +90,7 @@ def test_blocks_of_very_different_scale_do_not_affect_each_other():
         assert (left @ left) / (x[part] @ x[part]) == pytest.approx(VARIANCE[4], rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
 def test_a_block_that_is_not_finite_does_not_affect_the_others(value):
     x = jr.normal(jr.key(0), (3 * 4096,))

@@ -20,6 +20,7 @@ def test_the_largest_of_each_chunk_and_of_the_tail_are_sent():
     assert out["b"].tolist() == [4.0, 9.0, -8.0, 0.0, 0.0, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [1, 63, 64, 65, 1000, 1024])
 def test_it_matches_a_sort_of_each_chunk(entries):
     x = np.array(jr.normal(jr.key(entries), (entries,)))
@@ -66,6 +67,7 @@ def test_positions_cost_about_their_entropy():
     assert 7.98 < bits < 8.15  # the bound log2 C(4096, 41) / 41 is 7.98; log2 C(n, k) / k is 8.08
 
 
+@pytest.mark.slow
 def test_values_sent_in_two_bits_err_by_at_most_a_step():
     x = jr.normal(jr.key(0), (8192,))
     sparse = decoded(chunked_top_k(fraction=1 / 64), x)

@@ -23,6 +23,7 @@ def test_a_cosine_is_one_coefficient_and_leaves_no_residual():
     np.testing.assert_allclose(state, 0.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_matches_the_papers_algorithm_in_one_dimension():
     c, n, block, k = dct_top_k(fraction=0.25, decay=0.9, block=16), 40, 16, {16: 4, 8: 2}
     encode, state, m = jax.jit(c.encode), c.init(jnp.zeros(40)), jnp.zeros(40)

@@ -33,6 +33,7 @@ def test_a_message_has_the_size_worked_by_hand():
         assert len(wire.dumps(payload)) == 12 + 100 * width + 4
 
 
+@pytest.mark.slow
 def test_it_is_unbiased_with_the_docstrings_variance():
     c, x, draws = random_k(fraction=0.2), jr.normal(jr.key(0), (50,)), 8000
     outs = jax.vmap(lambda key: decoded(c, key, x))(jr.split(jr.key(1), draws))

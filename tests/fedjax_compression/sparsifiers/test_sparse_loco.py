@@ -14,6 +14,7 @@ def decoded(c, x):
     return c.decode(jax.jit(c.encode)(jr.key(0), x, c.init(x))[0], x)
 
 
+@pytest.mark.slow
 def test_a_payload_worked_by_hand():
     # two entries of each chunk of eight are sent; the one of the tail is zero and is not sent.
     # The geometric means are 4 and 2, an octave apart; magnitudes are half and twice the mean
@@ -43,6 +44,7 @@ def test_the_entries_are_those_of_chunked_top_k_with_their_signs():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [1.0, "apart"])
 def test_the_error_is_the_docstrings_and_other_magnitudes_err_more(scales):
     x = jr.t(jr.key(0), 3.0, (8, 4096))
@@ -77,6 +79,7 @@ def test_an_entry_costs_nine_and_a_quarter_bits():
     assert 9.16 < bits < 9.4  # log2 C(4096, 64) / 64 is 7.36, and 1.8 for the value
 
 
+@pytest.mark.slow
 def test_entries_that_are_zero_are_not_sent():
     x = jnp.zeros(4096).at[jnp.array([7, 4000])].set(jnp.array([2.0, -1.0]))
     c = sparse_loco()

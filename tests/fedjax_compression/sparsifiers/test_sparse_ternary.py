@@ -10,6 +10,7 @@ def decoded(c, x):
     return c.decode(c.encode(jr.key(0), x, ())[0], x)
 
 
+@pytest.mark.slow
 def test_the_largest_decode_to_their_mean_magnitude():
     x = {"a": jnp.array([1.0, -5.0, 0.5]), "b": jnp.array([4.0, 6.0, -0.1])}
     out = decoded(sparse_ternary(fraction=0.5), x)
@@ -32,6 +33,7 @@ def test_a_message_has_the_size_worked_by_hand():
     assert len(wire.dumps(payload)) == 12 + 50 + 13 + 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 1.0])
 def test_the_error_is_the_docstrings_and_another_magnitude_errs_more(fraction):
     x = jr.normal(jr.key(0), (500,))

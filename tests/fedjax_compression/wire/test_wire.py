@@ -45,6 +45,7 @@ def test_big_endian_and_strided_arrays_are_written_as_little_endian():
     assert wire.dumps(plain.T.astype(">i4")) == wire.dumps(np.ascontiguousarray(plain.T))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_types")
 def test_mutated_messages_raise_or_are_valid_messages():
     likes = distinct({text: payload_like(text) for text in CODECS}) | {"Prefix": prefixes(update())}
@@ -61,6 +62,7 @@ def test_mutated_symbols_raise_or_are_valid_messages():
     assert counts["another message"] > 100
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_types")
 def test_reading_takes_memory_in_proportion_to_the_message():
     # each kind of leaf; `make fuzz` measures every codec

@@ -23,6 +23,7 @@ def test_two_messages_worked_by_hand():
     assert (received.tolist(), memory.tolist()) == ([3.0, 0.0], [1.5, 0.0])
 
 
+@pytest.mark.slow
 def test_the_mean_stays_unbiased_and_its_error_goes_to_zero():
     c, xs = diana(eden(bits=1), rate=0.6), jr.normal(jr.key(0), (4, 2**12))
     mean = xs.mean(axis=0)
@@ -42,6 +43,7 @@ def test_the_mean_stays_unbiased_and_its_error_goes_to_zero():
     assert float(errors[-1]) < 1e-6
 
 
+@pytest.mark.slow
 def test_it_is_unbiased_from_the_first_message():
     c, x, draws = diana(random_k(fraction=0.5), rate=0.5), jnp.linspace(-1.0, 1.0, 10), 4000
 
@@ -57,6 +59,7 @@ def test_it_is_unbiased_from_the_first_message():
     assert (np.abs(out.mean(axis=0) - x) <= 5 * deviation / draws**0.5 + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_memory_costs_no_bytes():
     x = jnp.ones(100)
     sizes = [

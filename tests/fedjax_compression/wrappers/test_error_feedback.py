@@ -8,6 +8,7 @@ from fedjax_compression.sparsifiers import top_k
 from fedjax_compression.wrappers import error_feedback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", ["top_k(fraction=0.05)", "eden(bits=1)"])
 def test_decoded_messages_plus_the_residual_are_the_sum_of_all_updates(inner):
     c = error_feedback(codec(inner))

@@ -35,12 +35,14 @@ def test_a_message_worked_by_hand():
     assert c.decode(payload, x).tolist() == [4.0, 2.0, 0.0]
 
 
+@pytest.mark.slow
 def test_weight_zero_is_the_inner_codec():
     x, c = update(0), eden(bits=1)
     plain, known = decoded(c, x), decoded(predictive(c, update(1), weight=0), x)
     jax.tree.map(np.testing.assert_array_equal, known, plain)
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_the_difference():
     cosine, n = 0.8, 2**16
     x, other = jr.normal(jr.key(1), (2, n))
@@ -53,6 +55,7 @@ def test_the_error_is_that_of_the_difference():
     assert better / plain == pytest.approx(0.36, rel=0.02)
 
 
+@pytest.mark.slow
 def test_unbiased_codecs_stay_unbiased():
     x, draws = jnp.linspace(-1.0, 1.0, 32), 2000
     c = predictive(eden(bits=1), jnp.ones(32), weight=0.7)
@@ -63,6 +66,7 @@ def test_unbiased_codecs_stay_unbiased():
     assert (left @ left) < 2 * one / draws + 0.01 * squared(x)
 
 
+@pytest.mark.slow
 def test_error_feedback_still_sends_the_sum_of_all_updates():
     knowns = [jr.normal(jr.key(50 + i), (60,)) for i in range(8)]
     updates = [jr.normal(jr.key(i), (60,)) for i in range(8)]
@@ -77,6 +81,7 @@ def test_error_feedback_still_sends_the_sum_of_all_updates():
         np.testing.assert_allclose(sent + state[0], sum(updates), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("text", CODECS)
 def test_it_keeps_the_contract(text, dtype):

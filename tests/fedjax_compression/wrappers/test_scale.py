@@ -14,6 +14,7 @@ def decoded(c, x):
     return c.decode(c.encode(jr.key(0), x, c.init(x))[0], x)
 
 
+@pytest.mark.slow
 def test_the_unbiased_scale_preserves_the_inner_product():
     x = {"w": jr.normal(jr.key(1), (60, 5)), "b": jr.normal(jr.key(2), (7,))}
     out = decoded(unbiased_scale(top_k(fraction=0.2)), x)
@@ -21,6 +22,7 @@ def test_the_unbiased_scale_preserves_the_inner_product():
     assert inner == pytest.approx(float(sum(jnp.vdot(x[name], x[name]) for name in x)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_variance_is_d_over_one_minus_d_for_centroids():
     x, plain = jr.normal(jr.key(1), (2**16,)), entropy_coded(rate=2)
     least = float(((x - decoded(plain, x)) ** 2).sum() / (x**2).sum())
@@ -28,6 +30,7 @@ def test_the_variance_is_d_over_one_minus_d_for_centroids():
     assert scaled == pytest.approx(least / (1 - least), rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [unbiased_scale, least_error_scale])
 def test_a_scale_costs_four_bytes(scale):
     x, plain = jr.normal(jr.key(1), (500,)), top_k(fraction=0.1)
@@ -35,6 +38,7 @@ def test_a_scale_costs_four_bytes(scale):
     assert sizes[1] == sizes[0] + 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [unbiased_scale, least_error_scale])
 def test_an_update_that_decodes_to_zeros_stays_zeros(scale):
     x = jr.normal(jr.key(1), (30,))  # all entries are below the threshold
@@ -55,6 +59,7 @@ def squared_error(c, x):
     return float((left @ left) / (x @ x))
 
 
+@pytest.mark.slow
 def test_eden_with_the_scale_of_least_error_has_an_error_of_one_minus_two_over_pi():
     x = jr.normal(jr.key(1), (2**18,))
     # of n entries, the mean of |y| varies by (1 - 2 / pi) / n: five deviations
@@ -72,6 +77,7 @@ def test_no_other_scale_has_less_error():
     assert squared_error(c, x) < 1 < squared_error(stochastic_quantize(bits=1), x)
 
 
+@pytest.mark.slow
 def test_error_feedback_keeps_less_with_the_scale_of_least_error():
     def residual(inner):
         c = error_feedback(inner)
@@ -85,6 +91,7 @@ def test_error_feedback_keeps_less_with_the_scale_of_least_error():
     assert residual(eden(bits=1)) == pytest.approx(0.5708 / 0.4292, rel=0.05)
 
 
+@pytest.mark.slow
 def test_drive_is_eden_at_one_bit():
     x = jr.normal(jr.key(1), (5000,))
     np.testing.assert_array_equal(decoded(drive(), x), decoded(eden(bits=1), x))

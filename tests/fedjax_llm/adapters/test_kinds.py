@@ -101,11 +101,13 @@ def trained(batch):
     return train
 
 
+@pytest.mark.slow
 @each
 def test_the_number_of_trained_entries(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(make(name).params)) == ADAPTERS[name][2]
 
 
+@pytest.mark.slow
 @each
 def test_the_initial_loss_is_that_of_the_plain_model(name, batch, task, trained):
     off = abs(trained(name).losses[0] - task.loss(task.params, task.frozen, batch))
@@ -126,6 +128,7 @@ def test_every_trained_leaf_moves_in_two_steps(name, trained):
     assert all(jax.tree.leaves(moved)), moved
 
 
+@pytest.mark.slow
 @each
 def test_a_round_of_vmapped_clients_runs_and_moves_the_server(name, corpus):
     task = make(name)
@@ -150,6 +153,7 @@ def test_a_round_of_vmapped_clients_runs_and_moves_the_server(name, corpus):
     assert up == [4 * ADAPTERS[name][2]] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(HAS_A_PLAIN_MODEL))
 def test_merged_parameters_give_the_same_loss_in_a_plain_model(name, batch, task, trained):
     adapted, _, (_, params, _) = trained(name)
@@ -158,6 +162,7 @@ def test_merged_parameters_give_the_same_loss_in_a_plain_model(name, batch, task
     assert jax.tree.structure(merged) == jax.tree.structure(task.params)
 
 
+@pytest.mark.slow
 def test_a_classifiers_adapter_is_merged_into_its_plain_parameters():
     config = EncoderConfig(
         vocab_size=20,
@@ -183,6 +188,7 @@ def test_an_adapter_without_a_plain_model_is_not_merged(name):
         merge_adapter(task.model(task.params, task.frozen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prompt_tuning", "prefix_tuning", "layers", "nf4_base"])
 def test_generation_from_a_cache_equals_that_from_the_whole_text(name):
     task = make(name)

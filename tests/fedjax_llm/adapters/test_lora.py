@@ -36,6 +36,7 @@ def ranks(adapter):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [
@@ -71,6 +72,7 @@ def test_layers_of_different_rank_are_trained_without_padding():
     np.testing.assert_array_equal(whole.a[...][1], low["a"]["rank5"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "scales"),
     [
@@ -88,6 +90,7 @@ def test_scales_are_alpha_over_the_rank_or_its_root(adapter, scales):
     np.testing.assert_allclose(np.broadcast_to(low.scale_of_layers(), 2), scales)
 
 
+@pytest.mark.slow
 def test_dora_is_a_magnitude_times_a_direction_whose_norm_is_a_constant():
     x, a, b = (jr.normal(jr.key(i), shape) for i, shape in enumerate([(7, 5), (5, 2), (2, 3)]))
     linear = Linear(5, 3, bias=True, rngs=nnx.Rngs(0))
@@ -109,6 +112,7 @@ def test_dora_is_a_magnitude_times_a_direction_whose_norm_is_a_constant():
     np.testing.assert_allclose(gradient.adapter.a[...], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_encoder_takes_lora_by_either_name():
     config = EncoderConfig(
         vocab_size=20,
@@ -166,6 +170,7 @@ def test_a_pattern_that_matches_nothing_is_refused():
         adapted(lora(rank=2, targets=r"layers\.7\..*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [lora, rslora, dora])
 @pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def changed(folder, tmp_path, *, config=None, tensors=None):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_read_back_bit_for_bit(kind, tmp_path):
     model = made(KINDS[kind])
@@ -177,6 +178,7 @@ def test_a_truncated_file_is_refused(folder, tmp_path):
         import_adapter(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [bottleneck(size=2), layers(0), layers(1), None])
 def test_what_peft_has_no_format_for_is_not_written(adapter, tmp_path):
     model = Decoder(TINY, rngs=nnx.Rngs(0)) if adapter is None else made(adapter)

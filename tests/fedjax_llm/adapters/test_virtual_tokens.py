@@ -54,6 +54,7 @@ def adapted(name, kind):
     return model
 
 
+@pytest.mark.slow
 @each_family
 @each_kind
 def test_the_text_after_them_is_read_as_after_the_tokens(name, kind):
@@ -61,6 +62,7 @@ def test_the_text_after_them_is_read_as_after_the_tokens(name, kind):
     np.testing.assert_allclose(got, expected(name, 0, 9), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @each_family
 @each_kind
 def test_each_text_of_a_packed_row_is_right_after_them(name, kind):
@@ -70,6 +72,7 @@ def test_each_text_of_a_packed_row_is_right_after_them(name, kind):
     np.testing.assert_allclose(got[:, 4:], expected(name, 4, 9), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_cache_extends_them(kind):
     model = adapted("gemma3", kind)

@@ -68,6 +68,7 @@ def drop_beyond(old, new, count):
     return old.at[count + jnp.arange(len(new))].set(new, mode="drop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [vmap(), chunked(3)], ids=["vmap", "chunked"])
 @pytest.mark.parametrize("gone", [[], [1]], ids=["all", "one dropped"])
 def test_a_median_is_that_of_the_clients_that_count(axis, gone):
@@ -89,6 +90,7 @@ def test_a_median_is_that_of_the_clients_that_count(axis, gone):
     np.testing.assert_allclose(r.state.params, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_median_of_stacked_rows_keeps_the_contract():
     check_aggregator(median())
 

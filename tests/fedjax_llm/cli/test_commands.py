@@ -16,6 +16,7 @@ def trained(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_rounds_and_a_summary(trained):
     out, summary = trained
     rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
@@ -33,6 +34,7 @@ def test_a_run_leaves_its_rounds_and_a_summary(trained):
     assert not [name for name in names if "nats_per_byte" not in name]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_digest(trained, tmp_path):
     out, summary = trained
     codecs = ("--uplink", "eden(bits=2)", "--downlink", "stochastic_quantize(bits=8)")
@@ -46,6 +48,7 @@ def test_the_same_seed_gives_the_same_digest(trained, tmp_path):
     assert other["digest"] != summary["digest"]
 
 
+@pytest.mark.slow
 def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
     flags = ("--uplink", "ef21(top_k(fraction=0.1))", "--clients", "4")
     both = train(tmp_path / "both", *flags, "--downlink", "ef21(eden(bits=2))")
@@ -97,6 +100,7 @@ def test_other_algorithms_take_their_own_flags(tmp_path, algorithm, flags):
     assert least <= sent <= most
 
 
+@pytest.mark.slow
 def test_clients_that_tell_each_other_what_they_expect_send_no_parameter(tmp_path):
     data = ("--data", "shakespeare(at_least=30000)")  # eleven roles, one of them set aside
     summary = train(tmp_path / "run", "--algorithm", "fed_md(top=4)", *data)
@@ -114,6 +118,7 @@ def test_epochs_are_refused_where_all_clients_must_take_as_many_steps(tmp_path, 
     assert "decomfl takes as many steps of every client, expected local_steps, got 1 ep" in error
 
 
+@pytest.mark.slow
 def test_lora_epochs_and_other_axes_run(tmp_path):
     small = [
         *(
@@ -144,6 +149,7 @@ def test_lora_epochs_and_other_axes_run(tmp_path):
     assert summary["config"]["client_axis"] == "chunked(2)"
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path, capsys):
     out = tmp_path / "sweep"
     flags = ["frontier", *SMALL, "--out", str(out)]
@@ -166,6 +172,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
     assert "byte bigram" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -268,6 +275,7 @@ def test_a_folder_with_a_run_is_not_written_over(capsys, trained):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tail", ['{"codec": "eden(bits=1)", "se', '{"codec": "x"', "[1]\n", "\xff\xfe\n", "\n"]
 )
@@ -325,6 +333,7 @@ def test_what_cannot_be_measured_is_refused(capsys, tmp_path, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_reported(tmp_path, capsys):
     summary = train(tmp_path / "nan", "--client-optimizer", "sgd(1e30)")
     assert "seed 0: 4 updates were not finite and were left out." in capsys.readouterr().out

@@ -14,6 +14,7 @@ from tests.helpers.commands import SMALL, refused, train
 LINK = ("--link", "link(uplink=1e5, downlink=1e6, latency=0.05, step=0.1)")
 
 
+@pytest.mark.slow
 def test_rows_say_who_did_not_answer_and_when_a_round_was_over(tmp_path):
     out = tmp_path / "run"
     flags = ("--rounds", "4", "--clients", "3", "--faults", "faults(dropout=0.5, partial=0.5)")
@@ -36,6 +37,7 @@ def test_rows_say_who_did_not_answer_and_when_a_round_was_over(tmp_path):
     assert summary["uplink_bits_per_parameter"] == 8 * own / summary["trainable"]
 
 
+@pytest.mark.slow
 def test_a_frontier_on_a_link_is_drawn_against_its_seconds(tmp_path, capsys):
     codecs = ("--codecs", "identity()", "eden(bits=1)")
     main(["frontier", *SMALL, *codecs, *LINK, "--out", str(tmp_path)])
@@ -52,6 +54,7 @@ def test_a_frontier_on_a_link_is_drawn_against_its_seconds(tmp_path, capsys):
     assert frontier.cost_of([*rows, {}]) is frontier.BYTES
 
 
+@pytest.mark.slow
 def test_a_server_that_waits_for_no_one_runs_and_begins_again(tmp_path, capsys):
     flags = ("--buffer", "1", *LINK, "--faults", "faults(partial=1.0)", "--rounds", "3")
     first = train(tmp_path / "first", *flags)
@@ -72,6 +75,7 @@ def test_a_server_that_waits_for_no_one_runs_and_begins_again(tmp_path, capsys):
     assert (again / "rounds.jsonl").read_bytes() == out.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

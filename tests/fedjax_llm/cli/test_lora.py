@@ -20,6 +20,7 @@ ALL = A + B
 UP, DOWN = "uplink_bytes_by_round", "downlink_bytes_by_round"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "up", "down"),
     [
@@ -45,6 +46,7 @@ def test_methods_over_lora_run_and_send_what_they_say(tmp_path, algorithm, up, d
     assert (tmp_path / "run/adapter").exists() != changed
 
 
+@pytest.mark.slow
 def test_a_run_whose_clients_keep_their_own_model_scores_these_beside_the_servers(tmp_path):
     """The server's `b` is as it was, zero, so that its model is the base whatever it learns."""
     own = ("--algorithm", "fedsa_lora()", "--seq", "64")
@@ -60,6 +62,7 @@ def test_a_run_whose_clients_keep_their_own_model_scores_these_beside_the_server
     assert {**again, "seconds": 0} == {**one, "seconds": 0}  # by what the checkpoint kept
 
 
+@pytest.mark.slow
 def test_a_model_in_two_halves_runs_and_sends_activations(tmp_path):
     two = ("--num-hidden-layers", "2", "--algorithm", "split_lora(cut=1)")
     summary = train(tmp_path / "run", *LORA, *two, "--uplink", "eden(bits=4)")
@@ -75,12 +78,14 @@ def test_a_model_in_two_halves_runs_and_sends_activations(tmp_path):
     assert (tmp_path / "run/adapter").exists()
 
 
+@pytest.mark.slow
 def test_flasc_runs_with_fewer_bytes_both_ways(tmp_path):
     summary = train(tmp_path / "run", *LORA, "--algorithm", "flasc(up=0.25, down=0.25)")
     for direction in (UP, DOWN):
         assert all(ALL < sent / 4 < 2 * ALL for sent in summary[direction])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -157,6 +162,7 @@ def test_what_breaks_a_guarantee_is_refused_before_anything_runs(tmp_path, capsy
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_what_goes_into_a_decoders_kernels_is_what_its_adapter_adds():
     config = DecoderConfig(
         hidden_size=16,

@@ -42,6 +42,7 @@ def _registries_as_before():
     sys.modules.pop("tests.helpers.a_plugin", None)
 
 
+@pytest.mark.slow
 def test_a_plugins_codec_method_aggregator_and_data_run_beside_ours(tmp_path):
     own = ("--uplink", "half()", "--algorithm", "small_server_steps()")
     row = train(tmp_path / "own", *PLUGIN, *own, "--data", "notes()")
@@ -51,12 +52,14 @@ def test_a_plugins_codec_method_aggregator_and_data_run_beside_ours(tmp_path):
     assert row["digest"] != plain["digest"]
 
 
+@pytest.mark.slow
 def test_a_parameter_of_ones_own_may_have_the_name_of_a_need(tmp_path):
     """`steps` and `scale` of the method are not the run's: only declared needs are passed."""
     args = (*PLUGIN, "--algorithm", "small_server_steps(steps=5, scale=2.0)")
     assert train(tmp_path / "run", *args)["algorithm"] == "small_server_steps(scale=2.0, steps=5)"
 
 
+@pytest.mark.slow
 def test_frontier_takes_a_plugins_codec(tmp_path):
     main(["frontier", *SMALL, *PLUGIN, "--codecs", "identity()", "half()", "--out", str(tmp_path)])
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -64,6 +67,7 @@ def test_frontier_takes_a_plugins_codec(tmp_path):
     assert rows[1]["uplink_bytes"] < 0.6 * rows[0]["uplink_bytes"]
 
 
+@pytest.mark.slow
 def test_frontier_from_python_takes_objects_and_finds_its_rows_again(tmp_path):
     codecs = {"identity()": registry.codec("identity()"), "mine(bits=1)": eden(bits=1)}
     rows = frontier(TINY, codecs, out=tmp_path)
@@ -89,6 +93,7 @@ def test_a_run_takes_objects_with_their_text():
     assert run.config.client_optimizer == "slow()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -102,7 +107,20 @@ def test_a_run_takes_objects_with_their_text():
             ("--algorithm", "scaffold()", "--aggregate", "weighted_mean()"),
             "aggregate: scaffold takes none, expected None, got weighted_mean()",
         ),
-        (("--aggregate", "median()"), "aggregate: expected one of weighted_mean, got 'median'"),
+        (
+            ("--algorithm", "fed_kseed()", "--attack", "sign_flip(fraction=0.5)"),
+            "attack: fed_kseed has no codec of updates, expected an attack on data such as",
+        ),
+        (
+            ("--prediction", "0.5", "--attack", "sign_flip(fraction=0.5)"),
+            "prediction: expected 0 with sign_flip(fraction=0.5), which attacks whole updates",
+        ),
+        (("--attack", "alie(fraction=1)"), "attack: alie: fraction: expected a number above 0"),
+        (
+            ("--aggregate", "krum(f=9)"),
+            "aggregate: krum: clients: expected a cohort of at least 21 clients (n >= 2 f + 3)",
+        ),
+        (("--aggregate", "medain()"), "sign_majority, trimmed_mean, weighted_mean, got 'medain'"),
     ],
 )
 def test_what_cannot_be_found_is_refused_by_name(args, said, tmp_path, capsys):
@@ -121,6 +139,18 @@ def test_names_are_registered_once_and_are_identifiers(room):
         room.register("fresh_name", lambda: None)
     with pytest.raises(ValueError, match="expected an identifier, got 'two words'"):
         room.register("two words", factory)
+
+
+def test_a_run_names_its_malicious_clients_and_resumes_with_the_same_attack(tmp_path, capsys):
+    args = ("--attack", "alie(fraction=0.5, z=1.0)", "--aggregate", "median()")
+    out = tmp_path / "run"
+    summary = train(out, *args)
+    assert summary["config"]["attack"] == "alie(fraction=0.5, z=1.0)"
+    rows = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    assert all(set(row["malicious"]) <= set(row["clients"]) for row in rows)
+    assert any(row["malicious"] for row in rows)
+    other = ("--attack", "alie(fraction=0.5, z=2.0)", "--aggregate", "median()", "--resume")
+    assert "attack" in refused(capsys, "train", *SMALL, *other, "--out", str(out))
 
 
 def test_needs_are_out_of_a_closed_set():

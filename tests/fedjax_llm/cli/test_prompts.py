@@ -8,6 +8,7 @@ TOKENS, WIDTH = 3, 16
 PROMPT = 4 * TOKENS * WIDTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "up", "down"),
     [

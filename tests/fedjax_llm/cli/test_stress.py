@@ -21,6 +21,7 @@ def model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -84,6 +85,7 @@ def test_this_machine_says_how_much_memory_it_has():
     assert 2**28 < memory.memory() < 2**50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -111,7 +113,7 @@ def test_a_config_json_out_of_range_is_one_line(capsys, tmp_path, model, key, va
         (("train", "--roun", "3"), "Unrecognized options: --roun, 3 (did you mean --rounds?)."),
         (("train", "--rounds"), "Missing value for argument '--rounds'. Expected 1 values."),
         (("trian",), "Unrecognized options: trian."),
-        ((), "Expected one of {train, codecs, bench, frontier, study}."),
+        ((), "Expected one of {train, codecs, bench, frontier, report, study}."),
     ],
 )
 def test_words_that_are_no_flags_are_one_line(capsys, args, said):

@@ -53,6 +53,7 @@ def chats(draw, transcript):
     return [*opening, *rest]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())

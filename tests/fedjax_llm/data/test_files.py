@@ -396,6 +396,7 @@ def test_a_bad_folder_of_fedit_is_refused_by_file_and_record(tmp_path):
         fedit(tmp_path)
 
 
+@pytest.mark.slow
 def test_chats_have_their_users():
     chats = chitchat()
     assert len(chats) == 613

@@ -45,6 +45,7 @@ def mean(measured):
     return distribution(measured, higher_is_better=False).mean
 
 
+@pytest.mark.slow
 def test_training_helps_and_more_data_helps_more(three):
     untrained, local, centralised = (mean(one.heldout) for one in three)
     assert untrained > local + 0.5
@@ -74,6 +75,7 @@ def test_the_local_baseline_equals_local_steps_on_the_clients_data(task, split, 
     assert three.local.heldout.values[2] == pytest.approx(alone.values[0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_with_one_client_the_centralised_model_is_the_local_one(task, split):
     one = split._replace(
         train=split.train.select([(1, 0, 2700)]), heldout=split.heldout.select([(1, 0, 300)])
@@ -88,6 +90,7 @@ def test_with_one_client_the_centralised_model_is_the_local_one(task, split):
     assert nobody.centralised.unseen_clients.names == ()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(task, split):
     first, again, other = (found(task, split, rounds=2, seed=seed) for seed in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -95,6 +98,7 @@ def test_the_same_seed_gives_the_same_bits(task, split):
     assert (first.centralised.heldout.totals != other.centralised.heldout.totals).all()
 
 
+@pytest.mark.slow
 def test_with_epochs_both_baselines_make_the_same_number_of_passes(task, split):
     batching = Batching(seq=32, batch=4, epochs=1)
     three = found(task, split, batching=batching, rounds=4)
@@ -103,6 +107,7 @@ def test_with_epochs_both_baselines_make_the_same_number_of_passes(task, split):
     assert mean(three.centralised.heldout) < mean(three.untrained.heldout) - 0.5
 
 
+@pytest.mark.slow
 def test_a_schedule_over_the_rounds_runs_over_the_training_of_each_model(task, split):
     """With a rate of zero from the second of two rounds on, half of the training counts."""
     first_round = optax.chain(ADAM, over_rounds(lambda number: jax.numpy.array([1.0, 0.0])[number]))
@@ -114,6 +119,7 @@ def test_a_schedule_over_the_rounds_runs_over_the_training_of_each_model(task, s
         np.testing.assert_allclose(whole.totals, part.totals, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_subset_of_local_clients_gives_the_same_values(task, split, three):
     some = found(task, split, local_clients=2, rounds=2).local.heldout
     every = found(task, split, rounds=2).local.heldout
@@ -122,6 +128,7 @@ def test_a_subset_of_local_clients_gives_the_same_values(task, split, three):
     np.testing.assert_array_equal(some.totals, every.totals[where])
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_once_for_all_clients(task, split):
     traces = 0
 
@@ -138,6 +145,7 @@ def test_programs_are_compiled_once_for_all_clients(task, split):
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.slow
 def test_another_measure_and_another_optimizer_are_used(task, split):
     def right(params, frozen, batch):
         likeliest = task.model(params, frozen)(batch.tokens.astype("int32")).argmax(axis=-1)
@@ -156,6 +164,7 @@ def first_batch(split):
     return rows.take(np.arange(4), np.ones(4, bool))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_batch_in_parts_is_that_of_the_whole_batch(task, split):
     rows = split.train.rows([0, 1], seq=32)
     number = np.array([[0, 1, 2], [3, 4, 84]])  # the last window is short

@@ -171,6 +171,7 @@ def test_questions_keep_their_options_and_answers(bpe):
     assert [part.pieces().tolist() for part in split] == [[1, 1], [1], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_token", [False, True])
 def test_batched_options_score_as_each_option_alone(small, bpe, per_token):
     choices = tokenize_choices(QUESTIONS, bpe, seq=SEQ)
@@ -256,6 +257,7 @@ def talk(*contents, source=""):
     return Example(tuple(map(Message, ["user", "assistant"] * 9, contents)), source=source)
 
 
+@pytest.mark.slow
 def test_batched_answers_equal_those_of_each_prompt_alone(small, bpe):
     model = small.model(small.params, small.frozen)
     examples = {

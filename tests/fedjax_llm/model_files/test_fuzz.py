@@ -92,6 +92,7 @@ def read_all(path):
         assert (array.shape, array.dtype) == (tensor.shape, tensor.dtype), name
 
 
+@pytest.mark.slow
 def test_changed_safetensors(tmp_path):
     random = np.random.default_rng(0)
     tensors = {
@@ -110,6 +111,7 @@ def test_changed_safetensors(tmp_path):
     assert min(outcomes.read, outcomes.refused) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Q8_0", "F16"])
 def test_changed_gguf(tmp_path, kind):
     random = np.random.default_rng(1)
@@ -138,6 +140,7 @@ def tokenize(path):
     open_model_files(path).load_tokenizer().encode("ab<|im_end|> ba")
 
 
+@pytest.mark.slow
 def test_changed_vocabularies(tmp_path):
     random = np.random.default_rng(2)
     change = {
@@ -158,6 +161,7 @@ def test_changed_vocabularies(tmp_path):
     assert min(outcomes.read, outcomes.refused) > 20
 
 
+@pytest.mark.slow
 def test_changed_indices(tmp_path):
     random = np.random.default_rng(3)
     tensors = {name: np.ones(4, np.float32) for name in "abc"}

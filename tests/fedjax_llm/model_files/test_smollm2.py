@@ -116,6 +116,7 @@ def test_its_chat_template(tokenizer):
     )
 
 
+@pytest.mark.slow
 @needs_smollm2
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_reading_all_tensors_needs_less_than_1_3_times_their_memory():

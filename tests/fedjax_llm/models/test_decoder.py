@@ -78,6 +78,7 @@ def reference(p, config, ids):
     return h @ (p["embedding"].T if config.tie_word_embeddings else p["head"]["kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_equal_those_of_an_independent_reference(tied):
     config = dataclasses.replace(CONFIG, tie_word_embeddings=tied)
@@ -95,6 +96,7 @@ def test_logits_do_not_depend_on_later_tokens():
     assert jnp.abs(before[:, 5:] - after[:, 5:]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_remat_does_not_change_gradients():
     ids = tokens()
 

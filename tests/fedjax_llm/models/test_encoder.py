@@ -33,6 +33,7 @@ def encode(ids, config=CONFIG, **kwargs):
     return jax.jit(run, compiler_options=ONCE)(PARAMS["encoder"], jnp.asarray(ids), kwargs)
 
 
+@pytest.mark.slow
 def test_scores_equal_those_of_transformers():
     golden = np.load(Path(__file__).parent / "golden.npz")["bert"]
     model = filled(lambda: Classifier(CONFIG, labels=LABELS, rngs=nnx.Rngs(0)), PARAMS)
@@ -62,6 +63,7 @@ def test_bfloat16_is_near_float32():
     assert 0 < jnp.std(rough - exact) < 0.02 * jnp.std(exact)
 
 
+@pytest.mark.slow
 def test_a_classifier_with_mean_pooling_learns():
     config = dataclasses.replace(EncoderConfig(), pooler=False, hidden_size=16, remat=True)
     model = Classifier(config, labels=2, pooling="mean", rngs=nnx.Rngs(0))

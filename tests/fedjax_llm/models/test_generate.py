@@ -24,6 +24,7 @@ def one_by_one(model, prompt, new):
     return ids[0, len(prompt) :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
 def test_prompts_of_different_lengths_are_continued_as_if_alone(name):
     model, prompts, lengths = decoder(name), tokens((3, 9)), [9, 1, 4]
@@ -45,6 +46,7 @@ def test_a_row_ends_after_its_first_eos():
         assert (row[length:] == 47).all()
 
 
+@pytest.mark.slow
 def test_drawn_tokens_follow_the_logits():
     model, prompt = decoder(), jnp.asarray(tokens((1, 5)))
     many = jnp.tile(prompt, (4000, 1))
@@ -56,6 +58,7 @@ def test_drawn_tokens_follow_the_logits():
     assert not (jnp.abs(shares - wrong) < 5 * jnp.sqrt(wrong / 4000) + 1e-3).all()
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_later_rows():
     model, prompts = decoder(), jnp.asarray(tokens((3, 5)))
     draw = {"max_new_tokens": 6, "temperature": 1.0, "top_p": 0.9}
@@ -73,6 +76,7 @@ def test_top_p_keeps_the_fewest_tokens_whose_probabilities_reach_it():
     assert jnp.isfinite(top_p_only(logits, 1.0)).all()
 
 
+@pytest.mark.slow
 def test_a_second_call_compiles_nothing():
     model, prompts = decoder(), jnp.asarray(tokens((2, 7)))
     generate(model, prompts, max_new_tokens=3, temperature=0.5, key=jr.key(0))

@@ -46,6 +46,7 @@ def equal(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_saved_model_is_loaded_bit_for_bit(tmp_path, name):
     config = config_from(FAMILIES[name])
@@ -116,6 +117,7 @@ print(sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(cut)))
 """
 
 
+@pytest.mark.slow
 def test_parameters_are_split_over_a_mesh(tmp_path):
     config = config_from(FAMILIES["llama3"])
     save(tmp_path / "model", config, params(config))
@@ -181,12 +183,14 @@ print((kibibytes("VmHWM") - before) * 1024 / sum(leaf.nbytes for leaf in jax.tre
 """
 
 
+@pytest.mark.slow
 @needs_smollm2
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_loading_smollm2_takes_less_than_1_3_times_its_memory():
     assert float(in_python(PEAK)) < 1.3
 
 
+@pytest.mark.slow
 @needs_smollm2
 def test_smollm2_answers_a_question():
     loaded = load("smollm2")

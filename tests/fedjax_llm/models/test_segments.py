@@ -14,6 +14,7 @@ from fedjax_llm.models.masks import positions_in_segments
 from tests.helpers.families import FAMILIES, forward, params, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
 def test_packed_texts_have_the_logits_of_separate_rows(name):
     ids = tokens((3, 8))
@@ -22,6 +23,7 @@ def test_packed_texts_have_the_logits_of_separate_rows(name):
     np.testing.assert_allclose(packed, apart, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3", "gemma2"])
 def test_padding_changes_nothing_and_is_finite(name):
     ids = tokens((2, 8))
@@ -65,6 +67,7 @@ def test_tokens_before_the_window_are_not_attended():
     np.testing.assert_array_equal(moved > 1e-4, [False] * 3 + [True] * 5 + [False] * 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
 def test_reading_in_pieces_with_a_cache_equals_one_call(name):
     config = config_from(FAMILIES[name])
@@ -82,6 +85,7 @@ def test_reading_in_pieces_with_a_cache_equals_one_call(name):
     assert cache.used == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma2", "qwen3"])
 def test_bfloat16_is_near_float32_and_logits_stay_float32(name):
     exact, rough = (

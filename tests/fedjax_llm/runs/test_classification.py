@@ -59,6 +59,7 @@ def accuracy(task, texts):
     return np.mean(right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "place", "trainable"),
     [
@@ -95,6 +96,7 @@ def json_config(summary):
     return {k: v for k, v in summary["config"].items() if k != "decoder"}
 
 
+@pytest.mark.slow
 def test_a_classifier_of_mean_vectors_is_delivered_as_its_parameters(files, tmp_path):
     """BertForSequenceClassification of transformers reads the first vector."""
     more = ("--task", "classification(labels=2, pooling='mean')", "--adapter", "lora(rank=2)")

@@ -71,6 +71,7 @@ def test_tables_of_clients_have_a_digest_that_no_seed_changes(tmp_path, field, n
     assert digest([*rows[:3], "dan,1,999"]) != found
 
 
+@pytest.mark.slow
 def test_a_model_has_one_digest_and_its_tokenizer_and_template_others(tmp_path):
     data = write_notes(tmp_path / "notes.jsonl")
 
@@ -101,6 +102,7 @@ def test_an_imported_adapter_has_a_digest(tmp_path):
     assert one == again["adapter"] != other
 
 
+@pytest.mark.slow
 def test_resume_refuses_data_that_changed_and_leaves_the_folder(tmp_path, capsys):
     data, out = write_notes(tmp_path / "notes.jsonl"), tmp_path / "run"
     flags = ["train", *SMALL, "--rounds", "1", "--data", data, "--out", str(out), "--resume"]
@@ -119,6 +121,7 @@ def test_resume_refuses_data_that_changed_and_leaves_the_folder(tmp_path, capsys
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_shown_when_done_and_else_refused(tmp_path, capsys):
     data, out = write_notes(tmp_path / "notes.jsonl"), tmp_path / "run"
     flags = ["train", *SMALL, "--rounds", "1", "--data", data, "--out", str(out), "--resume"]
@@ -135,6 +138,7 @@ def test_a_run_of_an_earlier_version_is_shown_when_done_and_else_refused(tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_refuses_rows_of_other_data(tmp_path, capsys):
     data = write_notes(tmp_path / "notes.jsonl")
     flags = ["frontier", *SMALL, "--rounds", "1", "--data", data, "--out", str(tmp_path / "out")]

@@ -69,6 +69,7 @@ def whole(folder):
     return language_model(loaded.config, key=jax.random.key(0), params=loaded.params)
 
 
+@pytest.mark.slow
 def test_fedsa_lora_delivers_each_clients_adapter_and_the_shared_a(tmp_path):
     run, summary, delivered = ended(
         tmp_path, clients=4, algorithm="fedsa_lora()", adapter="lora(rank=2)"
@@ -91,6 +92,7 @@ def test_fedsa_lora_delivers_each_clients_adapter_and_the_shared_a(tmp_path):
                 assert not shared[name].read().any()
 
 
+@pytest.mark.slow
 def test_fed_rep_delivers_trained_heads(tmp_path):
     run, summary, delivered = ended(tmp_path, clients=4, algorithm="fed_rep(personal='embedding')")
     assert sorted(delivered) == ["models/", "shared/"]
@@ -106,6 +108,7 @@ def test_fed_rep_delivers_trained_heads(tmp_path):
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_fed_md_delivers_the_clients_models_and_no_untrained_one(tmp_path):
     run, summary, delivered = ended(
         tmp_path,
@@ -126,6 +129,7 @@ def test_fed_md_delivers_the_clients_models_and_no_untrained_one(tmp_path):
     assert summary["digest"] != digest(run.task.params)  # which the server never changes
 
 
+@pytest.mark.slow
 def test_clients_models_of_a_small_part_are_written_without_the_base(tmp_path):
     run, _, delivered = ended(tmp_path, rounds=1, algorithm="ditto()", adapter="bottleneck(size=2)")
     assert sorted(delivered) == ["clients/", "parameters/"]
@@ -136,6 +140,7 @@ def test_clients_models_of_a_small_part_are_written_without_the_base(tmp_path):
     assert len(list((tmp_path / "clients").glob("*/parameters.safetensors"))) == 3
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_delivered(tmp_path, capsys):
     flags = ("--algorithm", "fedsa_lora()", "--adapter", "lora(rank=2)", "--rounds", "1")
     summary = train(tmp_path, *flags)
@@ -145,6 +150,7 @@ def test_the_command_says_what_it_delivered(tmp_path, capsys):
     assert "a folder for each of the 2 clients that trained a model of their own" in printed
 
 
+@pytest.mark.slow
 def test_a_folder_with_somebodys_model_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")

@@ -28,6 +28,7 @@ def alone(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_rounds_are_evaluated_on_held_out_text(alone):
     rows, summary = rows_of(alone), json.loads((alone / "summary.json").read_text())
     assert [LOSS in row for row in rows] == [False, True] * 3
@@ -35,6 +36,7 @@ def test_rounds_are_evaluated_on_held_out_text(alone):
     assert rows[1][LOSS] > rows[5][LOSS]
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_on_to_the_bits_of_a_longer_one(alone, tmp_path):
     train(tmp_path, *EVERY, "--rounds", "2")
     assert train(tmp_path, *EVERY, "--rounds", "6", "--resume")["rounds"] == 6
@@ -42,6 +44,7 @@ def test_a_finished_run_trains_on_to_the_bits_of_a_longer_one(alone, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["config"]["rounds"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_its_target_loss_and_trains_on_to_another(alone, tmp_path, capsys):
     losses = [row[LOSS] for row in rows_of(alone)[1::2]]
     between = (losses[0] + losses[1]) / 2
@@ -83,6 +86,7 @@ def stop_in_evaluation(out, monkeypatch, *, after):
     assert ended.value.code == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_what_a_signal_leaves_unmeasured_is_measured_when_resumed(alone, tmp_path, monkeypatch):
     """In the evaluation of round 2, and in that after the last round."""
     stop_in_evaluation(tmp_path, monkeypatch, after=1)
@@ -100,6 +104,7 @@ def test_what_a_signal_leaves_unmeasured_is_measured_when_resumed(alone, tmp_pat
     assert kill_runs.differences(alone, tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -117,6 +122,7 @@ def test_ends_that_cannot_be_are_refused(tmp_path, capsys, flags, message):
     assert message in refused(capsys, *args)
 
 
+@pytest.mark.slow
 def test_a_method_whose_messages_hold_all_rounds_does_not_go_on(tmp_path, capsys):
     flags = ("--algorithm", "feed_sign()", "--rounds", "1")
     train(tmp_path, *flags)

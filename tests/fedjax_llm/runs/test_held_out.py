@@ -70,6 +70,7 @@ def test_an_evaluation_that_would_be_empty_is_refused_before_anything_is_written
     assert prepare(config(files, "one", unseen="last(1)")).evaluated.unseen.names == ("test_2",)
 
 
+@pytest.mark.slow
 def test_nothing_measured_is_blank(files, tmp_path, capsys):
     flags = ("--data", data(files, "two"), *SMALL, *NOTHING, "--out", str(tmp_path))
     main(["train", *flags])
@@ -107,6 +108,7 @@ def test_unseen_clients_are_the_users_to_say_whatever_the_seed(files, unseen, na
         assert set(run.split.train.names) == set(USERS) - set(names)
 
 
+@pytest.mark.slow
 def test_a_file_of_held_out_text_is_evaluated_and_named(files, tmp_path):
     """The clients keep all of their text, and the file is part of what the run is known by."""
     held = data(files, "held")
@@ -124,6 +126,7 @@ def test_a_file_of_held_out_text_is_evaluated_and_named(files, tmp_path):
     assert "heldout_nats_per_byte" not in summary["baselines"]["local"]  # eve trains nothing
 
 
+@pytest.mark.slow
 def test_evaluations_are_bounded_by_flags(files, tmp_path):
     flags = ("--data", data(files, "two"), *SMALL, "--heldout", "share(0.5)")
     limits = ("--evaluate-rows", "2", "--evaluate-clients", "2", "--unseen", "matching('test_*')")

@@ -13,6 +13,7 @@ from tests.helpers.gguf_files import write_gguf
 TEXT = "Ünïcödé, \x00\x7f\t\r\n two  spaces 'tis 漢字 \U0001f600"
 
 
+@pytest.mark.slow
 def test_the_model_of_a_byte_decoder_is_opened_and_trained_on(tmp_path):
     train(tmp_path / "first", "--rounds", "1")
     tokenizer = models.load(tmp_path / "first/model").load_tokenizer()
@@ -33,6 +34,7 @@ def test_the_model_of_a_byte_decoder_is_opened_and_trained_on(tmp_path):
     assert np.abs(before["embedding"] - after["embedding"]).max() < 0.01  # one step of adam(.0005)
 
 
+@pytest.mark.slow
 def test_an_adapter_names_a_base_that_peft_can_open(tmp_path, monkeypatch):
     write_gguf(tmp_path / "tiny.gguf")
     monkeypatch.chdir(tmp_path)
@@ -58,6 +60,7 @@ def test_an_adapter_names_a_base_that_peft_can_open(tmp_path, monkeypatch):
     np.testing.assert_array_equal(*q_proj)
 
 
+@pytest.mark.slow
 def test_a_folder_is_named_as_the_base_from_everywhere(tmp_path, monkeypatch):
     train(tmp_path / "first", "--rounds", "1", "--local-steps", "1")
     monkeypatch.chdir(tmp_path)

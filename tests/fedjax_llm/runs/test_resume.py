@@ -79,6 +79,7 @@ def test_killed_anywhere_a_run_ends_as_if_left_alone(tmp_path):
     assert [row["round"] for row in rows] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_signal_ends_with_a_checkpoint_of_the_running_round(alone, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     assert stopped(out, monkeypatch, after=3) == 128 + signal.SIGTERM
@@ -90,6 +91,7 @@ def test_a_signal_ends_with_a_checkpoint_of_the_running_round(alone, tmp_path, m
     assert kill_runs.differences(alone, out) == []
 
 
+@pytest.mark.slow
 def test_rows_after_the_checkpoint_are_made_again_once(alone, tmp_path, monkeypatch):
     out = tmp_path / "run"
     assert stopped(out, monkeypatch, after=2, by=signal.SIGINT) == 128 + signal.SIGINT
@@ -123,6 +125,7 @@ def test_a_finished_run_is_left_as_it_is(alone, capsys):
     assert {path: path.read_bytes() for path in alone.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -142,6 +145,7 @@ def test_a_run_of_which_nothing_is_known_is_refused(tmp_path, capsys):
     assert "expected run.json" in refused(capsys, tmp_path, *FOUR, "--resume")
 
 
+@pytest.mark.slow
 def test_rows_that_were_taken_out_are_missed(tmp_path, monkeypatch, capsys):
     stopped(tmp_path, monkeypatch, after=3)
     (tmp_path / "rounds.jsonl").write_text("")
@@ -165,6 +169,7 @@ def largest(folder):
     return max(files, key=lambda p: p.stat().st_size)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(alone, tmp_path, monkeypatch):
     stopped(tmp_path, monkeypatch, after=3, every=2)
     cut(largest(tmp_path / "checkpoints/3/state"))
@@ -309,6 +314,18 @@ def test_a_checkpoint_that_cannot_be_written_says_why_and_the_last_one_opens(
     assert_only_the_first_is_there(tmp_path)
 
 
+def test_the_reason_is_found_before_the_specification_of_an_array(tmp_path, monkeypatch):
+    checkpoints = RunCheckpoints(tmp_path)
+
+    def fail():
+        reason = f"{'a path ' * 40}to file 11: File too large [os_error_code='27']"
+        raise ValueError(f"{reason} [tensorstore_spec='{{{'an array of 2 ' * 100}}}']")
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
+    with pytest.raises(OSError, match=r"to file 11: File too large \[os_error_code='27'\]\); "):
+        checkpoints.wait()
+
+
 def test_a_full_disk_is_said_to_be_and_the_last_checkpoint_opens(small_disk):
     folder = small_disk / "checkpoints"
     with RunCheckpoints(folder) as checkpoints:
@@ -317,6 +334,7 @@ def test_a_full_disk_is_said_to_be_and_the_last_checkpoint_opens(small_disk):
     assert_only_the_first_is_there(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [vmap(), scan(), chunked(2)])
 def test_simulate_goes_on_from_any_round_to_the_same_bits(task, corpus, axis):
     def run(**more):

@@ -43,6 +43,7 @@ def flags(files, *more):
     return [*FLAGS, "--model", str(files / "tiny.gguf"), "--data", data, *more]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_learns_chats_from_a_file_beside_its_baselines(files, tmp_path, capsys):
     cache, out = tmp_path / "cache", tmp_path / "out"
     main(["train", *flags(files), "--baselines", "--cache", str(cache), "--out", str(out)])
@@ -74,6 +75,7 @@ def preferring(files, *more):
     return [*flags(files)[:-2], "--seq", "40", "--data", data, "--task", "preference()", *more]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
     out = tmp_path / "out"
     main(["train", *preferring(files, "--task", "preference(beta=.5)"), "--out", str(out)])
@@ -94,6 +96,7 @@ def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
     assert (out / "adapter").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -151,6 +154,7 @@ def fedit_of(folder):
     return folder / "fedit"
 
 
+@pytest.mark.slow
 def test_a_population_is_drawn_by_the_seed(files):
     def names(seed):
         data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
@@ -165,6 +169,7 @@ def test_a_population_is_drawn_by_the_seed(files):
     assert names(0) == drawn[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [

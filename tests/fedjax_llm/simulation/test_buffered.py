@@ -75,6 +75,7 @@ def close(one, other):
     return all(np.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_clients_that_take_equally_long_give_synchronous_rounds(federation, run):
     conditions = Conditions(network=ALIKE)
     options = {"rounds": 3, "clients": 3, "seed": 0, "client_axis": scan()}
@@ -184,6 +185,7 @@ def quadratic_rounds(make, *, seconds, rounds, buffer):
     return list(simulate_buffered(algorithm, zero, (), data, batching, rounds=rounds, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fed_avg", "fed_nova", "averaging_part"])
 def test_a_buffer_whose_answers_are_all_stale_makes_a_smaller_step(name):
     """FedBuff: w moves by s(1) = 2^(-1/2) times the one answer, not by the whole of it.
@@ -251,6 +253,7 @@ def test_a_round_without_answers_leaves_the_server_state_unchanged(run):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(second.state))
 
 
+@pytest.mark.slow
 def test_a_run_traces_once(task, corpus, speeds):
     traces = []
 

@@ -86,6 +86,7 @@ def once(**fault):
     return Faults(draw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scaffold", "fed_dyn", "ef21"])
 @pytest.mark.parametrize(
     "given",
@@ -152,6 +153,7 @@ def test_an_algorithm_that_declares_nothing_keeps_the_whole_old_state(corpus):
     assert sorted(rows(lost)) == [0, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_late_client_has_received_the_message_all_the_same(corpus):
     """A downlink with memory at the receiver: a client that misses a message reads no later one."""
     scaffold = algorithms.scaffold(
@@ -177,8 +179,9 @@ def test_a_late_client_has_received_the_message_all_the_same(corpus):
         ),
         lambda given: fed_avg(downlink=codec("ef21(top_k(fraction=0.5))"), **given),
         lambda given: algorithms.q_fed_avg(**given),
+        lambda given: fed_avg(prediction=0.5, **given),
     ],
-    ids=["scaffold", "fed_dyn", "ef21", "diana", "ef21 down", "q_fed_avg"],
+    ids=["scaffold", "fed_dyn", "ef21", "diana", "ef21 down", "q_fed_avg", "prediction"],
 )
 def test_buffered_rounds_refuse_what_they_cannot_keep(make, corpus):
     algorithm = make({"loss": loss, "like": LIKE, "client_optimizer": optax.sgd(0.5)})

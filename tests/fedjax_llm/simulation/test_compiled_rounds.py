@@ -63,6 +63,7 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_axis", [vmap, scan, lambda: chunked(2)])
 def test_runs_of_one_algorithm_trace_once_and_compute_the_bits_of_a_run_alone(traced, make_axis):
     alone, traces = traced.run(seed=1, client_axis=make_axis())
@@ -75,6 +76,7 @@ def test_runs_of_one_algorithm_trace_once_and_compute_the_bits_of_a_run_alone(tr
     assert not same(first, second)
 
 
+@pytest.mark.slow
 def test_runs_under_different_conditions_trace_once(traced):
     compiled = CompiledRounds()
     _, first = traced.run(conditions=Conditions(faults(dropout=0.3)), compiled=compiled)
@@ -89,6 +91,7 @@ def test_runs_under_different_conditions_trace_once(traced):
         assert same(shared, traced.run(conditions=conditions)[0])
 
 
+@pytest.mark.slow
 def test_buffered_runs_trace_once(traced):
     compiled, given = CompiledRounds(), {"buffer": 2, "clients": 3}
     conditions = Conditions(network=NETWORK), Conditions(faults(dropout=0.2), NETWORK)
@@ -99,6 +102,7 @@ def test_buffered_runs_trace_once(traced):
     assert same(second, traced.run(conditions=conditions[1], **given)[0])
 
 
+@pytest.mark.slow
 def test_another_algorithm_client_axis_or_kind_of_conditions_is_compiled_apart(traced, corpus):
     compiled = CompiledRounds()
     traced.run(compiled=compiled)

@@ -83,6 +83,7 @@ def test_an_answer_takes_two_latencies_both_messages_and_the_steps():
     assert seconds.tolist() == [0.5 + 2 + 6 + 4, 0.5 + 2]
 
 
+@pytest.mark.slow
 def test_a_round_takes_as_long_as_its_slowest_client(run, size):
     one, two = run(network=SLOW)
     seconds = 1.0 + 8 * size / 1e5 + 8 * size / 1e4 + 3 * 2.0
@@ -91,6 +92,7 @@ def test_a_round_takes_as_long_as_its_slowest_client(run, size):
     assert two[1].seconds == two[0].seconds
 
 
+@pytest.mark.slow
 def test_seconds_come_from_the_bytes_that_were_sent(run, size):
     """The length of an entropy-coded message differs between clients."""
     ((one, _),) = run(text="entropy_coded(rate=2)", network=SLOW, rounds=1)
@@ -111,6 +113,7 @@ def test_a_table_of_links_may_be_csv_or_json_lines(tmp_path):
         assert [leaf.tolist() for leaf in found] == [[4e6, 1], [5, 2], [0, 0], [0, 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
@@ -176,6 +179,7 @@ def test_a_table_that_lacks_a_client_is_refused_naming_it(tmp_path, run):
         run(network=links(path))
 
 
+@pytest.mark.slow
 def test_a_deadline_counts_the_first_answers_and_discards_the_others(tmp_path, run, corpus):
     network = speeds(tmp_path, corpus)
     given = {"network": network, "rounds": 1, "clients": 7}
@@ -194,6 +198,7 @@ def test_a_deadline_counts_the_first_answers_and_discards_the_others(tmp_path, r
     assert parts.server_info.accepted == 3
 
 
+@pytest.mark.slow
 def test_lateness_is_decided_by_the_length_of_all_parameters(run, size):
     takes = 1.0 + 8 * size / 1e5 + 8 * size / 1e4 + 3 * 2.0
     for seconds, none in ((takes * 0.999, True), (takes * 1.001, False)):
@@ -241,6 +246,7 @@ def arrived(round_):
     return 8 * np.array(down) / 1e9 + STEP + 8 * np.array(up) / UP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["top_k(fraction=0.1)", "entropy_coded(rate=1)"])
 def test_messages_whose_length_depends_on_values_arrive_by_their_real_bytes(text, measured):
     found = measured(text, deadline=deadline(seconds=6))
@@ -258,6 +264,7 @@ def test_messages_whose_length_depends_on_values_arrive_by_their_real_bytes(text
     np.testing.assert_allclose(lasted, [np.sort(arrived(r))[1] for r in first])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [scan(), chunked(2), sharded(inner=chunked(3))], ids=range(3))
 def test_every_client_axis_counts_the_same_messages(axis, measured):
     given = {"text": "top_k(fraction=0.1)", "deadline": deadline(first=3)}
@@ -268,6 +275,7 @@ def test_every_client_axis_counts_the_same_messages(axis, measured):
         np.testing.assert_allclose(one.state.params, other.state.params, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_downlink_whose_length_depends_on_values_takes_the_time_of_its_bytes(task, corpus, size):
     """Its message is an eighth of the parameters; a limit between the two counts every client."""
     coded = fed_avg(
@@ -285,6 +293,7 @@ def test_a_downlink_whose_length_depends_on_values_takes_the_time_of_its_bytes(t
     assert r.seconds == pytest.approx(8 * down / 1e4 + 8 * size / 1e9)
 
 
+@pytest.mark.slow
 def test_a_late_client_keeps_its_old_residual(tmp_path, run, corpus):
     text = "error_feedback(top_k(fraction=0.1))"
     given = {"network": speeds(tmp_path, corpus), "rounds": 1, "clients": 7, "text": text}
@@ -376,6 +385,7 @@ def test_enough_clients_are_available_after_waiting_however_late_it_is():
         now = begins + 1.3
 
 
+@pytest.mark.slow
 def test_a_round_waits_for_available_clients_and_draws_from_them(tmp_path, run, corpus):
     network = speeds(tmp_path, corpus)
     path = table(

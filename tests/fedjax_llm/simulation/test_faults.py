@@ -87,6 +87,7 @@ def sent(finished, direction):
     return [e.client for e in finished.messages if e.direction == direction]
 
 
+@pytest.mark.slow
 def test_conditions_without_a_fault_change_nothing(run, faultless):
     for (one, _), (other, _) in zip(faultless, run(), strict=True):
         assert close(one.state, other.state)
@@ -171,6 +172,7 @@ def test_a_round_without_answers_leaves_the_server_state_unchanged(run, faultles
 MANY = Conditions(faults(dropout=0.2, silence=0.1, failure=0.1, partial=0.3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [scan(), chunked(2), chunked(5)])
 def test_every_client_axis_computes_the_same_round_under_faults(run, axis):
     (_, _), (expected, expected_snapshot) = run(MANY)
@@ -184,6 +186,7 @@ def test_every_client_axis_computes_the_same_round_under_faults(run, axis):
         assert float(jnp.abs(a - b).mean()) < 1e-5  # rounding moves entries over the threshold
 
 
+@pytest.mark.slow
 def test_a_fate_depends_on_key_round_and_client_alone(run):
     everybody = run(MANY, rounds=3)
     some = run(MANY, rounds=3, clients=4)
@@ -205,6 +208,7 @@ def test_a_run_resumes_to_the_same_bits_under_faults(run):
         assert one.messages == other.messages
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_again_when_another_number_of_clients_answers(task, corpus):
     traces = []
 
@@ -267,6 +271,7 @@ def empty_first(corpus):
     return Corpus(("a", *corpus.names), tokens, np.sort(offsets)[: len(corpus.names) + 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "batching", [BATCHING, Batching(seq=16, batch=8, epochs=1)], ids=["steps", "epochs"]
 )

@@ -63,6 +63,7 @@ def mean_distance(one, other):
     return float(jnp.concatenate([jnp.abs(a - b).ravel() for a, b in pairs]).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [scan(), chunked(2), chunked(99)])
 def test_every_client_axis_computes_the_same_round(task, corpus, axis):
     expected = run(task, corpus, axis=vmap())
@@ -74,6 +75,7 @@ def test_every_client_axis_computes_the_same_round(task, corpus, axis):
         assert one.messages == other.messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [scan(), chunked(2)])
 def test_every_client_axis_carries_the_client_states(task, corpus, axis):
     """Rounding may move a few entries over top-k's threshold, so the distance is a mean."""
@@ -85,6 +87,7 @@ def test_every_client_axis_carries_the_client_states(task, corpus, axis):
     assert mean_distance(expected, without) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_round_traces_and_compiles_once(task, corpus):
     traces = 0
 
@@ -100,12 +103,14 @@ def test_a_round_traces_and_compiles_once(task, corpus):
     assert traces == once
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(task, corpus):
     first, again, other = (run(task, corpus, seed=seed)[-1] for seed in (3, 3, 4))
     assert distance(first.state.params, again.state.params) == 0.0
     assert distance(first.state.params, other.state.params) > 0.0
 
 
+@pytest.mark.slow
 def test_a_clients_numbers_do_not_depend_on_who_else_was_drawn(task, corpus):
     everybody = run(task, corpus, rounds=1, clients=7)[0]
     some = run(task, corpus, rounds=1, clients=3)[0]
@@ -117,6 +122,7 @@ def test_a_clients_numbers_do_not_depend_on_who_else_was_drawn(task, corpus):
         )
 
 
+@pytest.mark.slow
 def test_cohorts_change_from_round_to_round_and_reach_everybody(task, corpus):
     rounds = run(task, corpus, rounds=8, clients=3)
     assert len({tuple(r.clients.tolist()) for r in rounds}) > 1
@@ -138,6 +144,7 @@ def test_every_message_is_in_the_ledger(task, corpus):
     assert {e.header_bytes for e in rounds[0].messages} == {wire.HEADER_BYTES}
 
 
+@pytest.mark.slow
 def test_error_feedback_lasts_from_round_to_round(task, corpus):
     kept = run(task, corpus, text="error_feedback(top_k(fraction=0.01))", clients=7, rounds=3)
     lost = run(task, corpus, text="top_k(fraction=0.01)", clients=7, rounds=3)
@@ -145,6 +152,7 @@ def test_error_feedback_lasts_from_round_to_round(task, corpus):
     assert distance(kept[2].state.params, lost[2].state.params) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_failing_client_is_reported_and_the_others_go_on(task, corpus):
     target = int(corpus.tokens[0])  # the first byte of client 0 alone is "I"
 
@@ -168,6 +176,7 @@ def test_chunks_without_a_size_are_refused():
         chunked(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [vmap(), chunked(2)])
 def test_prefetching_changes_no_bit(task, corpus, monkeypatch, axis):
     """Five of seven clients: most of a cohort was in the cohort before as well."""
@@ -189,6 +198,7 @@ class FailingCorpus(Corpus):
         return super().rows(clients, seq=seq, pack=pack)
 
 
+@pytest.mark.slow
 def test_an_error_in_the_data_of_a_later_round_is_raised_in_that_round(task, corpus):
     done = []
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5))

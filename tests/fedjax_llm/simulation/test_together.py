@@ -40,6 +40,7 @@ def farthest(one, other):
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [vmap(), scan()])
 def test_each_member_computes_what_it_computes_alone(task, corpus, axis):
     """Members differ in seed, learning rate and initial parameters, and keep residuals."""
@@ -63,6 +64,7 @@ def test_each_member_computes_what_it_computes_alone(task, corpus, axis):
         assert store.clients.tolist() == store_alone.clients.tolist()
 
 
+@pytest.mark.slow
 def test_members_with_one_frozen_base_trace_one_round(task, corpus):
     traced = []
     members = [Member(task.params, task.frozen, corpus, seed, 0.1) for seed in range(3)]
@@ -110,6 +112,7 @@ SMALL = RunConfig(
 )
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_the_seeds_of_a_codec_together(tmp_path):
     """The rows are those of runs one after another, and a second sweep runs none of them again."""
     alone = next(sweep(configurations(SMALL, [SMALL.uplink], seeds=[0]), tmp_path / "alone.jsonl"))
@@ -126,6 +129,7 @@ def test_a_sweep_runs_the_seeds_of_a_codec_together(tmp_path):
     assert len(read_rows(tmp_path / "rows.jsonl")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

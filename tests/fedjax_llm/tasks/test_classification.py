@@ -149,6 +149,7 @@ def test_a_longer_text_is_cut_before_its_end_token(around):
         made.rows([0], seq=4)
 
 
+@pytest.mark.slow
 def test_nats_equal_those_of_the_softmax_and_padding_does_not_count(task, labelled):
     batch = jax.tree.map(lambda leaf: leaf[-1], all_windows(labelled, seq=SEQ, batch=9))
     model = task.model(task.params, task.frozen)
@@ -180,6 +181,7 @@ def fit(task, labelled, rate, rounds=5):
     ]
 
 
+@pytest.mark.slow
 def test_a_federation_learns_to_classify(task, labelled):
     before, after, _, right = fit(task, labelled, 0.01)
     assert after < 0.3 < before
@@ -197,6 +199,7 @@ def test_the_head_alone_trains_on_a_frozen_encoder(labelled):
     assert after < before - 0.1
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_beside_the_head(labelled):
     biases = Adapter(attach=lambda key, model: None, trainable=nnx.PathContains("bias"))
     made = classification(CONFIG, labels=2, pooling="mean", key=jr.key(0), adapter=biases)
@@ -207,6 +210,7 @@ def test_an_adapter_is_trained_beside_the_head(labelled):
     assert after < before - 0.1
 
 
+@pytest.mark.slow
 def test_low_rank_products_are_trained_beside_the_head(labelled):
     made = classification(CONFIG, labels=2, pooling="mean", key=jr.key(0), adapter=lora(rank=2))
     paths = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(made.params)}

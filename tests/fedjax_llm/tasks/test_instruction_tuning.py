@@ -40,6 +40,7 @@ def task(bpe):
     return language_model(DecoderConfig(vocab_size=len(bpe), **sizes), key=jr.key(0))
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_answers_given_their_prompts(bpe, examples, task):
     model = task.model(task.params, task.frozen)
     nats, tokens = 0.0, 0
@@ -61,6 +62,7 @@ def test_the_loss_is_that_of_the_answers_given_their_prompts(bpe, examples, task
     assert measured.totals.sum() == pytest.approx(nats, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_federation_learns_the_answers_and_not_the_questions(bpe, examples, task):
     corpus = tokenize(examples, bpe, seq=SEQ)
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adam(0.003))

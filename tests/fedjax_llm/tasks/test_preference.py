@@ -65,6 +65,7 @@ def test_a_margin_computed_by_hand():
     np.testing.assert_allclose(jax.nn.softplus(-0.2 * gained), [np.log(1 + np.exp(-0.3))])
 
 
+@pytest.mark.slow
 def test_the_loss_at_the_start_is_log_2(task, ready):
     np.testing.assert_allclose(
         task.loss(task.params, task.frozen, some(ready)), np.log(2), rtol=1e-6
@@ -79,6 +80,7 @@ def moved(task):
     return jax.tree.map(lambda p: p + 0.3 * jr.normal(next(keys), p.shape), task.params)
 
 
+@pytest.mark.slow
 def test_the_loss_equals_that_of_numpy(task, ready):
     params, batch = moved(task), some(ready)
     model = task.model(params, task.frozen)
@@ -104,6 +106,7 @@ def test_the_loss_equals_that_of_numpy(task, ready):
     np.testing.assert_array_equal(right.totals, np.array(differences) > 0)
 
 
+@pytest.mark.slow
 def test_masked_pairs_do_not_count(task, ready):
     params, batch = moved(task), some(ready)
     one = batch._replace(mask=np.array([True, False, False, False]))
@@ -139,6 +142,7 @@ def test_beta_is_above_zero(tiny, beta):
         preference(tiny, key=jr.key(0), beta=beta)
 
 
+@pytest.mark.slow
 def test_a_federation_learns_what_is_preferred(task, ready):
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adam(0.02))
     batching = Batching(seq=SEQ, batch=4, steps=4)

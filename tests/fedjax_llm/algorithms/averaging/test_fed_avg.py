@@ -40,6 +40,7 @@ def batches_of(corpus, clients, **kwargs):
     return jax.tree.map(jnp.asarray, cohort_batches(corpus, batching, clients, seeds))
 
 
+@pytest.mark.slow
 def test_one_client_at_server_rate_one_is_plain_local_training(task, corpus):
     batches = batches_of(corpus, [6], steps=5)
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.1, momentum=0.9))
@@ -55,6 +56,7 @@ def test_one_client_at_server_rate_one_is_plain_local_training(task, corpus):
     assert int(info.accepted) == 1
 
 
+@pytest.mark.slow
 def test_all_clients_with_one_full_batch_step_are_centralised_sgd(task, corpus):
     rate = 0.3
     windows = -(-int(corpus.targets().max()) // 16)
@@ -81,6 +83,7 @@ def test_the_mean_is_weighted(task, corpus):
     close(both.params, jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, *alone), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -103,6 +106,7 @@ def test_the_server_takes_minus_the_mean_update_for_a_gradient(task, corpus, opt
     close(state.params, optax.apply_updates(task.params, updates), 1e-5)
 
 
+@pytest.mark.slow
 def test_both_directions_go_through_their_codecs(task, corpus):
     batches = batches_of(corpus, [3], steps=1)
     down = codec("stochastic_quantize(bits=8)")
@@ -126,6 +130,7 @@ def test_both_directions_go_through_their_codecs(task, corpus):
     close(uplink, jax.tree.map(jnp.zeros_like, uplink), 0.0)  # trained from what was received
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["identity()", "eden(bits=1)", "error_feedback(top_k(fraction=0.1))"]
 )
@@ -156,6 +161,7 @@ def test_where_all_clients_fail_the_server_stays_as_it_was(task, corpus):
     close(after, before, 0.0)
 
 
+@pytest.mark.slow
 def test_partial_sums_merge(task, corpus):
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5))
     state = algorithm.init(KEY, task.params)
@@ -170,6 +176,7 @@ def test_partial_sums_merge(task, corpus):
     close(algorithm.gather.merge(*parts), whole, 1e-5)
 
 
+@pytest.mark.slow
 def test_masked_out_steps_change_nothing(task, corpus):
     batches = jax.tree.map(lambda leaf: leaf[0], batches_of(corpus, [3], steps=3))
     padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf[:2])]), batches)
@@ -251,12 +258,14 @@ def quadratic(
     return float(jnp.abs(state.params - OPTIMA.mean(axis=0)).max()), failed
 
 
+@pytest.mark.slow
 def test_ef21_reaches_the_optimum_where_top_k_stalls():
     plain, _ = quadratic("top_k(fraction=0.1)")
     memory, failed = quadratic("ef21(top_k(fraction=0.1))")
     assert (plain > 0.5, memory < 1e-3, failed) == (True, True, 0)
 
 
+@pytest.mark.slow
 def test_ef21_reaches_the_optimum_with_half_of_the_clients_a_round():
     def half(number):
         return np.random.default_rng(number).permutation(6)[:3]
@@ -266,12 +275,14 @@ def test_ef21_reaches_the_optimum_with_half_of_the_clients_a_round():
     assert (plain > 0.5, memory < 1e-3) == (True, True)
 
 
+@pytest.mark.slow
 def test_diana_reaches_the_optimum_where_its_codec_alone_stalls():
     plain, _ = quadratic("random_k(fraction=0.5)")
     memory, _ = quadratic("diana(random_k(fraction=0.5), rate=0.5)")
     assert (plain > 0.1, memory < 1e-3) == (True, True)
 
 
+@pytest.mark.slow
 def test_ef21_in_both_directions_reaches_the_optimum():
     top = "ef21(top_k(fraction=0.2))"
     error, failed = quadratic(top, top, rounds=600, rate=0.02)
@@ -288,6 +299,7 @@ def test_a_client_that_missed_a_message_is_counted_as_failed():
     assert np.isfinite(error)
 
 
+@pytest.mark.slow
 def test_where_all_clients_fail_the_receiver_memory_stays_as_it_was(task, corpus):
     algorithm = fed_avg(
         lambda params, frozen, batch: jnp.nan * task.loss(params, frozen, batch),
@@ -301,6 +313,7 @@ def test_where_all_clients_fail_the_receiver_memory_stays_as_it_was(task, corpus
     close(after, before, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [vmap(), scan(), chunked(2)])
 def test_simulations_run_with_memory_at_both_ends(task, corpus, axis):
     algorithm = fed_avg(
@@ -328,6 +341,7 @@ def test_simulations_run_with_memory_at_both_ends(task, corpus, axis):
     assert float(rounds[1].server_info.update_norm) > 0
 
 
+@pytest.mark.slow
 def test_a_prediction_is_the_last_aggregate_and_changes_nothing_with_exact_codecs(task, corpus):
     batches = batches_of(corpus, [3, 6], steps=1)
     algorithms = [
@@ -351,6 +365,7 @@ def test_a_prediction_is_the_last_aggregate_and_changes_nothing_with_exact_codec
     close(partial.aggregate.total, jax.tree.map(jnp.subtract, direct, state.params), 1e-6)
 
 
+@pytest.mark.slow
 def test_error_feedback_converges_with_a_prediction_too():
     text = "error_feedback(top_k(fraction=0.3))"
     plain, _ = quadratic(text, rounds=900, rate=0.005)

@@ -45,6 +45,7 @@ def predictions(own, lot):
     return jax.vmap(lambda params: jax.nn.softmax(table.logits(params, {}, lot)))(own)
 
 
+@pytest.mark.slow
 def test_the_consensus_is_the_mean_distribution_where_all_tokens_are_sent(whole_rounds):
     for number in (1, 2):
         state, own = whole_rounds[number]
@@ -92,6 +93,7 @@ def test_a_client_trains_on_the_consensus_and_then_on_its_own_text(whole_rounds)
     contract.close(whole_rounds[2][1], jax.vmap(both)(own, table.cohort(1)), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [1, 2, 4, 5])
 def test_a_model_that_agrees_on_the_known_tokens_has_no_gradient(top):
     lot = jnp.asarray(table.PUBLIC[0, 0])

@@ -36,6 +36,7 @@ from tests.helpers.low_rank_task import (
 # Methods that need every message.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rolora", "fedex_lora", "flora", "flora_ranks"])
 def test_a_client_that_missed_a_message_counts_as_failed_from_then_on(name):
     algorithm, program = program_of(name)
@@ -61,6 +62,7 @@ def models(factors, frozen):
     }
 
 
+@pytest.mark.slow
 def test_fedexs_model_is_the_mean_of_the_clients_models_and_fed_avgs_is_not():
     rate = optax.sgd(0.1)
     exact = models(trained_alone(optimizer=rate), FROZEN)
@@ -127,6 +129,7 @@ def test_floras_stack_is_the_weighted_mean_of_the_products():
     assert error(kernels(before.params, base_of(before, FROZEN)), kernels(PARAMS, FROZEN)) < 1e-6
 
 
+@pytest.mark.slow
 def test_floras_clients_train_fresh_factors_from_the_servers_base():
     algorithm, program = program_of("flora")
     state, own, (_, first, _, _) = play(program, *start(algorithm), [0])

@@ -28,6 +28,7 @@ from tests.helpers.low_rank_task import (
 # Fed-SB.
 
 
+@pytest.mark.slow
 def test_fed_sbs_mean_is_the_mean_of_the_products():
     state, _, (_, uplinks, _, _) = first_round("fed_sb")
     shares = WEIGHTS / WEIGHTS.sum()
@@ -87,6 +88,7 @@ def kernel_gradient(batches):
     )(FROZEN)
 
 
+@pytest.mark.slow
 def test_a_first_step_is_the_nearest_product_to_adams_first_step():
     batches = jax.tree.map(lambda leaf: leaf[-1], cohort(0))  # whose last step is masked out
     batches = batches._replace(y=batches.y.at[-1].set(jnp.nan))

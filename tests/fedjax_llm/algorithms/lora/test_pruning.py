@@ -40,6 +40,7 @@ def one_step():
     return jax.tree.map(lambda leaf: leaf[0, :1], cohort(0))
 
 
+@pytest.mark.slow
 def test_a_step_descends_loss_and_penalty_and_reports_only_the_loss():
     penalty, batches = 0.5, one_step()
     batch = jax.tree.map(lambda leaf: leaf[0], batches)

@@ -111,6 +111,7 @@ def test_a_client_of_a_lower_rank_trains_only_the_first_factors():
     close(jax.tree.map(jnp.asarray, sent[row]), expected, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_norm", [False, True])
 @pytest.mark.parametrize("over_contributors", [False, True])
 def test_hetloras_mean_is_over_all_clients_or_those_with_the_rank(over_contributors, by_norm):

@@ -52,6 +52,7 @@ def test_diloco_with_one_inner_step_is_data_parallel_training():
     close(params(diloco(loss, START, client_optimizer=SGD, server_optimizer=ONE), once), parallel)
 
 
+@pytest.mark.slow
 def test_one_worker_of_diloco_is_plain_training_over_all_its_rounds():
     """Checks the sign of the outer gradient, and that the client optimizer's state lasts."""
     algorithm = diloco(loss, START, client_optimizer=ADAMW, server_optimizer=ONE)
@@ -84,6 +85,7 @@ def test_a_client_that_is_not_drawn_keeps_its_optimizer_state():
     assert counts.tolist() == [10, 10, 10, 5]
 
 
+@pytest.mark.slow
 def test_sparse_locos_residual_and_messages_are_the_papers():
     """Against the pseudocode: what the server decodes is what the residual e loses."""
     algorithm = sparse_loco(
@@ -114,6 +116,7 @@ def test_sparse_locos_residual_and_messages_are_the_papers():
         close(state.params, w)
 
 
+@pytest.mark.slow
 def test_mulocos_inner_step_orthogonalises_stacked_matrices_and_leaves_the_rest_to_adam():
     """On a constant gradient, the first step of each, checked in a singular basis."""
     tree = {"blocks": jnp.zeros((2, 6, 4)), "embedding": jnp.zeros((5, 4))}
@@ -157,12 +160,14 @@ def test_muloco_sends_two_bits_an_entry():
     assert entries / 4 < wire.nbytes(up) < 1.02 * entries / 4 + 12
 
 
+@pytest.mark.slow
 def test_cocktail_sgd_that_sends_every_entry_is_diloco_with_an_outer_rate_of_one():
     algorithm = cocktail_sgd(loss, START, client_optimizer=ADAMW, subset=1.0, fraction=1.0, bits=32)
     same = diloco(loss, START, client_optimizer=ADAMW, server_optimizer=ONE)
     close(params(algorithm), params(same))
 
 
+@pytest.mark.slow
 def test_cocktail_sgd_keeps_at_both_ends_what_it_did_not_send():
     """All entries in the subset, a quarter sent, against the authors' steps in NumPy."""
     algorithm = cocktail_sgd(loss, START, client_optimizer=SGD, subset=1.0, fraction=0.25, bits=32)
@@ -189,6 +194,7 @@ def test_cocktail_sgd_keeps_at_both_ends_what_it_did_not_send():
         close(own.params, x, 1e-4)
 
 
+@pytest.mark.slow
 def test_cocktail_sgds_clients_share_one_subset_a_round():
     algorithm = cocktail_sgd(loss, START, client_optimizer=SGD, subset=0.25, fraction=1.0, bits=32)
     subsets = set()
@@ -201,6 +207,7 @@ def test_cocktail_sgds_clients_share_one_subset_a_round():
     assert len(subsets) == 3
 
 
+@pytest.mark.slow
 def test_cocktail_sgds_messages_are_short_in_both_directions():
     tree = {"kernel": jr.normal(jr.key(4), (128, 100))}
     algorithm = cocktail_sgd(
@@ -281,6 +288,7 @@ def test_streaming_diloco_of_one_fragment_is_diloco():
     close(params(algorithm, number=4), params(diloco(loss, START, **common), number=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "overlap", "mixing"), [(2, 0, 0.5), (3, 2, 0.25), (1, 4, 0.5)])
 def test_streaming_diloco_is_the_papers_algorithm_step_by_step(count, overlap, mixing):
     """Algorithm 2 in NumPy, as one loop over local steps with an offset for each fragment."""

@@ -90,6 +90,7 @@ def test_dittos_mu_is_at_least_zero(mu):
 # FedRep. Its model is the linear one of the contract table, whose leaf `scale` is the head.
 
 
+@pytest.mark.slow
 def test_fed_reps_client_trains_its_head_and_then_the_body_under_it():
     algorithm, one = contract.program("fed_rep")
     state, own, _ = contract.play(rows, one, *contract.start(rows, algorithm), range(1))

@@ -72,6 +72,7 @@ def packed_batch():
     return Batch(tokens[:, :-1], tokens[:, 1:], mask, segments, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cut", "kind"), [(1, {}), (2, SLIDING)])
 def test_the_gradients_of_both_halves_are_those_of_the_whole(kind, cut):
     task = language_model(DecoderConfig(**SIZES, **kind), key=jr.key(0), adapter=lora(rank=2))
@@ -93,6 +94,7 @@ def test_the_gradients_of_both_halves_are_those_of_the_whole(kind, cut):
         assert float(jnp.abs(other).max()) > 1e-5
 
 
+@pytest.mark.slow
 def test_one_step_of_sgd_is_that_of_fed_sgd_on_the_whole_model(task, corpus):
     one = Batching(seq=SEQ, batch=ROWS, steps=1)
     whole = fed_sgd(task.loss, task.params, server_optimizer=RATE)
@@ -114,6 +116,7 @@ def lower_half_alone():
     )
 
 
+@pytest.mark.slow
 def test_the_clients_half_is_fed_avgs_where_the_servers_half_is_fixed(task, corpus):
     part, join, _, _ = halves(task, LAYERS, cut=1)
     below, above = part(task.params)
@@ -135,6 +138,7 @@ def test_the_clients_half_is_fed_avgs_where_the_servers_half_is_fixed(task, corp
     )
 
 
+@pytest.mark.slow
 def test_messages_by_hand(rounds):
     """4 bytes an activation each way, a byte a target, a bit of mask; the half once a round."""
     activations = 12 + 4 * ROWS * SEQ * WIDTH
@@ -146,6 +150,7 @@ def test_messages_by_hand(rounds):
         assert len(each.messages) == CLIENTS * 2 * (STEPS + 1)
 
 
+@pytest.mark.slow
 def test_the_ledger_counts_the_dumped_bytes(task, corpus):
     coded = {"uplink": codec("eden(bits=4)"), "downlink": codec("stochastic_quantize(bits=8)")}
     found = method(task, **coded)
@@ -166,6 +171,7 @@ def test_the_ledger_counts_the_dumped_bytes(task, corpus):
     assert np.isfinite(info.loss).all()
 
 
+@pytest.mark.slow
 def test_a_run_resumed_from_a_snapshot_is_bit_identical(task, corpus, rounds):
     start = rounds[0].snapshot()
     (last,) = simulate_split(
@@ -177,6 +183,7 @@ def test_a_run_resumed_from_a_snapshot_is_bit_identical(task, corpus, rounds):
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_a_client_whose_activations_are_not_finite_is_left_out():
     """One of two clients has a token whose embedding is NaN."""
     config = DecoderConfig(**SIZES, tie_word_embeddings=False)
@@ -200,6 +207,7 @@ def test_a_client_whose_activations_are_not_finite_is_left_out():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -220,6 +228,7 @@ def test_arguments_that_split_lora_cannot_use_are_refused(task, flags, message):
         method(task, **flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [full(), prompt_tuning(tokens=2)])
 def test_parameters_outside_the_blocks_are_refused(adapter):
     task = language_model(DecoderConfig(**SIZES), key=jr.key(0), adapter=adapter)
@@ -227,6 +236,7 @@ def test_parameters_outside_the_blocks_are_refused(adapter):
         method(task)
 
 
+@pytest.mark.slow
 def test_both_halves_follow_a_schedule_over_rounds(task, corpus, rounds):
     """With a rate of zero in the second round; the number of the round is 4 bytes down."""
     once = optax.chain(RATE, over_rounds(lambda number: jnp.array([1.0, 0.0])[number]))

@@ -82,6 +82,7 @@ def test_weights_are_those_of_the_whole_population_also_where_it_is_odd(populati
     assert [float(one) == 0.0 for one in got] == [one == 0.0 for one in weights]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("population", [POPULATION, 5, 7])
 @pytest.mark.parametrize("far", [1.0, 40.0])
 def test_a_generation_is_the_tutorials(far, population):

@@ -31,6 +31,7 @@ def matrix(state, *, alpha=1.0, sigma=1.0):
     return alpha * np.std(START) / (sigma * np.sqrt(len(draws))) * draws.reshape(len(draws), -1)
 
 
+@pytest.mark.slow
 def test_the_best_prompt_within_the_span_is_found():
     algorithm = build(points=8)
     seed = algorithm.init(jr.key(0), START)
@@ -45,6 +46,7 @@ def test_the_best_prompt_within_the_span_is_found():
     np.testing.assert_allclose(state.params.ravel(), np.ravel(START) + z @ span, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_client_runs_its_generations_from_the_servers_search_with_paths_at_zero():
     algorithm = build(sigma=0.5, alpha=2.0)
     state = algorithm.init(jr.key(0), START)
@@ -72,6 +74,7 @@ def test_a_client_runs_its_generations_from_the_servers_search_with_paths_at_zer
     np.testing.assert_array_equal(own, START)
 
 
+@pytest.mark.slow
 def test_the_server_takes_the_means_as_a_generation_and_scales_the_clients_sigma():
     algorithm = build()
     state = algorithm.init(jr.key(0), START)
@@ -94,6 +97,7 @@ def test_the_server_takes_the_means_as_a_generation_and_scales_the_clients_sigma
     np.testing.assert_allclose(new.params.ravel(), placed, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_default_search_moves_by_the_weights_of_five_points():
     """One generation of the defaults: .730 and .270 times the two best of five points."""
     algorithm = fed_bpt(whole, LIKE, dimension=20, generations=1)

@@ -50,6 +50,7 @@ def cubic(params, frozen, batch):
     return (params["a"] ** 3).sum() + (params["a"].sum() * params["b"]).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [forward, functools.partial(two_point, radius=1e-2)])
 def test_estimates_are_unbiased_and_their_second_moment_is_d_plus_two(kind):
     params = {"a": jnp.array([0.5, -1.0, 2.0]), "b": jnp.array([[1.0, -0.5]])}
@@ -146,6 +147,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_quadratic_is_solved(name):
     """All clients have the same optimum, as local steps drift and a vote is not a mean."""
@@ -182,6 +184,7 @@ def begin(algorithm, params, clients):
     return algorithm.init(jr.key(0), params), own
 
 
+@pytest.mark.slow
 def test_kseed_is_replayed_from_the_sums_of_its_messages_bit_for_bit():
     rate, seeds = 0.05, 16
     algorithm = fed_kseed(loss, START, client_optimizer=optax.sgd(rate), seeds=seeds)
@@ -207,6 +210,7 @@ def test_kseed_is_replayed_from_the_sums_of_its_messages_bit_for_bit():
     assert bits(own[0]) == bits(START)
 
 
+@pytest.mark.slow
 def test_a_walk_in_the_pools_order_is_its_replay_bit_for_bit_and_others_to_rounding():
     batches = jax.tree.map(lambda leaf: leaf[0], pulls(OPTIMA[:1], steps=8))
     go = walk(two_point(loss, radius=1e-3), rate=0.05)
@@ -219,6 +223,7 @@ def test_a_walk_in_the_pools_order_is_its_replay_bit_for_bit_and_others_to_round
             assert bits(trained) == bits(again)
 
 
+@pytest.mark.slow
 def test_kseed_moves_to_the_weighted_mean_of_its_clients_walks():
     algorithm = fed_kseed(loss, START, client_optimizer=SGD, seeds=32)
     state, own = begin(algorithm, START, 3)
@@ -275,6 +280,7 @@ REPLAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPLAYERS)
 def test_a_client_that_missed_five_rounds_replays_to_the_servers_parameters(name):
     algorithm = REPLAYERS[name](5)
@@ -295,6 +301,7 @@ def test_a_client_that_missed_five_rounds_replays_to_the_servers_parameters(name
     assert np.isfinite(info.loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPLAYERS)
 def test_a_client_that_missed_more_than_the_window_fails_and_keeps_its_state(name):
     algorithm = REPLAYERS[name](2)
@@ -345,6 +352,7 @@ def estimates(algorithm, params, clients):
     return partial.aggregate.total, uplinks, jax.grad(apart)(params, {}, batch)
 
 
+@pytest.mark.slow
 def test_sprys_mean_over_the_clients_of_a_slice_is_unbiased():
     algorithm = spry(apart, TWO, server_optimizer=optax.sgd(1.0))
     clients = 4000
@@ -388,6 +396,7 @@ def test_fwd_llm_with_one_candidate_is_unbiased_in_both_halves():
             assert (np.abs(found - g) < 4.5 * np.sqrt((square + g**2) / weight)).all()
 
 
+@pytest.mark.slow
 def test_fwd_llm_keeps_the_candidates_closest_to_the_last_gradient():
     algorithm = fwd_llm(apart, TWO, draws=2, candidates=6)
     state, own = begin(algorithm, TWO, 1)
@@ -433,6 +442,7 @@ def test_fwd_llm_steps_along_its_pool_when_the_halves_agree():
     assert 0 < waited < 39
 
 
+@pytest.mark.slow
 def test_forward_gradient_methods_send_slopes_seed_and_choices():
     batches = pulls(OPTIMA[:1], steps=2)
     got = listed(spry(loss, START, draws=3), batches, jnp.ones(1))

@@ -1,0 +1,52 @@
+// What is chosen, and what of the data is therefore shown.
+const state = { cost: "", measure: "", colour: 0, search: "", hidden: data.fields.map(() => new Set()), chosen: 0 };
+const several = data.fields.map((field, index) => [field, index]).filter(([field]) => field.values.length > 1);
+
+const fieldTexts = (item) =>
+  several.map(([field, index]) => {
+    const value = field.values[item.fields[index]];
+    return field.name === "uplink" || field.name === "algorithm" ? value : `${field.label} ${value}`;
+  });
+const nameOf = (item) => fieldTexts(item).join(" · ") || data.fields[0]?.values[item.fields[0]] || "";
+// Names of marks: codec and method alone, where they tell points apart at all.
+const shortName = (item) =>
+  several.filter(([field]) => field.name === "uplink" || field.name === "algorithm").map(([field, index]) => field.values[item.fields[index]]).join(" · ") || nameOf(item);
+const runName = (run) => `${nameOf(run)}, seed ${run.seed}${run.state ? ` (${run.state})` : ""}`;
+const isShown = (item) =>
+  state.hidden.every((hidden, index) => !hidden.has(item.fields[index])) &&
+  nameOf(item).toLowerCase().includes(state.search.toLowerCase());
+const shownPoints = () => data.points.map((point, index) => ({ point, index })).filter(({ point }) => isShown(point));
+const lookOf = (item) => look(item.fields[state.colour] ?? 0);
+const lessIsBetter = (name) => data.measures.find((each) => each.name === name)?.less_is_better ?? true;
+
+// Points that no other shown one equals or beats in cost and measure, and beats in one of them.
+function front(items) {
+  const sign = lessIsBetter(state.measure) ? 1 : -1;
+  const sorted = [...items].sort((a, b) => a.x - b.x || sign * (a.y - b.y));
+  const found = [];
+  let best = Infinity;
+  for (const item of sorted) {
+    if (sign * item.y < best) found.push(item);
+    else if (sign * item.y === best && found.at(-1).x === item.x) found.push(item);
+    best = Math.min(best, sign * item.y);
+  }
+  return found;
+}
+
+function spread(name, value) {
+  if (!value) return "not measured";
+  const [mean, low, high, count, lost] = value;
+  if (mean === null) return `diverged in ${lost} of ${many(count, "run")}`;
+  const between = low === high ? "" : ` [${shown(name, low)}, ${shown(name, high)}]`;
+  return `${shown(name, mean)}${between}`;
+}
+const seedsOf = (point) =>
+  `${many(point.seeds.length, "seed")}: ${point.seeds.join(", ")}` +
+  (point.missing.length ? `; without ${point.missing.join(", ")}` : "");
+const pointTip = (point) => [
+  nameOf(point),
+  `${labelOf(state.measure)}: ${spread(state.measure, point.numbers[state.measure])}`,
+  ...data.costs.map(({ name, label }) => `${label}: ${spread(name, point.numbers[name])}`),
+  seedsOf(point),
+  ...point.notes,
+];
