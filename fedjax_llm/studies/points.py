@@ -1,7 +1,5 @@
 """Points of a study: runs that differ in nothing but their seed."""
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -11,8 +9,19 @@ import numpy as np
 from ..runs import Row, RunConfig, canonical
 from .costs import BOTH, BYTES, Cost, cost_in, cost_to, unit
 from .front import significant_front
+from .groups import (
+    Group,
+    Groups,
+    device_of,
+    group_of,
+    grouped,
+    in_order,
+    notes_on,
+    seeds_text,
+    several,
+)
 from .intervals import interval
-from .settings import Settings, check_comparable, label, settings, varying
+from .settings import check_comparable, label, seed_of, settings, varying
 
 
 class Point(NamedTuple):
@@ -106,14 +115,12 @@ def points(
 
     """
     check_comparable(rows)
-    groups: dict[str, _Group] = {}
-    for row in rows:
-        _group(groups, settings(row)).add(row)
+    groups = grouped(rows)
     for config in wanted:
         _want(groups, config)
     names = varying([group.settings for group in groups.values()])
     seeds = {seed for group in groups.values() for seed in group.wanted}
-    found = [_point(group, names, seeds, cost, target) for group in groups.values()]
+    found = [_point(group, rows, names, seeds, cost, target) for group in groups.values()]
     losses = [_losses(p.rows) for p in found]
     front = significant_front([np.inf if p.cost is None else p.cost for p in found], losses)
     return [p._replace(on_front=on) for p, on in zip(found, front, strict=True)]
@@ -123,44 +130,14 @@ def common_notes(rows: Sequence[Row]) -> list[str]:
     """What a reader must know of all rows together: versions, devices, contents not recorded."""
     notes = [
         f"{len(counts)} {what}: {', '.join(f'{n} runs by {each}' for each, n in counts.items())}."
-        for what, of in (("versions", _version), ("devices", _device))
-        if len(counts := Counter(map(of, rows))) > 1
+        for what, counts in several(rows).items()
     ]
     if rows and not any("contents" in row for row in rows):
         notes.append("An earlier version wrote these rows: which data they are of is not recorded.")
     return notes
 
 
-class _Group:
-    """Rows of one point: those that count, by seed, and what to know of them."""
-
-    def __init__(self, of: Settings) -> None:
-        self.settings = of
-        self.wanted: set[Any] = set()
-        self.rows: dict[Any, Row] = {}
-        self.notes: list[str] = []
-
-    def add(self, row: Row) -> None:
-        seed = row.get("seed")
-        self.wanted.add(seed)
-        if at := row.get("stopped"):
-            self.notes.append(
-                f"seed {seed}: not counted, as its evaluation was stopped at {at['what']} "
-                f"{at['done']} of {at['of']}"
-            )
-            return
-        if seed in self.rows:
-            same = self.rows[seed].get("digest") == row.get("digest") is not None
-            which = "one digest" if same else "other numbers"
-            self.notes.append(f"seed {seed}: there twice, with {which}; the last counts")
-        self.rows[seed] = row
-
-
-def _group(groups: dict[str, _Group], of: Settings) -> _Group:
-    return groups.setdefault(json.dumps(of, sort_keys=True), _Group(of))
-
-
-def _want(groups: dict[str, _Group], config: RunConfig | Row) -> None:
+def _want(groups: Groups, config: RunConfig | Row) -> None:
     """Note that a configuration should have a row, whatever it reads."""
     given = asdict(canonical(config)) if isinstance(config, RunConfig) else config
     of = settings({"config": given})
@@ -169,19 +146,25 @@ def _want(groups: dict[str, _Group], config: RunConfig | Row) -> None:
         if configured == of:
             group.wanted.add(given["seed"])
             return
-    _group(groups, of).wanted.add(given["seed"])
+    group_of(groups, of).wanted.add(given["seed"])
 
 
 def _point(
-    group: _Group, names: Sequence[str], seeds: set[Any], cost: Cost, target: float | int | None
+    group: Group,
+    every: Sequence[Row],
+    names: Sequence[str],
+    seeds: set[Any],
+    cost: Cost,
+    target: float | int | None,
 ) -> Point:
-    rows = [group.rows[seed] for seed in sorted(group.rows, key=_order)]
+    by_seed = {seed: every[group.runs[seed]] for seed in sorted(group.runs, key=in_order)}
+    rows = list(by_seed.values())
     losses = _losses(rows)
     nats = np.array(list(losses.values()))
     unseen = _numbers(rows, f"unseen_nats_per_{unit(rows)}")
     reached = [cost_to(row, target, cost) for row in rows] if target is not None else []
     costs = [cost_in(row, cost) for row in rows]
-    devices = {_device(row) for row in rows}
+    devices = {device_of(row) for row in rows}
     return Point(
         codec=str(group.settings.get("uplink", "")),
         cost=_mean(costs),
@@ -196,7 +179,7 @@ def _point(
         label=label(group.settings, names),
         fields={name: group.settings.get(name) for name in names},
         settings=group.settings,
-        seeds=tuple(row.get("seed") for row in rows),
+        seeds=tuple(by_seed),
         rows=tuple(rows),
         interval=interval(nats.tolist()),
         downlink_bytes=_mean(_column(rows, "downlink_bytes")),
@@ -204,40 +187,34 @@ def _point(
         simulated_seconds=_mean(_column(rows, "simulated_seconds")),
         to_target=_mean(reached),
         to_target_interval=interval([np.inf if each is None else each for each in reached]),
-        notes=tuple(_notes(group, losses, seeds, reached, target)),
+        notes=(
+            *group.notes,
+            *notes_on(by_seed, seeds),
+            *_loss_notes(by_seed, losses),
+            *_target_notes(reached, target),
+        ),
     )
 
 
-def _notes(
-    group: _Group,
-    losses: Mapping[Any, float | int],
-    seeds: set[Any],
-    reached: Sequence[float | int | None],
-    target: float | int | None,
-) -> list[str]:
-    notes = list(group.notes)
-    if missing := sorted(seeds - group.rows.keys(), key=_order):
-        notes.append(f"no finished run of {_seeds(missing)}")
+def _loss_notes(rows: Mapping[Any, Row], losses: Mapping[Any, float | int]) -> list[str]:
+    notes = []
     if diverged := [seed for seed, loss in losses.items() if not np.isfinite(loss)]:
-        notes.append(f"{_seeds(diverged)} diverged: no finite loss")
-    if group.rows and len(unmeasured := group.rows.keys() - losses.keys()) not in (
-        0,
-        len(group.rows),
-    ):
-        notes.append(f"{_seeds(sorted(unmeasured, key=_order))}: loss not measured")
-    late = sum(each == np.inf for each in reached)
-    if late:
-        notes.append(f"{len(reached) - late} of {len(reached)} runs reached {target:g} nats")
-    for what, of in (("versions", _version), ("devices", _device)):
-        if len(several := sorted({of(row) for row in group.rows.values()})) > 1:
-            notes.append(f"mean over {what} {' and '.join(several)}")
+        notes.append(f"{seeds_text(diverged)} diverged: no finite loss")
+    unmeasured = [seed for seed in rows if seed not in losses]
+    if unmeasured and losses:
+        notes.append(f"{seeds_text(unmeasured)}: loss not measured")
     return notes
+
+
+def _target_notes(reached: Sequence[float | int | None], target: float | int | None) -> list[str]:
+    late = sum(each == np.inf for each in reached)
+    return [f"{len(reached) - late} of {len(reached)} runs reached {target:g} nats"] if late else []
 
 
 def _losses(rows: Sequence[Row]) -> dict[Any, float | int]:
     """The losses of the seeds that have one; infinite where it was not finite."""
     name = f"heldout_nats_per_{unit(rows)}"
-    return {row.get("seed"): _finite(row[name]) for row in rows if name in row}
+    return {seed_of(row): _finite(row[name]) for row in rows if name in row}
 
 
 def _numbers(rows: Sequence[Row], name: str) -> list[float | int | None]:
@@ -257,20 +234,3 @@ def _mean(values: Sequence[float | int | None]) -> float | int | None:
     """The mean; None where one is missing."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
-
-
-def _seeds(seeds: Sequence[Any]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-
-
-def _order(seed: Any) -> tuple[bool, Any]:
-    return (seed is not None, seed)
-
-
-def _version(row: Row) -> str:
-    known = row.get("versions") or {}
-    return ", ".join(f"{name} {known[name]}" for name in ("fedjax-llm", "jax") if name in known)
-
-
-def _device(row: Row) -> str:
-    return row.get("device") or "not recorded"

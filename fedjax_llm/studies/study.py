@@ -12,6 +12,7 @@ from ..runs.contents import Contents
 from ..runs.live import minute_lines
 from ..runs.results import read_rows, write_object
 from .costs import COSTS, SECONDS, Cost, cost_in
+from .edges import on_edge, with_edges
 from .figure import draw
 from .settings import identity
 from .sweep import built, sweep
@@ -97,7 +98,8 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
             where one run does not fill the device, for the memory of all.
 
     Returns:
-        The summary rows of all configurations for each seed.
+        The summary rows of all configurations for each seed; with `on_edge`, a list of notes, where
+        tuning chose a value that is the smallest or the largest that was tried.
 
     Raises:
         ValueError: For a wrong configuration or candidate, before anything runs; for a folder that
@@ -139,8 +141,9 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
             found = [tuned(tune, mine, results) for mine in candidates]
             with minute_lines("reading data and model"):
                 runs = built(study.runs([each.chosen for each in found]))
-        write_object(folder / "study.json", _about(study, runs, found, candidates))
-        rows = list(sweep(runs, folder / "results.jsonl", together=together))
+        about = _about(study, runs, found, candidates)
+        write_object(folder / "study.json", about)
+        rows = with_edges(list(sweep(runs, folder / "results.jsonl", together=together)), about)
         for cost in study.drawn(rows):
             if any(cost_in(row, cost) is not None for row in rows):
                 draw(rows, folder / cost.file, cost, target=study.target)
@@ -158,10 +161,11 @@ def finished_rows(folder: Path) -> tuple[list[Row], list[Row]]:
             f"{folder}: expected study.json, which a study writes when its tuning is done, got "
             "none."
         )
-    wanted = json.loads(about.read_text(encoding="utf-8"))["configurations"]
+    known = json.loads(about.read_text(encoding="utf-8"))
+    wanted = known["configurations"]
     ours = {identity(config) for config in wanted}
     rows = read_rows(folder / "results.jsonl")
-    return [row for row in rows if identity(row.get("config", {})) in ours], wanted
+    return with_edges([r for r in rows if identity(r.get("config", {})) in ours], known), wanted
 
 
 def _about(
@@ -184,6 +188,7 @@ def _about(
                 ],
                 "rounds": each.rounds,
                 "chosen": asdict(canonical(each.chosen)),
+                "on_edge": on_edge(mine.configs, mine.configs[each.best]),
             }
             for each, mine in zip(found, candidates, strict=True)
         ],

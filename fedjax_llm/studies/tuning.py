@@ -134,13 +134,15 @@ class Tuned(NamedTuple):
     """What tuning found for a configuration.
 
     Attributes:
-        chosen: The best candidate, on the clients that are not set aside.
+        best: The number of the best candidate.
+        chosen: That candidate, on the clients that are not set aside.
         rungs: For each rung its rounds, and the losses of its candidates by number; infinite where
             a run diverged.
         rounds: All rounds that were run: the budget, the same for each configuration.
 
     """
 
+    best: int
     chosen: RunConfig
     rungs: list[tuple[int, dict[int, float | int]]]
     rounds: int
@@ -205,7 +207,7 @@ def tuned(tuning: Tuning, candidates: Candidates, results: Path) -> Tuned:
             "a loss that is not finite from all of them; give smaller rates."
         )
     spent = sum(rounds * len(losses) for rounds, losses in rungs)
-    return Tuned(tuning.reported(candidates.configs[best]), rungs, spent)
+    return Tuned(best, tuning.reported(candidates.configs[best]), rungs, spent)
 
 
 def successive_halving(

@@ -9,6 +9,9 @@ from typing import NamedTuple
 from ...runs import Row
 from ...runs.delivery import FOLDERS
 from ...runs.results import read_lines
+from ..edges import with_edges
+from ..groups import state_of
+from ..settings import identity
 
 SKIPPED = (*FOLDERS, "checkpoints")
 """Folders within a run's folder that hold no rows."""
@@ -65,7 +68,8 @@ def read_folder(folder: Path) -> Contents:
         results, measured = place / "results.jsonl", place / "codecs.jsonl"
         if results.name in names:
             files += 1
-            runs += _sweep(results, _where(folder, results), notes)
+            swept = list(_sweep(results, _where(folder, results), notes))
+            runs += _of_study(swept, place / "study.json", folder, notes)
         if {"run.json", "rounds.jsonl", "summary.json"} & names:
             files += 1
             runs += _run(place, folder, names, notes)
@@ -85,9 +89,24 @@ def _sweep(path: Path, where: str, notes: list[str]) -> Iterator[Found]:
     for number, row in _rows(path, where, notes):
         at = f"{where}, line {number}"
         if isinstance(row.get("config"), dict):
-            yield Found(row, at, [], _stopped(row))
+            yield Found(row, at, [], state_of(row))
         else:
             notes.append(f"{at}: expected a run's row with its config, got none; left out.")
+
+
+def _of_study(runs: list[Found], path: Path, folder: Path, notes: list[str]) -> list[Found]:
+    """A study's runs, with what its tuning says of them; notes tell how many it still lacks."""
+    about = _object(path, folder, notes)
+    try:
+        rows = with_edges([run.row for run in runs], about)
+        done = {identity(run.row["config"]) for run in runs}
+        wanted = [identity(config) for config in about.get("configurations", ())]
+    except (AttributeError, KeyError, TypeError):
+        notes.append(f"{_where(folder, path)}: expected what a study writes, got another object.")
+        return runs
+    if left := sum(config not in done for config in wanted):
+        notes.append(f"{_where(folder, path)}: {left} of {len(wanted)} runs have no row yet.")
+    return [run._replace(row=row) for run, row in zip(runs, rows, strict=True)]
 
 
 def _run(place: Path, folder: Path, names: set[str], notes: list[str]) -> Iterator[Found]:
@@ -104,7 +123,7 @@ def _run(place: Path, folder: Path, names: set[str], notes: list[str]) -> Iterat
             notes.append(
                 f"{where}: a summary of {done} rounds, beside {len(rounds)} whole rows of rounds."
             )
-        yield Found(row, where, rounds[:done] if isinstance(done, int) else rounds, _stopped(row))
+        yield Found(row, where, rounds[:done] if isinstance(done, int) else rounds, state_of(row))
     elif isinstance(config := about.get("config"), dict):
         of = config.get("rounds")
         row = {"codec": config.get("uplink"), "seed": config.get("seed"), "rounds": len(rounds)}
@@ -115,15 +134,6 @@ def _run(place: Path, folder: Path, names: set[str], notes: list[str]) -> Iterat
             f"{_where(folder, place)}: expected run.json or summary.json with a config, got none; "
             "left out."
         )
-
-
-def _stopped(row: Row) -> str:
-    at = row.get("stopped")
-    if at is None:
-        return ""
-    known = at if isinstance(at, dict) else {}
-    what, done, of = (known.get(name, "?") for name in ("what", "done", "of"))
-    return f"evaluation stopped at {what} {done} of {of}"
 
 
 def _whole_rounds(path: Path, folder: Path, notes: list[str]) -> list[Row]:

@@ -112,7 +112,7 @@ def test_duplicates_missing_seeds_divergence_and_what_is_unfinished_are_said():
     assert lost.notes == ("seed 0 diverged: no finite loss",)
     assert not lost.on_front
     assert stopped.nats is None
-    assert stopped.notes[0] == "seed 0: not counted, as its evaluation was stopped at rows 1 of 9"
+    assert stopped.notes[0] == "seed 0: not counted: evaluation stopped at rows 1 of 9"
     assert none.rows == ()
     assert none.notes == ("no finished run of seeds 0, 1",)
     said = table(rows, wanted=[missing])
@@ -127,7 +127,7 @@ def test_a_mean_over_versions_and_devices_is_said_and_has_no_seconds():
     (point,) = points(rows)
     assert point.seconds is None
     assert point.notes == (
-        "mean over versions fedjax-llm 1, jax 2 and jax 3",
+        "mean over versions fedjax-llm 1, jax 2 and fedjax-llm not recorded, jax 3",
         "mean over devices cpu and gpu",
     )
     assert "2 devices: 1 runs by cpu, 1 runs by gpu." in table(rows).caption

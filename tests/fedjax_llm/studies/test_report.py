@@ -101,8 +101,10 @@ def test_what_is_not_whole_is_named_and_in_no_mean(tmp_path):
     ones = [p for p in data["points"] if p["notes"] and "twice" in p["notes"][0]]
     (twice,) = ones
     assert twice["notes"] == [
-        "seed 0 is there twice, with other numbers: results.jsonl, line 12 counts, "
-        "results.jsonl, line 6 does not"
+        "seed 0: there twice, with other numbers; results.jsonl, line 12, counts, and "
+        "results.jsonl, line 6, not",
+        "seed 7: not counted: evaluation stopped at heldout rows 1 of 9",
+        "no finished run of seeds 7, 8",
     ]
     assert twice["numbers"]["heldout_nats_per_byte"][2] == 9.0
     assert [run["state"] for run in data["runs"]].count("duplicate") == 1
@@ -116,7 +118,7 @@ def test_different_versions_within_a_point_are_named(tmp_path):
     rows[2]["versions"] = {"jax": "0.12.0"}
     write(tmp_path, rows)
     (found,) = page_data(tmp_path)["points"]
-    assert found["notes"] == ["its runs had different versions: jax 0.10.2, jax 0.12.0"]
+    assert found["notes"] == ["mean over versions jax 0.10.2 and jax 0.12.0"]
 
 
 def test_an_unfinished_run_is_shown_by_its_whole_rounds(tmp_path):

@@ -1,4 +1,4 @@
-// The measure against a cost, with intervals over seeds and the front of what is shown.
+// The measure against a cost, with intervals over seeds and the significant front of what is shown.
 function drawFrontier() {
   const box = $("frontier-chart");
   const all = shownPoints().map((item) => {
@@ -41,8 +41,9 @@ function drawFrontier() {
       svg("line", { class: "reference", x1: margin.left, x2: width - margin.right, y1: y.at(value), y2: y.at(value) }),
       svg("text", { class: "reference-label", x: width - margin.right, y: y.at(value) + 14, "text-anchor": "end" }, label),
     );
-  const best = front(measured);
-  marks.append(svg("path", { class: "front", d: `M${best.map((item) => `${x.at(item.x)} ${y.at(item.y)}`).join("L")}` }));
+  const kinds = new Set(measured.map(({ point }) => point.measured_on));
+  const best = kinds.size > 1 ? [] : front(measured);
+  if (best.length) marks.append(svg("path", { class: "front", d: `M${best.map((item) => `${x.at(item.x)} ${y.at(item.y)}`).join("L")}` }));
   const edge = lessIsBetter(state.measure) ? margin.top + 4 : height - margin.bottom - 4;
   placed.sort((a, b) => a.x - b.x || a.y - b.y);
   const nodes = placed.map((item) => {
@@ -61,9 +62,12 @@ function drawFrontier() {
     return node;
   });
   marks.append(...nodes);
-  nameMarks(root, best.map((item) => ({ text: shortName(item.point), x: x.at(item.x), y: y.at(item.y) })), width - margin.right, margin.left);
+  nameMarks(root, (best.length ? best : measured).map((item) => ({ text: shortName(item.point), x: x.at(item.x), y: y.at(item.y) })), width - margin.right, margin.left);
   movable(nodes, { tip: (index) => pointTip(placed[index].point), enter: (index) => choose(placed[index].index, true) });
-  $("frontier-caption").textContent = [`Line: the front of the ${many(measured.length, "point")} shown.`, ...caption].join(" ");
+  const line = best.length
+    ? `Line: the front of the ${many(measured.length, "point")} shown, each significantly better than every cheaper point of the line (Student's t-test of the differences by seed, one chance in 40).`
+    : kinds.size > 1 ? "No front: the points shown are measured on different data or in different ways." : "";
+  $("frontier-caption").textContent = [line, ...caption].join(" ");
 }
 
 function drawLegend(items) {
