@@ -15,6 +15,7 @@ function drawFrontier() {
   if (placed.some(({ point }) => point.missing.length))
     caption.push("Hollow: without a seed that other points have.");
   drawLegend(all);
+  listNotes(all);
   if (!placed.length) {
     box.replaceChildren(el("p", { class: "empty" }, "Nothing to draw with these choices."));
     $("frontier-caption").textContent = caption.join(" ");
@@ -68,6 +69,17 @@ function drawFrontier() {
     ? `Line: the front of the ${many(measured.length, "point")} shown, each significantly better than every cheaper point of the line (Student's t-test of the differences by seed, one chance in 40).`
     : kinds.size > 1 ? "No front: the points shown are measured on different data or in different ways." : "";
   $("frontier-caption").textContent = [line, ...caption].join(" ");
+}
+
+// What must be known of the points shown; the table has what is left out here.
+const LISTED = 12;
+function listNotes(items) {
+  const told = items.flatMap(({ point }) => point.notes.map((note) => `${nameOf(point)}: ${note}.`));
+  const left = told.length - LISTED;
+  $("point-notes").replaceChildren(
+    ...told.slice(0, LISTED).map((line) => el("li", {}, line)),
+    ...(left > 0 ? [el("li", {}, `${many(left, "further note")} in the table.`)] : []),
+  );
 }
 
 function drawLegend(items) {
