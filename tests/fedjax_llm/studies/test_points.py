@@ -1,14 +1,15 @@
 """Points of a study: what is averaged, what is refused, and what is shown as it is."""
 
 import dataclasses
-import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedjax_llm import DecoderConfig, RunConfig
 from fedjax_llm.runs import canonical
+from fedjax_llm.runs.results import read_rows
 from fedjax_llm.studies import (
     BOTH,
     BYTES,
@@ -16,7 +17,6 @@ from fedjax_llm.studies import (
     SECONDS,
     cost_to,
     draw,
-    interval,
     points,
     significant_front,
     table,
@@ -192,23 +192,12 @@ def test_a_loss_that_some_seeds_did_not_reach_has_no_finite_cost():
     assert cost_to(row(2.0), 3.0, BYTES) is None  # no round was evaluated
 
 
-def test_an_interval_is_the_quantiles_of_all_resampled_means():
-    """Of five values all 5^5 resamples can be listed; of three the interval is their range."""
-    values = [1.0, 1.2, 2.0, 3.5, 3.6]
-    means = [np.mean(drawn) for drawn in itertools.product(values, repeat=5)]
-    exact = np.quantile(means, [0.025, 0.975])
-    np.testing.assert_allclose(interval(values), exact, atol=0.06)
-    assert interval(values) == interval(values)
-    assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
-    assert interval([1.0]) is interval([]) is interval([1.0, math.inf]) is None
-
-
 def test_the_front_counts_what_is_significant():
     base = np.array([3.0, 3.4, 3.2, 3.1, 3.3])
     noise = np.array([-0.3, 0.3, -0.2, 0.25, -0.1])
     better, wild = base - 0.1, base - 0.01 + noise
     losses = [dict(enumerate(each)) for each in (base, wild, better, base - 0.5)]
-    # dearer and lower by its mean alone, then by all seeds, then cheapest and worst
+    # by cost: the cheapest; lower by its mean alone; lower by every seed; lower still
     assert significant_front([2, 3, 4, 5], losses) == [True, False, True, True]
     # the paired difference counts: the spread over seeds is larger than the gain
     assert np.ptp(base) > 0.1
@@ -216,11 +205,41 @@ def test_the_front_counts_what_is_significant():
     # without a seed in common nothing is significant
     other = {seed + 9: loss for seed, loss in losses[2].items()}
     assert significant_front([2.0, 4.0], [losses[0], other]) == [True, False]
-    # one seed has no interval
+    # one seed has no spread to test against
     assert significant_front([2.0, 4.0], [{0: 3.0}, {0: 2.999}]) == [True, True]
     # of one cost, the lower loss; what diverged or was not measured is on no front
     assert significant_front([2.0, 2.0], [losses[0], losses[2]]) == [False, True]
     assert significant_front([1.0, 1.0, 2.0], [{0: math.inf}, {}, {0: 3.0}]) == [0, 0, 1]
+
+
+def test_a_gain_that_varies_needs_more_than_three_seeds_that_agree():
+    """The gains are 1, 3 and 2 tenths: 2 / (1 / sqrt(3)) = 3.5 standard errors, below 4.3."""
+    dear = {0: 3.0, 1: 3.0, 2: 3.0}
+    cheap = {0: 3.1, 1: 3.3, 2: 3.2}
+    assert significant_front([1.0, 2.0], [cheap, dear]) == [True, False]
+    more = {3: 3.1, 4: 3.3, 5: 3.2}  # six such seeds: 5.5 standard errors, above 2.6
+    assert significant_front([1.0, 2.0], [cheap | more, dict.fromkeys(range(6), 3.0)]) == [1, 1]
+
+
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+
+
+def test_results_of_earlier_versions_are_read_or_refused_by_name():
+    read, refused = {}, {}
+    for path in sorted((EXPERIMENTS / "results").glob("*.jsonl")):
+        try:
+            read[path.name] = {p.label: p.nats for p in points(read_rows(path))}
+        except ValueError as error:
+            refused[path.name] = str(error)
+    assert set(read) == {"low_rate.jsonl", "predictive.jsonl"}
+    assert len(read["low_rate.jsonl"]) == 6
+    assert len(refused) == 4
+    assert all(said.startswith("rows: expected summaries of runs,") for said in refused.values())
+    # means over seeds that the log has from these rows
+    log = (EXPERIMENTS / "LOG.md").read_text()
+    figures = {f"{nats:.4f}" for nats in read["predictive.jsonl"].values()}
+    assert len(figures) == 4
+    assert all(figure in log for figure in figures)
 
 
 def test_a_picture_is_the_same_for_the_same_rows_and_shows_what_diverged(tmp_path):
