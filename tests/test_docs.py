@@ -9,7 +9,12 @@ from fedjax_compression import registry
 from fedjax_llm.aggregators import registry as aggregators
 from fedjax_llm.algorithms import registry as methods
 from fedjax_llm.attacks import registry as attacks
+from fedjax_llm.cli.main import main
+from fedjax_llm.cli.study import study_in
 from fedjax_llm.data import registry as data
+from fedjax_llm.studies.intervals import critical
+from fedjax_llm.studies.sweep import built
+from fedjax_llm.studies.tuning import candidates_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -57,6 +62,45 @@ def test_the_example_of_the_compression_package_runs(capsys):
     run(code, "compression/README.md")
     sent, plain = map(int, capsys.readouterr().out.split())
     assert sent * 50 < plain
+
+
+def test_the_study_of_the_documents_can_be_built(tmp_path):
+    """Every configuration and candidate is prepared; none is run."""
+    path = tmp_path / "study.py"
+    (code,) = examples("docs/studies.md")
+    path.write_text(code)
+    study = study_in(path)
+    candidates = candidates_of(study.tune, study.configurations)
+    assert [len(each.configs) for each in candidates] == [3] * 4
+    assert len(built(each.trials[0] for each in candidates)) == 4
+    reported = [study.tune.reported(config) for config in study.configurations]
+    assert len(built(study.runs(reported)[:4])) == 4
+
+
+@pytest.mark.slow
+def test_the_study_of_the_documents_runs(tmp_path, capsys):
+    path = tmp_path / "study.py"
+    path.write_text(examples("docs/studies.md")[0])
+    out = tmp_path / "out"
+    main(["study", str(path), "--out", str(out), "--together"])
+    said = capsys.readouterr().out
+    for label in ("fed_avg(), identity()", "fed_prox(mu=0.1), eden(bits=1)"):
+        assert label in said
+    assert {each.name for each in out.iterdir()} >= {
+        *("results.jsonl", "study.json", "tuning.jsonl", "frontier.png", "both.png"),
+    }
+    main(["report", str(out)])
+    assert (out / "report.html").exists()
+
+
+def test_the_table_of_seeds_in_the_documents_is_students():
+    text = (ROOT / "docs/studies.md").read_text()
+    seeds, errors = (
+        [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if line.startswith(("| seeds", "| standard errors"))
+    )
+    assert errors == [f"{critical(int(count)):.1f}" for count in seeds]
 
 
 @pytest.mark.parametrize("number", range(5))

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
-from math import isfinite
 from pathlib import Path
 
+from ..checks import check_count, check_real
 from ..runs import Row, RunConfig, canonical, locked
 from ..runs.contents import Contents
 from ..runs.live import minute_lines
@@ -50,8 +51,18 @@ class Study:
                 raise TypeError(f"study: configurations: expected RunConfig, got {config!r}.")
         if not self.configurations or (self.seeds is not None and not list(self.seeds)):
             raise ValueError("study: expected at least one configuration and one seed, got none.")
-        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"study: seeds: expected different ones, got {list(self.seeds)}.")
+        if self.seeds is not None:
+            for seed in self.seeds:
+                check_count(seed, who="study", name="seeds", at_least=0)
+            if len(set(self.seeds)) != len(self.seeds):
+                raise ValueError(f"study: seeds: expected different ones, got {list(self.seeds)}.")
+        for config, count in Counter(self.runs(self.configurations)).items():
+            if count > 1:
+                raise ValueError(
+                    f"study: configurations: expected different ones, got {count} that are "
+                    f"{config.algorithm} with {config.uplink}, seed {config.seed}, and alike in "
+                    "all else."
+                )
         if unknown := [name for name in self.costs if name not in COSTS]:
             raise ValueError(
                 f"study: costs: expected some of {', '.join(COSTS)}, got {unknown[0]!r}."
@@ -59,8 +70,7 @@ class Study:
         if not self.costs:
             raise ValueError(f"study: costs: expected some of {', '.join(COSTS)}, got none.")
         if self.target is not None:
-            if not (isfinite(self.target) and self.target > 0):
-                raise ValueError(f"study: target: expected above 0, got {self.target!r}.")
+            check_real(self.target, who="study", name="target", above=0)
             if any(config.evaluate_every is None for config in self.configurations):
                 raise ValueError(
                     "study: target: expected evaluate_every in every configuration, by which it "

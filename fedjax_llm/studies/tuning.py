@@ -8,6 +8,7 @@ from math import floor, inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..checks import check_count, check_real
 from ..data.partitions.aside import reported_clients, tuning_clients
 from ..data.registry import DATA
 from ..data.unseen import UNSEEN
@@ -73,10 +74,9 @@ class Tuning:
                 "tune: candidates: expected values by field or a function of a configuration, got "
                 f"{self.candidates!r}."
             )
-        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
-            raise ValueError(f"tune: rounds: expected at least 1, got {self.rounds!r}.")
-        if not 0 < self.share < 1:
-            raise ValueError(f"tune: share: expected above 0 and below 1, got {self.share!r}.")
+        check_count(self.rounds, who="tune", name="rounds")
+        check_real(self.share, who="tune", name="share", above=0, below=1)
+        check_count(self.seed, who="tune", name="seed", at_least=0)
 
     def of(self, config: RunConfig) -> list[RunConfig]:
         """The candidates of a configuration."""

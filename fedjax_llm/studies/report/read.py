@@ -100,12 +100,17 @@ def _of_study(runs: list[Found], path: Path, folder: Path, notes: list[str]) -> 
     try:
         rows = with_edges([run.row for run in runs], about)
         done = {identity(run.row["config"]) for run in runs}
-        wanted = [identity(config) for config in about.get("configurations", ())]
+        wanted = {identity(config) for config in about.get("configurations", ())}
     except (AttributeError, KeyError, TypeError):
         notes.append(f"{_where(folder, path)}: expected what a study writes, got another object.")
         return runs
     if left := sum(config not in done for config in wanted):
         notes.append(f"{_where(folder, path)}: {left} of {len(wanted)} runs have no row yet.")
+    if wanted and (others := sum(identity(run.row["config"]) not in wanted for run in runs)):
+        notes.append(
+            f"{_where(folder, path)}: {others} of {len(runs)} rows beside it are of none of its "
+            "configurations."
+        )
     return [run._replace(row=row) for run, row in zip(runs, rows, strict=True)]
 
 

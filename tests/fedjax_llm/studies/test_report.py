@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fedjax_llm.cli.main import main
+from fedjax_llm.studies import points
 from fedjax_llm.studies.report import page_data, render
 from fedjax_llm.studies.report.rounds import columns
 from tests.helpers.commands import SMALL, refused, train
@@ -119,6 +120,39 @@ def test_different_versions_within_a_point_are_named(tmp_path):
     write(tmp_path, rows)
     (found,) = page_data(tmp_path)["points"]
     assert found["notes"] == ["mean over versions jax 0.10.2 and jax 0.12.0"]
+
+
+def test_intervals_are_the_bootstrap_of_points(tmp_path):
+    write(tmp_path, sweep(seeds=range(5)))
+    for ours, theirs in zip(
+        page_data(tmp_path)["points"], points(sweep(seeds=range(5))), strict=True
+    ):
+        mean, *ends, count, _ = ours["numbers"]["heldout_nats_per_byte"]
+        assert (mean, tuple(ends), count) == (pytest.approx(theirs.nats), theirs.interval, 5)
+        assert theirs.lowest < ends[0] < ends[1] < theirs.highest
+
+
+def test_losses_of_other_data_are_told_apart(tmp_path):
+    other = row("identity()", 0, contents={"data": "b" * 64})
+    write(tmp_path, [*sweep(("identity()",)), other])
+    data = page_data(tmp_path)
+    assert [p["measured_on"] for p in data["points"]] == [0, 1]
+    said = (
+        "Not all losses can be compared, and points that differ so share no front. data: expected"
+    )
+    assert any(note.startswith(said) for note in data["notes"])
+    write(tmp_path, sweep())
+    data = page_data(tmp_path)
+    assert {p["measured_on"] for p in data["points"]} == {0}
+    assert data["notes"] == []
+
+
+def test_a_study_file_that_is_none_is_a_note(tmp_path):
+    write(tmp_path, sweep())
+    for text in ("[", '{"tuned": 3}', '{"configurations": [3]}', '{"tuned": [{"on_edge": 1}]}'):
+        (tmp_path / "study.json").write_text(text)
+        (note,) = page_data(tmp_path)["notes"]
+        assert note.startswith("study.json: expected")
 
 
 def test_an_unfinished_run_is_shown_by_its_whole_rounds(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from fedjax_llm import RunConfig, Study, frontier, run_study, vmap
 from fedjax_llm.runs import canonical, prepare, rounds
 from fedjax_llm.runs.results import read_rows
-from fedjax_llm.studies import finished_rows, points
+from fedjax_llm.studies import finished_rows, points, table
+from fedjax_llm.studies.report import page_data
 from tests.helpers.a_study import base, study
 
 RATE = {"adam(0.0001)": 4.0, "adam(0.02)": 3.0, "adam(0.01)": 2.0}
@@ -20,8 +21,9 @@ RATE = {"adam(0.0001)": 4.0, "adam(0.02)": 3.0, "adam(0.01)": 2.0}
 
 @pytest.fixture
 def executed(monkeypatch):
-    """The configurations that are run, none of them really."""
+    """The configurations that are run, none of them really; a picture is its cost's name."""
     sweep = importlib.import_module("fedjax_llm.studies.sweep")
+    module = importlib.import_module("fedjax_llm.studies.study")
     done = []
 
     def stand_in(configs, contents, show):
@@ -47,6 +49,10 @@ def executed(monkeypatch):
         evaluated = SimpleNamespace(heldout=heldout)
         return SimpleNamespace(config=found, contents={"data": "a" * 64}, evaluated=evaluated)
 
+    def drawn(rows, path, cost, *, target):
+        path.write_text(f"{cost.field} to {target} of {len(rows)} runs")
+
+    monkeypatch.setattr(module, "draw", drawn)
     monkeypatch.setattr(sweep, "prepare", prepared)
     limit = [None]
     monkeypatch.setattr(sweep, "_executed", stand_in)
@@ -78,8 +84,9 @@ def test_each_configuration_is_tuned_within_one_budget_and_run_with_its_best(exe
         "fed_prox(mu=0.1), eden(bits=1)",
     ]
     assert [len(point.rows) for point in found] == [3] * 4
-    for name in ("frontier.png", "downlink.png", "both.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    for name, cost in (("frontier", "uplink"), ("downlink", "downlink"), ("both", "both")):
+        drawn = (tmp_path / f"{name}.png").read_text()
+        assert drawn == f"{cost}_bytes to {study.target} of 12 runs"
     count = len(done)
     assert run_study(study, out=tmp_path) == rows  # nothing is run again
     assert len(done) == count
@@ -103,6 +110,36 @@ def test_what_was_finished_is_found_again_and_shown_as_it_is(executed, tmp_path)
     limit[0] = None
     assert len(run_study(study, out=tmp_path)) == 12
     assert len(done) == len(set(done)) == 20 + 12
+
+
+def test_a_best_value_at_the_end_of_its_grid_is_noted_wherever_points_are_shown(executed, tmp_path):
+    """The best of the two rates is the smaller."""
+    _, limit = executed
+    rates = {"client_optimizer": ("adam(0.02)", "adam(0.01)")}
+    two = dataclasses.replace(
+        study,
+        configurations=study.configurations[:2],
+        tune=dataclasses.replace(study.tune, candidates=rates, rounds=2),
+        seeds=(0, 1),
+    )
+    note = "tuned to client_optimizer=adam(0.01), the smallest of 2 values: a smaller one may be "
+    limit[0] = 2 * 2 + 3  # one of four is missing
+    with pytest.raises(KeyboardInterrupt):
+        run_study(two, out=tmp_path)
+    rows, wanted = finished_rows(tmp_path)
+    first, second = points(rows, wanted=wanted)
+    assert first.notes == (note + "better",)
+    assert second.notes == ("no finished run of seed 1", note + "better")
+    assert f"identity(): {note}better." in table(rows, wanted=wanted).caption
+    page = page_data(tmp_path)
+    assert [p["notes"] for p in page["points"]] == [list(p.notes) for p in (first, second)]
+    assert "study.json: 1 of 4 runs have no row yet." in page["notes"]
+    limit[0] = None
+    assert all(row["on_edge"] == [note + "better"] for row in run_study(two, out=tmp_path))
+    assert not any("on_edge" in row for row in read_rows(tmp_path / "results.jsonl"))
+    run_study(dataclasses.replace(two, tune=None), out=tmp_path)
+    said = "study.json: 4 of 8 rows beside it are of none of its configurations."
+    assert said in page_data(tmp_path)["notes"]
 
 
 def test_a_frontier_is_a_study_of_uplinks(executed, tmp_path):
@@ -151,7 +188,13 @@ def test_a_study_whose_candidates_all_diverge_says_so(executed, tmp_path, monkey
         ({"costs": ("up",)}, "study: costs: expected some of uplink, downlink, both, seconds, got"),
         ({"costs": ()}, "study: costs: expected some of uplink, .* got none"),
         ({"target": 2.0}, "study: target: expected evaluate_every in every configuration"),
-        ({"target": -1.0}, "study: target: expected above 0, got -1.0"),
+        ({"target": -1.0}, "study: target: expected a number above 0, got -1.0"),
+        ({"target": float("inf")}, "study: target: expected .*, got inf"),
+        ({"seeds": (-1,)}, "study: seeds: expected an integer .*, got -1"),
+        (
+            {"configurations": [RunConfig(), RunConfig(seed=3)]},
+            r"study: configurations: expected different ones, got 2 that are fed_avg\(\) with",
+        ),
     ],
 )
 def test_a_bad_study_is_refused(fields, said):

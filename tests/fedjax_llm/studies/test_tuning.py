@@ -130,8 +130,12 @@ def test_candidates_are_all_combinations_of_what_a_method_needs():
             {"candidates": {"uplink": ()}},
             r"uplink: expected a list of at least one value, got \(",
         ),
-        ({"candidates": rates, "rounds": 0}, "tune: rounds: expected at least 1, got 0"),
-        ({"candidates": rates, "share": 1.0}, "tune: share: expected above 0 and below 1, got 1.0"),
+        (
+            {"candidates": rates, "rounds": 0},
+            "tune: rounds: expected .*, got 0",
+        ),
+        ({"candidates": rates, "share": 1.0}, "tune: share: expected a number .*, got 1.0"),
+        ({"candidates": rates, "seed": -1}, "tune: seed: expected an integer .*, got -1"),
     ],
 )
 def test_bad_tuning_is_refused(fields, said):
