@@ -54,7 +54,9 @@ def show(found: Study, rows: Sequence[Row], out: Path) -> None:
     files = "  ".join(str(out / name) for name in names)
     shown = costs if len(found.costs) > 1 else costs[-1:]
     for cost in shown[:-1]:
-        print_table(table(rows, cost, target=found.target))
+        shorter = table(rows, cost, target=found.target)
+        shorter.caption = None  # the notes stand below the last table
+        print_table(shorter)
     print_table(table(rows, shown[-1], target=found.target), *failures(rows), files)
 
 

@@ -3,9 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from ..runs import Row
+from ..runs import Row, RunConfig, canonical
 from .settings import OWN, Settings, seed_of, settings
 
 
@@ -77,6 +78,24 @@ def grouped(
 def group_of(groups: Groups, of: Settings) -> Group:
     """The group of some settings, which is made where it is missing."""
     return groups.setdefault(json.dumps(of, sort_keys=True), Group(of))
+
+
+def want(groups: Groups, config: RunConfig | Row) -> None:
+    """Note that a configuration should have a row, whatever it reads.
+
+    Args:
+        groups: The groups; one is added where none has this configuration.
+        config: The configuration, as an object or as rows have it.
+
+    """
+    given = asdict(canonical(config)) if isinstance(config, RunConfig) else config
+    of = settings({"config": given})
+    for group in groups.values():
+        configured = {n: v for n, v in group.settings.items() if not n.startswith("contents.")}
+        if configured == of:
+            group.wanted.add(seed_of(given))
+            return
+    group_of(groups, of).wanted.add(seed_of(given))
 
 
 def state_of(row: Row) -> str:

@@ -1,27 +1,25 @@
 """Points of a study: runs that differ in nothing but their seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..runs import Row, RunConfig, canonical
+from ..runs import Row, RunConfig
 from .costs import BOTH, BYTES, Cost, cost_in, cost_to, unit
 from .front import significant_front
 from .groups import (
     Group,
-    Groups,
     device_of,
-    group_of,
     grouped,
     in_order,
     notes_on,
     seeds_text,
     several,
+    want,
 )
 from .intervals import interval
-from .settings import check_comparable, label, seed_of, settings, varying
+from .settings import check_comparable, label, seed_of, varying
 
 
 class Point(NamedTuple):
@@ -117,7 +115,7 @@ def points(
     check_comparable(rows)
     groups = grouped(rows)
     for config in wanted:
-        _want(groups, config)
+        want(groups, config)
     names = varying([group.settings for group in groups.values()])
     seeds = {seed for group in groups.values() for seed in group.wanted}
     found = [_point(group, rows, names, seeds, cost, target) for group in groups.values()]
@@ -135,18 +133,6 @@ def common_notes(rows: Sequence[Row]) -> list[str]:
     if rows and not any("contents" in row for row in rows):
         notes.append("An earlier version wrote these rows: which data they are of is not recorded.")
     return notes
-
-
-def _want(groups: Groups, config: RunConfig | Row) -> None:
-    """Note that a configuration should have a row, whatever it reads."""
-    given = asdict(canonical(config)) if isinstance(config, RunConfig) else config
-    of = settings({"config": given})
-    for group in groups.values():
-        configured = {n: v for n, v in group.settings.items() if not n.startswith("contents.")}
-        if configured == of:
-            group.wanted.add(given["seed"])
-            return
-    group_of(groups, of).wanted.add(given["seed"])
 
 
 def _point(

@@ -79,7 +79,7 @@ def _more_columns(shown: Sequence[Point], cost: Cost, target: float | int | None
     """Further columns by title: `(point) -> cell`."""
     found = {}
     if any(p.interval for p in shown):
-        found["95 %"] = lambda p: _ends(p.interval)
+        found["interval"] = lambda p: _ends(p.interval)
     if cost in (DOWNLINK, BOTH):
         found["down"] = lambda p: _mebibytes(p.downlink_bytes)
         found["both"] = lambda p: _mebibytes(p.both_bytes)

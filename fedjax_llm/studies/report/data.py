@@ -8,9 +8,9 @@ from typing import Any
 
 from ..._version import __version__
 from ...runs import Row
-from ..groups import Group, grouped, in_order, notes_on, seed_of
+from ..groups import Group, grouped, in_order, notes_on, want
 from ..intervals import critical
-from ..settings import check_comparable, measured_on, settings, text, varying
+from ..settings import check_comparable, measured_on, seed_of, settings, text, varying
 from .points import INTERVAL, lacking, over_seeds
 from .read import Found, read_folder
 from .rounds import EVALUATED, columns, number
@@ -56,16 +56,15 @@ def page_data(folder: Path) -> dict[str, Any]:
         )
     runs = [run._replace(row=_with_both(run.row)) for run in found.runs]
     rows = [run.row for run in runs]
-    groups = [
-        group
-        for group in grouped(
-            rows,
-            contents=None,
-            states=[run.state for run in runs],
-            where=[run.where for run in runs],
-        ).values()
-        if group.runs
-    ]
+    all_groups = grouped(
+        rows,
+        contents=None,
+        states=[run.state for run in runs],
+        where=[run.where for run in runs],
+    )
+    for config in found.wanted:
+        want(all_groups, config)
+    groups = [group for group in all_groups.values() if group.runs]
     settings_of = [settings(row, None) for row in rows]
     names = list(dict.fromkeys(name for each in settings_of for name in each))
     shown = [{name: text(each.get(name)) for name in names} for each in settings_of]

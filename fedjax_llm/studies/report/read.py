@@ -39,6 +39,7 @@ class Contents(NamedTuple):
 
     Attributes:
         runs: The runs, in the order of their files and lines.
+        wanted: Configurations that should have a row, of `study.json` files.
         codecs: Rows of `codecs.jsonl` files.
         notes: What could not be read, or is not whole: one sentence each.
         files: How many files with results there are.
@@ -46,6 +47,7 @@ class Contents(NamedTuple):
     """
 
     runs: list[Found]
+    wanted: list[Row]
     codecs: list[Row]
     notes: list[str]
     files: int
@@ -61,6 +63,7 @@ def read_folder(folder: Path) -> Contents:
 
     """
     runs: list[Found] = []
+    wanted: list[Row] = []
     codecs: list[Row] = []
     notes: list[str] = []
     files = 0
@@ -69,14 +72,16 @@ def read_folder(folder: Path) -> Contents:
         if results.name in names:
             files += 1
             swept = list(_sweep(results, _where(folder, results), notes))
-            runs += _of_study(swept, place / "study.json", folder, notes)
+            known, configs = _of_study(swept, place / "study.json", folder, notes)
+            runs += known
+            wanted += configs
         if {"run.json", "rounds.jsonl", "summary.json"} & names:
             files += 1
             runs += _run(place, folder, names, notes)
         if measured.name in names:
             files += 1
             codecs += [row for _, row in _rows(measured, _where(folder, measured), notes)]
-    return Contents(runs, codecs, notes, files)
+    return Contents(runs, wanted, codecs, notes, files)
 
 
 def _folders(folder: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -94,24 +99,26 @@ def _sweep(path: Path, where: str, notes: list[str]) -> Iterator[Found]:
             notes.append(f"{at}: expected a run's row with its config, got none; left out.")
 
 
-def _of_study(runs: list[Found], path: Path, folder: Path, notes: list[str]) -> list[Found]:
-    """A study's runs, with what its tuning says of them; notes tell how many it still lacks."""
+def _of_study(
+    runs: list[Found], path: Path, folder: Path, notes: list[str]
+) -> tuple[list[Found], list[Row]]:
+    """A study's runs, with what its tuning says of them, and its configurations."""
     about = _object(path, folder, notes)
     try:
         rows = with_edges([run.row for run in runs], about)
-        done = {identity(run.row["config"]) for run in runs}
-        wanted = {identity(config) for config in about.get("configurations", ())}
-    except (AttributeError, KeyError, TypeError):
+        wanted = [dict(config) for config in about.get("configurations", ())]
+    except (AttributeError, KeyError, TypeError, ValueError):
         notes.append(f"{_where(folder, path)}: expected what a study writes, got another object.")
-        return runs
-    if left := sum(config not in done for config in wanted):
-        notes.append(f"{_where(folder, path)}: {left} of {len(wanted)} runs have no row yet.")
-    if wanted and (others := sum(identity(run.row["config"]) not in wanted for run in runs)):
+        return runs, []
+    of, done = ({identity(c) for c in each} for each in (wanted, (r.row["config"] for r in runs)))
+    if left := len(of - done):
+        notes.append(f"{_where(folder, path)}: {left} of {len(of)} runs have no row yet.")
+    if of and (others := sum(identity(run.row["config"]) not in of for run in runs)):
         notes.append(
             f"{_where(folder, path)}: {others} of {len(runs)} rows beside it are of none of its "
             "configurations."
         )
-    return [run._replace(row=row) for run, row in zip(runs, rows, strict=True)]
+    return [run._replace(row=row) for run, row in zip(runs, rows, strict=True)], wanted
 
 
 def _run(place: Path, folder: Path, names: set[str], notes: list[str]) -> Iterator[Found]:

@@ -147,6 +147,26 @@ def test_losses_of_other_data_are_told_apart(tmp_path):
     assert data["notes"] == []
 
 
+def test_losses_of_a_studys_rounds_are_shown(tmp_path):
+    more = {"evaluations": [{"round": 2, "heldout_accuracy": 0.25}, {"round": 9}, "none"]}
+    write(tmp_path, [row("identity()", 0, **more)])
+    (run,) = page_data(tmp_path)["runs"]
+    assert run["rounds"]["round"] == [1, 2, 3, 4]
+    assert run["rounds"]["heldout_accuracy"] == [None, 0.25, None, None]
+
+
+def test_seeds_that_a_study_lacks_are_missing(tmp_path):
+    rows = sweep(("identity()", "eden(bits=1)"), seeds=(0, 1))
+    about = {"configurations": [each["config"] for each in rows]}
+    write(tmp_path, rows[:1])
+    (tmp_path / "study.json").write_text(json.dumps(about))
+    data = page_data(tmp_path)
+    (one,) = data["points"]
+    assert (one["seeds"], one["missing"]) == (["0"], ["1"])
+    assert one["notes"] == ["no finished run of seed 1"]
+    assert data["notes"] == ["study.json: 3 of 4 runs have no row yet."]
+
+
 def test_a_study_file_that_is_none_is_a_note(tmp_path):
     write(tmp_path, sweep())
     for text in ("[", '{"tuned": 3}', '{"configurations": [3]}', '{"tuned": [{"on_edge": 1}]}'):

@@ -65,9 +65,11 @@ function drawFrontier() {
   marks.append(...nodes);
   nameMarks(root, (best.length ? best : measured).map((item) => ({ text: shortName(item.point), x: x.at(item.x), y: y.at(item.y) })), width - margin.right, margin.left);
   movable(nodes, { tip: (index) => pointTip(placed[index].point), enter: (index) => choose(placed[index].index, true) });
-  const line = best.length
-    ? `Line: the front of the ${many(measured.length, "point")} shown, each significantly better than every cheaper point of the line (Student's t-test of the differences by seed, one chance in 40).`
-    : kinds.size > 1 ? "No front: the points shown are measured on different data or in different ways." : "";
+  const test = "Student's t-test of the differences by seed, one chance in 40; with one seed any difference counts";
+  const among = `of the ${many(measured.length, "point")} shown`;
+  let line = kinds.size > 1 ? "No front: the points shown are measured on different data or in different ways." : "";
+  if (best.length > 1) line = `Line: the front ${among}, each significantly better than every cheaper point of the line (${test}).`;
+  if (best.length === 1) line = `The front ${among} is ${cut(nameOf(best[0].point), 60)} alone: no dearer one is significantly better (${test}).`;
   $("frontier-caption").textContent = [line, ...caption].join(" ");
 }
 
