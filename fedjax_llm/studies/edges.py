@@ -1,4 +1,4 @@
-"""Notes where tuning chose the smallest or the largest value: a better one may lie beyond."""
+"""What tuning says of its runs: tuned fields, and values chosen at the end of those tried."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..runs import Row, RunConfig, canonical
-from .settings import identity, settings, text
+from .settings import identity, settings, text, varying
 
 NUMBER = re.compile(r"(?<![\w.])-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?(?![\w.])", re.IGNORECASE)
 """A number in the text of a component, such as 0.01 in adam(0.01), that is no part of a name."""
@@ -52,24 +52,35 @@ def on_edge(candidates: Sequence[RunConfig], chosen: RunConfig) -> list[str]:
     return notes
 
 
-def with_edges(rows: Sequence[Row], about: Mapping[str, Any]) -> list[Row]:
-    """Rows with `on_edge`, a field for the notes that tuning left on their configuration.
+def tuned_fields(candidates: Sequence[RunConfig]) -> list[str]:
+    """The names of the fields by which candidates differ."""
+    return varying([_values(config) for config in candidates])
+
+
+def with_tuning(rows: Sequence[Row], about: Mapping[str, Any]) -> list[Row]:
+    """Rows with what tuning says of their configuration.
 
     Args:
         rows: Summary rows.
         about: The contents of `study.json`.
 
+    Returns:
+        The rows, and in those of a tuned study `tuned_fields`, the names of the fields that were
+        tuned, and where there are any `on_edge`, the notes of the function of that name.
+
     """
-    notes = {
-        _but_seed(each["chosen"]): each["on_edge"]
+    told = {
+        _but_seed(each["chosen"]): {name: each[name] for name in TOLD if each.get(name)}
         for each in about.get("tuned", ())
-        if each.get("on_edge")
     }
-    found = []
-    for row in rows:
-        mine = notes.get(_but_seed(row["config"])) if notes and "config" in row else None
-        found.append(row | {"on_edge": mine} if mine else row)
-    return found
+    return [
+        row | told.get(_but_seed(row["config"]), {}) if told and "config" in row else row
+        for row in rows
+    ]
+
+
+TOLD = ("tuned_fields", "on_edge")
+"""Fields of rows that come from `study.json`."""
 
 
 def _values(config: RunConfig) -> dict[str, str]:

@@ -49,7 +49,8 @@ class Point(NamedTuple):
         simulated_seconds: Simulated seconds, for runs with a link.
         to_target: The cost to the target loss; infinite where a seed did not get there.
         to_target_interval: Its bootstrap interval.
-        notes: What a reader must know: missing seeds, duplicates, divergence, several versions.
+        notes: What a reader must know: missing seeds, duplicates, divergence, several versions,
+            values tuned to the end of their grid.
 
     """
 

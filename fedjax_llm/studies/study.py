@@ -13,7 +13,7 @@ from ..runs.contents import Contents
 from ..runs.live import minute_lines
 from ..runs.results import read_rows, write_object
 from .costs import COSTS, SECONDS, Cost, cost_in
-from .edges import on_edge, with_edges
+from .edges import on_edge, tuned_fields, with_tuning
 from .figure import draw
 from .settings import identity
 from .sweep import built, sweep
@@ -108,8 +108,9 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
             where one run does not fill the device, for the memory of all.
 
     Returns:
-        The summary rows of all configurations for each seed; with `on_edge`, a list of notes, where
-        tuning chose a value that is the smallest or the largest that was tried.
+        The summary rows of all configurations for each seed. Those of a tuned study also have
+        `tuned_fields`, names of fields, and `on_edge`, a list of notes, where tuning chose a value
+        that is the smallest or the largest that was tried.
 
     Raises:
         ValueError: For a wrong configuration or candidate, before anything runs; for a folder that
@@ -153,7 +154,7 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
                 runs = built(study.runs([each.chosen for each in found]))
         about = _about(study, runs, found, candidates)
         write_object(folder / "study.json", about)
-        rows = with_edges(list(sweep(runs, folder / "results.jsonl", together=together)), about)
+        rows = with_tuning(list(sweep(runs, folder / "results.jsonl", together=together)), about)
         for cost in study.drawn(rows):
             if any(cost_in(row, cost) is not None for row in rows):
                 draw(rows, folder / cost.file, cost, target=study.target)
@@ -175,7 +176,7 @@ def finished_rows(folder: Path) -> tuple[list[Row], list[Row]]:
     wanted = known["configurations"]
     ours = {identity(config) for config in wanted}
     rows = read_rows(folder / "results.jsonl")
-    return with_edges([r for r in rows if identity(r.get("config", {})) in ours], known), wanted
+    return with_tuning([r for r in rows if identity(r.get("config", {})) in ours], known), wanted
 
 
 def _about(
@@ -198,6 +199,7 @@ def _about(
                 ],
                 "rounds": each.rounds,
                 "chosen": asdict(canonical(each.chosen)),
+                "tuned_fields": tuned_fields(mine.configs),
                 "on_edge": on_edge(mine.configs, mine.configs[each.best]),
             }
             for each, mine in zip(found, candidates, strict=True)

@@ -10,6 +10,7 @@ from ..runs import Row, RunConfig
 from ..runs.live import mebibytes
 from .costs import BOTH, DOWNLINK, SECONDS, Cost, cost_of, unit
 from .points import Point, common_notes, points
+from .settings import Settings
 
 UNCOMPRESSED = "identity()"
 """The codec that others are compared with."""
@@ -30,7 +31,8 @@ def table(
     message, held-out nats per byte, token, pair or text of training clients, the difference to
     uncompressed, nats of unseen clients, wall-clock seconds; and where they say something: the
     bootstrap interval, bytes sent to clients or both ways, simulated seconds, the cost to the
-    target loss, and seeds. Uncompressed is the point that differs in its uplink alone. What was not
+    target loss, and seeds. Uncompressed is the point that differs in its uplink alone, and in
+    what was tuned for each. What was not
     measured is blank. Below are notes, point by point.
     """
     cost = cost or cost_of(rows)
@@ -99,9 +101,16 @@ def _codecs_alone(shown: Sequence[Point]) -> bool:
 
 
 def _uncompressed(point: Point, shown: Sequence[Point]) -> Point | None:
-    """The point that differs in its uplink alone, which is uncompressed."""
-    wanted = {**point.settings, "uplink": UNCOMPRESSED}
-    return next((p for p in shown if p.settings == wanted), None)
+    """The uncompressed point that is alike but for the uplink and what was tuned for each."""
+    free = {"uplink"} | {name for row in point.rows for name in row.get("tuned_fields", ())}
+    alike = [
+        p for p in shown if p.codec == UNCOMPRESSED and _without(p, free) == _without(point, free)
+    ]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _without(point: Point, names: set[str]) -> Settings:
+    return {name: value for name, value in point.settings.items() if name not in names}
 
 
 def _bytes_first(point: Point) -> float | int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...runs import Row
 from ...runs.delivery import FOLDERS
 from ...runs.results import read_lines
-from ..edges import with_edges
+from ..edges import with_tuning
 from ..groups import state_of
 from ..settings import identity
 
@@ -105,7 +105,7 @@ def _of_study(
     """A study's runs, with what its tuning says of them, and its configurations."""
     about = _object(path, folder, notes)
     try:
-        rows = with_edges([run.row for run in runs], about)
+        rows = with_tuning([run.row for run in runs], about)
         wanted = [dict(config) for config in about.get("configurations", ())]
     except (AttributeError, KeyError, TypeError, ValueError):
         notes.append(f"{_where(folder, path)}: expected what a study writes, got another object.")

@@ -6,7 +6,7 @@ import pytest
 
 from fedjax_llm import RunConfig
 from fedjax_llm.runs import canonical
-from fedjax_llm.studies.edges import on_edge, with_edges
+from fedjax_llm.studies.edges import on_edge, tuned_fields, with_tuning
 
 
 def tried(field, values):
@@ -53,6 +53,8 @@ def test_each_field_of_a_grid_has_its_own_ends():
         for rate in (0.1, 0.2)
     ]
     chosen = configs[2]  # two steps, and the smaller rate
+    assert set(tuned_fields(configs)) == {"local_steps", "client_optimizer"}
+    assert tuned_fields(configs[:2]) == ["client_optimizer"]
     (note,) = on_edge(configs, chosen)
     assert note == (
         "tuned to client_optimizer=adam(0.1), the smallest of 2 values: a smaller one may be better"
@@ -62,7 +64,8 @@ def test_each_field_of_a_grid_has_its_own_ends():
 def test_rows_of_every_seed_get_the_notes_of_their_configuration():
     config = asdict(canonical(RunConfig(seed=5)))
     rows = [{"config": config | more} for more in ({"seed": 1}, {"seed": 2}, {"rounds": 1})]
-    about = {"tuned": [{"chosen": config, "on_edge": ["a note"]}]}
-    found = with_edges(rows, about)
+    about = {"tuned": [{"chosen": config, "on_edge": ["a note"], "tuned_fields": ["rounds"]}]}
+    found = with_tuning(rows, about)
     assert [row.get("on_edge") for row in found] == [["a note"], ["a note"], None]
-    assert with_edges(rows, {"tuned": []}) == with_edges(rows, {}) == rows
+    assert [row.get("tuned_fields") for row in found] == [["rounds"], ["rounds"], None]
+    assert with_tuning(rows, {"tuned": []}) == with_tuning(rows, {}) == rows

@@ -133,6 +133,25 @@ def test_a_mean_over_versions_and_devices_is_said_and_has_no_seconds():
     assert "2 devices: 1 runs by cpu, 1 runs by gpu." in table(rows).caption
 
 
+def test_uncompressed_is_what_differs_in_its_uplink_and_in_what_was_tuned():
+    def shown(tuned):
+        beside = {"tuned_fields": tuned}
+        rates = {"identity()": "adam(0.1)", "eden(bits=1)": "adam(0.2)"}
+        rows = [
+            row(nats, up=up, uplink=codec, client_optimizer=rates[codec], beside=beside, **method)
+            for method, nats in (({}, 2.0), ({"algorithm": "fed_prox(mu=0.1)"}, 3.0))
+            for codec, up in (("identity()", 100), ("eden(bits=1)", 4))
+        ]
+        rows[1]["heldout_nats_per_byte"] = 2.5
+        found = table(rows)
+        return [[*found.columns[column].cells] for column in (3, 6)]  # fewer, more
+
+    fewer, more = shown(["client_optimizer"])
+    assert fewer == ["1.0x", "1.0x", "25.0x", "25.0x"]
+    assert more == ["+0.0000", "+0.0000", "+0.5000", "+0.0000"]
+    assert shown([])[0] == ["1.0x", "1.0x", "", ""]
+
+
 def test_rows_of_an_earlier_version_are_shown_as_such():
     old = row(2.0)
     del old["contents"]
