@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..runs import Row, RunConfig, canonical
-from ..runs.contents import check_contents
 
 Settings = dict[str, Any]
 """Values by name: `uplink`, `decoder.hidden_size`, `contents.link`."""
@@ -130,17 +129,19 @@ def check_comparable(rows: Sequence[Row]) -> None:
     if not rows:
         return
     first, base = rows[0], measured_on(rows[0])
-    where = f"the row of {first['codec']}, seed {first.get('seed')}"
+    where = f"the run of {first['codec']}, seed {first.get('seed')}"
     for row in rows:
         found = measured_on(row)
-        if base["contents"] or found["contents"]:
-            check_contents(base["contents"], found["contents"] or {}, where=where)
+        known, read = base["contents"] or {}, found["contents"] or {}
+        for name in sorted(known.keys() | read.keys()):
+            digests = [f"the content with digest {text(of.get(name))}" for of in (known, read)]
+            _check_same(name, *digests, where)
         for name in (*EVALUATION, "unit"):
             _check_same(name, base[name], found[name], where)
     by_seed: dict[Any, Row] = {}
     for row in rows:
         other = by_seed.setdefault(seed_of(row), row)
-        where = f"the row of {other['codec']}, seed {other.get('seed')}"
+        where = f"the run of {other['codec']}, seed {other.get('seed')}"
         for name in ("unseen_clients", "heldout_evaluated"):
             _check_same(name, other.get(name), row.get(name), where)
 

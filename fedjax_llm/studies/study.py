@@ -15,7 +15,7 @@ from ..runs.results import read_rows, write_object
 from .costs import COSTS, SECONDS, Cost, cost_in
 from .edges import on_edge, tuned_fields, with_tuning
 from .figure import draw
-from .settings import identity
+from .settings import check_comparable, identity
 from .sweep import built, sweep
 from .tuning import Candidates, Tuned, Tuning, candidates_of, tuned
 
@@ -113,7 +113,8 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
         that is the smallest or the largest that was tried.
 
     Raises:
-        ValueError: For a wrong configuration or candidate, before anything runs; for a folder that
+        ValueError: For a wrong configuration or candidate, for configurations whose losses cannot
+            be compared and for one that is there twice, before anything runs; for a folder that
             another process writes to; for rows of other contents than these configurations read.
 
     Example:
@@ -140,10 +141,10 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
         if tune:
             candidates = candidates_of(tune, configs)
             built(trial for each in candidates for trial in each.trials)
-            built(study.runs([tune.reported(each.configs[0]) for each in candidates]))
+            _built(study, [tune.reported(each.configs[0]) for each in candidates])
             runs: dict[RunConfig, Contents] = {}
         else:
-            runs = built(study.runs(configs))
+            runs = _built(study, configs)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         found: list[Tuned] = []
@@ -151,7 +152,7 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
             results = folder / "tuning.jsonl"
             found = [tuned(tune, mine, results) for mine in candidates]
             with minute_lines("reading data and model"):
-                runs = built(study.runs([each.chosen for each in found]))
+                runs = _built(study, [each.chosen for each in found])
         about = _about(study, runs, found, candidates)
         write_object(folder / "study.json", about)
         rows = with_tuning(list(sweep(runs, folder / "results.jsonl", together=together)), about)
@@ -159,6 +160,24 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
             if any(cost_in(row, cost) is not None for row in rows):
                 draw(rows, folder / cost.file, cost, target=study.target)
     return rows
+
+
+def _built(study: Study, configurations: Sequence[RunConfig]) -> dict[RunConfig, Contents]:
+    """Build the runs; raise `ValueError` where they cannot be compared, or two are the same."""
+    wanted = study.runs(configurations)
+    found = built(wanted)
+    if len(found) < len(wanted):
+        raise ValueError(
+            f"study: configurations: expected {len(wanted)} different runs, got {len(found)}, as "
+            "some are alike but for how they are written, or for what is tuned; list each once."
+        )
+    planned = [
+        {"codec": config.uplink, "uplink_bytes": None, "seed": config.seed}
+        | {"config": asdict(config), "contents": contents}
+        for config, contents in found.items()
+    ]
+    check_comparable(planned)
+    return found
 
 
 def finished_rows(folder: Path) -> tuple[list[Row], list[Row]]:

@@ -152,6 +152,34 @@ def test_a_frontier_is_a_study_of_uplinks(executed, tmp_path):
         assert one == other
 
 
+@pytest.mark.parametrize(
+    ("ways", "said"),
+    [
+        ([{}, {"seq": 16}], r"seq: expected 32, as in the run of identity\(\), seed 0, got 16"),
+        ([{}, {"heldout": "share(0.5)"}], "heldout: expected share"),
+        (
+            [{"uplink": "eden(bits=1)"}, {"uplink": "eden( bits = 1 )"}],
+            "study: configurations: expected 2 different runs, got 1, as some are alike",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_runs(executed, tmp_path, ways, said):
+    done, _ = executed
+    configs = [dataclasses.replace(base, **way) for way in ways]
+    with pytest.raises(ValueError, match=said):
+        run_study(Study(configs, seeds=[0]), out=tmp_path / "out")
+    assert not done
+    assert not (tmp_path / "out").exists()
+
+
+def test_configurations_that_differ_in_what_is_tuned_are_refused(executed, tmp_path):
+    done, _ = executed
+    two = [dataclasses.replace(base, client_optimizer=f"adam({rate})") for rate in (0.1, 0.2)]
+    with pytest.raises(ValueError, match="expected 6 different runs, got 3, as some are alike"):
+        run_study(dataclasses.replace(study, configurations=two), out=tmp_path)
+    assert not done
+
+
 def test_what_cannot_be_tuned_is_refused_before_anything_is_written(tmp_path):
     bad = dataclasses.replace(study.tune, candidates={"client_optimizer": ("adamm(1)", "adam(1)")})
     with pytest.raises(ValueError, match="client_optimizer: expected one of adagrad"):
