@@ -33,7 +33,7 @@ def page_data(folder: Path) -> dict[str, Any]:
     """Read a folder and arrange what a page shows of it.
 
     Args:
-        folder: A folder that `train`, `frontier` or `codecs` wrote, or one that holds such folders.
+        folder: A folder that a command wrote, or one that holds such folders.
 
     Returns:
         `name`, `version`, `interval`; `critical`, Student's t by the number of seeds, for the
@@ -52,7 +52,7 @@ def page_data(folder: Path) -> dict[str, Any]:
     if not found.files:
         raise ValueError(
             f"{folder}: expected results.jsonl, rounds.jsonl, summary.json or codecs.jsonl in it "
-            "or below, got none; train, frontier and codecs write them."
+            "or below, got none; train, frontier, study and codecs write them."
         )
     runs = [run._replace(row=_with_both(run.row)) for run in found.runs]
     rows = [run.row for run in runs]

@@ -59,7 +59,7 @@ def read_folder(folder: Path) -> Contents:
     Nothing is refused: a line that is no row, and a file that is no JSON, become a note.
 
     Args:
-        folder: A folder that `train`, `frontier` or `codecs` wrote, or one that holds such folders.
+        folder: A folder that a command wrote, or one that holds such folders.
 
     """
     runs: list[Found] = []
