@@ -134,8 +134,8 @@ def check_comparable(rows: Sequence[Row]) -> None:
         found = measured_on(row)
         known, read = base["contents"] or {}, found["contents"] or {}
         for name in sorted(known.keys() | read.keys()):
-            digests = [f"the content with digest {text(of.get(name))}" for of in (known, read)]
-            _check_same(name, *digests, where)
+            before, now = (f"the content with digest {text(of.get(name))}" for of in (known, read))
+            _check_same(name, before, now, where)
         for name in (*EVALUATION, "unit"):
             _check_same(name, base[name], found[name], where)
     by_seed: dict[Any, Row] = {}
