@@ -43,7 +43,10 @@ from .simulation import scan as scan
 from .simulation import sharded as sharded
 from .simulation import simulate as simulate
 from .simulation import vmap as vmap
+from .studies import Study as Study
+from .studies import Tuning as Tuning
 from .studies import frontier as frontier
+from .studies import run_study as run_study
 from .tasks import Task as Task
 from .tasks import classification as classification
 from .tasks import language_model as language_model

@@ -24,6 +24,7 @@ FIRST = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_han
 COMMANDS = {
     "train": (("train", *RUN, "--rounds", "500"), "rounds.jsonl"),
     "frontier": (("frontier", *RUN[:14], "--seeds", *map(str, range(99))), "results.jsonl"),
+    "study": (("study", "tests/helpers/a_study.py"), "tuning.jsonl"),
     "codecs": (("codecs", "--entries", "65536"), "codecs.jsonl"),
     "bench": (("bench", "--rungs", "middle"), "bench.json"),
     "help": (("train", "--help"), "none"),

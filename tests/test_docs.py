@@ -9,7 +9,12 @@ from fedjax_compression import registry
 from fedjax_llm.aggregators import registry as aggregators
 from fedjax_llm.algorithms import registry as methods
 from fedjax_llm.attacks import registry as attacks
+from fedjax_llm.cli.main import main
+from fedjax_llm.cli.study import study_in
 from fedjax_llm.data import registry as data
+from fedjax_llm.studies.intervals import critical
+from fedjax_llm.studies.sweep import built
+from fedjax_llm.studies.tuning import candidates_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -68,6 +73,48 @@ def test_the_example_of_the_privacy_document_runs(capsys):
     assert relation == "add_or_remove"
     # the noise for epsilon 2 in one release, by sqrt(20) for 20 rounds
     assert abs(float(noise) / 20**0.5 - 1.9938) < 0.001
+
+
+def test_the_study_of_the_documents_can_be_built(tmp_path):
+    """One candidate and one reported run are prepared; none is run."""
+    path = tmp_path / "study.py"
+    (code,) = examples("docs/studies.md")
+    path.write_text(code)
+    study = study_in(path)
+    candidates = candidates_of(study.tune, study.configurations)
+    assert [len(each.configs) for each in candidates] == [3] * 4
+    runs = study.runs([study.tune.reported(study.configurations[-1])])
+    assert len(runs) == 3
+    assert len(built([candidates[-1].trials[-1], runs[-1]])) == 2
+
+
+@pytest.mark.slow
+def test_the_study_of_the_documents_runs(tmp_path, capsys):
+    """One of its two methods, to save time."""
+    path = tmp_path / "study.py"
+    (code,) = examples("docs/studies.md")
+    assert '("fed_avg()", "fed_prox(mu=0.1)")' in code
+    path.write_text(code.replace('("fed_avg()", "fed_prox(mu=0.1)")', '("fed_prox(mu=0.1)",)'))
+    out = tmp_path / "out"
+    main(["study", str(path), "--out", str(out), "--together"])
+    said = capsys.readouterr().out
+    assert "against bytes sent both ways" in said
+    assert all(codec in said for codec in ("identity()", "eden(bits=1)"))
+    assert {each.name for each in out.iterdir()} >= {
+        *("results.jsonl", "study.json", "tuning.jsonl", "frontier.png", "both.png"),
+    }
+    main(["report", str(out)])
+    assert (out / "report.html").exists()
+
+
+def test_the_table_of_seeds_in_the_documents_is_students():
+    text = (ROOT / "docs/studies.md").read_text()
+    seeds, errors = (
+        [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if line.startswith(("| seeds", "| standard errors"))
+    )
+    assert errors == [f"{critical(int(count)):.1f}" for count in seeds]
 
 
 @pytest.mark.parametrize("number", range(5))

@@ -61,6 +61,11 @@ CALLS = {
         "TypeError: simulate: secret: expected a Secret or None, got a str; "
         "Secret(secrets.token_bytes(32)) makes one."
     ),
+    "Study(['eden()'])": "TypeError: study: configurations: expected RunConfig, got 'eden()'.",
+    "Tuning(candidates=3)": (
+        "TypeError: tune: candidates: expected values by field or a function of a configuration, "
+        "got 3."
+    ),
     "data.pooled({1: [], '1': []})": (
         "TypeError: pooled: examples: client 1: expected a name as text, got 1; '1' is one."
     ),

@@ -17,6 +17,7 @@ from .bench import bench
 from .codecs import codecs
 from .frontier import QUICK, frontier_from
 from .report import report
+from .study import study
 from .train import train
 
 
@@ -41,6 +42,7 @@ def run(args: Sequence[str]) -> None:
         "bench": bench,
         "frontier": frontier_from(QUICK if "--quick" in args else RunConfig()),
         "report": report,
+        "study": study,
     }
     said = io.StringIO()
     try:

@@ -1,12 +1,15 @@
 """`fedjax-llm frontier`."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from .. import studies
 from ..runs import RunConfig
 from ..runs.registries import load_plugins
-from .output import failures, keep_programs, print_table
+from ..studies import Study, run_study
+from .output import keep_programs
+from .study import show
 
 QUICK = RunConfig(rounds=6, clients=16)
 """The defaults of `frontier --quick`."""
@@ -20,6 +23,8 @@ def frontier_from(base: RunConfig) -> Callable[..., None]:
         codecs: tuple[str, ...] = (),
         seeds: tuple[int, ...] = (),
         quick: bool = False,
+        target: float | None = None,
+        costs: tuple[str, ...] = ("uplink",),
         together: bool = False,
         compilation_cache: Path | None = None,
         plugin: tuple[str, ...] = (),
@@ -33,6 +38,9 @@ def frontier_from(base: RunConfig) -> Callable[..., None]:
             codecs: Uplink codecs to compare. Default: twelve codecs.
             seeds: Seeds to repeat each codec with. Default: --seed.
             quick: Six codecs for six rounds of sixteen clients, unless other flags say otherwise.
+            target: Loss, in nats, to which the cost is reported too. Needs --evaluate-every.
+            costs: What to draw loss against: uplink, downlink, both, seconds. Simulated seconds
+                are drawn wherever there is a link.
             together: Run the seeds of a codec as one program: equal to rounding, and faster where
                 one run does not fill the device, for the memory of all.
             compilation_cache: Folder in which compiled programs are kept for later commands.
@@ -43,10 +51,12 @@ def frontier_from(base: RunConfig) -> Callable[..., None]:
         load_plugins(plugin)
         keep_programs(compilation_cache)
         codecs = codecs or (studies.QUICK_CODECS if quick else studies.CODECS)
-        rows = studies.frontier(run, codecs, seeds=seeds or None, out=out, together=together)
-        timed = studies.cost_of(rows) is studies.SECONDS
-        names = ("results.jsonl", "frontier.png", *(["seconds.png"] * timed))
-        files = "  ".join(str(out / name) for name in names)
-        print_table(studies.table(rows), *failures(rows), files)
+        found = Study(
+            [dataclasses.replace(run, uplink=codec) for codec in codecs],
+            seeds=seeds or (run.seed,),
+            target=target,
+            costs=costs,
+        )
+        show(found, run_study(found, out=out, together=together), out)
 
     return frontier

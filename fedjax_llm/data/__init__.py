@@ -5,6 +5,7 @@ from .batches import Batching, all_windows, cohort_batches, step_counts
 from .contract import ClientData, Rows
 from .hold_out import HoldOut, hold_out
 from .ngram import bigram_nats
+from .partitions.aside import reported_clients, tuning_clients
 from .partitions.deal import by_key, dirichlet, iid, label_shards, log_normal, power_law
 from .partitions.table import draw_partition, partition, partition_table
 from .readers.chitchat import chitchat
@@ -82,6 +83,7 @@ __all__ = [
     "partition_table",
     "pooled",
     "power_law",
+    "reported_clients",
     "save_corpus",
     "shakespeare",
     "sharegpt",
@@ -93,4 +95,5 @@ __all__ = [
     "tokenize_choices",
     "tokenize_labelled",
     "tokenize_pairs",
+    "tuning_clients",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedjax_compression.checks import check_function, check_new_name
 
+from .partitions.aside import reported_clients, tuning_clients
 from .partitions.deal import dirichlet, iid, label_shards, log_normal, power_law
 from .readers.chitchat import chitchat
 from .readers.examples import Example, Examples, Fields, Records, alpaca, pooled, sharegpt
@@ -43,9 +44,11 @@ DATA: dict[str, Callable[..., Any]] = {
     "jsonl": jsonl,
     "pair_fields": PairFields,
     "parquet": parquet,
+    "reported_clients": reported_clients,
     "shakespeare": _shakespeare,
     "sharegpt": sharegpt,
     "sharegpt_pairs": sharegpt_pairs,
+    "tuning_clients": tuning_clients,
     **{
         deal.__name__: _dealt(deal)
         for deal in (dirichlet, iid, label_shards, log_normal, power_law)
@@ -53,7 +56,8 @@ DATA: dict[str, Callable[..., Any]] = {
 }
 """Factories that the `data` of a run may name.
 
-The first argument of a partition is other data, such as `iid(chitchat(), clients=9, seed=0)`.
+The first argument of a partition is other data, such as `iid(chitchat(), clients=9, seed=0)`; so is
+that of `tuning_clients` and `reported_clients`, which keep some of its clients.
 """
 
 

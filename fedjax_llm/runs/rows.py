@@ -88,6 +88,7 @@ def summary(run: Run, ended: Ended, watched: Watched | None = None) -> Row:
             "unit": run.unit,
             "rounds": len(rows),
             **_bytes(run, rows),
+            **_evaluations(run, rows),
             "failed": None if run.private else sum(row["failed"] for row in rows),
             "digest": _digest(run, trained),
             "seconds": round(seconds, 3),
@@ -185,6 +186,13 @@ def _bytes(run: Run, rows: Sequence[Row]) -> Row:
             else {}
         ),
     }
+
+
+def _evaluations(run: Run, rows: Sequence[Row]) -> Row:
+    """The losses on held-out text of the rounds that were evaluated; nothing if none was."""
+    name = f"heldout_nats_per_{run.unit}"
+    found = [{"round": row["round"], name: row[name]} for row in rows if name in row]
+    return {"evaluations": found} if found else {}
 
 
 def versions() -> dict[str, str]:

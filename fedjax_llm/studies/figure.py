@@ -1,65 +1,177 @@
-"""A sweep as a picture."""
+"""A study as a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..runs import Row
-from .front import BYTES, Cost, points, unit
+from ..runs import Row, RunConfig
+from .costs import BYTES, Cost, evaluated, unit
+from .points import Point, points
 from .table import UNCOMPRESSED
 
 MARKERS = "osv^<>PXphd*"
 
 
-def draw(rows: Sequence[Row], path: Path, cost: Cost = BYTES) -> None:
-    """Draw held-out loss against a cost, with the Pareto front and the uncompressed run.
+def draw(
+    rows: Sequence[Row],
+    path: Path,
+    cost: Cost = BYTES,
+    *,
+    target: float | int | None = None,
+    wanted: Sequence[RunConfig | Row] = (),
+) -> None:
+    """Draw held-out loss against a cost, with the Pareto front and the uncompressed runs.
 
-    Bars span the seeds. Codecs whose loss was not measured, or is not finite, are left out. The PNG
-    is the same for the same rows.
+    Where rounds were evaluated a thin line leads to a point, through the means over its seeds. Bars
+    are bootstrap intervals over the seeds. A name stands beside its point where there is room,
+    and else in a legend. A point of which a run diverged is a cross above the others, at its cost,
+    and says so; one that lacks seeds says how many it has; those without a loss are left out. The
+    PNG is the same for the same rows.
 
     Args:
         rows: Summary rows.
         path: File to write.
         cost: Uplink bytes by default.
+        target: Loss to draw a line at.
+        wanted: Configurations that should have a row.
 
     """
     import matplotlib  # noqa: PLC0415 - takes half a second, and few runs draw
+    from matplotlib.colors import to_rgb  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import LogLocator  # noqa: PLC0415
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.add_subplot()
-    found = points(rows, cost)
+    found = points(rows, cost, wanted=wanted)
     shown = sorted(
-        (p for p in found if p.nats is not None and np.isfinite(p.nats)),
-        key=lambda p: -p.uplink_bytes,
+        (p for p in found if p.nats is not None and p.cost is not None),
+        key=lambda p: -(p.uplink_bytes or 0),
     )
+    finite = [p for p in shown if p.nats is not None and np.isfinite(p.nats)]
+    top = max((_ends(p)[1] for p in finite), default=1.0)
     colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(shown)))
+    alone = sum(p.codec == UNCOMPRESSED for p in shown) == 1
+    names = []
     for number, (p, colour) in enumerate(zip(shown, colours, strict=True)):
-        plain = p.codec == UNCOMPRESSED
-        nats, lowest, highest = np.array([p.nats, p.lowest, p.highest], float)
-        axes.errorbar(
-            p.cost / cost.unit,
+        plain, lost = p.codec == UNCOMPRESSED, p not in finite
+        low, high = (top, top) if lost else _ends(p)
+        nats = top if lost else float(p.nats or 0)
+        (line, *_) = axes.errorbar(
+            (p.cost or 0) / cost.unit,
             nats,
-            yerr=[[nats - lowest], [highest - nats]],
-            marker="D" if plain else MARKERS[number % len(MARKERS)],
+            yerr=[[nats - low], [high - nats]],
+            marker="x" if lost else "D" if plain else MARKERS[number % len(MARKERS)],
             markersize=9 if plain else 7,
-            color="black" if plain else colour,
+            color="black" if plain and alone else colour,
             linestyle="",
             capsize=3,
-            label=f"{p.codec}, uncompressed" if plain else p.codec,
+            label=_name(p),
         )
-    front = sorted((p.cost / cost.unit, p.nats) for p in shown if p.on_front)
-    axes.plot(*zip(*front, strict=True), color="grey", zorder=0, label="Pareto front")
-    if bigram := rows[0].get("heldout_bigram_nats_per_byte"):
+        along = curve(p, cost)
+        axes.plot(
+            [at / cost.unit for at, _ in along],
+            [loss for _, loss in along],
+            color=line.get_color(),
+            linewidth=0.8,
+            alpha=0.7,
+        )
+        names.append(
+            axes.annotate(
+                _name(p),
+                ((p.cost or 0) / cost.unit, nats),
+                (8, 5),
+                textcoords="offset points",
+                fontsize=8,
+                color=0.6 * np.array(to_rgb(line.get_color())),  # yellow is hard to read
+            )
+        )
+    front = sorted(
+        (p.cost / cost.unit, p.nats) for p in finite if p.on_front and p.cost is not None
+    )
+    axes.plot(
+        *(zip(*front, strict=True) if front else ((), ())),
+        color="grey",
+        zorder=0,
+        label="Pareto front",
+    )
+    if target is not None:
+        axes.axhline(target, color="grey", linestyle="--", label="target")
+    if rows and (bigram := rows[0].get("heldout_bigram_nats_per_byte")):
         axes.axhline(bigram, color="grey", linestyle=":", label="byte bigram")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
+    if shown and all(p.cost for p in shown):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(cost.label)
     axes.set_ylabel(f"held-out nats per {unit(rows)}")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    _name_points(figure, axes, names)
     figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def curve(point: Point, cost: Cost) -> list[tuple[float, float]]:
+    """Mean cost and mean loss at each evaluation that all seeds have, the last of the run too."""
+    seeds = [evaluated(row, cost) for row in point.rows]
+    shared = set.intersection(*(set(each) for each in seeds)) if seeds else set()
+    found = [np.mean([each[number] for each in seeds], axis=0) for number in sorted(shared)]
+    return [(float(at), float(loss)) for at, loss in found] if len(found) > 1 else []
+
+
+def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
+    """Keep the names beside their points if all of them fit; otherwise put them into a legend.
+
+    A name may stand above, below, left or right of its point; it fits where it is within the axes
+    and meets no other name.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    placed: list[Any] = []
+    for name in names:
+        for offset, side in PLACES:
+            name.set_position(offset)
+            name.set_horizontalalignment(side)
+            box = name.get_window_extent()
+            inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+            inside &= axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
+            if inside and not any(box.overlaps(other) for other in placed):
+                placed.append(box)
+                break
+        else:
+            for each in names:
+                each.remove()
+            figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+            return
+    handles, labels = axes.get_legend_handles_labels()
+    own = [(h, text) for h, text in zip(handles, labels, strict=True) if text in REFERENCES]
+    axes.legend(*zip(*own, strict=True), fontsize=8, frameon=False)
+
+
+PLACES = (
+    *(((8.0, 5.0), "left"), ((-8.0, 5.0), "right"), ((8.0, -12.0), "left")),
+    *(((-8.0, -12.0), "right"), ((0.0, 10.0), "center"), ((0.0, -18.0), "center")),
+)
+"""Where a name may stand, in points from its marker, and its alignment."""
+REFERENCES = ("Pareto front", "byte bigram", "target")
+
+
+def _name(point: Point) -> str:
+    """A point's label, with what must be known of it."""
+    said = [point.label]
+    if point.codec == UNCOMPRESSED and set(point.fields) <= {"uplink"}:
+        said.append("uncompressed")
+    if point.nats is not None and not np.isfinite(point.nats):
+        said.append("diverged")
+    elif any(note.startswith("no finished run") for note in point.notes):
+        said.append(f"{len(point.rows)} seed{'s' * (len(point.rows) != 1)} alone")
+    return ", ".join(said)
+
+
+def _ends(point: Point) -> tuple[float, float]:
+    nats = float(point.nats or 0)
+    return point.interval or (nats, nats)

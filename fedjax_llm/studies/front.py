@@ -1,95 +1,11 @@
-"""Points of a sweep, and its Pareto front: the runs that no other beats in cost and loss."""
+"""Pareto fronts: the points that no other beats in cost and loss."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from ..runs import Row
-from ..runs.contents import check_contents
-
-
-class Cost(NamedTuple):
-    """The cost that loss is drawn against.
-
-    Attributes:
-        field: The row's field that holds it.
-        words: Its name in a table's title.
-        label: Label of a figure's axis.
-        unit: What the field is divided by for that axis.
-
-    """
-
-    field: str
-    words: str
-    label: str
-    unit: float
-
-
-BYTES = Cost(
-    "uplink_bytes", "bytes sent by clients", "sent by all clients over the run (MiB)", 2.0**20
-)
-SECONDS = Cost(
-    "simulated_seconds", "simulated seconds", "simulated seconds of the run on its link", 1.0
-)
-
-
-class Point(NamedTuple):
-    """One codec, averaged over its seeds.
-
-    Attributes:
-        codec: Its text.
-        cost: The cost that the front is drawn against.
-        uplink_bytes: Bytes that clients sent.
-        bits_per_parameter: Uplink bits per trainable parameter and message.
-        nats: Loss on held-out data of training clients, per byte, token, pair or text; infinite
-            where a run diverged, None where it was not measured.
-        lowest: The smallest such loss over the seeds.
-        highest: The largest.
-        unseen_nats: The same loss on unseen clients.
-        seconds: Wall-clock seconds of a run.
-        on_front: Whether no other codec is at most as large in cost and loss and smaller in one.
-
-    """
-
-    codec: str
-    cost: float
-    uplink_bytes: float
-    bits_per_parameter: float
-    nats: float | None
-    lowest: float | None
-    highest: float | None
-    unseen_nats: float | None
-    seconds: float
-    on_front: bool
-
-
-def unit(rows: Sequence[Row]) -> str:
-    """What the rows' loss is a mean over: "byte", "token", "pair" or "text"."""
-    first = rows[0] if rows else {}
-    return first.get("unit", "pair" if "heldout_nats_per_pair" in first else "byte")
-
-
-def cost_of(rows: Sequence[Row]) -> Cost:
-    """`SECONDS` where every row has simulated seconds, else `BYTES`."""
-    return SECONDS if all(SECONDS.field in row for row in rows) else BYTES
-
-
-def points(rows: Sequence[Row], cost: Cost = BYTES) -> list[Point]:
-    """One point per codec, in the order of the rows; runs that diverged have infinite nats.
-
-    Raises `ValueError` for rows made from different contents, naming what differs.
-    """
-    if any("contents" in row for row in rows):
-        for row in rows:
-            where = f"the row of {rows[0]['codec']}, seed {rows[0]['seed']}"
-            check_contents(rows[0].get("contents"), row.get("contents", {}), where=where)
-    by_codec: dict[str, list[Row]] = {}
-    for row in rows:
-        by_codec.setdefault(row["codec"], []).append(row)
-    means = [_mean(codec, group, cost) for codec, group in by_codec.items()]
-    front = pareto_front([(p.cost, np.inf if p.nats is None else p.nats) for p in means])
-    return [p._replace(on_front=on) for p, on in zip(means, front, strict=True)]
+from .intervals import is_positive
 
 
 def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
@@ -108,23 +24,55 @@ def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def _mean(codec: str, rows: Sequence[Row], cost: Cost) -> Point:
-    def over_seeds(name: str) -> np.ndarray:
-        """The values of the seeds that have one; infinite where it was not finite."""
-        values = [row[name] for row in rows if name in row]
-        return np.array([np.inf if value is None else value for value in values], float)
+def significant_front(
+    costs: Sequence[float | int], losses: Sequence[Mapping[Any, float | int]]
+) -> list[bool]:
+    """For each point: whether paying its cost buys a loss that is significantly lower.
 
-    per = f"nats_per_{unit(rows)}"
-    nats, unseen = (over_seeds(f"{which}_{per}") for which in ("heldout", "unseen"))
-    return Point(
-        codec,
-        over_seeds(cost.field).mean(),
-        over_seeds("uplink_bytes").mean(),
-        over_seeds("uplink_bits_per_parameter").mean(),
-        nats.mean() if nats.size else None,
-        nats.min() if nats.size else None,
-        nats.max() if nats.size else None,
-        unseen.mean() if unseen.size else None,
-        over_seeds("seconds").mean(),
-        on_front=False,
-    )
+    The rule: points are taken from the cheapest on, and of one cost the lowest loss first. A point
+    is on the front if its loss is significantly lower than that of every point taken onto the front
+    before it: the difference, seed by seed, is positive by Student's t-test (`is_positive`). The
+    differences are paired, as a seed draws the same clients and the same held-out text for every
+    point. Two points with one seed in common have nothing to test, and their difference counts as
+    it is; two with none are not told apart, and the dearer one stays off.
+
+    A point that is no better than a cheaper one of the front is on it once in 40 times at most,
+    where its differences are normal, whatever the number of seeds; of 40 such points, one is. What
+    seeds add is power: to be told apart, two points must differ by more than 12.7 standard errors
+    of the difference with two seeds, 4.3 with three, 2.8 with five and 2.3 with ten. Costs are
+    compared by their means.
+
+    Args:
+        costs: A cost for each point.
+        losses: Its losses by seed.
+
+    Returns:
+        Whether each is on the front; a point without a loss, or with one that is not finite, is
+        not.
+
+    Example:
+        >>> cheap, dear = {0: 3.0, 1: 3.2, 2: 3.1}, {0: 2.9, 1: 3.1, 2: 3.0}
+        >>> noisy = {0: 2.9, 1: 2.4, 2: 3.0}
+        >>> significant_front([1.0, 2.0], [cheap, dear])
+        [True, True]
+        >>> significant_front([1.0, 2.0], [cheap, noisy])
+        [True, False]
+
+    """
+    means = [np.mean(list(of.values())) if of else np.inf for of in losses]
+    order = [
+        number
+        for number in np.lexsort((np.asarray(means), np.asarray(costs, float))).tolist()
+        if np.isfinite(costs[number]) and np.isfinite(means[number])
+    ]
+    front: list[int] = []
+    for number in order:
+        if all(significantly_lower(losses[number], losses[other]) for other in front):
+            front.append(number)
+    return [number in front for number in range(len(losses))]
+
+
+def significantly_lower(loss: Mapping[Any, float | int], other: Mapping[Any, float | int]) -> bool:
+    """Whether a loss is lower than another beyond what the seeds that both have leave open."""
+    gains = [other[seed] - loss[seed] for seed in sorted(loss.keys() & other.keys(), key=str)]
+    return gains[0] > 0 if len(gains) == 1 else is_positive(gains)

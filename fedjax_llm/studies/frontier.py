@@ -1,15 +1,14 @@
-"""A bandwidth-loss frontier: a sweep with its table and pictures."""
+"""The frontier of uplink codecs: a study whose configurations differ in their uplink alone."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedjax_compression import Compressor
 
-from ..runs import Row, RunConfig, locked
-from ..runs.live import minute_lines
-from .figure import draw
-from .front import SECONDS, cost_of
-from .sweep import CODECS, configurations, sweep
+from ..runs import Named, Row, RunConfig
+from .study import Study, run_study
+from .sweep import CODECS
 
 
 def frontier(
@@ -22,8 +21,8 @@ def frontier(
 ) -> list[Row]:
     """Compare uplink codecs: how much loss for how many bytes?
 
-    Writes `results.jsonl` (a row for each run), `frontier.png`, and `seconds.png` where the runs
-    have a link. Runs whose row is already in `results.jsonl` are not run again.
+    It is `run_study` of configurations that differ in their uplink, and writes what that does:
+    `results.jsonl`, `frontier.png`, and `seconds.png` where the runs have a link.
 
     Args:
         base: What the runs have in common.
@@ -56,15 +55,8 @@ def frontier(
         ('mine(bits=1)', True)
 
     """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder to write to, got a file.")
-    with minute_lines("reading data and model"):
-        configs = configurations(base, codecs, (base.seed,) if seeds is None else seeds)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        rows = list(sweep(configs, folder / "results.jsonl", together=together))
-    draw(rows, folder / "frontier.png")
-    if cost_of(rows) is SECONDS:
-        draw(rows, folder / "seconds.png", SECONDS)
-    return rows
+    if isinstance(codecs, Mapping):
+        codecs = [Named(text, value) for text, value in codecs.items()]
+    configs = [dataclasses.replace(base, uplink=codec) for codec in codecs]
+    seeds = (base.seed,) if seeds is None else seeds
+    return run_study(Study(configs, seeds=seeds), out=out, together=together)

@@ -1,7 +1,7 @@
-"""A sweep: one run per codec and seed, stored as rows; stored rows are not run again."""
+"""A sweep: one run per configuration, stored as rows; stored rows are not run again."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedjax_compression import Compressor
@@ -11,8 +11,8 @@ from ..runs.contents import Contents, check_contents
 from ..runs.live import Live, Pace, line, live_progress, mebibytes, on_terminal
 from ..runs.quality import Watched
 from ..runs.results import append_row, read_rows
-from .front import unit
-from .settings import identity
+from .costs import unit
+from .settings import identity, label, settings, varying
 
 CODECS = (
     "identity()",
@@ -61,12 +61,17 @@ def configurations(
     """
     if isinstance(codecs, Mapping):
         codecs = [Named(text, value) for text, value in codecs.items()]
-    wanted = [
+    return built(
         dataclasses.replace(base, uplink=codec, seed=seed) for seed in seeds for codec in codecs
-    ]
-    if not wanted:
-        raise ValueError("frontier: expected at least one codec and one seed, got none.")
-    found = {}
+    )
+
+
+def built(wanted: Iterable[RunConfig]) -> dict[RunConfig, Contents]:
+    """Build each configuration, before any runs; return them with what they read.
+
+    Raises `ValueError` for one that cannot be built, for one without held-out text, and for none.
+    """
+    found: dict[RunConfig, Contents] = {}
     for config in wanted:
         run = prepare(config)
         if not run.evaluated.heldout.names:
@@ -75,11 +80,17 @@ def configurations(
                 f"{run.config.heldout}; give a larger share or text of its own."
             )
         found[run.config] = run.contents
+    if not found:
+        raise ValueError("frontier: expected at least one codec and one seed, got none.")
     return found
 
 
 def sweep(
-    configs: Mapping[RunConfig, Contents], results: Path, *, together: bool = False
+    configs: Mapping[RunConfig, Contents],
+    results: Path,
+    *,
+    together: bool = False,
+    what: str = "",
 ) -> Iterator[Row]:
     """Yield the summary row of each configuration; run those whose row is missing.
 
@@ -89,6 +100,7 @@ def sweep(
         configs: The configurations, from `configurations`.
         results: File of rows (JSON lines); new rows are appended.
         together: Run configurations that differ only in their seed as one program.
+        what: What opens each line of progress.
 
     Raises:
         ValueError: For a file with a line that is no row; for a row made from other contents than
@@ -106,6 +118,8 @@ def sweep(
             if old:
                 where = f"the row of {config.uplink}, seed {config.seed}, in {results}"
                 check_contents(old.get("contents"), contents, where=where)
+    given = [settings({"config": dataclasses.asdict(config)}) for config in configs]
+    names = varying(given)
     pace = Pace(sum(row is None for row in stored))
     for number, config in enumerate(configs, start=1):
         if _of(config) not in rows:
@@ -115,7 +129,8 @@ def sweep(
                 if each == config
                 or (together and _of(each) not in rows and _but_seed(each) == _but_seed(config))
             ]
-            title = f"{number}/{len(configs)} {config.uplink}, seed {config.seed}"
+            which = label(given[number - 1], names)
+            title = f"{what}{number}/{len(configs)} {which}, seed {config.seed}"
             with live_progress(title, rounds=config.rounds) as show:
                 for new in _executed(missing, configs, show):
                     rows[identity(new["config"])] = new

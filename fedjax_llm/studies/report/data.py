@@ -1,5 +1,6 @@
 """Everything that a report shows, as one plain dictionary."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 from ..._version import __version__
 from ...runs import Row
-from .points import INTERVAL, Group, group, lacking, over_seeds, settings
+from ..groups import Group, grouped, in_order, notes_on, want
+from ..intervals import critical
+from ..settings import check_comparable, measured_on, seed_of, settings, text, varying
+from .points import INTERVAL, lacking, over_seeds
 from .read import Found, read_folder
 from .rounds import EVALUATED, columns, number
 
@@ -29,13 +33,14 @@ def page_data(folder: Path) -> dict[str, Any]:
     """Read a folder and arrange what a page shows of it.
 
     Args:
-        folder: A folder that `train`, `frontier` or `codecs` wrote, or one that holds such folders.
+        folder: A folder that a command wrote, or one that holds such folders.
 
     Returns:
-        `name`, `version`, `interval`; `notes` on what is not whole; `fields` that vary between
-        points; `costs` and `measures` to choose from; `common`, which all configurations share;
-        `points`, `runs` and `codecs`. It holds nothing but texts, numbers, lists and dictionaries,
-        and is the same for the same files.
+        `name`, `version`, `interval`; `critical`, Student's t by the number of seeds, for the
+        front; `notes` on what is not whole; `fields` that vary between points; `costs` and
+        `measures` to choose from; `common`, which all configurations share; `points`, `runs` and
+        `codecs`. It holds nothing but texts, numbers, lists and dictionaries, and is the same for
+        the same files.
 
     Raises:
         ValueError: For a folder without results.
@@ -47,35 +52,50 @@ def page_data(folder: Path) -> dict[str, Any]:
     if not found.files:
         raise ValueError(
             f"{folder}: expected results.jsonl, rounds.jsonl, summary.json or codecs.jsonl in it "
-            "or below, got none; train, frontier and codecs write them."
+            "or below, got none; train, frontier, study and codecs write them."
         )
     runs = [run._replace(row=_with_both(run.row)) for run in found.runs]
-    settings_of = [settings(run.row) for run in runs]
-    groups = group(runs, settings_of)
+    rows = [run.row for run in runs]
+    all_groups = grouped(
+        rows,
+        contents=None,
+        states=[run.state for run in runs],
+        where=[run.where for run in runs],
+    )
+    for config in found.wanted:
+        want(all_groups, config)
+    groups = [group for group in all_groups.values() if group.runs]
+    settings_of = [settings(row, None) for row in rows]
     names = list(dict.fromkeys(name for each in settings_of for name in each))
-    shown = [{name: each.get(name, "none") for name in names} for each in settings_of]
-    varying = [n for n in names if n != "seed" and len({each[n] for each in shown}) > 1]
-    fields = _fields(shown, sorted({*varying, "uplink"}, key=_first))
+    shown = [{name: text(each.get(name)) for name in names} for each in settings_of]
+    vary = varying(settings_of)
+    fields = _fields(shown, sorted({*vary, "uplink"}, key=_first))
     numbers = _numbers(runs)
     counted = {index for each in groups for index in each.runs.values()}
-    seeds = sorted({seed for each in groups for seed in each.runs}, key=_by_number)
+    seeds = sorted({seed for each in groups for seed in each.wanted}, key=in_order)
+    measures = list(dict.fromkeys(json.dumps(measured_on(row), sort_keys=True) for row in rows))
     most = min(200, max(20, ENTRIES // max(1, len(runs))))
     return {
         "name": folder.resolve().name,
         "version": __version__,
         "interval": INTERVAL,
-        "notes": [*found.notes, *_run_notes(runs)],
+        "critical": [None, None, *(critical(n) for n in range(2, len(seeds) + 1))],
+        "notes": [
+            *found.notes,
+            *_run_notes(runs),
+            *_comparison([rows[i] for i in sorted(counted)]),
+        ],
         "fields": fields,
         "costs": [{"name": n, "label": label} for n, label in COSTS.items() if n in numbers],
         "measures": [_measure(name) for name in numbers if re.fullmatch(EVALUATED, name)],
         "numbers": numbers,
         "references": _references(runs),
-        "common": {n: shown[0][n] for n in names if n not in (*varying, "seed")} if shown else {},
-        "points": [_point(each, runs, shown, fields, numbers, seeds) for each in groups],
+        "common": {n: shown[0][n] for n in names if n not in vary} if shown else {},
+        "points": [_point(each, rows, shown, fields, numbers, seeds, measures) for each in groups],
         "runs": [
             {
                 "fields": _indices(fields, shown[index]),
-                "seed": settings_of[index]["seed"],
+                "seed": text(seed_of(run.row)),
                 "where": run.where,
                 "state": run.state or ("" if index in counted else "duplicate"),
                 "numbers": {n: number(run.row[n]) for n in numbers if n in run.row},
@@ -92,10 +112,6 @@ def page_data(folder: Path) -> dict[str, Any]:
 def _first(name: str) -> tuple[int, str]:
     order = ("algorithm", "uplink", "downlink")
     return (order.index(name) if name in order else len(order), name)
-
-
-def _by_number(seed: str) -> tuple[int, str]:
-    return (int(seed) if seed.lstrip("-").isdecimal() else 0, seed)
 
 
 def _fields(shown: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -148,33 +164,43 @@ def _numbers(runs: Sequence[Found]) -> list[str]:
 
 def _point(
     of: Group,
-    runs: Sequence[Found],
+    every: Sequence[Row],
     shown: Sequence[Mapping[str, str]],
     fields: Sequence[Mapping[str, Any]],
     numbers: Sequence[str],
-    seeds: Sequence[str],
+    seeds: Sequence[Any],
+    measures: Sequence[str],
 ) -> dict[str, Any]:
-    rows = [runs[index].row for index in of.runs.values()]
+    by_seed = {seed: every[of.runs[seed]] for seed in sorted(of.runs, key=in_order)}
+    rows = list(by_seed.values())
     means = {name: over_seeds(rows, name) for name in numbers}
-    versions = sorted({text for row in rows for text in _versions(row)})
-    notes = list(of.notes)
-    if len({tuple(_versions(row)) for row in rows}) > 1:
-        notes.append(f"its runs had different versions: {', '.join(versions)}")
-    if lost := sum(number(row.get("failed")) or 0 for row in rows):
-        notes.append(f"{lost} updates were not finite and were left out")
+    notes = [*of.notes, *notes_on(by_seed, seeds)]
     for name, each in means.items():
         if each and re.fullmatch(EVALUATED, name) and each[3] < len(rows):
             notes.append(f"{name} was measured for {each[3]} of {len(rows)} seeds")
         if each and each[4]:
             notes.append(f"{name}: {each[4]} of {each[3]} runs diverged; no mean")
+    indices = [of.runs[seed] for seed in by_seed]
     return {
-        "fields": _indices(fields, shown[next(iter(of.runs.values()))]),
-        "runs": list(of.runs.values()),
-        "seeds": list(of.runs),
-        "missing": [seed for seed in seeds if seed not in of.runs],
+        "fields": _indices(fields, shown[indices[0]]),
+        "runs": indices,
+        "seeds": [text(seed) for seed in by_seed],
+        "missing": [text(seed) for seed in seeds if seed not in by_seed],
+        "measured_on": measures.index(json.dumps(measured_on(rows[0]), sort_keys=True)),
         "numbers": {name: each for name, each in means.items() if each},
         "notes": notes,
     }
+
+
+def _comparison(rows: Sequence[Row]) -> list[str]:
+    """A note on what keeps the rows' losses from being compared."""
+    try:
+        check_comparable(rows)
+    except ValueError as error:
+        return [
+            f"Not all losses can be compared, and points that differ so share no front. {error}"
+        ]
+    return []
 
 
 def _versions(row: Row) -> list[str]:

@@ -1,46 +1,16 @@
-"""Runs grouped into points: those that differ in nothing but their seed."""
+"""Numbers of a point of the page, over the seeds of its runs."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...runs import Row
+from ..intervals import interval
 from ..settings import whole
-from .read import Found
 from .rounds import number
 
-INTERVAL = "from the least to the greatest of the seeds"
-"""What the interval around a mean is."""
-SEED = "seed"
-UNKNOWN = "not recorded"
-
-
-class Group(NamedTuple):
-    """Runs of one point.
-
-    Attributes:
-        config: Every field of the configuration but the seed, as text, and the contents' digests.
-        runs: Their numbers, by seed.
-        notes: What a reader must know of them.
-
-    """
-
-    config: dict[str, str]
-    runs: dict[Any, int]
-    notes: list[str]
-
-
-def settings(row: Row) -> dict[str, str]:
-    """Fields of a row's configuration, and digests of its contents, as texts by dotted name.
-
-    Fields that the row lacks, as an earlier version wrote it, have today's defaults.
-    """
-    contents = row.get("contents")
-    of = contents if isinstance(contents, dict) else {"data": UNKNOWN}
-    return _flat(whole(row["config"])) | {
-        f"contents.{name}": text(value)[:16] for name, value in of.items()
-    }
+INTERVAL = "95 % bootstrap intervals of the mean over seeds (of two or three seeds, their range)"
+"""What the interval around a mean is: `interval`."""
 
 
 def lacking(row: Row) -> list[str]:
@@ -48,68 +18,26 @@ def lacking(row: Row) -> list[str]:
     return sorted(name for name in whole({}) if name not in row["config"])
 
 
-def text(value: Any) -> str:
-    """A value of a configuration as text.
-
-    Example:
-        >>> text("eden(bits=1)"), text(None), text(0.5)
-        ('eden(bits=1)', 'none', '0.5')
-
-    """
-    if isinstance(value, str):
-        return value
-    return "none" if value is None else json.dumps(value, sort_keys=True)
-
-
-def group(runs: Sequence[Found], settings_of: Sequence[Mapping[str, str]]) -> list[Group]:
-    """The points, in the order of their first runs.
-
-    A run whose `state` is not empty counts in no point. Of runs with one configuration, seed and
-    contents, the last counts; a note says whether the others had the same digest.
-    """
-    groups: dict[tuple[tuple[str, str], ...], Group] = {}
-    for index, (run, config) in enumerate(zip(runs, settings_of, strict=True)):
-        if run.state:
-            continue
-        without = {name: value for name, value in config.items() if name != SEED}
-        key = tuple(sorted(without.items()))
-        mine = groups.setdefault(key, Group(without, {}, []))
-        seed = config[SEED]
-        if seed in mine.runs:
-            before = runs[mine.runs[seed]]
-            same = before.row.get("digest") == run.row.get("digest") is not None
-            mine.notes.append(
-                f"seed {seed} is there twice, with {'one digest' if same else 'other numbers'}: "
-                f"{run.where} counts, {before.where} does not"
-            )
-        mine.runs[seed] = index
-    return list(groups.values())
-
-
-def interval(values: Sequence[float | int]) -> tuple[float | int, float | int, float | int]:
-    """The mean over seeds, and the interval around it: `INTERVAL`."""
-    return fmean(values), min(values), max(values)
-
-
 def over_seeds(rows: Sequence[Row], name: str) -> list[Any] | None:
     """Mean, lower and upper end, and how many runs it is over, and how many diverged.
 
     None where no run measured it. There is no mean where a run diverged: the first three are None.
+    One run has no interval, and both ends are its value.
+
+    Example:
+        >>> over_seeds([{"loss": 1.0}, {"loss": 3.0}, {}], "loss")
+        [2.0, 1.0, 3.0, 2, 0]
+        >>> over_seeds([{"loss": 1.0}, {"loss": None}], "loss")
+        [None, None, None, 2, 1]
+
     """
     measured = [row[name] for row in rows if name in row]
     if not measured:
         return None
     finite = [value for each in measured if (value := number(each)) is not None]
     lost = len(measured) - len(finite)
-    ends = (None, None, None) if lost else interval(finite)
-    return [*ends, len(measured), lost]
-
-
-def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{above}{name}.")
-        else:
-            found[f"{above}{name}"] = text(value)
-    return found
+    if lost:
+        return [None, None, None, len(measured), lost]
+    low, high = interval(finite) or (finite[0], finite[0])
+    mean = low if low == high else fmean(finite)
+    return [mean, low, high, len(measured), 0]

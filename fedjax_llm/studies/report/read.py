@@ -9,6 +9,9 @@ from typing import NamedTuple
 from ...runs import Row
 from ...runs.delivery import FOLDERS
 from ...runs.results import read_lines
+from ..edges import with_tuning
+from ..groups import state_of
+from ..settings import identity
 
 SKIPPED = (*FOLDERS, "checkpoints")
 """Folders within a run's folder that hold no rows."""
@@ -36,6 +39,7 @@ class Contents(NamedTuple):
 
     Attributes:
         runs: The runs, in the order of their files and lines.
+        wanted: Configurations that should have a row, of `study.json` files.
         codecs: Rows of `codecs.jsonl` files.
         notes: What could not be read, or is not whole: one sentence each.
         files: How many files with results there are.
@@ -43,6 +47,7 @@ class Contents(NamedTuple):
     """
 
     runs: list[Found]
+    wanted: list[Row]
     codecs: list[Row]
     notes: list[str]
     files: int
@@ -54,10 +59,11 @@ def read_folder(folder: Path) -> Contents:
     Nothing is refused: a line that is no row, and a file that is no JSON, become a note.
 
     Args:
-        folder: A folder that `train`, `frontier` or `codecs` wrote, or one that holds such folders.
+        folder: A folder that a command wrote, or one that holds such folders.
 
     """
     runs: list[Found] = []
+    wanted: list[Row] = []
     codecs: list[Row] = []
     notes: list[str] = []
     files = 0
@@ -65,14 +71,17 @@ def read_folder(folder: Path) -> Contents:
         results, measured = place / "results.jsonl", place / "codecs.jsonl"
         if results.name in names:
             files += 1
-            runs += _sweep(results, _where(folder, results), notes)
+            swept = list(_sweep(results, _where(folder, results), notes))
+            known, configs = _of_study(swept, place / "study.json", folder, notes)
+            runs += known
+            wanted += configs
         if {"run.json", "rounds.jsonl", "summary.json"} & names:
             files += 1
             runs += _run(place, folder, names, notes)
         if measured.name in names:
             files += 1
             codecs += [row for _, row in _rows(measured, _where(folder, measured), notes)]
-    return Contents(runs, codecs, notes, files)
+    return Contents(runs, wanted, codecs, notes, files)
 
 
 def _folders(folder: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -85,9 +94,31 @@ def _sweep(path: Path, where: str, notes: list[str]) -> Iterator[Found]:
     for number, row in _rows(path, where, notes):
         at = f"{where}, line {number}"
         if isinstance(row.get("config"), dict):
-            yield Found(row, at, [], _stopped(row))
+            yield Found(row, at, [], state_of(row))
         else:
             notes.append(f"{at}: expected a run's row with its config, got none; left out.")
+
+
+def _of_study(
+    runs: list[Found], path: Path, folder: Path, notes: list[str]
+) -> tuple[list[Found], list[Row]]:
+    """A study's runs, with what its tuning says of them, and its configurations."""
+    about = _object(path, folder, notes)
+    try:
+        rows = with_tuning([run.row for run in runs], about)
+        wanted = [dict(config) for config in about.get("configurations", ())]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        notes.append(f"{_where(folder, path)}: expected what a study writes, got another object.")
+        return runs, []
+    of, done = ({identity(c) for c in each} for each in (wanted, (r.row["config"] for r in runs)))
+    if left := len(of - done):
+        notes.append(f"{_where(folder, path)}: {left} of {len(of)} runs have no row yet.")
+    if of and (others := sum(identity(run.row["config"]) not in of for run in runs)):
+        notes.append(
+            f"{_where(folder, path)}: {others} of {len(runs)} rows beside it are of none of its "
+            "configurations."
+        )
+    return [run._replace(row=row) for run, row in zip(runs, rows, strict=True)], wanted
 
 
 def _run(place: Path, folder: Path, names: set[str], notes: list[str]) -> Iterator[Found]:
@@ -104,7 +135,7 @@ def _run(place: Path, folder: Path, names: set[str], notes: list[str]) -> Iterat
             notes.append(
                 f"{where}: a summary of {done} rounds, beside {len(rounds)} whole rows of rounds."
             )
-        yield Found(row, where, rounds[:done] if isinstance(done, int) else rounds, _stopped(row))
+        yield Found(row, where, rounds[:done] if isinstance(done, int) else rounds, state_of(row))
     elif isinstance(config := about.get("config"), dict):
         of = config.get("rounds")
         row = {"codec": config.get("uplink"), "seed": config.get("seed"), "rounds": len(rounds)}
@@ -115,15 +146,6 @@ def _run(place: Path, folder: Path, names: set[str], notes: list[str]) -> Iterat
             f"{_where(folder, place)}: expected run.json or summary.json with a config, got none; "
             "left out."
         )
-
-
-def _stopped(row: Row) -> str:
-    at = row.get("stopped")
-    if at is None:
-        return ""
-    known = at if isinstance(at, dict) else {}
-    what, done, of = (known.get(name, "?") for name in ("what", "done", "of"))
-    return f"evaluation stopped at {what} {done} of {of}"
 
 
 def _whole_rounds(path: Path, folder: Path, notes: list[str]) -> list[Row]:

@@ -32,10 +32,10 @@ def number(value: Any) -> float | int | None:
 def columns(row: Row, rounds: Sequence[Row], *, most: int) -> Columns:
     """The columns of a run: `round`, and a list as long for each quantity; None where unmeasured.
 
-    They come from the rows of its rounds, or else from the fields of its summary that end in
-    `_by_round`. Bytes and failures are sums over all rounds so far, so that an entry is right
-    whatever rounds are left out. A quantity without a number in some round has no sum, and no
-    column.
+    They come from the rows of its rounds, or else from its summary: its fields that end in
+    `_by_round`, and `evaluations`. Bytes and failures are sums over all rounds so far, so that an
+    entry is right whatever rounds are left out. A quantity without a number in some round has no
+    sum, and no column.
 
     Args:
         row: The summary row.
@@ -77,6 +77,12 @@ def _of_summary(row: Row) -> Columns:
         if name.endswith("_by_round") and isinstance(value, list)
     }
     length = max(map(len, lists.values()), default=0)
+    given = row.get("evaluations")
+    for each in given if isinstance(given, list) else ():
+        at = each.get("round") if isinstance(each, dict) else None
+        if isinstance(at, int) and 1 <= at <= length:
+            for name in each.keys() - {"round"}:
+                lists.setdefault(name, [None] * length)[at - 1] = number(each[name])
     return {
         name: values
         for name, values in lists.items()

@@ -11,7 +11,7 @@ def report(folder: Path | str, out: Path | str | None = None) -> Path:
     """Write a folder's results as one HTML page, which needs no network and no other file.
 
     Args:
-        folder: A folder that `train`, `frontier` or `codecs` wrote, or one that holds such folders.
+        folder: A folder that a command wrote, or one that holds such folders.
         out: The file to write. Default: `report.html` in the folder.
 
     Returns:

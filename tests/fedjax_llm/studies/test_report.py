@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fedjax_llm.cli.main import main
+from fedjax_llm.studies import points
 from fedjax_llm.studies.report import page_data, render
 from fedjax_llm.studies.report.rounds import columns
 from tests.helpers.commands import SMALL, refused, train
@@ -101,8 +102,10 @@ def test_what_is_not_whole_is_named_and_in_no_mean(tmp_path):
     ones = [p for p in data["points"] if p["notes"] and "twice" in p["notes"][0]]
     (twice,) = ones
     assert twice["notes"] == [
-        "seed 0 is there twice, with other numbers: results.jsonl, line 12 counts, "
-        "results.jsonl, line 6 does not"
+        "seed 0: there twice, with other numbers; results.jsonl, line 12, counts, and "
+        "results.jsonl, line 6, not",
+        "seed 7: not counted: evaluation stopped at heldout rows 1 of 9",
+        "no finished run of seeds 7, 8",
     ]
     assert twice["numbers"]["heldout_nats_per_byte"][2] == 9.0
     assert [run["state"] for run in data["runs"]].count("duplicate") == 1
@@ -116,7 +119,60 @@ def test_different_versions_within_a_point_are_named(tmp_path):
     rows[2]["versions"] = {"jax": "0.12.0"}
     write(tmp_path, rows)
     (found,) = page_data(tmp_path)["points"]
-    assert found["notes"] == ["its runs had different versions: jax 0.10.2, jax 0.12.0"]
+    assert found["notes"] == ["mean over versions jax 0.10.2 and jax 0.12.0"]
+
+
+def test_intervals_are_the_bootstrap_of_points(tmp_path):
+    write(tmp_path, sweep(seeds=range(5)))
+    for ours, theirs in zip(
+        page_data(tmp_path)["points"], points(sweep(seeds=range(5))), strict=True
+    ):
+        mean, *ends, count, _ = ours["numbers"]["heldout_nats_per_byte"]
+        assert (mean, tuple(ends), count) == (pytest.approx(theirs.nats), theirs.interval, 5)
+        assert theirs.lowest < ends[0] < ends[1] < theirs.highest
+
+
+def test_losses_of_other_data_are_told_apart(tmp_path):
+    other = row("identity()", 0, contents={"data": "b" * 64})
+    write(tmp_path, [*sweep(("identity()",)), other])
+    data = page_data(tmp_path)
+    assert [p["measured_on"] for p in data["points"]] == [0, 1]
+    said = (
+        "Not all losses can be compared, and points that differ so share no front. data: expected"
+    )
+    assert any(note.startswith(said) for note in data["notes"])
+    write(tmp_path, sweep())
+    data = page_data(tmp_path)
+    assert {p["measured_on"] for p in data["points"]} == {0}
+    assert data["notes"] == []
+
+
+def test_losses_of_a_studys_rounds_are_shown(tmp_path):
+    more = {"evaluations": [{"round": 2, "heldout_accuracy": 0.25}, {"round": 9}, "none"]}
+    write(tmp_path, [row("identity()", 0, **more)])
+    (run,) = page_data(tmp_path)["runs"]
+    assert run["rounds"]["round"] == [1, 2, 3, 4]
+    assert run["rounds"]["heldout_accuracy"] == [None, 0.25, None, None]
+
+
+def test_seeds_that_a_study_lacks_are_missing(tmp_path):
+    rows = sweep(("identity()", "eden(bits=1)"), seeds=(0, 1))
+    about = {"configurations": [each["config"] for each in rows]}
+    write(tmp_path, rows[:1])
+    (tmp_path / "study.json").write_text(json.dumps(about))
+    data = page_data(tmp_path)
+    (one,) = data["points"]
+    assert (one["seeds"], one["missing"]) == (["0"], ["1"])
+    assert one["notes"] == ["no finished run of seed 1"]
+    assert data["notes"] == ["study.json: 3 of 4 runs have no row yet."]
+
+
+def test_a_study_file_that_is_none_is_a_note(tmp_path):
+    write(tmp_path, sweep())
+    for text in ("[", '{"tuned": 3}', '{"configurations": [3]}', '{"tuned": [{"on_edge": 1}]}'):
+        (tmp_path / "study.json").write_text(text)
+        (note,) = page_data(tmp_path)["notes"]
+        assert note.startswith("study.json: expected")
 
 
 def test_an_unfinished_run_is_shown_by_its_whole_rounds(tmp_path):

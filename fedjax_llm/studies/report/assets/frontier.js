@@ -1,4 +1,4 @@
-// The measure against a cost, with intervals over seeds and the front of what is shown.
+// The measure against a cost, with intervals over seeds and the significant front of what is shown.
 function drawFrontier() {
   const box = $("frontier-chart");
   const all = shownPoints().map((item) => {
@@ -15,6 +15,7 @@ function drawFrontier() {
   if (placed.some(({ point }) => point.missing.length))
     caption.push("Hollow: without a seed that other points have.");
   drawLegend(all);
+  listNotes(all);
   if (!placed.length) {
     box.replaceChildren(el("p", { class: "empty" }, "Nothing to draw with these choices."));
     $("frontier-caption").textContent = caption.join(" ");
@@ -41,8 +42,9 @@ function drawFrontier() {
       svg("line", { class: "reference", x1: margin.left, x2: width - margin.right, y1: y.at(value), y2: y.at(value) }),
       svg("text", { class: "reference-label", x: width - margin.right, y: y.at(value) + 14, "text-anchor": "end" }, label),
     );
-  const best = front(measured);
-  marks.append(svg("path", { class: "front", d: `M${best.map((item) => `${x.at(item.x)} ${y.at(item.y)}`).join("L")}` }));
+  const kinds = new Set(measured.map(({ point }) => point.measured_on));
+  const best = kinds.size > 1 ? [] : front(measured);
+  if (best.length) marks.append(svg("path", { class: "front", d: `M${best.map((item) => `${x.at(item.x)} ${y.at(item.y)}`).join("L")}` }));
   const edge = lessIsBetter(state.measure) ? margin.top + 4 : height - margin.bottom - 4;
   placed.sort((a, b) => a.x - b.x || a.y - b.y);
   const nodes = placed.map((item) => {
@@ -61,9 +63,25 @@ function drawFrontier() {
     return node;
   });
   marks.append(...nodes);
-  nameMarks(root, best.map((item) => ({ text: shortName(item.point), x: x.at(item.x), y: y.at(item.y) })), width - margin.right, margin.left);
+  nameMarks(root, (best.length ? best : measured).map((item) => ({ text: shortName(item.point), x: x.at(item.x), y: y.at(item.y) })), width - margin.right, margin.left);
   movable(nodes, { tip: (index) => pointTip(placed[index].point), enter: (index) => choose(placed[index].index, true) });
-  $("frontier-caption").textContent = [`Line: the front of the ${many(measured.length, "point")} shown.`, ...caption].join(" ");
+  const test = "Student's t-test of the differences by seed, one chance in 40; with one seed any difference counts";
+  const among = `of the ${many(measured.length, "point")} shown`;
+  let line = kinds.size > 1 ? "No front: the points shown are measured on different data or in different ways." : "";
+  if (best.length > 1) line = `Line: the front ${among}, each significantly better than every cheaper point of the line (${test}).`;
+  if (best.length === 1) line = `The front ${among} is ${cut(nameOf(best[0].point), 60)} alone: no dearer one is significantly better (${test}).`;
+  $("frontier-caption").textContent = [line, ...caption].join(" ");
+}
+
+// What must be known of the points shown; the table has what is left out here.
+const LISTED = 12;
+function listNotes(items) {
+  const told = items.flatMap(({ point }) => point.notes.map((note) => `${nameOf(point)}: ${note}.`));
+  const left = told.length - LISTED;
+  $("point-notes").replaceChildren(
+    ...told.slice(0, LISTED).map((line) => el("li", {}, line)),
+    ...(left > 0 ? [el("li", {}, `${many(left, "further note")} in the table.`)] : []),
+  );
 }
 
 function drawLegend(items) {

@@ -19,16 +19,31 @@ const shownPoints = () => data.points.map((point, index) => ({ point, index })).
 const lookOf = (item) => look(item.fields[state.colour] ?? 0);
 const lessIsBetter = (name) => data.measures.find((each) => each.name === name)?.less_is_better ?? true;
 
-// Points that no other shown one equals or beats in cost and measure, and beats in one of them.
+// A point's values of the measure by seed.
+const bySeed = (point) =>
+  new Map(point.runs.map((run) => [data.runs[run].seed, data.runs[run].numbers[state.measure]]).filter(([, value]) => Number.isFinite(value)));
+
+// Whether a mean is significantly above zero: `is_positive` of fedjax_llm/studies/intervals.py.
+function isPositive(values) {
+  const count = values.length;
+  if (count < 2) return false;
+  const mean = values.reduce((sum, value) => sum + value, 0) / count;
+  const square = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (count - 1);
+  return mean > data.critical[count] * Math.sqrt(square / count);
+}
+
+// The points whose cost buys a significantly better measure: `significant_front` of fedjax_llm/studies/front.py.
 function front(items) {
   const sign = lessIsBetter(state.measure) ? 1 : -1;
   const sorted = [...items].sort((a, b) => a.x - b.x || sign * (a.y - b.y));
   const found = [];
-  let best = Infinity;
   for (const item of sorted) {
-    if (sign * item.y < best) found.push(item);
-    else if (sign * item.y === best && found.at(-1).x === item.x) found.push(item);
-    best = Math.min(best, sign * item.y);
+    const mine = bySeed(item.point);
+    const better = ({ point }) => {
+      const gains = [...bySeed(point)].filter(([seed]) => mine.has(seed)).map(([seed, value]) => sign * (value - mine.get(seed)));
+      return gains.length === 1 ? gains[0] > 0 : isPositive(gains);
+    };
+    if (found.every(better)) found.push(item);
   }
   return found;
 }
@@ -41,8 +56,7 @@ function spread(name, value) {
   return `${shown(name, mean)}${between}`;
 }
 const seedsOf = (point) =>
-  `${many(point.seeds.length, "seed")}: ${point.seeds.join(", ")}` +
-  (point.missing.length ? `; without ${point.missing.join(", ")}` : "");
+  `${many(point.seeds.length, "seed")}: ${point.seeds.join(", ")}`;
 const pointTip = (point) => [
   nameOf(point),
   `${labelOf(state.measure)}: ${spread(state.measure, point.numbers[state.measure])}`,
