@@ -1,7 +1,7 @@
 """One client of a federation over Flower: a fresh process for each message is enough."""
 
 import json
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from fedjax_compression import wire
 from fedjax_compression.checks import check_kind
 from fedjax_compression.errors import message
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from jaxtyping import PyTree
 
@@ -35,7 +35,7 @@ def client_app(
     algorithm: FederatedAlgorithm,
     params: Params,
     frozen: Frozen,
-    corpus: ClientData,
+    corpus: ClientData | Callable[[UserConfig], ClientData],
     batching: Batching,
     *,
     folder: Path,
@@ -60,8 +60,9 @@ def client_app(
         algorithm: The algorithm, the same one as the server's.
         params: Initial trainable parameters, for the client's first state and for structures.
         frozen: Frozen parameters; `()` if there are none.
-        corpus: Data that contains this client. With `Batching(epochs=...)` the number of steps is
-            that of the client with the most rows in `corpus`.
+        corpus: Data that contains this client, or a function `(node_config) -> corpus` that reads
+            it, for a node that holds its own data alone. With `Batching(epochs=...)` the number of
+            steps is that of the client with the most rows in `corpus`.
         batching: How a client's data is cut into local steps.
         folder: Folder on the client's disk.
         compilation_cache: Whether to keep JAX's compiled programs in `folder`, which sets JAX's
@@ -91,39 +92,41 @@ def client_app(
     """
     who = "client_app"
     check_algorithm(algorithm, who=who)
-    check_corpus(corpus, who=who)
+    if not callable(corpus):
+        check_corpus(corpus, who=who)
     check_batching(batching, who=who)
     check_kind(folder, Path, who=who, name="folder", expected="a pathlib.Path")
-    check_kind(
-        compilation_cache, bool, who=who, name="compilation_cache", expected="True or False"
-    )
+    check_kind(compilation_cache, bool, who=who, name="compilation_cache", expected="True or False")
     program, app = client_program(algorithm), ClientApp()
 
-    @cache
-    def structures() -> tuple[PyTree, PyTree]:
-        """Of the downlink and the uplink, which are those of every client and round."""
-        batches = _batches(corpus, batching, 0, np.zeros(2, np.uint32))
-        return messages(algorithm, params, batches, frozen=frozen)
+    known: dict[str, tuple[PyTree, PyTree]] = {}
+
+    def this_client(context: Context) -> tuple[str, int, ClientData]:
+        data = corpus(context.node_config) if callable(corpus) else corpus
+        check_corpus(data, who=who)
+        return *_this_client(context, data), data
 
     @app.query("join")
     def join(asked: Message, context: Context) -> Message:
-        name, index = _this_client(context, corpus)
-        about = {"client": name, "version": __version__, "targets": int(corpus.targets()[index])}
+        name, index, data = this_client(context)
+        about = {"client": name, "version": __version__, "targets": int(data.targets()[index])}
         return Message(RecordDict({"join": ConfigRecord(about)}), reply_to=asked)
 
     @app.train()
     def train(asked: Message, context: Context) -> Message:
         if compilation_cache:
             _keep_programs(folder / "compiled")
-        name, index = _this_client(context, corpus)
+        name, index, data = this_client(context)
         values = read_values(asked.content, "round", ASKED)
         for key, own in (("version", __version__), ("client", name)):
             if values[key] != own:
                 raise ValueError(message("round", key, repr(own), values[key]))
         client_key = jr.wrap_key_data(jnp.asarray(np.frombuffer(values["key"], "<u4")))
         data_key = np.asarray(jr.key_data(jr.fold_in(client_key, DATA)))
-        batches = _batches(corpus, batching, index, data_key)
-        down_like, up_like = structures()
+        batches = _batches(data, batching, index, data_key)
+        if name not in known:  # a process may serve several messages
+            known[name] = messages(algorithm, params, batches, frozen=frozen)
+        down_like, up_like = known[name]
         downlink = wire.loads(read_bytes(asked.content, "downlink", down_like), down_like)
         file = ClientFile(folder, values["run"], name, algorithm.client_init(params))
         number = values["round"]
@@ -131,7 +134,7 @@ def client_app(
         uplink, after, info = program(client_key, frozen, downlink, kept.state, batches)
         file.write(Kept(kept.counted, kept.state, number, jax.device_get(after)))
         _note(file.path.with_name("rounds.jsonl"), number, info)
-        answer = {"client": name, "round": number, "targets": int(corpus.targets()[index])}
+        answer = {"client": name, "round": number, "targets": int(data.targets()[index])}
         content = RecordDict(
             {
                 "uplink": bytes_record(wire.dumps(uplink), up_like),
@@ -162,9 +165,7 @@ def _this_client(context: Context, corpus: ClientData) -> tuple[str, int]:
 
 def _batches(corpus: ClientData, batching: Batching, index: int, key: np.ndarray) -> PyTree:
     """One client's batches of a round."""
-    return jax.tree.map(
-        lambda leaf: leaf[0], cohort_batches(corpus, batching, [index], key[None])
-    )
+    return jax.tree.map(lambda leaf: leaf[0], cohort_batches(corpus, batching, [index], key[None]))
 
 
 def _keep_programs(folder: Path) -> None:

@@ -158,9 +158,7 @@ def _quoted(name: str) -> str:
 
 def _as_arrays(tree: PyTree) -> PyTree:
     """The leaves as arrays that a message can hold; keys as their data."""
-    return jax.tree.map(
-        lambda leaf: np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf), tree
-    )
+    return jax.tree.map(lambda leaf: np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf), tree)
 
 
 def _as(like: Any, array: np.ndarray) -> Any:

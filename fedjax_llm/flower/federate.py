@@ -14,9 +14,11 @@ from flwr.serverapp import Grid
 from jaxtyping import Int, PyTree
 
 from .._version import __version__
+from ..checks import check_count
 from ..algorithm import FederatedAlgorithm, ServerInfo, ServerState
 from ..client_training import Frozen, Params
 from ..ledger import Entry, entries, messages
+from ..simulation.checks import check_above_zero, check_seconds
 from ..simulation.loop.arguments import check_algorithm, check_clients, check_rounds
 from ..simulation.loop.cohorts import draw
 from ..simulation.loop.programs import first_state
@@ -95,7 +97,8 @@ def federate(
     rounds: int,
     clients: int,
     seed: int,
-    timeout: float | None = None,
+    timeout: float | int | None = None,
+    join_seconds: float | int = 60,
     most_targets: int = MOST_TARGETS,
     start: Standing | None = None,
 ) -> Generator[FlowerRound, None, None]:
@@ -124,6 +127,8 @@ def federate(
         seed: Seed of the run.
         timeout: Seconds to wait for a round's messages, which is also their time to live. By
             default the server waits until each is answered or Flower gives it up.
+        join_seconds: Seconds to wait before the first round until each client of the roster has a
+            node; then the rounds begin without the others. 60 by default.
         most_targets: Most targets that a client may claim, which is its weight in a mean; a client
             that claims more counts as failed. 2^31 - 1 by default.
         start: What to resume from; by default the run starts at round 1.
@@ -140,6 +145,10 @@ def federate(
     check_algorithm(algorithm, who=who)
     check_rounds(rounds, seed, who=who)
     check_clients(clients, len(names), who=who, among="the clients of the roster")
+    if timeout is not None:
+        check_above_zero(timeout, who=who, name="timeout", unit="seconds")
+    check_seconds(join_seconds, who=who, name="join_seconds")
+    check_count(most_targets, who=who, name="most_targets", at_most=MOST_TARGETS)
     if list(names) != sorted(set(names)):
         raise ValueError(message(who, "names", "each name once, sorted", list(names)))
     key = jr.key(seed)
@@ -148,6 +157,7 @@ def federate(
     state = start.state if start else first_state(algorithm, key, params)
     counted = (start.counted if start else np.zeros(len(names), np.int64)).copy()
     nodes = _Nodes(grid, names)
+    nodes.wait(join_seconds, timeout)
     for number in range((start.round if start else 0) + 1, rounds + 1):
         round_key = jr.fold_in(key, number)
         cohort = draw(round_key, len(names), clients)[0].tolist()
@@ -221,9 +231,16 @@ class _Nodes:
         self._grid, self._numbers = grid, {name: number for number, name in enumerate(names)}
         self._names = names
         self._client_of: dict[int, int | None] = {}
+        self._claimed: dict[int, list[int]] = {}
         self._reasons: dict[int, str] = {}
 
-    def find(self, timeout: float | None) -> dict[int, int]:
+    def wait(self, seconds: float, timeout: float | int | None) -> None:
+        """Wait until each client has a node, or the seconds are over."""
+        until = time.monotonic() + seconds
+        while len(self.find(timeout)) < len(self._names) and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+
+    def find(self, timeout: float | int | None) -> dict[int, int]:
         """The node of each client that has exactly one."""
         present = sorted(self._grid.get_node_ids())
         new = [node for node in present if node not in self._client_of]
@@ -236,8 +253,11 @@ class _Nodes:
                 if said["client"] not in self._numbers:
                     raise ReplyError(message("join", "client", "a name of the roster", said))
                 self._client_of[node] = self._numbers[said["client"]]
+                self._reasons.pop(node, None)
             except ReplyError as error:
                 self._reasons[node] = str(error)
+                if replies:  # a node that answers wrongly is not asked again
+                    self._client_of[node] = None
         here: dict[int, list[int]] = {}
         for node in present:
             if (client := self._client_of.get(node)) is not None:
@@ -253,7 +273,7 @@ class _Nodes:
 
 
 def _ask(
-    grid: Grid, asked: dict[int, Message], timeout: float | None
+    grid: Grid, asked: dict[int, Message], timeout: float | int | None
 ) -> dict[int, list[Message]]:
     """Send messages and wait for the replies, which are matched by the message they answer."""
     replies: dict[int, list[Message]] = {each: [] for each in asked}

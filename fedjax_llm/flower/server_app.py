@@ -36,7 +36,8 @@ def server_app(
     rounds: int,
     clients: int,
     seed: int,
-    timeout: float | None = None,
+    timeout: float | int | None = None,
+    join_seconds: float | int = 60,
     most_targets: int = MOST_TARGETS,
     each: Callable[[FlowerRound], None] | None = None,
 ) -> ServerApp:
@@ -63,6 +64,7 @@ def server_app(
         clients: Clients in a cohort.
         seed: Seed of the run.
         timeout: Seconds to wait for the messages of a round; by default without end.
+        join_seconds: Seconds to wait at the beginning for all clients to appear; 60 by default.
         most_targets: Most targets that a client may claim; 2^31 - 1 by default.
         each: Called with every round's result, such as to evaluate its parameters. Default: none.
 
@@ -108,6 +110,7 @@ def server_app(
                 clients=clients,
                 seed=seed,
                 timeout=timeout,
+                join_seconds=join_seconds,
                 most_targets=most_targets,
                 start=start,
             ):
@@ -159,7 +162,9 @@ def _resume(checkpoints: RunCheckpoints, state: PyTree, notes: dict[str, Any]) -
             got = restored.notes.get(name)
             remedy = "give the run another name, or go on with its own arguments"
             raise ValueError(message("server_app", name, f"{value!r}, as given", got, remedy))
-    return Standing(restored.snapshot.round, restored.snapshot.state, restored.snapshot.store.states)
+    return Standing(
+        restored.snapshot.round, restored.snapshot.state, restored.snapshot.store.states
+    )
 
 
 def _cut(rows: Path, last: int) -> None:
