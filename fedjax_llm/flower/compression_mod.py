@@ -19,9 +19,12 @@ from .named_arrays import (
     Named,
     change_structure,
     check_stateless,
+    compiled,
     decode_change,
     encode_change,
+    in_dtypes_sent,
     read_arrays,
+    without_bfloat16,
     write_arrays,
 )
 
@@ -69,6 +72,7 @@ def compression_mod(codec: Compressor, *, seed: int = 0) -> Mod:
     check_compressor(codec, who=who, name="codec")
     check_stateless(codec, who=who)
     check_integer(seed, who=who, name="seed")
+    codec = compiled(codec)
 
     def mod(
         asked: Message, context: Context, call_next: Callable[[Message, Context], Message]
@@ -116,6 +120,10 @@ def decoding(strategy: Strategy, codec: Compressor) -> "DecodingStrategy":
     cannot be decoded (another codec, truncated, changed, not finite) is left out and named in the
     log and in `rounds`; the others are aggregated. A reply with plain arrays is left out as well.
 
+    The strategy gets bfloat16 arrays in float32, as Flower's own cannot add bfloat16. Its aggregate
+    goes out in the dtypes that were sent: rounded to bfloat16, and to the nearest integer where it
+    has made means of integers or booleans.
+
     Args:
         strategy: The strategy, such as `FedAvg()`.
         codec: The clients' codec.
@@ -139,7 +147,7 @@ class DecodingStrategy(Strategy):
     """The strategy of `decoding`."""
 
     def __init__(self, strategy: Strategy, codec: Compressor) -> None:
-        self._inner, self._codec = strategy, codec
+        self._inner, self._codec = strategy, compiled(codec)
         self._sent: dict[int, dict[str, ArrayRecord]] = {}
         self.rounds: list[DecodedRound] = []
 
@@ -173,7 +181,8 @@ class DecodingStrategy(Strategy):
                     like = change_structure(self._codec, before)
                     data = read_bytes(reply.content, name, like)
                     up_bytes += len(data)
-                    reply.content[name] = write_arrays(decode_change(self._codec, data, before))
+                    after = decode_change(self._codec, data, before)
+                    reply.content[name] = write_arrays(without_bfloat16(after))
             except (ReplyError, wire.WireError) as error:
                 failed[node] = str(error)
                 log(
@@ -186,7 +195,11 @@ class DecodingStrategy(Strategy):
                 continue
             decoded.append(reply)
         self.rounds.append(DecodedRound(server_round, up_bytes, failed))
-        return self._inner.aggregate_train(server_round, decoded)
+        aggregate, metrics = self._inner.aggregate_train(server_round, decoded)
+        if aggregate is not None:
+            sent = [record for records in self._sent.values() for record in records.values()]
+            aggregate = in_dtypes_sent(aggregate, arrays.of(sent[0]))
+        return aggregate, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -33,6 +33,11 @@ def check_stateless(codec: Compressor, *, who: str) -> None:
         )
 
 
+def compiled(codec: Compressor) -> Compressor:
+    """The codec with its functions compiled, once for each structure."""
+    return codec._replace(encode=jax.jit(codec.encode), decode=jax.jit(codec.decode))
+
+
 def read_arrays(record: ArrayRecord, *, who: str) -> Named:
     """Read the arrays of a record as NumPy arrays, bfloat16 ones too.
 
@@ -64,11 +69,34 @@ def write_arrays(arrays: Named) -> ArrayRecord:
     return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
+def without_bfloat16(arrays: Named) -> Named:
+    """The arrays with float32 in the place of bfloat16, which Flower's strategies cannot add."""
+    return {
+        name: _wide(array) if array.dtype == ml_dtypes.bfloat16 else array
+        for name, array in arrays.items()
+    }
+
+
+def in_dtypes_sent(aggregate: ArrayRecord, sent: Named) -> ArrayRecord:
+    """A strategy's aggregate in the dtypes of the arrays that were sent; others stay as they are.
+
+    A mean of integers or booleans is rounded to the nearest integer.
+    """
+    arrays = {}
+    for name, array in aggregate.items():
+        values = array.numpy()
+        if name in sent and values.dtype != sent[name].dtype:
+            rounded = values if _is_float(sent[name]) else np.rint(values)
+            values = np.asarray(rounded).astype(sent[name].dtype)
+        arrays[name] = values
+    return write_arrays(arrays)
+
+
 def encode_change(codec: Compressor, key: Any, before: Named, after: Named) -> tuple[bytes, PyTree]:
     """Code what has changed: floating-point arrays by the codec, others as they are now.
 
     Args:
-        codec: The codec, without state.
+        codec: The codec, without state, as `compiled` returns it.
         key: A JAX key, used for nothing else.
         before: The arrays that both ends have.
         after: Arrays of the same names, shapes and dtypes.
@@ -82,7 +110,7 @@ def encode_change(codec: Compressor, key: Any, before: Named, after: Named) -> t
     """
     _check_alike(before, after)
     change = {
-        name: (_wide(array) - _wide(before[name])).astype(array.dtype)
+        name: np.asarray(_wide(array) - _wide(before[name])).astype(array.dtype)
         for name, array in after.items()
         if _is_float(array)
     }
@@ -95,7 +123,7 @@ def decode_change(codec: Compressor, data: bytes, before: Named) -> Named:
     """Decode a message of `encode_change`.
 
     Args:
-        codec: The codec.
+        codec: The codec, as `compiled` returns it.
         data: The message.
         before: The arrays that both ends have.
 
@@ -108,13 +136,16 @@ def decode_change(codec: Compressor, data: bytes, before: Named) -> Named:
 
     """
     payload = wire.loads(data, change_structure(codec, before))
-    change = codec.decode(payload["coded"], _floats(before))
+    change = codec.decode(
+        payload["coded"], {name: array for name, array in before.items() if _is_float(array)}
+    )
     after = {}
     for name, array in before.items():
         if not _is_float(array):
             after[name] = np.asarray(payload["exact"][name])
             continue
-        after[name] = (_wide(array) + _wide(np.asarray(change[name]))).astype(array.dtype)
+        total = _wide(array) + _wide(np.asarray(change[name]))
+        after[name] = np.asarray(total).astype(array.dtype)
         if not np.isfinite(_wide(after[name])).all():
             raise ReplyError(f"{name}: expected finite numbers, got NaN or an infinity.")
     return after
