@@ -14,6 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+from letters.federation import BATCHING, CLIENTS, NAMES, ROUNDS, SEED, algorithm, task
+
+from fedjax_llm import chunked, simulate, total_bytes
+from fedjax_llm.data import byte_corpus
+from fedjax_llm.simulation.digest import digest
+
 HERE = Path(__file__).parent.absolute()
 BIN = Path(sys.executable).parent
 
@@ -120,13 +126,6 @@ def federate(out, names, *, app=HERE, data=HERE / "data", seconds=600):
 
 def simulated():
     """The digests of the same rounds in the simulation."""
-    sys.path.insert(0, str(HERE))
-    from letters.federation import BATCHING, CLIENTS, NAMES, ROUNDS, SEED, algorithm, task
-
-    from fedjax_llm import chunked, simulate, total_bytes
-    from fedjax_llm.data import byte_corpus
-    from fedjax_llm.simulation.digest import digest
-
     corpus = byte_corpus({name: (HERE / "data" / f"{name}.txt").read_text() for name in NAMES})
     rounds = simulate(
         *(algorithm, task.params, task.frozen, corpus, BATCHING),
@@ -148,7 +147,7 @@ def main():
     out = parser.parse_args().out.absolute()
     shutil.rmtree(out, ignore_errors=True)
     begun = time.monotonic()
-    federate(out, ("ann", "bob", "cyn"))
+    federate(out, NAMES)
     rows_file = out / "server" / "run-letters" / "rounds.jsonl"
     if not rows_file.exists():
         sys.exit(f"no round was completed; see {out / 'run.log'} and the other logs there")

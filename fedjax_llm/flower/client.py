@@ -109,8 +109,9 @@ def client_app(
     @app.query("join")
     def join(asked: Message, context: Context) -> Message:
         name, index, data = this_client(context)
-        about = {"client": name, "version": __version__, "targets": int(data.targets()[index])}
-        return Message(RecordDict({"join": ConfigRecord(about)}), reply_to=asked)
+        targets = int(data.targets()[index])
+        about = ConfigRecord({"client": name, "version": __version__, "targets": targets})
+        return Message(RecordDict({"join": about}), reply_to=asked)
 
     @app.train()
     def train(asked: Message, context: Context) -> Message:
@@ -134,11 +135,12 @@ def client_app(
         uplink, after, info = program(client_key, frozen, downlink, kept.state, batches)
         file.write(Kept(kept.counted, kept.state, number, jax.device_get(after)))
         _note(file.path.with_name("rounds.jsonl"), number, info)
-        answer = {"client": name, "round": number, "targets": int(data.targets()[index])}
+        targets = int(data.targets()[index])
+        answer = ConfigRecord({"client": name, "round": number, "targets": targets})
         content = RecordDict(
             {
                 "uplink": bytes_record(wire.dumps(uplink), up_like),
-                "round": ConfigRecord(answer),
+                "round": answer,
             }
         )
         return Message(content, reply_to=asked)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
@@ -164,7 +165,7 @@ def _as_arrays(tree: PyTree) -> PyTree:
 def _as(like: Any, array: np.ndarray) -> Any:
     """The array, as a key if `like` is one."""
     if _is_key(like):
-        return jr.wrap_key_data(array, impl=jr.key_impl(like))
+        return jr.wrap_key_data(jnp.asarray(array), impl=jr.key_impl(like))
     return array
 
 

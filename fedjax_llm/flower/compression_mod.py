@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from jaxtyping import Array, Key
 
-from .envelope import ReplyError, bytes_record, read_bytes, serialisation_type
+from .envelope import ReplyError, bytes_record, read_bytes
 from .named_arrays import (
     Named,
     change_structure,

@@ -14,12 +14,18 @@ from flwr.serverapp import Grid
 from jaxtyping import Int, PyTree
 
 from .._version import __version__
-from ..checks import check_count
 from ..algorithm import FederatedAlgorithm, ServerInfo, ServerState
+from ..checks import check_count
 from ..client_training import Frozen, Params
 from ..ledger import Entry, entries, messages
 from ..simulation.checks import check_above_zero, check_seconds
-from ..simulation.loop.arguments import check_algorithm, check_clients, check_rounds
+from ..simulation.conditions.contract import Conditions
+from ..simulation.loop.arguments import (
+    check_algorithm,
+    check_clients,
+    check_every_round,
+    check_rounds,
+)
 from ..simulation.loop.cohorts import draw
 from ..simulation.loop.programs import first_state
 from .envelope import (
@@ -111,7 +117,8 @@ def federate(
     A client whose message is missing, late, malformed, of another codec, round or client, sent
     twice, or not finite counts as failed, by name and with the reason, and the round goes on
     without it. It keeps its old state, as it is told when it is next sent the model. If no client
-    counts, the parameters stay as they were.
+    counts, the parameters stay as they were. An algorithm that needs every client in every round
+    (`every_round`) stops instead: run it again from the last standing, and the round is repeated.
 
     Args:
         grid: The grid that Flower gives to a server app.
@@ -138,7 +145,19 @@ def federate(
 
     Raises:
         TypeError: For an argument of the wrong kind.
-        ValueError: For a number out of range, and for a roster that is not sorted.
+        ValueError: For a number out of range, for a roster that is not sorted, and for an algorithm
+            with `every_round` in cohorts of some clients.
+        RuntimeError: For an algorithm with `every_round`, from a round in which a client failed.
+
+    Example:
+        In the main function of a server app, which `server_app` makes with checkpoints:
+
+        >>> def main(grid, context):
+        ...     for done in federate(
+        ...         grid, algorithm, params, (), batches, ("ann", "bob"),
+        ...         run="first", rounds=10, clients=2, seed=0, timeout=600,
+        ...     ):
+        ...         print(done.round, done.counted, done.failed)
 
     """
     who = "federate"
@@ -151,6 +170,7 @@ def federate(
     check_count(most_targets, who=who, name="most_targets", at_most=MOST_TARGETS)
     if list(names) != sorted(set(names)):
         raise ValueError(message(who, "names", "each name once, sorted", list(names)))
+    check_every_round(algorithm, clients, len(names), Conditions(), who=who)
     key = jr.key(seed)
     programs = server_programs(algorithm, clients)
     down_like, up_like = messages(algorithm, params, batches, frozen=frozen)
@@ -208,6 +228,12 @@ def federate(
                 continue
             counted[client] = number
             took_part.append(names[client])
+        reasons = {names[client]: failed[client] for client in sorted(failed)}
+        if reasons and algorithm.every_round:
+            raise RuntimeError(
+                f"federate: round {number}: expected every client, as the algorithm needs, got "
+                f"none from {reasons}; mend that and run again, which repeats the round."
+            )
         state, info = programs.finish(round_key, state, folded)
         sent = [client for client in cohort if client in asked]
         rows = [row for row, client in enumerate(cohort) if client in asked]
@@ -216,7 +242,7 @@ def federate(
             state,
             tuple(names[client] for client in cohort),
             tuple(took_part),
-            {names[client]: failed[client] for client in sorted(failed)},
+            reasons,
             jax.device_get(info),
             entries(number, sent, len(data), ups[rows]),
             (envelope[0], envelope[1]),

@@ -25,14 +25,3 @@ def test_states_and_messages_are_those_of_the_simulation_bit_for_bit():
     )
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert said == [{name: [True] * 3} for name in ALGORITHMS]
-
-
-def test_flower_is_refused_by_name_where_it_is_missing():
-    code = "import sys; sys.modules['flwr'] = None; import fedjax_llm.flower"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.stderr.splitlines()[-1] == (
-        "ImportError: fedjax_llm.flower: flwr: expected Flower 1.40 or newer, got none; "
-        "install it with pip install 'fedjax-llm[flower]'."
-    )

@@ -125,7 +125,7 @@ def test_the_aggregate_goes_out_in_the_dtypes_sent():
 
 
 def test_dtypes_come_back_and_integers_are_exact():
-    """Of one node, decoded by hand: the change is coded, integers and booleans travel as they are."""
+    """What the strategy gets of each node: integers and booleans as they are, the rest coded."""
     seen = {}
 
     class Keep(FedAvg):
@@ -156,7 +156,7 @@ def test_dtypes_come_back_and_integers_are_exact():
 
 def test_the_bytes_on_the_wire_are_one_message_of_the_codec():
     """12 of header, the codec's payload, and 8 + 3 bytes of integers and booleans."""
-    _, came, grid = one_round([compression_mod(codec(BITS8))], decoding(fed_avg(), codec(BITS8)))
+    _, came, _ = one_round([compression_mod(codec(BITS8))], decoding(fed_avg(), codec(BITS8)))
     floats = {
         name: jax.ShapeDtypeStruct(START[name].shape, START[name].dtype)
         for name in ("weight", "scale", "half", "bias")

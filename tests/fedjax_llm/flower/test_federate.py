@@ -261,6 +261,16 @@ def test_a_client_whose_state_is_lost_or_damaged_fails_by_name(tmp_path):
     assert "expected the state after round 1" in done.failed["cyn"]
 
 
+def test_an_algorithm_that_needs_every_client_stops_where_one_fails(tmp_path):
+    algorithm = stateful()._replace(every_round=True)
+    here = nodes(algorithm, tmp_path)
+    with pytest.raises(ValueError, match="federate: clients: expected 4, as the algorithm needs"):
+        over_flower(algorithm, InMemoryGrid(here), rounds=1, clients=3)
+    del here[89]
+    with pytest.raises(RuntimeError, match=r"federate: round 1: expected every client.*'bob'"):
+        over_flower(algorithm, InMemoryGrid(here), rounds=1, clients=4, join_seconds=0)
+
+
 def test_uplinks_are_the_bytes_sent_and_the_envelope_is_apart(tmp_path):
     algorithm = stateful()
     replies = []
@@ -310,5 +320,5 @@ def test_wrong_arguments_are_refused_by_name(tmp_path):
     ):
         with pytest.raises(ValueError, match=expected):
             over_flower(algorithm, InMemoryGrid({}), **{"rounds": 1, "join_seconds": 0, **change})
-    with pytest.raises(TypeError, match="client_app: folder: expected a pathlib.Path"):
+    with pytest.raises(TypeError, match=r"client_app: folder: expected a pathlib\.Path"):
         client_app(algorithm, PARAMS, (), corpus(), BATCHING, folder="x")
