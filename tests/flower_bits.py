@@ -9,26 +9,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jax
-import numpy as np
-
-from fedjax_llm.flower import client_app, federate
+from fedjax_llm.flower import federate
 from fedjax_llm.simulation import chunked, simulate
 
+from .helpers.flower_nodes import bits, nodes
 from .helpers.flower_task import ALGORITHMS, BATCHING, NAMES, PARAMS, batches, corpus
 from .helpers.in_memory_grid import InMemoryGrid
 
 
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
 def compare(algorithm, folder):
     """For each of three rounds: whether states, messages and cohorts agree."""
-    app = client_app(
-        algorithm, PARAMS, (), corpus(), BATCHING, folder=folder, compilation_cache=False
-    )
-    grid = InMemoryGrid({90 - i: (app, {"client": name}) for i, name in enumerate(NAMES)})
+    grid = InMemoryGrid(nodes(algorithm, folder))
     chosen = {"rounds": 3, "clients": 3, "seed": 11}
     over_flower = federate(grid, algorithm, PARAMS, (), batches(), NAMES, run="bits", **chosen)
     axis = chunked(1)

@@ -30,7 +30,7 @@ def serialisation_type(like: PyTree) -> str:
         >>> import numpy as np
         >>> from fedjax_llm.flower.envelope import serialisation_type
         >>> serialisation_type({"w": np.zeros(3, np.float32)})
-        'fedjax-llm.8d9f2ff4.v2'
+        'fedjax-llm.85b41bfe.v2'
 
     """
     return f"fedjax-llm.{wire.fingerprint(like):08x}.v{wire.VERSION}"

@@ -11,7 +11,7 @@ from fedjax_compression import wire
 from fedjax_compression.errors import message
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from jaxtyping import Int, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from .._version import __version__
 from ..algorithm import FederatedAlgorithm, ServerInfo, ServerState
@@ -171,7 +171,42 @@ def federate(
     if list(names) != sorted(set(names)):
         raise ValueError(message(who, "names", "each name once, sorted", list(names)))
     check_every_round(algorithm, clients, len(names), Conditions(), who=who)
-    key = jr.key(seed)
+    return _federate(
+        grid,
+        algorithm,
+        params,
+        frozen,
+        batches,
+        names,
+        run=run,
+        rounds=rounds,
+        clients=clients,
+        key=jr.key(seed),
+        timeout=timeout,
+        join_seconds=join_seconds,
+        most_targets=most_targets,
+        start=start,
+    )
+
+
+def _federate(
+    grid: Grid,
+    algorithm: FederatedAlgorithm,
+    params: Params,
+    frozen: Frozen,
+    batches: PyTree,
+    names: Sequence[str],
+    *,
+    run: str,
+    rounds: int,
+    clients: int,
+    key: Key[Array, ""],
+    timeout: float | int | None,
+    join_seconds: float | int,
+    most_targets: int,
+    start: Standing | None,
+) -> Generator[FlowerRound, None, None]:
+    """`federate` with checked arguments."""
     programs = server_programs(algorithm, clients)
     down_like, up_like = messages(algorithm, params, batches, frozen=frozen)
     state = start.state if start else first_state(algorithm, key, params)
@@ -260,7 +295,7 @@ class _Nodes:
         self._claimed: dict[int, list[int]] = {}
         self._reasons: dict[int, str] = {}
 
-    def wait(self, seconds: float, timeout: float | int | None) -> None:
+    def wait(self, seconds: float | int, timeout: float | int | None) -> None:
         """Wait until each client has a node, or the seconds are over."""
         until = time.monotonic() + seconds
         while len(self.find(timeout)) < len(self._names) and time.monotonic() < until:
@@ -293,9 +328,10 @@ class _Nodes:
 
     def missing(self, client: int) -> str:
         """Why a client has no node."""
-        claimed = self._claimed.get(client, [])
-        reasons = "".join(f" Node {node}: {why}" for node, why in self._reasons.items())
-        return f"node: expected one node of this client, got {len(claimed)}.{reasons}"
+        claimed = len(self._claimed.get(client, []))
+        bad = [f" Node {node}: {why}" for node, why in self._reasons.items()]
+        more = f" {len(bad) - 3} more nodes did not join." if len(bad) > 3 else ""
+        return f"node: expected one node of this client, got {claimed}.{''.join(bad[:3])}{more}"
 
 
 def _ask(
@@ -351,5 +387,5 @@ def _left_out(folded: Any) -> int:
     return int(getattr(folded, "failed", 0))
 
 
-def _key_bytes(key: Any) -> bytes:
+def _key_bytes(key: Key[Array, ""]) -> bytes:
     return np.asarray(jr.key_data(key)).astype("<u4").tobytes()

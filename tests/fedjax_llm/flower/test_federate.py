@@ -10,10 +10,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedjax_llm import algorithms
-from fedjax_llm.flower import client_app, federate
+from fedjax_llm.flower import federate
 from fedjax_llm.ledger import messages, total_bytes
 from fedjax_llm.simulation import Conditions, Fate, Faults, chunked, simulate
 
+from ...helpers.flower_nodes import bits, nodes
 from ...helpers.flower_task import (
     ALGORITHMS,
     BATCHING,
@@ -26,14 +27,6 @@ from ...helpers.flower_task import (
     loss,
 )
 from ...helpers.in_memory_grid import InMemoryGrid
-
-
-def nodes(algorithm, folder):
-    """One node for each client, in an order that is not that of the roster."""
-    app = client_app(
-        algorithm, PARAMS, (), corpus(), BATCHING, folder=folder, compilation_cache=False
-    )
-    return {90 - i: (app, {"client": name}) for i, name in enumerate(NAMES)}
 
 
 def over_flower(algorithm, grid, *, rounds=3, clients=3, **options):
@@ -49,10 +42,6 @@ def over_flower(algorithm, grid, *, rounds=3, clients=3, **options):
             **options,
         )
     )
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 @pytest.mark.slow
@@ -222,7 +211,8 @@ def test_a_missing_or_doubled_node_fails_its_client_by_name(tmp_path):
     (done,) = over_flower(algorithm, InMemoryGrid(here), rounds=1, clients=4, join_seconds=0)
     assert done.counted == ("ann", "dan")
     assert "expected one node of this client, got 0" in done.failed["bob"]
-    assert "a client of the data, such as ann, bob, cyn, dan, got 'eve'" in done.failed["bob"]
+    assert "Node 6: reply: expected an update, got error 2" in done.failed["bob"]
+    assert "a client of the data, such as ann, bob, cyn, dan" in done.failed["bob"]
     assert "expected one node of this client, got 2" in done.failed["cyn"]
 
 
@@ -320,5 +310,3 @@ def test_wrong_arguments_are_refused_by_name(tmp_path):
     ):
         with pytest.raises(ValueError, match=expected):
             over_flower(algorithm, InMemoryGrid({}), **{"rounds": 1, "join_seconds": 0, **change})
-    with pytest.raises(TypeError, match=r"client_app: folder: expected a pathlib\.Path"):
-        client_app(algorithm, PARAMS, (), corpus(), BATCHING, folder="x")
