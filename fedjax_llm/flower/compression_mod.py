@@ -166,14 +166,18 @@ class DecodingStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Decode the replies, and let the strategy aggregate those that could be."""
         decoded, failed, up_bytes, arrays = [], {}, 0, _Arrays()
+        answered: set[int] = set()
         for reply in sorted(replies, key=lambda each: each.metadata.src_node_id):
             node = reply.metadata.src_node_id
-            if reply.has_error():
+            if not reply.has_content():  # an error, which the strategy counts
                 decoded.append(reply)
                 continue
             try:
                 if node not in self._sent:
                     raise ReplyError("reply: expected one from a node that was asked, got another.")
+                if node in answered:
+                    raise ReplyError("reply: expected one of each node, got another.")
+                answered.add(node)
                 for name in list(reply.content.array_records):
                     if name not in self._sent[node]:
                         raise ReplyError(f"{name}: expected a record that was sent, got another.")

@@ -367,6 +367,8 @@ def _only(replies: list[Message]) -> Message:
         reason = repr(str(reply.error.reason))
         shown = reason if len(reason) <= 300 else f"{reason[:150]}...{reason[-150:]}"
         raise ReplyError(f"reply: expected an update, got error {reply.error.code}: {shown}.")
+    if not reply.has_content():
+        raise ReplyError("reply: expected a content, got none.")
     return reply
 
 

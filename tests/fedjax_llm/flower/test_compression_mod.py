@@ -207,6 +207,16 @@ def test_a_reply_that_cannot_be_decoded_is_left_out_by_name(caplog):
     )
 
 
+def test_a_second_reply_of_a_node_is_left_out():
+    strategy = decoding(fed_avg(), codec(BITS8))
+    mods, floats = [compression_mod(codec(BITS8))], {"weight": START["weight"]}
+    twice = lambda reply: [reply, reply] if reply.metadata.src_node_id == 1 else [reply]  # noqa: E731
+    arrays, _, _ = one_round(mods, strategy, tamper=twice, start=floats)
+    once, _, _ = one_round(mods, decoding(fed_avg(), codec(BITS8)), start=floats)
+    np.testing.assert_allclose(values(arrays)["weight"], values(once)["weight"], atol=1e-5)
+    assert strategy.rounds[0].failed == {1: "reply: expected one of each node, got another."}
+
+
 def test_a_change_of_nan_is_left_out_by_name():
     def diverged(arrays, node):
         arrays = trained(arrays, node)

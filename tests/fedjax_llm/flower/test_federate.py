@@ -216,6 +216,21 @@ def test_a_missing_or_doubled_node_fails_its_client_by_name(tmp_path):
     assert "expected one node of this client, got 2" in done.failed["cyn"]
 
 
+def test_clients_with_another_codec_fail_by_name(tmp_path):
+    other = algorithms.fed_avg(loss, LIKE, client_optimizer=SGD, uplink=codec("sign()"))
+    grid = InMemoryGrid(nodes(other, tmp_path))
+    (done,) = over_flower(stateful(), grid, rounds=1, clients=2)
+    assert done.counted == ()
+    assert sorted(done.failed) == sorted(done.clients)
+    for reason in done.failed.values():
+        assert "uplink: stype: expected" in reason
+        assert "server and clients need the same codec, model and version" in reason
+    down = algorithms.fed_avg(loss, LIKE, client_optimizer=SGD, downlink=codec("sign()"))
+    (done,) = over_flower(down, InMemoryGrid(nodes(stateful(), tmp_path)), rounds=1, clients=2)
+    assert all("downlink: stype: expected" in reason for reason in done.failed.values())
+    assert len(done.failed) == 2
+
+
 def test_a_round_without_any_client_changes_nothing(tmp_path):
     algorithm = stateful()
     (done,) = over_flower(algorithm, InMemoryGrid({}), rounds=1, clients=2, join_seconds=0)
