@@ -317,7 +317,7 @@ class _Nodes:
                 self._reasons.pop(node, None)
             except ReplyError as error:
                 self._reasons[node] = str(error)
-                if replies:  # a node that answers wrongly is not asked again
+                if any(each.has_content() for each in replies):  # wrong now, wrong later
                     self._client_of[node] = None
         here: dict[int, list[int]] = {}
         for node in present:

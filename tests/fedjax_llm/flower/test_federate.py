@@ -231,6 +231,22 @@ def test_clients_with_another_codec_fail_by_name(tmp_path):
     assert len(done.failed) == 2
 
 
+def test_a_node_that_could_not_join_is_asked_again(tmp_path):
+    algorithm, asked = stateful(), []
+
+    def tamper(reply):
+        if reply.metadata.message_type == "query.join" and reply.metadata.src_node_id == 89:
+            asked.append(reply)
+            if len(asked) == 1:
+                return [Message(Error(5, "unavailable"), metadata=reply.metadata)]
+        return [reply]
+
+    grid = InMemoryGrid(nodes(algorithm, tmp_path), tamper)
+    done = over_flower(algorithm, grid, rounds=1, clients=4, join_seconds=5)
+    assert len(asked) == 2
+    assert done[0].counted == NAMES
+
+
 def test_a_round_without_any_client_changes_nothing(tmp_path):
     algorithm = stateful()
     (done,) = over_flower(algorithm, InMemoryGrid({}), rounds=1, clients=2, join_seconds=0)
