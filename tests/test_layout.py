@@ -32,7 +32,7 @@ LAYERS = {
             "attacks",
         ),
         *("model_files", "models", "data", "adapters", "tasks", "algorithms", "evaluation"),
-        *("simulation", "testing", "runs", "studies", "bench", "cli", "__main__"),
+        *("simulation", "flower", "testing", "runs", "studies", "bench", "cli", "__main__"),
     ),
 }
 """Files and folders of each package, the lowest first: each imports only from those before it."""

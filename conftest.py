@@ -1,0 +1,26 @@
+"""Leaves out what needs Flower where Flower is not installed, and says so."""
+
+import importlib.util
+
+NEED_FLOWER = (
+    "fedjax_llm/flower/",
+    "tests/fedjax_llm/flower/",
+    "tests/examples/",
+    "tests/flower_bits.py/",
+    "tests/helpers/flower_nodes.py/",
+    "tests/helpers/in_memory_grid.py/",
+)
+HAS_FLOWER = importlib.util.find_spec("flwr") is not None
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out what needs Flower where it is not installed; the report's header says so."""
+    inside = f"{collection_path.relative_to(config.rootpath).as_posix()}/"
+    return True if not HAS_FLOWER and inside.startswith(NEED_FLOWER) else None
+
+
+def pytest_report_header(config):
+    """Say what is left out."""
+    if HAS_FLOWER:
+        return None
+    return f"flwr is not installed: make flower runs {', '.join(NEED_FLOWER[:3])}"

@@ -1,0 +1,393 @@
+"""The server of a federation over Flower: the loop of rounds, in the main function of its app."""
+
+import time
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.random as jr
+import numpy as np
+from fedjax_compression import wire
+from fedjax_compression.errors import message
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from jaxtyping import Array, Int, Key, PyTree
+
+from .._version import __version__
+from ..algorithm import FederatedAlgorithm, ServerInfo, ServerState
+from ..checks import check_count
+from ..client_training import Frozen, Params
+from ..ledger import Entry, entries, messages
+from ..simulation.checks import check_above_zero, check_seconds
+from ..simulation.conditions.contract import Conditions
+from ..simulation.loop.arguments import (
+    check_algorithm,
+    check_clients,
+    check_every_round,
+    check_rounds,
+)
+from ..simulation.loop.cohorts import draw
+from ..simulation.loop.programs import first_state
+from .envelope import (
+    ReplyError,
+    bytes_record,
+    envelope_bytes,
+    read_bytes,
+    read_values,
+)
+from .programs import server_programs
+
+ANSWERED = {"client": str, "round": int, "targets": int}
+"""The values that a client sends with its update, and their types."""
+JOINED = {"client": str, "version": str, "targets": int}
+"""The values that a client says of itself, and their types."""
+MOST_TARGETS = 2**31 - 1
+"""Most targets that a client may claim, unless `federate` is told otherwise."""
+_POLL_SECONDS = 0.2
+
+
+class Standing(NamedTuple):
+    """What a federation resumes from, beside the arguments of `federate`.
+
+    Attributes:
+        round: The number of the last completed round.
+        state: The server state after it.
+        counted: For each client, the last round in which its message counted; 0 for none:
+            `[population]`.
+
+    """
+
+    round: int
+    state: ServerState
+    counted: Int[np.ndarray, " population"]
+
+
+class FlowerRound(NamedTuple):
+    """The result of one round over Flower.
+
+    Attributes:
+        round: The round's number, from 1.
+        state: The server state after it.
+        clients: The names of the cohort, sorted as in the roster.
+        counted: The names of the clients whose update was folded in.
+        failed: Why each of the others was not, by name.
+        server_info: What the server reports.
+        messages: The ledger's entries: a downlink for each client that was sent one, and an uplink
+            for each whose bytes came, whether they counted or not.
+        envelope: Bytes that Flower added to the messages of the round, `(up, down)`: its serialised
+            objects without our messages. HTTP and TLS come on top.
+        standing: What the next round, or a later run, starts from.
+
+    """
+
+    round: int
+    state: ServerState
+    clients: tuple[str, ...]
+    counted: tuple[str, ...]
+    failed: dict[str, str]
+    server_info: ServerInfo
+    messages: list[Entry]
+    envelope: tuple[int, int]
+    standing: Standing
+
+
+def federate(
+    grid: Grid,
+    algorithm: FederatedAlgorithm,
+    params: Params,
+    frozen: Frozen,
+    batches: PyTree,
+    names: Sequence[str],
+    *,
+    run: str,
+    rounds: int,
+    clients: int,
+    seed: int,
+    timeout: float | int | None = None,
+    join_seconds: float | int = 60,
+    most_targets: int = MOST_TARGETS,
+    start: Standing | None = None,
+) -> Generator[FlowerRound, None, None]:
+    """Run a federated algorithm over the nodes of a Flower grid, one round for each item requested.
+
+    A round draws its cohort as `simulate` does, sends each client the downlink, waits, and folds
+    the updates in by the order of the roster. Its parameters are those of `simulate` with the
+    client axis `chunked(1)`, the same data and the same seed.
+
+    A client whose message is missing, late, malformed, of another codec, round or client, sent
+    twice, or not finite counts as failed, by name and with the reason, and the round goes on
+    without it. It keeps its old state, as it is told when it is next sent the model. If no client
+    counts, the parameters stay as they were. An algorithm that needs every client in every round
+    (`every_round`) stops instead: run it again from the last standing, and the round is repeated.
+
+    Args:
+        grid: The grid that Flower gives to a server app.
+        algorithm: The algorithm.
+        params: Initial trainable parameters.
+        frozen: Frozen parameters or their structure; they are not sent.
+        batches: Structure of one client's batches, leaves `[steps, batch, ...]`: arrays or
+            `ShapeDtypeStruct`s.
+        names: The roster: the names of all clients, sorted. A client's position is its number.
+        run: The run's name, under which clients keep their state.
+        rounds: Number of the last round.
+        clients: Clients in a cohort.
+        seed: Seed of the run.
+        timeout: Seconds to wait for a round's messages, which is also their time to live. By
+            default the server waits until each is answered or Flower gives it up.
+        join_seconds: Seconds to wait before the first round until each client of the roster has a
+            node; then the rounds begin without the others. 60 by default.
+        most_targets: Most targets that a client may claim, which is its weight in a mean; a client
+            that claims more counts as failed. 2^31 - 1 by default.
+        start: What to resume from; by default the run starts at round 1.
+
+    Yields:
+        The `FlowerRound` of each round.
+
+    Raises:
+        TypeError: For an argument of the wrong kind.
+        ValueError: For a number out of range, for a roster that is not sorted, and for an algorithm
+            with `every_round` in cohorts of some clients.
+        RuntimeError: For an algorithm with `every_round`, from a round in which a client failed.
+
+    Example:
+        In the main function of a server app, which `server_app` makes with checkpoints:
+
+        >>> def main(grid, context):
+        ...     for done in federate(
+        ...         grid, algorithm, params, (), batches, ("ann", "bob"),
+        ...         run="first", rounds=10, clients=2, seed=0, timeout=600,
+        ...     ):
+        ...         print(done.round, done.counted, done.failed)
+
+    """
+    who = "federate"
+    check_algorithm(algorithm, who=who)
+    check_rounds(rounds, seed, who=who)
+    check_clients(clients, len(names), who=who, among="the clients of the roster")
+    if timeout is not None:
+        check_above_zero(timeout, who=who, name="timeout", unit="seconds")
+    check_seconds(join_seconds, who=who, name="join_seconds")
+    check_count(most_targets, who=who, name="most_targets", at_most=MOST_TARGETS)
+    if list(names) != sorted(set(names)):
+        raise ValueError(message(who, "names", "each name once, sorted", list(names)))
+    check_every_round(algorithm, clients, len(names), Conditions(), who=who)
+    return _federate(
+        grid,
+        algorithm,
+        params,
+        frozen,
+        batches,
+        names,
+        run=run,
+        rounds=rounds,
+        clients=clients,
+        key=jr.key(seed),
+        timeout=timeout,
+        join_seconds=join_seconds,
+        most_targets=most_targets,
+        start=start,
+    )
+
+
+def _federate(
+    grid: Grid,
+    algorithm: FederatedAlgorithm,
+    params: Params,
+    frozen: Frozen,
+    batches: PyTree,
+    names: Sequence[str],
+    *,
+    run: str,
+    rounds: int,
+    clients: int,
+    key: Key[Array, ""],
+    timeout: float | int | None,
+    join_seconds: float | int,
+    most_targets: int,
+    start: Standing | None,
+) -> Generator[FlowerRound, None, None]:
+    """`federate` with checked arguments."""
+    programs = server_programs(algorithm, clients)
+    down_like, up_like = messages(algorithm, params, batches, frozen=frozen)
+    state = start.state if start else first_state(algorithm, key, params)
+    counted = (start.counted if start else np.zeros(len(names), np.int64)).copy()
+    nodes = _Nodes(grid, names)
+    nodes.wait(join_seconds, timeout)
+    for number in range((start.round if start else 0) + 1, rounds + 1):
+        round_key = jr.fold_in(key, number)
+        cohort = draw(round_key, len(names), clients)[0].tolist()
+        downlink, state, folded = programs.begin(round_key, state)
+        data = wire.dumps(jax.device_get(downlink))
+        record = bytes_record(data, down_like)
+        here, failed = nodes.find(timeout), {}
+        asked: dict[int, Message] = {}
+        for client in cohort:
+            if client not in here:
+                failed[client] = nodes.missing(client)
+                continue
+            values = {
+                "version": __version__,
+                "run": run,
+                "client": names[client],
+                "round": number,
+                "counted": int(counted[client]),
+                "key": _key_bytes(jr.fold_in(round_key, client)),
+            }
+            content = RecordDict({"downlink": record, "round": ConfigRecord(values)})
+            asked[client] = Message(
+                content, here[client], "train", ttl=timeout, group_id=str(number)
+            )
+        replies = _ask(grid, asked, timeout)
+        ups, envelope = np.zeros(len(cohort), np.int64), [0, 0]
+        for each in asked.values():
+            envelope[1] += envelope_bytes(each, len(data))
+        took_part = []
+        for row, client in enumerate(cohort):
+            if client not in asked:
+                continue
+            try:
+                reply = _only(replies[client])
+                up = read_bytes(reply.content, "uplink", up_like)
+                ups[row] = len(up)
+                envelope[0] += envelope_bytes(reply, len(up))
+                weight = _weight(reply, names[client], number, most_targets)
+                uplink = wire.loads(up, up_like)
+            except (ReplyError, wire.WireError) as error:
+                failed[client] = str(error)
+                continue
+            before = _left_out(folded)
+            rows = jax.tree.map(lambda leaf: np.asarray(leaf)[None], uplink)
+            folded = programs.fold(state, folded, rows, np.array([weight], np.float32))
+            if _left_out(folded) > before:
+                failed[client] = "uplink: expected finite numbers, got NaN or an infinity."
+                continue
+            counted[client] = number
+            took_part.append(names[client])
+        reasons = {names[client]: failed[client] for client in sorted(failed)}
+        if reasons and algorithm.every_round:
+            raise RuntimeError(
+                f"federate: round {number}: expected every client, as the algorithm needs, got "
+                f"none from {reasons}; mend that and run again, which repeats the round."
+            )
+        state, info = programs.finish(round_key, state, folded)
+        sent = [client for client in cohort if client in asked]
+        rows = [row for row, client in enumerate(cohort) if client in asked]
+        yield FlowerRound(
+            number,
+            state,
+            tuple(names[client] for client in cohort),
+            tuple(took_part),
+            reasons,
+            jax.device_get(info),
+            entries(number, sent, len(data), ups[rows]),
+            (envelope[0], envelope[1]),
+            Standing(number, state, counted.copy()),
+        )
+
+
+class _Nodes:
+    """Which node serves which client; nodes are asked when they first appear."""
+
+    def __init__(self, grid: Grid, names: Sequence[str]) -> None:
+        self._grid, self._numbers = grid, {name: number for number, name in enumerate(names)}
+        self._names = names
+        self._client_of: dict[int, int | None] = {}
+        self._claimed: dict[int, list[int]] = {}
+        self._reasons: dict[int, str] = {}
+
+    def wait(self, seconds: float | int, timeout: float | int | None) -> None:
+        """Wait until each client has a node, or the seconds are over."""
+        until = time.monotonic() + seconds
+        while len(self.find(timeout)) < len(self._names) and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+
+    def find(self, timeout: float | int | None) -> dict[int, int]:
+        """The node of each client that has exactly one."""
+        present = sorted(self._grid.get_node_ids())
+        new = [node for node in present if node not in self._client_of]
+        asked = {node: Message(RecordDict(), node, "query.join", ttl=timeout) for node in new}
+        for node, replies in _ask(self._grid, asked, timeout).items():
+            try:
+                said = read_values(_only(replies).content, "join", JOINED)
+                if said["version"] != __version__:
+                    raise ReplyError(message("join", "version", repr(__version__), said["version"]))
+                if said["client"] not in self._numbers:
+                    raise ReplyError(message("join", "client", "a name of the roster", said))
+                self._client_of[node] = self._numbers[said["client"]]
+                self._reasons.pop(node, None)
+            except ReplyError as error:
+                self._reasons[node] = str(error)
+                if any(each.has_content() for each in replies):  # wrong now, wrong later
+                    self._client_of[node] = None
+        here: dict[int, list[int]] = {}
+        for node in present:
+            if (client := self._client_of.get(node)) is not None:
+                here.setdefault(client, []).append(node)
+        self._claimed = here
+        return {client: nodes[0] for client, nodes in here.items() if len(nodes) == 1}
+
+    def missing(self, client: int) -> str:
+        """Why a client has no node."""
+        claimed = len(self._claimed.get(client, []))
+        bad = [f" Node {node}: {why}" for node, why in self._reasons.items()]
+        more = f" {len(bad) - 3} more nodes did not join." if len(bad) > 3 else ""
+        return f"node: expected one node of this client, got {claimed}.{''.join(bad[:3])}{more}"
+
+
+def _ask(
+    grid: Grid, asked: dict[int, Message], timeout: float | int | None
+) -> dict[int, list[Message]]:
+    """Send messages and wait for the replies, which are matched by the message they answer."""
+    replies: dict[int, list[Message]] = {each: [] for each in asked}
+    if not asked:
+        return replies
+    ids = list(grid.push_messages(list(asked.values())))
+    waiting = {i: each for i, each in zip(ids, asked, strict=True) if i}
+    sender = dict(waiting)
+    until = None if timeout is None else time.monotonic() + timeout
+    while waiting:
+        for reply in grid.pull_messages(list(waiting)):
+            each = sender.get(reply.metadata.reply_to_message_id)
+            if each is not None:
+                replies[each].append(reply)
+        waiting = {i: each for i, each in waiting.items() if not replies[each]}
+        if waiting:
+            if until is not None and time.monotonic() >= until:
+                break
+            time.sleep(_POLL_SECONDS)
+    return replies
+
+
+def _only(replies: list[Message]) -> Message:
+    """The one reply to a message, if it has content."""
+    if len(replies) != 1:
+        raise ReplyError(f"reply: expected one in time, got {len(replies) or 'none'}.")
+    (reply,) = replies
+    if reply.has_error():
+        reason = repr(str(reply.error.reason))
+        shown = reason if len(reason) <= 300 else f"{reason[:150]}...{reason[-150:]}"
+        raise ReplyError(f"reply: expected an update, got error {reply.error.code}: {shown}.")
+    if not reply.has_content():
+        raise ReplyError("reply: expected a content, got none.")
+    return reply
+
+
+def _weight(reply: Message, name: str, number: int, most: int) -> float:
+    """The weight that a reply claims, once it is the one that was asked for."""
+    values = read_values(reply.content, "round", ANSWERED)
+    for key, expected in (("client", name), ("round", number)):
+        if values[key] != expected:
+            raise ReplyError(message("round", key, repr(expected), values[key]))
+    if not 0 <= values["targets"] <= most:
+        expected = f"an integer from 0 to {most}"
+        raise ReplyError(message("round", "targets", expected, values["targets"]))
+    return float(values["targets"])
+
+
+def _left_out(folded: Any) -> int:
+    """How many clients the fold has left out so far, as their update was not finite."""
+    return int(getattr(folded, "failed", 0))
+
+
+def _key_bytes(key: Key[Array, ""]) -> bytes:
+    return np.asarray(jr.key_data(key)).astype("<u4").tobytes()

@@ -1,0 +1,20 @@
+"""Nodes of an in-memory grid, one for each client, and bits to compare."""
+
+import jax
+import numpy as np
+
+from fedjax_llm.flower import client_app
+
+from .flower_task import BATCHING, NAMES, PARAMS, corpus
+
+
+def nodes(algorithm, folder):
+    """One node for each client, in an order that is not that of the roster."""
+    app = client_app(
+        algorithm, PARAMS, (), corpus(), BATCHING, folder=folder, compilation_cache=False
+    )
+    return {90 - i: (app, {"client": name}) for i, name in enumerate(NAMES)}
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
