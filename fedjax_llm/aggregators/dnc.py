@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from fedjax_compression.checks import check_integer, check_number
 from fedjax_compression.errors import message
+from fedjax_compression.ops.decompositions import eigh
 from fedjax_compression.ops.magnitudes import near_power
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
@@ -89,7 +90,7 @@ def outlier_scores(
     sketch = sketch * inverse
     centre = sketch.sum(axis=0) / jnp.maximum(chosen.sum(), 1)
     centred = jnp.where(chosen[:, None], sketch - centre, 0.0)
-    _, vectors = jnp.linalg.eigh(gram(centred))  # projections on v are sigma * u
+    _, vectors = eigh(gram(centred))  # projections on v are sigma * u
     return vectors[:, -1] ** 2
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from fedjax_compression.ops.decompositions import eigh
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from ..aggregators.clipping import around, scaled
@@ -39,7 +40,7 @@ def mimic(fraction: float | int) -> Attack:
         key: Key[Array, ""], updates: PyTree, honest: Bool[Array, " clients"], bad: Int[Array, ""]
     ) -> PyTree:
         differences = around(updates, mean_of(honest, updates))
-        _, vectors = jnp.linalg.eigh(gram(scaled(differences, honest.astype(jnp.float32))))
+        _, vectors = eigh(gram(scaled(differences, honest.astype(jnp.float32))))
         chosen = jnp.argmax(jnp.where(honest, jnp.abs(vectors[:, -1]), -1.0))
         return jax.tree.map(lambda leaf: leaf[chosen], updates)
 

@@ -25,6 +25,7 @@ from ..simulation.loop.arguments import (
     check_clients,
     check_every_round,
     check_rounds,
+    check_without_noise,
 )
 from ..simulation.loop.cohorts import draw
 from ..simulation.loop.programs import first_state
@@ -145,8 +146,9 @@ def federate(
 
     Raises:
         TypeError: For an argument of the wrong kind.
-        ValueError: For a number out of range, for a roster that is not sorted, and for an algorithm
-            with `every_round` in cohorts of some clients.
+        ValueError: For a number out of range, for a roster that is not sorted, for an algorithm
+            with `every_round` in cohorts of some clients, and for one with noise, which has no
+            secret here.
         RuntimeError: For an algorithm with `every_round`, from a round in which a client failed.
 
     Example:
@@ -162,6 +164,7 @@ def federate(
     """
     who = "federate"
     check_algorithm(algorithm, who=who)
+    check_without_noise(algorithm, who=who)
     check_rounds(rounds, seed, who=who)
     check_clients(clients, len(names), who=who, among="the clients of the roster")
     if timeout is not None:

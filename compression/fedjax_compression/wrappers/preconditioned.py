@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ..contract import Compressor, Like, Payload, State, Update, check_inner
+from ..ops.decompositions import eigh
 from ..ops.matrices import gather_matrices, groups_of, scatter_matrices
 
 _EXPONENT = 0.175
@@ -115,7 +116,7 @@ def _moments(stack: Float[Array, "matrices rows columns"]) -> _Moments:
     stack = stack / jnp.where(largest == 0, 1.0, largest)
     square = jnp.mean(stack**2, axis=(1, 2), keepdims=True)
     stack = stack / jnp.sqrt(jnp.where(square == 0, 1.0, square))
-    powers, rows = jnp.linalg.eigh(_product("bij,bkj->bik", stack, stack))
+    powers, rows = eigh(_product("bij,bkj->bik", stack, stack))
     return _Moments(stack, rows, jnp.maximum(powers, 0.0))
 
 

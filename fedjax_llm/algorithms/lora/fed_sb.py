@@ -9,6 +9,7 @@ import jax.random as jr
 import optax
 from fedjax_compression import Compressor
 from fedjax_compression.checks import check_number
+from fedjax_compression.ops.decompositions import orthonormal
 from jaxtyping import Array, Float, Key, PyTree
 
 from ...algorithm import FederatedAlgorithm
@@ -282,4 +283,4 @@ def _norms(leaf: Array, axis: int) -> Float[Array, "..."]:
 def _orthonormal(
     key: Key[Array, ""], shape: tuple[int, ...]
 ) -> Float[Array, "*layers entries rank"]:
-    return jnp.linalg.qr(jr.normal(key, shape))[0]
+    return orthonormal(jr.normal(key, shape))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from fedjax_compression.ops.decompositions import svd
 from jaxtyping import Array, Float, PyTree
 
 Path = tuple[str, ...]
@@ -76,7 +77,7 @@ def svd_factors(matrix: Float[Array, "*layers in out"], rank: int) -> Pair:
     product of a lower rank. The squared error is the sum of the squared singular values that are
     left out (Eckart & Young 1936).
     """
-    u, s, v = jnp.linalg.svd(_float32(matrix), full_matrices=False)
+    u, s, v = svd(_float32(matrix))
     root = jnp.sqrt(s[..., :rank])
     return Pair(u[..., :rank] * root[..., None, :], root[..., None] * v[..., :rank, :])
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
+from fedjax_compression.ops.decompositions import eigh
 from jaxtyping import Array, Float, Int, Key
 
 
@@ -118,7 +119,7 @@ def _roots(
     covariance: Float[Array, "dimension dimension"],
 ) -> tuple[Float[Array, "dimension dimension"], Float[Array, "dimension dimension"]]:
     """The symmetric square root and its inverse; eigenvectors' signs and order do not matter."""
-    values, vectors = jnp.linalg.eigh(covariance)
+    values, vectors = eigh(covariance)
     root = jnp.sqrt(jnp.maximum(values, jnp.finfo(jnp.float32).tiny))
 
     def with_values(values: Float[Array, " dimension"]) -> Float[Array, "dimension dimension"]:

@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedjax_llm import algorithms
+from fedjax_llm.aggregators import dp_fed_avg
 from fedjax_llm.flower import federate
 from fedjax_llm.ledger import messages, total_bytes
 from fedjax_llm.simulation import Conditions, Fate, Faults, chunked, simulate
@@ -329,6 +330,17 @@ def test_a_client_is_sent_its_own_key_alone(tmp_path):
     for number, name in enumerate(NAMES):
         key = jr.fold_in(jr.fold_in(jr.key(11), 1), number)
         assert keys[name] == np.asarray(jr.key_data(key)).astype("<u4").tobytes()
+
+
+def test_an_algorithm_with_noise_is_refused():
+    private = algorithms.fed_avg(
+        loss,
+        LIKE,
+        client_optimizer=SGD,
+        aggregate=dp_fed_avg(clip=1.0, noise_multiplier=1.0),
+    )
+    with pytest.raises(ValueError, match="federate: algorithm: expected one without noise"):
+        over_flower(private, InMemoryGrid({}), rounds=1, join_seconds=0)
 
 
 def test_wrong_arguments_are_refused_by_name(tmp_path):
