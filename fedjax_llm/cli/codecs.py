@@ -37,7 +37,7 @@ def codecs(
     The error of the mean is what a training run pays for. Its picture is codecs.png.
 
     Args:
-        codecs: Codecs to measure. Default: some fifty.
+        codecs: Codecs to measure. Default: some sixty.
         entries: Entries of the two drawn sources.
         seed: Seed of all sources, and of the run.
         means: Measure the error of the mean; the run takes a minute or two.

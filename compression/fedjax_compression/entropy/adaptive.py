@@ -76,8 +76,10 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
     entropy-coded trellis, with one step for all and frequency tables by the row's variance. There
     is no random rotation, which would make every update as hard to code as a Gaussian.
 
-    Guarantees: least error, and biased: for use under `error_feedback` or with many clients.
-    `unbiased_scale` corrects the scale, not the direction. Updates of language models lie in few
+    Guarantees: least error, and biased: for messages that stand alone, such as a downlink, or under
+    `error_feedback`. Neither many clients nor many rounds average its error out, where
+    `preconditioned` and `eden` have noise alone; `unbiased_scale` corrects the scale, not the
+    direction. Updates of language models lie in few
     directions, and their error is several dB below Shannon's bound for a Gaussian of the same
     variance; on a Gaussian the error is that of `trellis`. Zeros are exact; an update with a NaN or
     an infinity decodes to NaNs. The receiver recomputes the basis from the integers sent, so that
