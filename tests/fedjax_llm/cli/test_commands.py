@@ -56,8 +56,10 @@ def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
     plain = train(tmp_path / "plain", "--uplink", "eden(bits=2)")
     known = train(tmp_path / "known", "--uplink", "eden(bits=2)", "--prediction", "0.5")
     assert known["uplink_bytes"] == plain["uplink_bytes"]
-    messages = 2 * 2  # rounds of clients; four bytes for each entry of what is known
-    assert known["downlink_bytes"] == plain["downlink_bytes"] + 4 * plain["trainable"] * messages
+    messages = 2 * 2  # rounds of clients; each has four bits an entry, two scales and a seed
+    assert plain["trainable"] <= 2 * 4096
+    more = (plain["trainable"] // 2 + 2 * 4 + 4) * messages
+    assert known["downlink_bytes"] == plain["downlink_bytes"] + more
 
 
 @pytest.mark.slow
