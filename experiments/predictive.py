@@ -14,7 +14,8 @@ round's aggregate, whose norm is .74 of its own; the best weight, .44, removes 1
 At one bit the codec loses that again, because a difference has less of the shape that it exploits:
 errors .277, .275, .309, .328 at weights 0, .25, .5, .75; after ten rounds +.0066 nats per byte at
 weight .5 (seeds +.011, -.007, +.015: no effect). At a quarter of a bit errors .757, .758, .727,
-.748, and -.081 nats (-.065, -.058, -.120). The prediction doubles the downlink's bytes.
+.748, and -.081 nats (-.065, -.058, -.120). The prediction doubled the
+downlink's bytes in these runs; it now travels at four bits an entry.
 """
 
 import dataclasses
