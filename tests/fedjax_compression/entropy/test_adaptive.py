@@ -70,6 +70,7 @@ def test_a_tall_matrix_costs_what_its_transpose_costs():
     assert turned == pytest.approx(err, rel=0.01)
 
 
+@pytest.mark.slow
 def test_rows_of_small_variance_take_few_bits():
     rows = jnp.where(jnp.arange(64) < 16, 1.0, 0.01)[:, None]
     x = {"w": rows * jr.normal(jr.key(4), (2, 64, 128)), "b": jnp.zeros(64)}

@@ -63,6 +63,7 @@ def test_a_message_is_within_three_thousandths_of_the_ideal_entropy():
     assert got <= 1.003 * -(share * np.log2(share)).sum()
 
 
+@pytest.mark.slow
 def test_tensors_of_small_entries_take_few_bits():
     x = {"large": gaussian(jr.key(1)), "small": 1e-3 * gaussian(jr.key(2))}
     _, error, payload = coded(x, 1)
@@ -78,6 +79,7 @@ def test_small_tensors_share_a_table():
     assert payload.symbols.runs.tolist() == [10 + 5000 + 3, 9000 + 7]
 
 
+@pytest.mark.slow
 def test_decoded_levels_are_the_means_of_what_was_rounded_to_them():
     x = gaussian(jr.key(1))
     _, _, payload = coded(x, 2)

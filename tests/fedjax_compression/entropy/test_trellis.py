@@ -118,6 +118,7 @@ def test_a_non_finite_entry_makes_every_leaf_non_finite(bad):
     assert all(jnp.isnan(leaf).any() for leaf in out.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3,)])
 def test_small_updates_come_back(shape):
     x = jnp.ones(shape)

@@ -6,6 +6,7 @@ import pytest
 from fedjax_compression.ops.mixing import mix, unmix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [1, 50, 4096, 20_001])
 def test_it_keeps_norms_and_is_undone(entries):
     x = jr.normal(jr.key(0), (entries,)) * jnp.arange(1.0, entries + 1)

@@ -78,6 +78,7 @@ def test_blocks_of_very_different_scale_do_not_affect_each_other(c):
     np.testing.assert_array_equal(decoded(c, y)[:64], decoded(c, y[:64]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", ALL)
 @pytest.mark.parametrize("value", [jnp.nan, -jnp.inf])
 def test_a_nan_or_infinity_affects_only_its_block(c, value):

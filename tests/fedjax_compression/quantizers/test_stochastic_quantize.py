@@ -22,6 +22,7 @@ def test_a_message_of_ten_entries_has_the_size_worked_by_hand(bits, size):
     assert len(wire.dumps(payload)) == 12 + size + 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 4])
 def test_rounding_is_unbiased_and_errs_by_at_most_a_step(bits):
     c, x = stochastic_quantize(bits=bits), jr.normal(jr.key(0), (50,))

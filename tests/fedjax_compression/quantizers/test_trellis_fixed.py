@@ -156,6 +156,7 @@ def test_below_one_bit_a_mean_errs_by_one_over_the_messages(update, bits):
     assert excess(trellis_fixed(bits=bits, memory=4), HARD[update](4096)) < 1.11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [0.25, 0.1])
 def test_errors_of_clients_with_the_same_update_do_not_add(bits):
     c, x, clients = trellis_fixed(bits=bits, memory=4), jr.normal(jr.key(5), (5000,)), 32
@@ -165,6 +166,7 @@ def test_errors_of_clients_with_the_same_update_do_not_add(bits):
     assert clients * (mean @ mean) < 1.2 * (left**2).sum(axis=1).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entries", "nbytes"), [(1, 1), (20, 3), (200, 4), (319, 4), (321, 5)])
 def test_a_short_update_is_sent_at_a_bit_for_some_of_its_entries(entries, nbytes):
     c, x = trellis_fixed(bits=0.1), jnp.ones(entries)

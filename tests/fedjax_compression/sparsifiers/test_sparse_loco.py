@@ -96,6 +96,7 @@ def test_the_residual_stays_bounded():
     assert jnp.abs(state[0]).max() < 20 * jnp.abs(x).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
 def test_a_nan_or_infinity_among_zeros_is_reported(value):
     assert not jnp.isfinite(decoded(sparse_loco(), jnp.zeros(9000).at[5000].set(value))).all()

@@ -39,6 +39,7 @@ def test_the_receivers_memory_is_the_weighted_mean_of_what_senders_hold(cohort):
     assert np.abs(expected).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_error_falls_at_the_rate_of_the_codec():
     c, x = ef21(top_k(fraction=0.1)), jr.normal(jr.key(0), (1000,))
     state, errors = c.init(x), []

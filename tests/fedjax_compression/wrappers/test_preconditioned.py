@@ -50,6 +50,7 @@ def test_each_matrix_of_a_stack_has_its_own_scale_and_a_tall_one_is_its_transpos
         np.testing.assert_allclose(each, scaled(x, known), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.0, 1e-30, 1.0, 1e30])
 def test_scaling_is_undone_whatever_is_known(factor):
     c = preconditioned(identity()).given(jax.tree.map(lambda k: factor * k, KNOWN))
@@ -58,6 +59,7 @@ def test_scaling_is_undone_whatever_is_known(factor):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), decoded, UPDATE)
 
 
+@pytest.mark.slow
 def test_a_wrong_known_update_costs_error_and_no_bias():
     wrong = jax.tree.map(lambda k: jr.normal(jr.key(9), k.shape) ** 3, KNOWN)
     c, draws = preconditioned(eden(bits=1)).given(wrong), 3000
@@ -71,6 +73,7 @@ def test_a_wrong_known_update_costs_error_and_no_bias():
     assert (jnp.abs(bias) < 5 * decoded.std(axis=0) / draws**0.5).all()
 
 
+@pytest.mark.slow
 def test_without_a_known_update_it_is_the_inner_codec():
     inner, outer = eden(bits=2), preconditioned(eden(bits=2))
     messages = [
@@ -90,6 +93,7 @@ def test_a_nan_that_is_known_is_reported():
     assert not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(decoded))
 
 
+@pytest.mark.slow
 def test_a_known_direction_of_most_power_costs_less():
     x = jax.tree.map(lambda k: k + 0.1 * jr.normal(jr.key(5), k.shape), KNOWN)
 

@@ -115,6 +115,7 @@ def test_the_initial_loss_is_that_of_the_plain_model(name, batch, task, trained)
     assert off < 0.3
 
 
+@pytest.mark.slow
 @each
 def test_a_step_lowers_the_loss(name, trained):
     start, then = trained(name).losses

@@ -71,11 +71,13 @@ def is_the_noise(noise, deviation):
     return np.abs(correlation).max() < bound and centred
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [RULE, ADAPTIVE], ids=["fixed", "adaptive"])
 def test_the_rule_keeps_the_contract(rule):
     check_aggregator(rule)
 
 
+@pytest.mark.slow
 def test_the_sum_is_of_clipped_rows_and_the_divisor_is_constant():
     """Of 6 planned clients, 4 answer, whatever weights they claim: the sum is divided by 6."""
     tree = updates(4)
@@ -109,6 +111,7 @@ def test_noise_that_is_switched_off_shared_or_narrow_is_caught():
     assert largest > 4  # in bfloat16 none exceeds 2.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.01, 1.0, 1e20])
 def test_one_client_moves_the_sum_by_at_most_the_clip(scale):
     """Added, removed or zeroed out; replaced by its opposite it moves twice that."""
@@ -127,6 +130,7 @@ def test_one_client_moves_the_sum_by_at_most_the_clip(scale):
         np.testing.assert_allclose(replaced, 2 * CLIP, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_failed_rows_and_empty_rounds_release_noise_of_the_same_size():
     tree = updates(N)
     padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, 9 * leaf[-1:]]), tree)
@@ -164,6 +168,7 @@ def test_bits_that_cost_more_than_the_whole_are_refused():
         late.empty(LIKE, 6)
 
 
+@pytest.mark.slow
 def test_the_bound_moves_as_in_the_paper_and_clips_the_next_round():
     """C exp(-rate (share - quantile)), where the share has noise of `count_noise / divisor`."""
     rule = rules.adaptive_dp_fed_avg(

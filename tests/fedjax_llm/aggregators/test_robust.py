@@ -67,12 +67,14 @@ def test_every_registered_rule_is_in_the_table():
     assert set(AGGREGATORS) - set(TABLE) == {"weighted_mean", "bucketing"} | with_noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_a_rule_is_that_of_its_definition(name):
     rule, expected = TABLE[name]
     np.testing.assert_allclose(combined(rule, ROWS), expected(ROWS), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_claimed_weights_count_for_nothing_and_rows_of_weight_zero_are_nobody(name):
     """A dropped row between others and claimed weights leave the result of the other rows."""
@@ -85,6 +87,7 @@ def test_claimed_weights_count_for_nothing_and_rows_of_weight_zero_are_nobody(na
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_the_order_of_clients_does_not_matter(name):
     rule, _ = TABLE[name]
@@ -92,12 +95,14 @@ def test_the_order_of_clients_does_not_matter(name):
     np.testing.assert_allclose(combined(rule, shuffled), combined(rule, ROWS), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TABLE, "bucketing"])
 def test_a_rule_keeps_the_contract(name):
     made = {**TABLE, "bucketing": (rules.bucketing(rules.median()), None)}
     check_aggregator(made[name][0], clients=N)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e3, 1e30, 3e38])
 @pytest.mark.parametrize("name", [*TABLE, "bucketing"])
 def test_clients_at_infinity_move_a_rule_no_further_than_its_bound(name, size):
@@ -121,6 +126,7 @@ def test_clients_at_infinity_move_a_rule_no_further_than_its_bound(name, size):
         assert error <= bound.get(name, 1.0), error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "needs", "why"),
     [
@@ -181,6 +187,7 @@ def test_distances_are_exact_far_from_zero():
     assert (np.diag(got) == 0).all()
 
 
+@pytest.mark.slow
 def test_the_geometric_median_and_its_published_iterations():
     x = jnp.array([[0.0, 0], [1, 0], [0, 1], [10, 10]])
     chosen = jnp.ones(4, bool)
@@ -214,6 +221,7 @@ def test_centred_clipping_starts_from_the_last_aggregate(iterations):
     np.testing.assert_allclose(out, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_buckets_are_drawn_anew_from_each_key_and_hold_every_client_once():
     rule = rules.bucketing(rules.mean(), size=2)
     rows = jnp.asarray(ROWS[:10], jnp.float32)
@@ -227,6 +235,7 @@ def test_buckets_are_drawn_anew_from_each_key_and_hold_every_client_once():
     assert not np.allclose(medians[1], medians[2])
 
 
+@pytest.mark.slow
 def test_the_noise_of_flame_has_its_scale_and_each_leaf_its_own():
     rule = rules.flame(0.1)
     rows = {name: jnp.ones((3, 2000)) / np.sqrt(4000) for name in "ab"}  # norm 1
@@ -251,6 +260,7 @@ def test_dnc_on_a_sketch_leaves_out_the_client_that_differs():
     np.testing.assert_allclose(out["a"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 13, 33])
 def test_columns_are_sorted_as_numpy_sorts_them(rows):
     values = np.random.default_rng(rows).normal(size=(rows, 50)).astype("f4")
@@ -277,6 +287,7 @@ def test_a_new_cohort_traces_once():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [1, 3, 5])
 def test_the_geometric_median_stays_within_its_bound_below_half(bad):
     """Bad clients agree on a far point; honest ones lie within 1 of the origin."""

@@ -148,6 +148,7 @@ def test_mimic_copies_the_honest_client_furthest_along_the_top_direction():
     np.testing.assert_allclose(crafted(attacks.mimic(0.2)), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [attacks.alie, attacks.ipm, attacks.min_max, attacks.min_sum, attacks.mimic]
 )
@@ -175,6 +176,7 @@ SENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [vmap(), scan(), chunked(3)], ids=["vmap", "scan", "chunked"])
 @pytest.mark.parametrize("name", SENT)
 def test_a_round_has_the_drawn_share_of_clients_that_send_what_the_attack_says(name, axis):
@@ -201,6 +203,7 @@ def test_gaussian_clients_send_noise_of_their_own_in_each_round():
     assert not np.allclose(noise, later, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alie", "sign_flip"])
 def test_the_malicious_clients_are_the_same_in_every_round_and_after_a_resume(name):
     attack = SENT[name][0](0.3)
@@ -243,6 +246,7 @@ def test_an_attack_without_a_malicious_client_in_the_cohort_changes_nothing():
             assert before is not r
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alie", "sign_flip"])
 def test_clients_that_fail_or_drop_out_are_neither_read_nor_replaced(name):
     make, sent = SENT[name]
@@ -257,6 +261,7 @@ def test_clients_that_fail_or_drop_out_are_neither_read_nor_replaced(name):
     np.testing.assert_allclose(r.state.params, updates.mean(0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_method_with_two_codecs_is_attacked_in_both():
     def run(attack):
         algorithm = scaffold(
@@ -302,6 +307,7 @@ ROBUST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROBUST)
 def test_training_stays_near_the_optimum_with_clients_at_infinity(name):
     """Two of eleven clients send -1e20 times their update; the honest optima are around 1."""
@@ -310,6 +316,7 @@ def test_training_stays_near_the_optimum_with_clients_at_infinity(name):
     assert away < {"norm_bound": 0.7, "centered_clipping": 0.7}.get(name, 0.45), away
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "holds"), [(attacks.ipm(0.2, 1e20), True), (attacks.scaling(0.2, -1e20), False)]
 )
@@ -365,6 +372,7 @@ def test_an_algorithm_without_an_attackable_codec_is_refused():
         next(rounds)
 
 
+@pytest.mark.slow
 def test_an_attackable_codec_changes_no_bit_of_an_honest_run():
     plain = fed_avg(LOSS, LIKE, client_optimizer=optax.sgd(1.0), uplink=codec("eden(bits=1)"))
     given = {"rounds": 2, "clients": 5, "seed": 0}

@@ -53,6 +53,7 @@ def test_the_error_of_a_codec_without_randomness_is_all_bias():
     assert row["bias_of_mean"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_known_is_given_to_codecs_that_take_it():
     updates = {"w": KNOWN["w"] + 0.1 * NOISE["w"]}
     given = mean_error(codec("preconditioned(eden(bits=1))"), Cohort(2, KNOWN, updates))
@@ -60,6 +61,7 @@ def test_what_is_known_is_given_to_codecs_that_take_it():
     assert given["error_of_mean"] < 0.5 * without["error_of_mean"]
 
 
+@pytest.mark.slow
 def test_messages_are_measured_one_by_one_and_receivers_with_memory_decode():
     rows = [
         mean_error(codec(text), GAUSSIAN)
@@ -69,6 +71,7 @@ def test_messages_are_measured_one_by_one_and_receivers_with_memory_decode():
     assert rows[1]["error_of_mean"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "memory"), [(0.25, 8), (0.1, 10)])
 def test_on_kept_updates_the_scaled_trellis_has_a_third_of_the_error_of_eden(bits, memory):
     eden = mean_error(codec(f"eden(bits={bits})"), kept())
@@ -79,6 +82,7 @@ def test_on_kept_updates_the_scaled_trellis_has_a_third_of_the_error_of_eden(bit
     assert scaled["bias_of_mean"] < 0.05 * scaled["error_of_mean"]
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_for_each_codec():
     texts = ("sign()", "eden(bits=1)")
     rows = list(measure_means(texts, [GAUSSIAN, GAUSSIAN._replace(round=5)]))

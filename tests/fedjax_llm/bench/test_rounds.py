@@ -48,6 +48,7 @@ def test_a_rung_counts_its_tokens_and_parameters(row):
     assert row["parameters"] == thin + sum(kernels.values()) + 256 * 16 + 3 * 16
 
 
+@pytest.mark.slow
 def test_a_rungs_times_and_shares_belong_together(row):
     assert row["host_share"] == pytest.approx(1 - row["device_seconds"] / row["round_seconds"])
     assert 0 < row["share_of_peak"] < 1

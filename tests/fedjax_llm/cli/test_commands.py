@@ -271,6 +271,7 @@ def test_a_file_is_no_folder(capsys, tmp_path, command):
     assert out.read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_is_not_written_over(capsys, trained):
     out, _ = trained
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -121,6 +121,7 @@ def test_conditions_that_cannot_be_are_refused_by_their_field(tmp_path, capsys, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_split_method_is_refused_conditions():
     given = RunConfig(algorithm="split_lora()", adapter="lora(rank=2)", faults="faults()")
     with pytest.raises(ValueError, match="faults: split_lora needs the whole of every client"):

@@ -128,6 +128,7 @@ def test_what_cannot_be_found_is_refused_by_name(args, said, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [registry, methods, aggregators, data])
 def test_names_are_registered_once_and_are_identifiers(room):
     def factory():
@@ -141,6 +142,7 @@ def test_names_are_registered_once_and_are_identifiers(room):
         room.register("two words", factory)
 
 
+@pytest.mark.slow
 def test_a_run_names_its_malicious_clients_and_resumes_with_the_same_attack(tmp_path, capsys):
     args = ("--attack", "alie(fraction=0.5, z=1.0)", "--aggregate", "median()")
     out = tmp_path / "run"

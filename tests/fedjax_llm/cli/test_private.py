@@ -111,6 +111,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(alone, tmp_path):
     assert resumed["digest"] == more["digest"]
 
 
+@pytest.mark.slow
 def test_other_configurations_have_noise_of_their_own(tmp_path, monkeypatch):
     """As the difference of two models with equal noise would be free of it."""
     keys = []
@@ -154,6 +155,7 @@ def test_poisson_sampling_is_told_by_name(tmp_path):
     assert all(0 <= count <= 4 for count in counts)
 
 
+@pytest.mark.slow
 def test_runs_together_and_runs_without_dp_accounting_are_refused(capsys, tmp_path, monkeypatch):
     out = ("--out", str(tmp_path / "runs"))
     said = refused(capsys, "frontier", *SMALL, *PRIVATE, *out, "--seeds", "0", "1", "--together")
@@ -172,6 +174,7 @@ def test_a_delta_of_one_client_in_all_warns(tmp_path, monkeypatch):
         train(tmp_path / "run", *PRIVATE, "--delta", "0.6")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -84,6 +84,7 @@ def test_messages_are_kept_unchanged(written):
     assert example.text == (Message("user", "Hi"), Message("assistant", "Hello"))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(

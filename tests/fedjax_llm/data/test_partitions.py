@@ -171,6 +171,7 @@ def test_a_key_makes_a_client():
     assert {client: len(own) for client, own in dealt.items()} == {"label 0": 10, "label 1": 10}
 
 
+@pytest.mark.slow
 def test_the_table_and_the_picture_show_each_clients_examples(tmp_path):
     chat = (Message("user", "abc"), Message("assistant", "de"))
     dealt = {"b": [Example("four", "x"), Example(chat, "y")], "a": [Example("one", "x")]}

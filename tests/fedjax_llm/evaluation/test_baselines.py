@@ -54,6 +54,7 @@ def test_training_helps_and_more_data_helps_more(three):
     assert three.local.unseen_clients is None
 
 
+@pytest.mark.slow
 def test_local_steps_are_the_expected_number_in_the_federation(three):
     assert [one.steps for one in three] == [0, 20, 40]  # 10 rounds * 4 steps * 2 of 4 clients
 

@@ -197,6 +197,7 @@ def alone_fields(leaves):
     return dict(zip(("tokens", "targets", "counted"), leaves, strict=True))
 
 
+@pytest.mark.slow
 def test_a_uniform_model_favours_short_options(small, bpe):
     known = jax.tree.map(jnp.zeros_like, small.params)
     choices = tokenize_choices(QUESTIONS, bpe, seq=SEQ)

@@ -88,6 +88,7 @@ def test_logits_equal_those_of_an_independent_reference(tied):
     np.testing.assert_allclose(model(ids), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_logits_do_not_depend_on_later_tokens():
     model, ids = decoder(), tokens()
     changed = ids.at[:, 5].set((ids[:, 5] + 1) % CONFIG.vocab_size)

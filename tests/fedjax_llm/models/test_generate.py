@@ -34,6 +34,7 @@ def test_prompts_of_different_lengths_are_continued_as_if_alone(name):
     np.testing.assert_array_equal(got.lengths, [12] * 3)
 
 
+@pytest.mark.slow
 def test_a_row_ends_after_its_first_eos():
     model, prompts = decoder(), jnp.asarray(tokens((3, 9)))
     free = np.asarray(generate(model, prompts, max_new_tokens=12).tokens)

@@ -89,6 +89,7 @@ def test_published_values_of_draws_that_are_cut(cap, expected):
     assert abs(account.epsilon(1000) - expected) < 0.6 * 10 ** -len(str(expected).split(".")[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("participation", "options", "event", "relation", "kind"),
     [

@@ -85,6 +85,7 @@ def test_rows_in_bfloat16_are_clipped_in_float32():
     np.testing.assert_allclose(norms(clipped), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", CODECS)
 def test_what_a_codec_decodes_to_is_within_the_bound(text):
     """An update of norm 1 may decode to a larger one: the bound holds on the decoded row."""

@@ -105,6 +105,7 @@ def test_a_classifier_of_mean_vectors_is_delivered_as_its_parameters(files, tmp_
     assert list(summary["delivered"]) == ["parameters/"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -118,6 +118,7 @@ def test_auto_says_what_it_found_and_a_resumed_run_keeps_it(tmp_path, monkeypatc
     assert one["config"]["client_axis"] == "auto()"
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(alone, capsys):
     before = {path: path.read_bytes() for path in alone.rglob("*") if path.is_file()}
     summary = train(alone, *FOUR, "--resume")

@@ -111,6 +111,7 @@ def events(federation, *, clients, buffer, rounds):
     return schedule
 
 
+@pytest.mark.slow
 def test_rounds_end_with_the_clients_of_the_schedule_and_their_staleness(federation, run, speeds):
     got = run(clients=4, buffer=2, rounds=8, network=speeds)
     expected = events(federation, clients=4, buffer=2, rounds=8)

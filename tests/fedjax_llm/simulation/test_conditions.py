@@ -307,6 +307,7 @@ def test_a_late_client_keeps_its_old_residual(tmp_path, run, corpus):
         assert not one[1:].any()
 
 
+@pytest.mark.slow
 def test_ties_are_not_broken_by_client_number(run):
     found = run(network=SLOW, deadline=deadline(first=2), clients=7, rounds=6)
     counted = {int(client) for r, _ in found for client in r.clients[r.plan.counted]}

@@ -96,6 +96,7 @@ def test_conditions_without_a_fault_change_nothing(run, faultless):
         assert other.plan is None
 
 
+@pytest.mark.slow
 def test_a_dropped_client_receives_the_model_and_changes_nothing(run, faultless):
     (one, snapshot), _ = run(with_fates(dropped=[2, 5]))
     assert sent(one, "down") == list(range(7))

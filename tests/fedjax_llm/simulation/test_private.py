@@ -108,6 +108,7 @@ def test_the_noise_is_the_same_for_every_client_axis(algorithm, axes):
             np.testing.assert_allclose(moved(got), expected, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_a_round_moves_by_the_clipped_sum_and_noise_of_the_stated_size():
     """Over 60 rounds' 2,400 entries: chi-square at 1e-6, which 1.15 times the noise fails."""
     at, noise = np.zeros(SIZE), []
@@ -197,6 +198,7 @@ def test_a_run_resumes_to_the_same_bits_and_no_state_has_the_secret(sampler):
         assert bytes(range(8)) not in raw
 
 
+@pytest.mark.slow
 def test_poisson_draws_each_client_with_its_rate_and_pads_what_is_left():
     """Cohorts of every size, from empty ones up, in one compiled program; each as its reference."""
     traces = []

@@ -129,6 +129,7 @@ def test_cohorts_change_from_round_to_round_and_reach_everybody(task, corpus):
     assert set(np.concatenate([r.clients for r in rounds]).tolist()) == set(range(7))
 
 
+@pytest.mark.slow
 def test_every_message_is_in_the_ledger(task, corpus):
     rounds = run(task, corpus, text="top_k(fraction=0.1)", rounds=2, clients=4)
     entries = sum(leaf.size for leaf in jax.tree.leaves(task.params))

@@ -201,6 +201,7 @@ def test_sums_of_bytes_are_right_whatever_rounds_are_kept(most):
         assert {10, 20, 30, 40} <= set(found["round"])
 
 
+@pytest.mark.slow
 def test_five_hundred_runs_stay_below_six_megabytes(tmp_path):
     rows = []
     for index in range(500):
@@ -221,6 +222,7 @@ def test_every_column_of_numbers_of_codecs_is_read(tmp_path):
     assert found["rows"][0]["values"] == [1.0, 0.36, 0.0225]
 
 
+@pytest.mark.slow
 def test_a_trained_folder_becomes_a_page(tmp_path, capsys):
     done = train(tmp_path / "run", "--evaluate-every", "1")
     main(["report", str(tmp_path / "run")])

@@ -92,6 +92,7 @@ def test_each_configuration_is_tuned_within_one_budget_and_run_with_its_best(exe
     assert len(done) == count
 
 
+@pytest.mark.slow
 def test_what_was_finished_is_found_again_and_shown_as_it_is(executed, tmp_path):
     done, limit = executed
     limit[0] = 3  # in the middle of tuning

@@ -188,6 +188,7 @@ def test_a_federation_learns_to_classify(task, labelled):
     assert right == 1.0
 
 
+@pytest.mark.slow
 def test_the_head_alone_trains_on_a_frozen_encoder(labelled):
     encoder = nnx.to_pure_dict(nnx.state(Encoder(CONFIG, rngs=nnx.Rngs(7)), nnx.Param))
     made = classification(

@@ -120,6 +120,7 @@ def test_masked_pairs_do_not_count(task, ready):
         assert scores.totals[1:].tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_reference_does_not_depend_on_the_batch_size(task, pairs, ready):
     other = with_reference(task, ready, seq=SEQ, batch=64)
     np.testing.assert_allclose(ready.reference, other.reference, rtol=1e-5)

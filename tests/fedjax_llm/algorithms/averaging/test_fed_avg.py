@@ -72,6 +72,7 @@ def test_all_clients_with_one_full_batch_step_are_centralised_sgd(task, corpus):
     close(state.params, jax.tree.map(lambda p, g: p - rate * g, task.params, gradient), 1e-6)
 
 
+@pytest.mark.slow
 def test_the_mean_is_weighted(task, corpus):
     batches = batches_of(corpus, [3, 6], steps=2)
     algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.sgd(0.5))
@@ -148,6 +149,7 @@ def test_a_client_with_a_nan_loss_is_counted_and_left_out(task, corpus, text):
     close(state.params, alone.params, 1e-7)
 
 
+@pytest.mark.slow
 def test_where_all_clients_fail_the_server_stays_as_it_was(task, corpus):
     algorithm = fed_avg(
         lambda params, frozen, batch: jnp.nan * task.loss(params, frozen, batch),

@@ -55,6 +55,7 @@ def test_the_consensus_is_the_mean_distribution_where_all_tokens_are_sent(whole_
         assert int(state.known) == number
 
 
+@pytest.mark.slow
 def test_unsent_tokens_count_as_zero_and_the_consensus_is_the_means_top():
     state, own, _ = contract.play(
         table,
@@ -72,6 +73,7 @@ def test_unsent_tokens_count_as_zero_and_the_consensus_is_the_means_top():
     np.testing.assert_allclose(at, state.consensus.probabilities, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_client_trains_on_the_consensus_and_then_on_its_own_text(whole_rounds):
     train = local_steps(table.loss, table.SGD)
     start = whole_rounds[0][1]
@@ -117,6 +119,7 @@ def test_a_cross_entropy_by_hand():
     np.testing.assert_allclose(cross_entropy(target, logits), by_hand, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_messages_by_hand():
     """A token of five takes 3 bits; two at each of 24 positions take 18 bytes."""
     downlink, uplinks, _, _ = jax.device_get(contract.played("fed_md")[2])

@@ -73,6 +73,7 @@ def test_fedexs_model_is_the_mean_of_the_clients_models_and_fed_avgs_is_not():
     assert error(kernels(apart.params, FROZEN), exact) > 1e-4
 
 
+@pytest.mark.slow
 def test_fedex_stays_exact_in_the_second_round_with_the_servers_base_at_each_client():
     algorithm, program = program_of("fedex_lora")
     state, own, _ = play(program, *start(algorithm), [0])
@@ -114,6 +115,7 @@ def test_a_residual_is_added_once_if_the_next_rounds_fail():
 # FLoRA.
 
 
+@pytest.mark.slow
 def test_floras_stack_is_the_weighted_mean_of_the_products():
     algorithm, program = program_of("flora")
     before, own = start(algorithm)

@@ -81,6 +81,7 @@ def test_ffas_mean_is_the_mean_of_the_products_and_a_is_unchanged():
         assert equal(state.params[name]["adapter"]["a"], PARAMS[name]["adapter"]["a"])
 
 
+@pytest.mark.slow
 def test_ffas_client_trains_as_with_a_frozen():
     algorithm = ffa_lora(loss, LIKE, client_optimizer=SGD)
     alone = WEIGHTS[:1]
@@ -140,12 +141,14 @@ def test_fedsa_sends_only_a_in_both_directions():
 # FLASC.
 
 
+@pytest.mark.slow
 def test_flasc_with_all_entries_is_fed_avg():
     dense = flasc(loss, LIKE, client_optimizer=SGD, server_optimizer=ONE, up=1.0, down=1.0)
     plain = fed_avg(loss, LIKE, client_optimizer=SGD, server_optimizer=ONE)
     close(after(dense)[0].params, after(plain)[0].params, 1e-6)
 
 
+@pytest.mark.slow
 def test_flascs_clients_start_from_the_largest_entries_and_train_all():
     sparse = flasc(loss, LIKE, client_optimizer=SGD, server_optimizer=ONE, up=1.0, down=0.25)
     state, _, _ = after(sparse, 1)
@@ -162,6 +165,7 @@ def test_flascs_clients_start_from_the_largest_entries_and_train_all():
     close(state.params, moved, 1e-6)
 
 
+@pytest.mark.slow
 def test_flasc_sends_the_given_share_of_values_and_keeps_no_residual():
     _, own, (downlink, uplinks, _, _) = played("flasc")
     count = round(0.25 * (A_VALUES + B_VALUES))
@@ -203,6 +207,7 @@ def test_rolora_trains_one_factor_a_round_and_its_mean_is_the_mean_of_the_produc
         assert error(products(state.params), products(before)) > 1e-3
 
 
+@pytest.mark.slow
 def test_roloras_second_round_trains_a_as_with_b_frozen():
     algorithm = rolora(loss, LIKE, client_optimizer=SGD)
     program = round_program(algorithm, vmap())

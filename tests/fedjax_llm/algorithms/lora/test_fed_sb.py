@@ -48,6 +48,7 @@ def test_fed_sb_starts_from_the_base_and_its_factors_are_orthonormal():
         np.testing.assert_allclose(b @ np.swapaxes(b, -1, -2), unit, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fed_sbs_client_descends_along_the_projected_gradient():
     """One SGD step from R = 0 moves R by -rate * scale * a^T G b^T, G the kernel's gradient."""
     batches = jax.tree.map(lambda leaf: leaf[:, :1], cohort(0, 1))
@@ -102,6 +103,7 @@ def test_a_first_step_is_the_nearest_product_to_adams_first_step():
         assert (s[..., RANK] > 1e-2).all()
 
 
+@pytest.mark.slow
 def test_fed_sb_without_a_seed_starts_from_the_initial_product_and_keeps_its_factors():
     algorithm = fed_sb(loss, LIKE, client_optimizer=SGD, seed=None)
     held = directions(PARAMS)

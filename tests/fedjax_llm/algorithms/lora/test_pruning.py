@@ -56,6 +56,7 @@ def test_a_step_descends_loss_and_penalty_and_reports_only_the_loss():
     np.testing.assert_allclose(info.loss, loss(PARAMS, FROZEN, batch), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_client_whose_tail_became_smaller_sends_only_its_head():
     batches = jax.tree.map(lambda leaf: leaf[0], cohort(0))
     still, own, _ = one_client(batches, keep=0.5, penalty=0.0)

@@ -143,6 +143,7 @@ def test_hetloras_mean_is_over_all_clients_or_those_with_the_rank(over_contribut
             np.testing.assert_allclose(got, a / divisor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rank_that_no_client_has_is_kept_over_contributors_and_zero_over_all():
     for over_contributors in (True, False):
         algorithm = hetlora(
@@ -168,6 +169,7 @@ def flora_round(batches=None):
     return program, before, *play(program, before, own, [0], batches)
 
 
+@pytest.mark.slow
 def test_floras_stack_of_several_ranks_is_the_weighted_mean_of_the_products():
     program, before, state, own, (_, uplinks, _, _) = flora_round()
     ranks = own.rank.tolist()
@@ -194,6 +196,7 @@ def test_floras_stack_of_several_ranks_is_the_weighted_mean_of_the_products():
         assert len(wire.dumps(sent)) == 12 + 4 + 4 * rank * 39
 
 
+@pytest.mark.slow
 def test_a_client_of_flora_trains_fresh_factors_of_its_rank():
     """One SGD step moves only `b`, from zero along the gradient at the base."""
     one = jax.tree.map(lambda leaf: leaf[:, :1], cohort(0))

@@ -248,6 +248,7 @@ def test_demos_momentum_keeps_what_was_not_sent():
     close(state.params, START + 0.05 * jnp.sign(sent).reshape(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over_senders", [False, True])
 def test_demos_mean_is_over_all_clients_or_over_those_that_sent_a_coefficient(over_senders):
     """Each client sends two of 32 coefficients, and few clients send the same."""

@@ -255,6 +255,7 @@ def test_both_halves_follow_a_schedule_over_rounds(task, corpus, rounds):
     assert down == plain + 4 * CLIENTS
 
 
+@pytest.mark.slow
 def test_a_schedule_that_would_start_again_is_refused(task):
     with pytest.raises(ValueError, match="split_lora: client_optimizer: expected a constant"):
         method(task, client_optimizer=optax.sgd(optax.cosine_decay_schedule(0.5, 4)))

@@ -125,6 +125,7 @@ def test_an_ill_conditioned_quadratic_is_solved_and_its_shape_is_learnt():
     assert shape[-1] / shape[0] > 10  # of 100, where it started at 1
 
 
+@pytest.mark.slow
 def test_losses_count_by_rank_alone_and_nan_ranks_last():
     search = searched()
     points = ask(jr.key(2), search, POPULATION)
