@@ -151,6 +151,27 @@ def payload_structure(compressor: Compressor, like: Like) -> Payload:
     return jax.eval_shape(first_payload, jax.eval_shape(lambda: jr.key(0)), like)
 
 
+def has_sender_state(compressor: Compressor, like: Like | None = None) -> bool:
+    """Whether the sender keeps a state between messages.
+
+    Args:
+        compressor: The codec.
+        like: What it sends. Default: a matrix, as some codecs keep a state for matrices alone.
+
+    Returns:
+        True if the state has an array.
+
+    Example:
+        >>> from fedjax_compression import codec
+        >>> from fedjax_compression.contract import has_sender_state
+        >>> has_sender_state(codec("power_sgd(rank=2)")), has_sender_state(codec("sign()"))
+        (True, False)
+
+    """
+    probe = jax.ShapeDtypeStruct((64, 64), jnp.float32) if like is None else like
+    return bool(jax.tree.leaves(jax.eval_shape(lambda: compressor.init(probe))))
+
+
 def has_receiver_memory(compressor: Compressor) -> bool:
     """Return whether a receiver of this codec's messages keeps memory from round to round.
 
@@ -220,7 +241,7 @@ def check_inner(
     if compressor.given is not None:
         raise ValueError(
             f"{who}: {name}: expected a codec that knows nothing but the update, got one that is "
-            f"given another (preconditioned); put that outermost: preconditioned({who}(...))."
+            f"given another (preconditioned); it goes outermost, around codecs without state."
         )
     if has_receiver_memory(compressor):
         raise ValueError(

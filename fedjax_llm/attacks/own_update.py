@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from fedjax_compression.checks import check_number
 from jaxtyping import Array, Key, PyTree
 
+from ..precision import cast, float32_zeros
+from ..privacy import add_noise
 from .contract import Attack, check_fraction
 
 
@@ -117,9 +118,4 @@ def free_rider(fraction: float | int, std: float | int = 0.0) -> Attack:
 def _noise(key: Key[Array, ""], update: PyTree, std: float | int) -> PyTree:
     if std == 0:
         return jax.tree.map(jnp.zeros_like, update)
-    leaves, structure = jax.tree.flatten(update)
-    keys = jr.split(key, max(len(leaves), 1))
-    drawn = [
-        std * jr.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    return cast(add_noise(key, float32_zeros(update), std), update)

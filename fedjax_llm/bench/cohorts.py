@@ -104,7 +104,9 @@ def measure_means(codecs: Sequence[str], kept: Sequence[Cohort]) -> Iterator[Row
 
 def mean_error(built: Compressor, cohort: Cohort) -> Row:
     """Measure one codec on one cohort; see `measure_means`."""
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cohort[2])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cohort.updates
+    )
     clients = len(jax.tree.leaves(cohort.updates)[0])
     entries = sum(leaf.size for leaf in jax.tree.leaves(cohort.updates)) // clients
 

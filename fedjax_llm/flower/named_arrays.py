@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from fedjax_compression import Compressor, payload_structure, wire
-from fedjax_compression.contract import has_receiver_memory
+from fedjax_compression.contract import has_receiver_memory, has_sender_state
 from fedjax_compression.errors import message
 from flwr.app import Array, ArrayRecord
 from jaxtyping import PyTree
 
+from ..checks import check_codecs
 from .envelope import ReplyError
 
 Named = dict[str, np.ndarray]
@@ -24,9 +24,9 @@ _EXACT = "biu"
 
 
 def check_stateless(codec: Compressor, *, who: str) -> None:
-    """Raise `ValueError` for a codec that keeps a state at either end."""
-    state = jax.eval_shape(lambda: codec.init(jnp.zeros(8)))
-    if jax.tree.leaves(state) or has_receiver_memory(codec):
+    """Raise `ValueError` for a codec that keeps a state or is given a known update."""
+    check_codecs(who=who, codec=codec)
+    if has_sender_state(codec) or has_receiver_memory(codec):
         raise ValueError(
             f"{who}: codec: expected one without a state, as a message may be lost and neither end "
             "would know, got one with; take the codec inside, or client_app and server_app."

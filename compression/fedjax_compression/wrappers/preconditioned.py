@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ..contract import Compressor, Like, Payload, State, Update, check_inner
+from ..contract import Compressor, Like, Payload, State, Update, check_inner, has_sender_state
 from ..ops.decompositions import eigh
 from ..ops.matrices import gather_matrices, groups_of, scatter_matrices
 
@@ -73,7 +73,7 @@ def preconditioned(compressor: Compressor) -> Compressor:
 
     """
     check_inner(compressor, who="preconditioned")
-    if jax.tree.leaves(compressor.init(jnp.zeros(1))):
+    if has_sender_state(compressor):
         raise ValueError(
             "preconditioned: compressor: expected a codec without state, got one with it, and each "
             "message has a new scale."

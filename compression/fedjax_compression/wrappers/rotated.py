@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key, UInt32
 
-from ..contract import Compressor, Like, Payload, State, Update, check_inner
+from ..contract import Compressor, Like, Payload, State, Update, check_inner, has_sender_state
 from ..ops.flat import flatten, size, unflatten
 from ..ops.hadamard import rotate, unrotate
 
@@ -62,7 +62,7 @@ def rotated(compressor: Compressor) -> Compressor:
 
     """
     check_inner(compressor, who="rotated")
-    if jax.tree.leaves(compressor.init(_vector(jnp.zeros(1)))):
+    if has_sender_state(compressor, _vector(jnp.zeros(1))):
         raise ValueError(
             "rotated: compressor: expected a codec without state, got one with it, and each "
             "message has a new rotation; put the state outside: error_feedback(rotated(...))."

@@ -128,8 +128,8 @@ def simulate(
             deadline or an omniscient attack, through which one client's data would change what
             others send. At the first round, for a client without a link, and for an attack on the
             updates of an algorithm without an `attackable` codec or, if it is omniscient, on a
-            `sharded` client axis. At a round that cannot
-            begin, if too few clients are ever available again.
+            `sharded` client axis. At a round that cannot begin, if too few clients are ever
+            available again.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax

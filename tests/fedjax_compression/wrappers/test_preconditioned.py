@@ -9,6 +9,7 @@ from fedjax_compression import (
     error_feedback,
     identity,
     payload_structure,
+    power_sgd,
     preconditioned,
     wire,
 )
@@ -107,7 +108,9 @@ def test_a_known_direction_of_most_power_costs_less():
     assert error(plain.given(KNOWN)) < 0.7 * error(plain)
 
 
-@pytest.mark.parametrize("inner", [preconditioned(identity()), error_feedback(eden(bits=1))])
+@pytest.mark.parametrize(
+    "inner", [preconditioned(identity()), error_feedback(eden(bits=1)), power_sgd(rank=2)]
+)
 def test_codecs_with_state_or_knowledge_of_their_own_are_refused(inner):
     with pytest.raises(ValueError, match="preconditioned: compressor: expected a codec"):
         preconditioned(inner)

@@ -270,13 +270,21 @@ class _Nothing(FedAvg):
 
 
 def test_codecs_with_a_state_are_refused_by_name():
-    for text in ("error_feedback(top_k(fraction=0.1))", "ef21(top_k(fraction=0.1))"):
+    for text in (
+        *("error_feedback(top_k(fraction=0.1))", "ef21(top_k(fraction=0.1))"),
+        "power_sgd(rank=2)",  # whose state is for matrices alone
+    ):
         with pytest.raises(
             ValueError, match="compression_mod: codec: expected one without a state"
         ):
             compression_mod(codec(text))
         with pytest.raises(ValueError, match="decoding: codec: expected one without a state"):
             decoding(FedAvg(), codec(text))
+
+
+def test_a_codec_that_would_be_given_a_known_update_is_refused_by_name():
+    with pytest.raises(ValueError, match="compression_mod: codec: expected a codec that knows"):
+        compression_mod(codec("preconditioned(eden(bits=1))"))
 
 
 def test_messages_of_other_kinds_pass_unchanged():
