@@ -13,6 +13,7 @@ from fedjax_compression.wire.leaves import is_symbols
 
 from tests.helpers.codec_table import (
     CODECS,
+    EAGER,
     LONG,
     compiled,
     every_codec,
@@ -22,20 +23,6 @@ from tests.helpers.codec_table import (
     trial,
     update,
 )
-
-COMBINED = [
-    "chain(top_k(fraction=0.3), stochastic_quantize(bits=4))",
-    "diana(eden(bits=1), rate=0.5)",
-    "ef21(top_k(fraction=0.1))",
-    "error_feedback(top_k(fraction=0.1))",
-    "least_error_scale(top_k(fraction=0.5))",
-    "preconditioned(eden(bits=2))",
-    "rotated(sign())",
-    "unbiased_scale(top_k(fraction=0.5))",
-]
-"""One codec for each wrapper."""
-EAGER = [text for text in CODECS if text.count("(") == 1 or text in COMBINED]
-"""Codecs that are also run op by op, which is slow: each factory once."""
 
 
 def test_every_factory_is_in_the_table():

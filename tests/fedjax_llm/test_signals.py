@@ -32,6 +32,7 @@ def test_a_process_ends_at_once_inside_a_long_call(which):
     assert seconds < 5
 
 
+@pytest.mark.slow
 def test_a_run_is_asked_first_and_the_second_signal_ends_it():
     code = "from fedjax_llm.runs.stopping import stop_signals"
     process = ready(f"{code}; run = stop_signals(); run.__enter__()")
@@ -60,6 +61,7 @@ def test_a_run_in_this_process_sees_the_signal_at_its_next_step():
     assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.3, 1.5])
 def test_a_command_that_still_imports_ends_with_one_line(seconds):
     process = stop_runs.start("frontier", "--quick", "--out", "/nowhere")

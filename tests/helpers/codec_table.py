@@ -90,7 +90,25 @@ LONG = [
 ]
 """Codecs that send `update()` as a short update, for `long_update()`."""
 
-every_codec = pytest.mark.parametrize("text", CODECS, scope="session")
+COMBINED = [
+    "chain(top_k(fraction=0.3), stochastic_quantize(bits=4))",
+    "diana(eden(bits=1), rate=0.5)",
+    "ef21(top_k(fraction=0.1))",
+    "error_feedback(top_k(fraction=0.1))",
+    "least_error_scale(top_k(fraction=0.5))",
+    "preconditioned(eden(bits=2))",
+    "rotated(sign())",
+    "unbiased_scale(top_k(fraction=0.5))",
+]
+"""One codec for each wrapper."""
+EAGER = [text for text in CODECS if text.count("(") == 1 or text in COMBINED]
+"""Each factory once. Tests of the other codecs are slow, and these are also run op by op."""
+
+every_codec = pytest.mark.parametrize(
+    "text",
+    [pytest.param(text, marks=[] if text in EAGER else pytest.mark.slow) for text in CODECS],
+    scope="session",
+)
 """Session scope groups all tests of a codec, in every file, so that they share its programs."""
 
 

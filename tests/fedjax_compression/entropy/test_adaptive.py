@@ -79,6 +79,7 @@ def test_rows_of_small_variance_take_few_bits():
     assert err < 0.025  # about four bits for the rows that matter: Shannon's bound is .004
 
 
+@pytest.mark.slow
 def test_the_receiver_needs_nothing_but_the_message():
     x = low_rank(jr.key(5))
     _, _, payload, out = coded(ONE_BIT, x)

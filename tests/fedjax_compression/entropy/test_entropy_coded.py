@@ -56,6 +56,7 @@ def test_other_sources_of_the_same_variance_are_easier():
         assert coded(source(jr.key(1)), 1)[1] < 0.7 * dense
 
 
+@pytest.mark.slow
 def test_a_message_is_within_three_thousandths_of_the_ideal_entropy():
     got, _, payload = coded(gaussian(jr.key(1)), 2)
     _, counts = np.unique(payload.symbols.codes, return_counts=True)

@@ -11,6 +11,7 @@ def bits(codes, runs):
     return symbols_bits(codes, runs, count=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.02, 0.4, 5.0, 3000.0])
 @pytest.mark.parametrize("entries", [60, 3000, 30_000])
 def test_the_section_length_is_predicted_to_a_few_bytes(entries, deviation):

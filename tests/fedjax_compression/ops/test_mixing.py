@@ -15,6 +15,7 @@ def test_it_keeps_norms_and_is_undone(entries):
     np.testing.assert_allclose(unmix(y, jnp.uint32(3)), x, atol=1e-5 * float(jnp.abs(x).max()))
 
 
+@pytest.mark.slow
 def test_the_power_of_one_block_is_spread_over_all_of_them():
     x = jnp.zeros(8 * 4096).at[:4096].set(jr.normal(jr.key(1), (4096,)))
     seeds = jnp.arange(8, dtype=jnp.uint32)

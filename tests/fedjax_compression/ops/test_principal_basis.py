@@ -141,6 +141,7 @@ def test_a_direction_of_zeros_leaves_its_axis_unchanged():
     )
 
 
+@pytest.mark.slow
 def test_a_basis_varies_smoothly_with_the_directions():
     x, moved = jr.normal(jr.key(5), (ROWS, 11)), 1e-6 * jr.normal(jr.key(6), (ROWS, COUNT))
     for directions in (full_rank(), axes(), nearly_axes(), trailing_zeros()):

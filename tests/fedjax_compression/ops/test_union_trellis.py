@@ -98,6 +98,7 @@ def test_no_path_is_closer(states):
         assert squared_error(x, states=states) == pytest.approx(least, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_more_states_err_less():
     x = 4 * jr.normal(jr.key(0), (2**15,))
     few, some, many = (squared_error(x, states=states) for states in (4, 16, 64))
@@ -117,6 +118,7 @@ def test_a_search_commutes_with_the_sign():
     np.testing.assert_array_equal(searched(-x, states=8)[0], -codes)
 
 
+@pytest.mark.slow
 def test_expensive_codes_are_avoided():
     x = 3 * jr.normal(jr.key(0), (4096,))
     expensive = FREE.at[:, :, 1:].set(1.0)  # every code but zero costs one
@@ -127,6 +129,7 @@ def test_expensive_codes_are_avoided():
     assert zeros[0] < zeros[1] < zeros[2] == x.size
 
 
+@pytest.mark.slow
 def test_no_path_is_cheaper_with_prices_by_class():
     x, classes = 2.5 * jr.normal(jr.key(5), (8,)), jnp.arange(8) // 4
     prices = jr.uniform(jr.key(6), (2, 2, LEVELS)) * 2

@@ -26,6 +26,7 @@ def test_the_path_found_is_the_best_of_all(length, memory):
     assert x @ words_of(bits, table) == pytest.approx(best, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", [40, 4096, 10_007])
 def test_bits_decode_to_their_words(entries):
     table = word_table(7, memory=5)
@@ -45,6 +46,7 @@ def test_words_have_one_norm_and_are_spread_over_all_directions():
     assert np.abs(table.mean(axis=0)).max() < 4 / 16
 
 
+@pytest.mark.slow
 def test_a_vmapped_search_equals_one_alone():
     table, x = word_table(4, memory=4), jr.normal(jr.key(0), (3, 9000))
     together = jax.vmap(lambda each: words_encode(each, table))(x)

@@ -61,6 +61,7 @@ def test_it_is_unbiased_over_seeds(rows):
     assert jnp.abs(2 * outs.mean(axis=0) - x).max() > tolerance  # a wrong scale fails that test
 
 
+@pytest.mark.slow
 def test_one_row_has_the_docstrings_error_and_a_median_less():
     x, errors = jr.normal(jr.key(0), (20_000,)), {}
     for rows in (1, 5):

@@ -26,6 +26,7 @@ def test_a_matrix_of_at_most_that_rank_is_exact(rank):
     np.testing.assert_allclose(repeat(c, x, 2)[0], x, atol=1e-5 * jnp.abs(x).max())
 
 
+@pytest.mark.slow
 def test_a_step_matches_the_papers():
     x, c = jr.normal(jr.key(0), (40, 30)), power_sgd(rank=4)
     q = np.asarray(c.init(x)[0][0])
@@ -35,6 +36,7 @@ def test_a_step_matches_the_papers():
     np.testing.assert_allclose(repeat(c, x, 3)[0], p @ q.T, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_messages_of_a_constant_matrix_converge_to_its_best_approximation():
     u, s, v = np.linalg.svd(np.array(jr.normal(jr.key(0), (40, 30))))
     s = np.float32(0.8) ** np.arange(30, dtype=np.float32)

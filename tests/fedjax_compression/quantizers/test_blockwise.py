@@ -21,6 +21,7 @@ def error(c, x):
     return (left @ left) / np.square(np.asarray(x, np.float64)).sum()
 
 
+@pytest.mark.slow
 def test_integers_of_two_blocks_worked_by_hand():
     x = jnp.array([7.0, -3.2, 0.4, -14.0, 3.1])
     c = blockwise_int(bits=4, block=3)

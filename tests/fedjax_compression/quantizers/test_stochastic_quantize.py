@@ -15,6 +15,7 @@ def test_values_on_the_grid_are_exact():
     np.testing.assert_array_equal(decoded(stochastic_quantize(bits=2), jr.key(0), x), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "size"), [(1, 2), (2, 3), (3, 4), (8, 10)])
 def test_a_message_of_ten_entries_has_the_size_worked_by_hand(bits, size):
     c = stochastic_quantize(bits=bits)

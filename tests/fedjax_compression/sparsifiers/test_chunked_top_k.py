@@ -40,6 +40,7 @@ def test_the_first_of_equal_entries_are_sent():
     assert out.tolist() == [1.0, 2.0, 0.0, 0.0, 3.0, 3.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_one_chunk_for_the_whole_update_is_top_k():
     x = jr.normal(jr.key(0), (500,))
     np.testing.assert_array_equal(

@@ -42,6 +42,7 @@ def test_it_matches_the_papers_algorithm_in_one_dimension():
         np.testing.assert_allclose(state, m, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_without_decay_sent_messages_and_state_add_up_to_the_sum_of_updates(dtype):
     c, xs = dct_top_k(fraction=0.1, decay=1.0), jr.normal(jr.key(0), (10, 100)).astype(dtype)
@@ -59,6 +60,7 @@ def test_the_remaining_momentum_is_within_the_bound():
     assert (left @ left) / (x @ x) < 0.9
 
 
+@pytest.mark.slow
 def test_a_non_finite_update_leaves_the_state_unchanged():
     c, x = dct_top_k(fraction=0.1, decay=0.9), jr.normal(jr.key(0), (150,))
     _, state = c.encode(jr.key(0), x, c.init(x))

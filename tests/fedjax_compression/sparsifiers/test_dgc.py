@@ -43,6 +43,7 @@ def test_without_momentum_sent_messages_and_state_add_up_to_the_sum_of_updates()
     np.testing.assert_allclose(sent + state.accumulated, xs.sum(axis=0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_non_finite_update_leaves_the_state_unchanged():
     c, x = dgc(fraction=0.1, momentum=0.9), jr.normal(jr.key(0), (50,))
     _, state = c.encode(jr.key(0), x, c.init(x))

@@ -18,6 +18,7 @@ def test_the_support_is_the_positions_of_the_highest_random_words():
     np.testing.assert_array_equal(random_support(jnp.uint32(5), 1000, 30), expected)
 
 
+@pytest.mark.slow
 def test_k_entries_decode_to_their_value_times_entries_over_k():
     x = jnp.arange(1.0, 11.0)
     out = decoded(random_k(fraction=0.2), jr.key(0), x)
@@ -45,6 +46,7 @@ def test_it_is_unbiased_with_the_docstrings_variance():
     assert errors.mean() == pytest.approx(5 - 1, abs=5 * float(errors.std()) / draws**0.5)
 
 
+@pytest.mark.slow
 def test_pairs_of_entries_are_as_frequent_as_in_a_uniform_subset():
     draws = 8000
     masks = jax.vmap(lambda s: jnp.zeros(12).at[random_support(s, 12, 4)].set(1.0))(

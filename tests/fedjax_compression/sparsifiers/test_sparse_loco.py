@@ -28,6 +28,7 @@ def test_a_payload_worked_by_hand():
     np.testing.assert_allclose(c.decode(payload, BY_HAND), BY_HAND, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_message_has_the_size_worked_by_hand():
     payload, _ = sparse_loco(fraction=0.25, chunk=8).encode(jr.key(0), BY_HAND, ())
     # length, then runs and tables, then a word and its length, then lowest bits
@@ -37,6 +38,7 @@ def test_a_message_has_the_size_worked_by_hand():
     assert len(wire.dumps(payload)) == 12 + support + values + below + 8
 
 
+@pytest.mark.slow
 def test_the_entries_are_those_of_chunked_top_k_with_their_signs():
     x = jr.normal(jr.key(0), (10_000,))
     np.testing.assert_array_equal(
@@ -59,12 +61,14 @@ def test_the_error_is_the_docstrings_and_other_magnitudes_err_more(scales):
         assert ((other - x) ** 2).sum() > error
 
 
+@pytest.mark.slow
 def test_the_two_bit_error_on_a_gaussian_is_half_a_percent_of_the_sent_energy():
     x = jr.normal(jr.key(0), (2**18,))
     sent, out = decoded(chunked_top_k(fraction=1 / 64), x), decoded(sparse_loco(), x)
     assert ((out - sent) ** 2).sum() / (sent @ sent) < 0.005
 
 
+@pytest.mark.slow
 def test_a_chunk_a_thousand_times_smaller_errs_no_more():
     x = jr.normal(jr.key(0), (2, 4096)) * jnp.array([[1.0], [1e-3]])
     sent, out = (decoded(c, x) for c in (chunked_top_k(fraction=1 / 64), sparse_loco()))

@@ -27,6 +27,7 @@ def bound(entries, count):
     return ways / math.log(2) / count
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.sets(st.integers(0, 2**32 - 1)))
 def test_any_sorted_set_round_trips(members):
@@ -47,6 +48,7 @@ def test_one_percent_costs_at_most_8_15_bits_an_index():
     assert bits_per_index(uniform(entries, entries // 100), entries) <= 8.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "above"), [(0.001, 0.32), (0.01, 0.055), (0.05, 0.02), (0.1, 0.015), (0.3, 0.01)]
 )

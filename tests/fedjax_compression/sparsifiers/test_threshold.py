@@ -12,6 +12,7 @@ def decoded(c, x):
     return c.decode(c.encode(jr.key(0), x, ())[0], x)
 
 
+@pytest.mark.slow
 def test_entries_that_reach_the_value_are_exact_and_the_others_zero():
     x = {"a": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array([4.0, -1.75, 0.0])}
     out = decoded(threshold(value=1.75, capacity=1.0), x)
@@ -24,6 +25,7 @@ def test_the_smallest_are_dropped_beyond_the_capacity():
     assert decoded(threshold(value=1.0, capacity=0.4), x).tolist() == [0.0, 0.0, 5.0, 4.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.01, 1.0, 2.5, 100.0])
 def test_it_equals_a_mask_if_all_entries_fit(value):
     x = jr.normal(jr.key(0), (1000,))

@@ -16,6 +16,7 @@ def test_the_largest_of_the_whole_update_are_sent():
     assert out["b"].tolist() == [4.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 500, 999, 1000])
 def test_positions_are_those_of_a_sort(k):
     x = jr.normal(jr.key(k), (1000,))
@@ -44,6 +45,7 @@ def test_values_travel_in_the_dtype_of_the_update():
     assert len(wire.dumps(payload)) == 12 + 50 + 200
 
 
+@pytest.mark.slow
 def test_the_error_is_within_the_contraction():
     x = jr.normal(jr.key(0), (500,))
     for fraction in (0.01, 0.1, 0.9):
@@ -53,6 +55,7 @@ def test_the_error_is_within_the_contraction():
         assert (left @ left) / (x @ x) <= 1 - fraction
 
 
+@pytest.mark.slow
 def test_it_works_inside_vmap():
     x = jr.normal(jr.key(0), (3, 64))
     rows = jax.vmap(lambda row: largest(row, 5))(x)

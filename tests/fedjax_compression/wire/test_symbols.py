@@ -24,6 +24,7 @@ def entropy(codes):
     return -(share * np.log2(share)).sum()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(-(2**31), 2**31 - 1) | st.integers(-40, 40)), st.data())
 def test_any_integers_come_back(codes, data):

@@ -42,6 +42,7 @@ def conditional_entropy(codes, memory):
     return sum(entropy(codes[books == book]) for book in (0, 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.integers(-(2**31), 2**31 - 1) | st.integers(-40, 40), max_size=60),
@@ -76,6 +77,7 @@ def test_runs_may_be_empty_or_have_one_symbol():
     assert len(dump_trellis(symbols(np.zeros(2**17)))) < 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("memory", [2, 5, 10])
 def test_a_message_is_within_a_hundredth_of_the_conditional_entropy(memory, deviation):

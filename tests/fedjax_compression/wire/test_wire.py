@@ -55,6 +55,7 @@ def test_mutated_messages_raise_or_are_valid_messages():
     assert counts["another message"] > 1_800  # so that accepted mutations are tested too
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_types")
 def test_mutated_symbols_raise_or_are_valid_messages():
     counts = fuzz({"Symbols": payload_like("entropy_coded(rate=12)")}, mutations=3_000)

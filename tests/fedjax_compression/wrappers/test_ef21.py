@@ -8,6 +8,7 @@ from fedjax_compression.sparsifiers import top_k
 from fedjax_compression.wrappers import ef21
 
 
+@pytest.mark.slow
 def test_three_messages_worked_by_hand():
     c, x = ef21(top_k(fraction=0.5)), jnp.array([4.0, 1.0])
     state, memory = c.init(x), c.receiver(x)
@@ -17,6 +18,7 @@ def test_three_messages_worked_by_hand():
         assert state.known.tolist() == received.tolist() == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cohort", [8, 3])
 def test_the_receivers_memory_is_the_weighted_mean_of_what_senders_hold(cohort):
     """Whoever is drawn, with unequal weights, and although a message fails in each round."""
@@ -50,6 +52,7 @@ def test_the_error_falls_at_the_rate_of_the_codec():
     assert errors[-1] == 0.0  # ten messages of a tenth of the entries each
 
 
+@pytest.mark.slow
 def test_memory_costs_no_bytes():
     x = jnp.ones(100, jnp.bfloat16)
     sizes = [
@@ -59,6 +62,7 @@ def test_memory_costs_no_bytes():
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_a_non_finite_update_leaves_both_ends_unchanged():
     c, x = ef21(top_k(fraction=0.5)), jr.normal(jr.key(0), (10,))
     payload, state = c.encode(jr.key(0), x, c.init(x))

@@ -52,6 +52,7 @@ def test_the_residual_costs_no_bytes_and_keeps_what_bfloat16_rounds_away():
     )
 
 
+@pytest.mark.slow
 def test_the_residual_decays():
     c, x = error_feedback(top_k(fraction=0.1), decay=0.5), jnp.zeros(20).at[:4].set(1.0)
     _, (residual, _) = c.encode(jr.key(0), x, c.init(x))

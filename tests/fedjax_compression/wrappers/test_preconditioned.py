@@ -44,6 +44,7 @@ def test_what_is_coded_is_scaled_by_powers_of_the_second_moments():
     np.testing.assert_allclose(payload["w"], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_matrix_of_a_stack_has_its_own_scale_and_a_tall_one_is_its_transpose():
     c = preconditioned(identity()).given({"w": KNOWN["tall"]})
     payload, _ = c.encode(jr.key(0), {"w": UPDATE["tall"]}, ())

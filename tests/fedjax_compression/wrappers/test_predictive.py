@@ -104,6 +104,7 @@ def test_it_keeps_the_contract(text, dtype):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
 
 
+@pytest.mark.slow
 def test_known_may_be_traced_and_a_repeated_round_traces_once():
     traces = 0
 

@@ -18,6 +18,7 @@ def error(c, key, x):
     return float((left @ left) / (x @ x))
 
 
+@pytest.mark.slow
 def test_it_is_the_inner_codec_between_a_rotation_and_its_inverse():
     x = {"a": jr.normal(jr.key(0), (30, 5)), "b": jr.normal(jr.key(1), (7,))}
     payload, _ = rotated(sign()).encode(jr.key(2), x, ())
@@ -39,6 +40,7 @@ def test_a_message_has_the_size_worked_by_hand():
     assert len(wire.dumps(payload)) == 12 + 3 + 4 + 4  # 17 bits, one scale, one seed
 
 
+@pytest.mark.slow
 def test_one_large_entry_costs_little_after_rotation():
     x = jr.normal(jr.key(0), (4096,)).at[5].set(1000.0)
     plain = stochastic_quantize(bits=4)
@@ -57,6 +59,7 @@ def test_unbiased_codecs_stay_unbiased():
     assert float(((0.02 * x) ** 2).sum() / (one / draws)) > 2
 
 
+@pytest.mark.slow
 def test_every_message_has_its_own_rotation():
     x = jr.normal(jr.key(0), (100,))
     seeds = [int(rotated(sign()).encode(jr.key(i), x, ())[0].seed) for i in range(5)]

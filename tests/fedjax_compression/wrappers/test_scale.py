@@ -69,6 +69,7 @@ def test_eden_with_the_scale_of_least_error_has_an_error_of_one_minus_two_over_p
     assert squared_error(eden(bits=1), x) == pytest.approx(float(jnp.pi) / 2 - 1, rel=0.02)
 
 
+@pytest.mark.slow
 def test_no_other_scale_has_less_error():
     x, c = jr.normal(jr.key(1), (500,)), least_error_scale(stochastic_quantize(bits=1))
     out = decoded(c, x)

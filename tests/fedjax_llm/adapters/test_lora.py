@@ -52,6 +52,7 @@ def test_targets_are_names_ends_of_names_or_a_pattern(targets, expected):
     assert ranks(lora(rank=2, targets=targets)) == expected
 
 
+@pytest.mark.slow
 def test_patterns_of_ranks_as_a_mapping_and_as_text():
     given = {"targets": "q_proj,v_proj", "rank": 2}
     expected = {"q_proj": (5, 2), "v_proj": (3, 3)}

@@ -144,6 +144,7 @@ def test_an_adapter_that_does_not_fit_is_refused(folder, tmp_path, config, tenso
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dora", "ia3", "prompt", "prefix"])
 def test_a_nan_in_any_kind_of_adapter_is_refused(kind, tmp_path):
     export_adapter(tmp_path, made(KINDS[kind]))

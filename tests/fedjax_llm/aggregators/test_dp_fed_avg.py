@@ -90,6 +90,7 @@ def test_the_sum_is_of_clipped_rows_and_the_divisor_is_constant():
     assert float(folded(by_hand, tree).divisor) == 2.5
 
 
+@pytest.mark.slow
 def test_the_noise_on_the_mean_is_that_of_the_definition():
     noise = draws(RULE, folded(RULE, updates(N)), 4000) - clipped_sum(updates(N)) / N
     deviation = Z * CLIP / N
@@ -98,6 +99,7 @@ def test_the_noise_on_the_mean_is_that_of_the_definition():
         assert not is_the_noise(noise, deviation * wrong), wrong
 
 
+@pytest.mark.slow
 def test_noise_that_is_switched_off_shared_or_narrow_is_caught():
     """The test above rejects no noise, one draw for two equal leaves, and noise in bfloat16."""
     partial = folded(RULE, updates(N))
@@ -144,6 +146,7 @@ def test_padding_failed_rows_and_empty_rounds_release_noise_of_the_same_size():
     assert is_the_noise(draws(RULE, nobody, 4000), Z * CLIP / N)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("z", "divisor", "expected"),
     [(1.0, 100, 1.005038), (9.0, 100, 20.647)],
@@ -191,6 +194,7 @@ def test_the_bound_moves_as_in_the_paper_and_clips_the_next_round():
     np.testing.assert_allclose(total, 0.5 + 3.0 + 4.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0.01, 50.0])
 def test_the_bound_finds_the_quantile_of_norms(start):
     """300 rounds with 100 clients whose norms are uniform on [0, 2]: the median is 1."""

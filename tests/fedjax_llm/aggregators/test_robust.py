@@ -249,6 +249,7 @@ def test_the_noise_of_flame_has_its_scale_and_each_leaf_its_own():
     assert not np.allclose(other["a"], out["a"])
 
 
+@pytest.mark.slow
 def test_dnc_on_a_sketch_leaves_out_the_client_that_differs():
     rows = {"a": np.random.default_rng(0).normal(size=(9, 50, 40)), "b": np.zeros((9,))}
     rows["a"][4] += 2

@@ -95,6 +95,7 @@ def test_a_median_of_stacked_rows_keeps_the_contract():
     check_aggregator(median())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("put", "message"),
     [

@@ -13,6 +13,7 @@ from fedjax_llm.testing import (
     ALGORITHM_PROMISES,
     AlgorithmTrial,
     ContractError,
+    client_axes_agree,
     failed_clients_are_left_out,
     other_structures_are_refused,
     rounds_move_the_parameters,
@@ -33,7 +34,11 @@ def test_every_method_is_in_the_table():
 @pytest.mark.parametrize(
     ("name", "promise"),
     [
-        pytest.param(name, promise, marks=pytest.mark.slow if "," in name else [])
+        pytest.param(
+            name,
+            promise,
+            marks=pytest.mark.slow if "," in name or promise is client_axes_agree else [],
+        )
         for name in TABLE
         for promise in ALGORITHM_PROMISES
     ],

@@ -68,6 +68,7 @@ def crafted(attack, rows=ROWS, honest=HONEST):
     return np.concatenate([out["a"], out["b"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "m", "expected"),
     [
@@ -113,6 +114,7 @@ def searched(good, p, holds):
     return good.mean(0) + best * p
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["std", "sign", "unit"])
 def test_min_max_and_min_sum_find_what_the_authors_search_finds(direction):
     good = ROWS[HONEST]
@@ -158,6 +160,7 @@ def test_no_omniscient_attack_reads_the_malicious_rows_or_needs_an_honest_one(ma
     assert np.isfinite(crafted(make(0.2), honest=np.zeros(8, bool))).all()
 
 
+@pytest.mark.slow
 def test_token_flip_flips_labels_too_and_refuses_data_without_targets():
     one = np.ones((1, 2), bool)
     batch = LabelledBatch(one.astype("i4"), one, np.array([0, 2], "i4"), one[0])
@@ -190,6 +193,7 @@ def test_a_round_has_the_drawn_share_of_clients_that_send_what_the_attack_says(n
     assert total_bytes(r.messages, "up") == CLIENTS * (12 + 4 * SIZE)
 
 
+@pytest.mark.slow
 def test_gaussian_clients_send_noise_of_their_own_in_each_round():
     first, second = played(attacks.gaussian(0.1, std=5.0), rounds=2)
     again = played(attacks.gaussian(0.1, std=5.0))[0]
@@ -224,6 +228,7 @@ def test_the_malicious_clients_are_the_same_in_every_round_and_after_a_resume(na
     np.testing.assert_array_equal(rest[-1].state.params, whole[-1].state.params)
 
 
+@pytest.mark.slow
 def test_crafted_updates_pass_through_the_clients_codec_and_its_bytes_are_made():
     """Sign with one scale: what a malicious client sends has one magnitude, as all others have."""
     (r,) = played(attacks.alie(0.3, z=100.0), uplink=codec("sign()"), axis=chunked(4))

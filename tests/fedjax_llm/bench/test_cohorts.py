@@ -38,6 +38,7 @@ def test_an_exact_codec_has_no_error():
     assert row["bias_of_mean"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_unbiased_errors_of_independent_updates_average_as_the_updates_do():
     row = mean_error(codec("eden(bits=1)"), GAUSSIAN)
     assert row["error_of_mean"] == pytest.approx(0.571, rel=0.1)  # of one message, too

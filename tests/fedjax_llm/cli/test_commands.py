@@ -114,6 +114,7 @@ def test_clients_that_tell_each_other_what_they_expect_send_no_parameter(tmp_pat
     assert summary["personal_nats_per_byte"] < summary["heldout_nats_per_byte"]
 
 
+@pytest.mark.slow
 def test_epochs_are_refused_where_all_clients_must_take_as_many_steps(tmp_path, capsys):
     steps = SMALL.index("--local-steps")
     small = [*SMALL[:steps], "--local-epochs", "1", *SMALL[steps + 2 :]]
@@ -261,6 +262,7 @@ def test_bad_flags_are_one_line_and_leave_nothing(capsys, tmp_path, flags, messa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "frontier"])
 def test_a_file_is_no_folder(capsys, tmp_path, command):
     out = tmp_path / "file"

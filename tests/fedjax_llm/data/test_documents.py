@@ -199,6 +199,7 @@ def test_the_bigram_baseline_is_for_bytes():
         bigram_nats(corpus, corpus)
 
 
+@pytest.mark.slow
 def test_a_document_is_scored_the_same_alone_and_beside_others(task):
     corpus = corpus_of([[3, 2], [2, 1, 4, 3]], vocab_size=256)
     nats = {

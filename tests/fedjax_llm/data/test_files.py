@@ -412,6 +412,7 @@ def test_chats_have_their_users():
             assert all(message.content.strip() for message in example.text)
 
 
+@pytest.mark.slow
 def test_limits_that_no_user_meets_are_refused():
     with pytest.raises(ValueError, match="expected limits that a user meets, got 1000000000"):
         chitchat(at_least=10**9)

@@ -92,6 +92,7 @@ def test_dirichlet_is_as_skewed_as_alpha_says():
     assert skew[2] < 0.05
 
 
+@pytest.mark.slow
 def test_dirichlet_shares_have_the_variance_of_the_distribution():
     clients, alpha = 10, 0.5
     shares = np.concatenate(

@@ -65,6 +65,7 @@ def test_the_untrained_model_is_the_start(task, split, three):
     np.testing.assert_array_equal(three.untrained.heldout.totals, at_start.totals)
 
 
+@pytest.mark.slow
 def test_the_local_baseline_equals_local_steps_on_the_clients_data(task, split, three):
     key = jr.fold_in(jr.key(0), 2**32 - 4)
     batching = Batching(seq=32, batch=4, steps=20)

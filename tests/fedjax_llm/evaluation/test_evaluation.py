@@ -54,6 +54,7 @@ def small(bpe):
     return task._replace(params=jax.tree.map(lambda leaf: 3 * leaf, task.params))
 
 
+@pytest.mark.slow
 def test_a_clients_value_equals_that_of_its_data_alone(task, corpus):
     measured = by_client(task.nats, task.params, task.frozen, corpus, seq=16, batch=4)
     assert measured.names == corpus.names
@@ -134,6 +135,7 @@ def test_tokenizers_whose_bytes_are_unknown_are_refused(bpe):
         token_bytes(other)
 
 
+@pytest.mark.slow
 def test_nats_per_byte_count_the_bytes_of_counted_targets(small, bpe):
     chat = (Message("user", "the cat"), Message("assistant", "sat on é"))
     corpus = tokenize({"a": [Example(chat)], "b": [Example("hello there")]}, bpe, seq=SEQ)

@@ -44,6 +44,7 @@ def test_a_gguf_file_is_opened_with_its_config_and_tokenizer(tmp_path):
     assert len(files.load_tokenizer()) == len(TOKENS)
 
 
+@pytest.mark.slow
 def test_the_tokenizer_of_a_folder_is_read_by_transformers(tmp_path):
     folder = folder_of(tmp_path / "model")
     ours = open_model_files(write_gguf(tmp_path / "m.gguf")).load_tokenizer()

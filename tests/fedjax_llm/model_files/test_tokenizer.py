@@ -119,6 +119,7 @@ def test_an_unsupported_vocabulary_is_refused(tmp_path, change, text):
     assert str(error.value).startswith(str(path))
 
 
+@pytest.mark.slow
 def test_importing_transformers_says_nothing():
     """Where torch is missing it logs a warning, and only tokenizers are used."""
     code = "from fedjax_llm.model_files.quiet import import_transformers; import_transformers()"

@@ -120,6 +120,7 @@ def test_parameters_of_layers_are_stacked_and_differ():
     assert jnp.abs(kernel[0] - kernel[1]).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -41,6 +41,7 @@ def test_scores_equal_those_of_transformers():
     assert np.abs(scores - golden).max() < 1e-5 * np.abs(golden).max()
 
 
+@pytest.mark.slow
 def test_attention_is_bidirectional_within_a_segment_only():
     ids, segments = tokens((1, 12)), jnp.array([[1] * 5 + [2] * 4 + [0] * 3])
     hidden = encode(ids, segments=segments)
@@ -56,6 +57,7 @@ def test_mean_pool_excludes_padding():
     np.testing.assert_array_equal(mean_pool(hidden), hidden.mean(axis=1))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32():
     ids = tokens((2, 12))
     exact, rough = encode(ids), encode(ids, dataclasses.replace(CONFIG, dtype="bfloat16"))

@@ -35,6 +35,7 @@ def test_padding_changes_nothing_and_is_finite(name):
     np.testing.assert_allclose(logits[:, 3:-2], plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_row_of_padding_alone_has_finite_logits_and_gradients():
     config = config_from(FAMILIES["llama2"])
     ids, segments = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 8), jnp.int32)
@@ -48,6 +49,7 @@ def test_positions_count_within_each_segment():
     np.testing.assert_array_equal(positions, [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 1]])
 
 
+@pytest.mark.slow
 def test_given_positions_are_used():
     ids = tokens((1, 8))
     shifted = forward("llama3", ids, positions=jnp.arange(5, 13)[None])

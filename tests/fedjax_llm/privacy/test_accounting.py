@@ -48,6 +48,7 @@ def test_the_gaussian_is_that_of_its_formula():
         np.testing.assert_allclose(account.epsilon(rounds), expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("z", "participation", "delta", "options", "rounds", "expected"),
     [

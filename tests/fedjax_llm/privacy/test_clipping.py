@@ -49,6 +49,7 @@ def test_rows_are_clipped_by_the_norm_over_all_leaves():
     assert within.tolist() == [True, True, True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e10, 1e25, 1e38])
 @pytest.mark.parametrize("bound", [1e-8, 1.0, 1e6])
 def test_no_row_exceeds_the_bound_and_a_long_one_reaches_it(scale, bound):
@@ -67,6 +68,7 @@ def test_a_million_entries_stay_within_the_bound_to_rounding():
     assert abs(norm - 1) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_is_zero_and_others_stay(bad):
     rows = rows_of(0.5, 0.5)

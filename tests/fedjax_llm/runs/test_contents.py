@@ -89,6 +89,7 @@ def test_a_model_has_one_digest_and_its_tokenizer_and_template_others(tmp_path):
     assert {name for name in first if first[name] != untied[name]} == {"model"}
 
 
+@pytest.mark.slow
 def test_an_imported_adapter_has_a_digest(tmp_path):
     data = write_notes(tmp_path / "notes.jsonl")
 

@@ -48,6 +48,7 @@ def config(files, name="two", *, model=True, **more):
     return dataclasses.replace(base, model=str(files / "tiny.gguf"), adapter="lora(rank=1)", **more)
 
 
+@pytest.mark.slow
 def test_clients_of_two_texts_are_evaluated(files):
     """Less than ten examples each: one of the two is held out."""
     run = prepare(config(files))

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 BUSY = """
 import time
@@ -18,6 +20,7 @@ with stop_signals() as stop, stop.ending_within(0.3, "ending it", lambda: print(
 """
 
 
+@pytest.mark.slow
 def test_work_that_does_not_end_in_time_is_ended_after_its_last_words():
     """The main thread sleeps through the signal, as it would in a long computation."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "compression")])

@@ -223,6 +223,7 @@ def test_a_template_that_does_not_fit_is_refused(files, tmp_path, capsys, more, 
     assert message in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [("--date", "2025-01-31"), ("--chat-template", "x.jinja")])
 def test_bytes_have_no_chat_template(tmp_path, capsys, flag):
     name = flag[0][2:].replace("-", "_")

@@ -122,6 +122,7 @@ def same(one, other):
     return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
+@pytest.mark.slow
 def test_a_client_whose_message_is_lost_keeps_its_personal_model_and_its_old_residual(corpus):
     """Error feedback: counted messages and the residual sum up to the counted updates."""
     ditto = algorithms.ditto(

@@ -415,6 +415,7 @@ def test_a_round_waits_for_available_clients_and_draws_from_them(tmp_path, run, 
     assert [r.clients.tolist() for r, _ in alone] == [r.clients.tolist() for r, _ in found]
 
 
+@pytest.mark.slow
 def test_a_round_does_not_wait_for_clients_that_drop_out(tmp_path, run, corpus):
     network = speeds(tmp_path, corpus)
     given = {"network": network, "clients": 7, "rounds": 1}

@@ -200,6 +200,7 @@ def test_a_fate_depends_on_key_round_and_client_alone(run):
     assert sum(total_bytes(r.messages, "up") > 0 for r, _ in everybody) == 3
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_same_bits_under_faults(run):
     whole = run(MANY, rounds=3)
     rest = run(MANY, rounds=3, start=whole[0][1])
@@ -230,6 +231,7 @@ def test_nothing_is_traced_again_when_another_number_of_clients_answers(task, co
     assert len(traces) == once
 
 
+@pytest.mark.slow
 def test_faults_have_their_probabilities():
     chances = {"dropout": 0.1, "silence": 0.2, "failure": 0.3, "partial": 0.4}
     schedule = faults(**chances)

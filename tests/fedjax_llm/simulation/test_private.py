@@ -124,6 +124,7 @@ def test_a_round_moves_by_the_clipped_sum_and_noise_of_the_stated_size():
     assert np.abs(rounds).max() < 5.5  # no two rounds share noise
 
 
+@pytest.mark.slow
 def test_the_noise_depends_on_the_secret_and_not_on_the_seed():
     """Equal secrets and cohorts: equal noise for other seeds of the training keys."""
     everyone = {"clients": CLIENTS, "rounds": 1}
@@ -133,6 +134,7 @@ def test_the_noise_depends_on_the_secret_and_not_on_the_seed():
     assert np.abs(moved(one[0]) - moved(secret[0])).max() > 0.05
 
 
+@pytest.mark.slow
 def test_neighbouring_cohorts_differ_by_the_clip_over_the_constant():
     """With the noise of one secret, which cancels: client 3 zeroed out by dropping it."""
 
@@ -168,6 +170,7 @@ def test_methods_with_a_rule_stay_within_the_clip_whatever_their_codec(name, upl
         at = after
 
 
+@pytest.mark.slow
 def test_a_round_in_which_nobody_answers_releases_noise():
     (finished,) = run(rounds=1, conditions=Conditions(faults(dropout=1.0)))
     assert int(finished.server_info.accepted) == 0
@@ -175,6 +178,7 @@ def test_a_round_in_which_nobody_answers_releases_noise():
     assert abs(squares - SIZE) < 4.9 * np.sqrt(2 * SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", [None, poisson(0.4), cyclic(2)], ids=["none", "poisson", "cyclic"]
 )

@@ -266,6 +266,7 @@ def test_the_store_of_no_state_is_empty():
     assert store.gather([1, 2]) == ()
 
 
+@pytest.mark.slow
 def test_an_iterator_that_is_not_closed_ends_quietly_with_the_interpreter():
     module = "fedjax_llm.simulation.loop.prefetch"
     script = f"from {module} import prefetched as p; i = p(abs, [1, 2]); next(i)"

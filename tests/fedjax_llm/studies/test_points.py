@@ -261,6 +261,7 @@ def test_results_of_earlier_versions_are_read_or_refused_by_name():
     assert all(figure in log for figure in figures)
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_for_the_same_rows_and_shows_what_diverged(tmp_path):
     rows = [
         row(2.0, beside=ROUNDS),
@@ -276,6 +277,7 @@ def test_a_picture_is_the_same_for_the_same_rows_and_shows_what_diverged(tmp_pat
     draw([row(None)], tmp_path / "lost.png", DOWNLINK)  # nothing finite
 
 
+@pytest.mark.slow
 def test_names_go_into_a_legend_where_they_do_not_fit(tmp_path, monkeypatch):
     """Two names fit beside their points; forty at one place do not."""
     from matplotlib.figure import Figure  # noqa: PLC0415

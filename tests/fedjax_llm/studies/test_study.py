@@ -59,6 +59,7 @@ def executed(monkeypatch):
     return done, limit
 
 
+@pytest.mark.slow
 def test_each_configuration_is_tuned_within_one_budget_and_run_with_its_best(executed, tmp_path):
     done, _ = executed
     rows = json.loads(json.dumps(run_study(study, out=tmp_path)))
@@ -113,6 +114,7 @@ def test_what_was_finished_is_found_again_and_shown_as_it_is(executed, tmp_path)
     assert len(done) == len(set(done)) == 20 + 12
 
 
+@pytest.mark.slow
 def test_a_best_value_at_the_end_of_its_grid_is_noted_wherever_points_are_shown(executed, tmp_path):
     """The best of the two rates is the smaller."""
     _, limit = executed
@@ -181,6 +183,7 @@ def test_configurations_that_differ_in_what_is_tuned_are_refused(executed, tmp_p
     assert not done
 
 
+@pytest.mark.slow
 def test_what_cannot_be_tuned_is_refused_before_anything_is_written(tmp_path):
     bad = dataclasses.replace(study.tune, candidates={"client_optimizer": ("adamm(1)", "adam(1)")})
     with pytest.raises(ValueError, match="client_optimizer: expected one of adagrad"):

@@ -57,6 +57,7 @@ def test_a_part_of_one_client_is_refused(part):
         part({"ann": [], "bob": []}, share=0)
 
 
+@pytest.mark.slow
 def test_tuning_runs_read_no_client_of_the_reported_runs():
     tuning = Tuning(candidates=rates, rounds=7, share=0.4, seed=3)
     config = dataclasses.replace(base, clients=3)  # all three that are reported

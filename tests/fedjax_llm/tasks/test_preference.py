@@ -128,6 +128,7 @@ def test_the_reference_does_not_depend_on_the_batch_size(task, pairs, ready):
     assert (ready.reference < 0).all()
 
 
+@pytest.mark.slow
 def test_pairs_without_reference_are_refused(task, pairs):
     with pytest.raises(
         ValueError, match=r"preference: batch: expected pairs with log-prob.*with_refer"

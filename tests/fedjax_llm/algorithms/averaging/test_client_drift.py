@@ -142,6 +142,7 @@ def test_a_client_without_targets_keeps_its_control_and_sends_zeros(factory):
     assert all(distance(leaf, 0.0) == 0.0 for leaf in jax.tree.leaves(sent))
 
 
+@pytest.mark.slow
 def test_fed_dyn_is_its_closed_form_where_local_training_is_exact():
     alpha, many = 0.5, pulls(OPTIMA, steps=400, strength=STRENGTH)
     algorithm = fed_dyn(loss, START, client_optimizer=SGD, population=10.0, alpha=alpha)
@@ -221,6 +222,7 @@ def test_one_client_of_fed_nova_is_plain_local_training():
     np.testing.assert_allclose(state.params, w, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "mu", "length"),
     [

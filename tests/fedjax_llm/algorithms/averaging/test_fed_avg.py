@@ -190,6 +190,7 @@ def test_masked_out_steps_change_nothing(task, corpus):
     assert int(same.targets) == int(info.targets)
 
 
+@pytest.mark.slow
 def test_a_client_without_targets_keeps_its_parameters(task, corpus):
     batches = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), batches_of(corpus, [3], steps=2))
     params, info = local_steps(task.loss, optax.adam(0.1))(task.params, {}, batches)
@@ -292,6 +293,7 @@ def test_ef21_in_both_directions_reaches_the_optimum():
     assert quadratic(top, "top_k(fraction=0.2)", rounds=600, rate=0.02)[0] > 0.5
 
 
+@pytest.mark.slow
 def test_a_client_that_missed_a_message_is_counted_as_failed():
     def late(number):
         return np.arange(5) if number == 3 else np.arange(6)

@@ -131,6 +131,7 @@ def test_messages_by_hand():
     assert len(wire.dumps(first)) == 12 + 5 * PLACES + 8  # a byte a token, lowest and step
 
 
+@pytest.mark.slow
 def test_ids_outside_the_vocabulary_are_not_counted():
     """Three bits can hold the id 7, which a vocabulary of five does not have."""
     way = token_channel(codec("identity()"), (4, 2), vocab=5)

@@ -103,6 +103,7 @@ def test_fedexs_residual_has_the_rank_of_all_clients_but_one():
     assert downlink.payload.change[0].a.shape == (2, 6, (CLIENTS - 1) * RANK)
 
 
+@pytest.mark.slow
 def test_a_residual_is_added_once_if_the_next_rounds_fail():
     algorithm, program = program_of("fedex_lora")
     state, own, _ = play(program, *start(algorithm), range(2))
@@ -161,6 +162,7 @@ def test_flora_sends_clients_times_its_factors_down():
     assert sizes("flora") == (12 + 4 * lora, 12 + 4 + 4 * CLIENTS * lora)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [fedex_lora, flora])
 def test_methods_that_change_the_base_refuse_arguments_that_break_exactness(factory):
     who = factory.__name__

@@ -44,6 +44,7 @@ from tests.helpers.low_rank_task import (
 # FedIT: fed_avg of both factors.
 
 
+@pytest.mark.slow
 def test_fed_avgs_product_is_off_by_the_covariance_of_the_factors():
     """Product of means minus mean of products is minus the weighted covariance of a and b."""
     rate = optax.sgd(0.1)
@@ -111,6 +112,7 @@ def test_ffa_sends_only_b_in_both_directions():
 # FedSA-LoRA.
 
 
+@pytest.mark.slow
 def test_fedsa_averages_a_and_each_client_keeps_its_b():
     state, own, _ = first_round("fedsa_lora")
     factors = trained_alone()
@@ -186,6 +188,7 @@ def test_flasc_refuses_shares_out_of_range(share):
 # RoLoRA.
 
 
+@pytest.mark.slow
 def test_rolora_trains_one_factor_a_round_and_its_mean_is_the_mean_of_the_products():
     algorithm = rolora(loss, LIKE, client_optimizer=SGD)
     program = round_program(algorithm, vmap())
@@ -221,6 +224,7 @@ def test_roloras_second_round_trains_a_as_with_b_frozen():
         close(got.params[name]["adapter"]["a"], a, 1e-6)
 
 
+@pytest.mark.slow
 def test_rolora_sends_one_factor_and_clients_have_the_servers_parameters():
     algorithm, program = program_of("rolora")
     state, own = start(algorithm)

@@ -39,6 +39,7 @@ def test_fed_sbs_mean_is_the_mean_of_the_products():
         assert float(jnp.abs(mean).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_fed_sb_starts_from_the_base_and_its_factors_are_orthonormal():
     state = TABLE["fed_sb"](loss).init(jr.key(0), PARAMS)
     assert error(products(state.params), {n: 0 * p for n, p in products(PARAMS).items()}) == 0
@@ -62,6 +63,7 @@ def test_fed_sbs_client_descends_along_the_projected_gradient():
         np.testing.assert_allclose(r[0], -0.02 * 0.5 * gradient, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fed_sb_sends_rank_squared_values_a_product_in_both_directions():
     assert sizes("fed_sb") == (12 + 4 * 3 * RANK**2, 12 + 4 * 3 * RANK**2)
 

@@ -69,6 +69,7 @@ def test_a_client_whose_tail_became_smaller_sends_only_its_head():
     assert int(own.rank) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keep", "rank", "head"), [(0.99, 100, 99), (0.5, 3, 1), (0.1, 2, 1), (0.5, 1, 1)]
 )

@@ -66,6 +66,7 @@ def first_ranks(name):
     return state, ranks, factors_of(uplinks, ranks)
 
 
+@pytest.mark.slow
 def test_flexloras_error_is_the_eckart_young_tail_of_the_exact_mean():
     state, _, sent = first_ranks("flexlora")
     shares = np.asarray(WEIGHTS) / float(WEIGHTS.sum())
@@ -85,6 +86,7 @@ def test_flexloras_error_is_the_eckart_young_tail_of_the_exact_mean():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flexlora", "hetlora"])
 def test_a_client_of_a_lower_rank_sends_fewer_bytes_and_keeps_its_rank(name):
     _, own, (downlink, uplinks, _, _) = jax.device_get(played(name))

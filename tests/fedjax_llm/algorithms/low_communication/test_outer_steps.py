@@ -148,6 +148,7 @@ def test_mulocos_inner_step_orthogonalises_stacked_matrices_and_leaves_the_rest_
         close(aligned - jnp.diag(jnp.diag(aligned)), jnp.zeros((4, 4)), 1e-2)
 
 
+@pytest.mark.slow
 def test_muloco_sends_two_bits_an_entry():
     tree = {"blocks": jnp.zeros((4, 64, 64)), "embedding": jnp.zeros((64, 64))}
     algorithm = muloco(lambda p, f, b: (p["blocks"] ** 2).sum(), tree)
@@ -225,6 +226,7 @@ def test_cocktail_sgds_messages_are_short_in_both_directions():
     assert 12 + 4 * k / 8 < len(wire.dumps(sent)) < 12 + bits / 8 + 60 + 8
 
 
+@pytest.mark.slow
 def test_one_client_of_demo_that_sends_everything_steps_along_the_gradients_sign():
     """Nothing of the momentum remains, so that each round's is its gradient."""
     algorithm = demo(loss, START, rate=0.05, fraction=1.0, block=16, decay=0.9)
@@ -234,6 +236,7 @@ def test_one_client_of_demo_that_sends_everything_steps_along_the_gradients_sign
         close(params(algorithm, alone(FIVE), WEIGHTS[:1], number=number), w)
 
 
+@pytest.mark.slow
 def test_demos_momentum_keeps_what_was_not_sent():
     algorithm = demo(loss, START, rate=0.05, fraction=1 / 16, block=16, decay=0.9)
     state, own = rounds(algorithm, START, alone(FIVE), WEIGHTS[:1], number=1)
@@ -340,6 +343,7 @@ def test_with_mixing_one_clients_train_alone():
     close(own.params, OPTIMA + 0.9**30 * (START - OPTIMA))
 
 
+@pytest.mark.slow
 def test_only_the_due_fragment_is_sent():
     tree = {"blocks": jnp.zeros((12, 8, 16)), "embedding": jnp.zeros((40, 8)), "one": jnp.zeros(())}
     uplink = codec("stochastic_quantize(bits=4)")

@@ -104,6 +104,7 @@ def test_fed_reps_client_trains_its_head_and_then_the_body_under_it():
     np.testing.assert_array_equal(state.params["scale"], rows.PARAMS["scale"])
 
 
+@pytest.mark.slow
 def test_fed_reps_body_is_the_mean_of_those_trained_under_each_head():
     algorithm, one = contract.program("fed_rep")
     state, own, _ = contract.play(rows, one, *contract.start(rows, algorithm), range(1))
@@ -126,6 +127,7 @@ def test_fed_reps_messages_do_not_contain_the_head():
     assert [leaf.shape for leaf in jax.tree.leaves(downlink)] == [(2, 3, 4), (5, 3)]
 
 
+@pytest.mark.slow
 def test_fed_reps_last_layers_are_personal_as_a_leaf_is():
     """Two layers of twelve values, of which the first is sent and the second is personal."""
     algorithm, one = contract.program("fed_rep, last layer")

@@ -65,6 +65,7 @@ def tutorial(search, points, losses):
     return m + sigma * yw, step, c, p_s, p_c, g + 1, h
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("population", "weights"),
     [
@@ -97,6 +98,7 @@ def test_a_generation_is_the_tutorials(far, population):
         np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_points_have_the_searchs_mean_and_covariance():
     search, draws = searched(), 40_000
     points = np.asarray(ask(jr.key(0), search, draws), np.float64)

@@ -124,6 +124,7 @@ def test_messages_do_not_grow_with_the_prompt(dimension):
         assert down == wire.HEADER_BYTES + 8 + 4 * (dimension + 1) + 4 * triangle
 
 
+@pytest.mark.slow
 def test_a_client_without_targets_sends_nan():
     algorithm = build()
     batches = pulls(jnp.ones((2, 6)), steps=1, live=[1, 0])

@@ -104,6 +104,7 @@ def test_directions_differ_by_seed_number_and_tensor_and_have_eight_bits():
     np.testing.assert_allclose(np.var(np.concatenate([z["a"], z["b"]])), 1, atol=0.2)
 
 
+@pytest.mark.slow
 def test_a_step_rounds_once_whatever_program_it_is_in():
     params = jr.normal(jr.key(0), (300,)) * jnp.logspace(-4, 1, 300)
     lengths_, numbers = jr.normal(jr.key(1), (7,)) / 3, jnp.arange(7)
@@ -253,6 +254,7 @@ def listed(algorithm, batches, weights):
 HEADER = wire.HEADER_BYTES
 
 
+@pytest.mark.slow
 def test_kseed_of_4096_seeds_and_200_steps_is_under_18_kilobytes_both_ways():
     algorithm = fed_kseed(loss, START, client_optimizer=SGD, seeds=4096)
     got = listed(algorithm, pulls(OPTIMA[:1], steps=200), jnp.ones(1))
@@ -260,6 +262,7 @@ def test_kseed_of_4096_seeds_and_200_steps_is_under_18_kilobytes_both_ways():
     assert sum(got) == 17_516
 
 
+@pytest.mark.slow
 def test_decomfl_sends_slopes_up_and_a_window_of_them_down():
     algorithm = decomfl(loss, START, client_optimizer=SGD, steps=5, draws=3, window=7)
     got = listed(algorithm, pulls(OPTIMA[:1], steps=5), jnp.ones(1))
@@ -315,6 +318,7 @@ def test_a_client_that_missed_more_than_the_window_fails_and_keeps_its_state(nam
     assert np.isfinite(new.params).all()
 
 
+@pytest.mark.slow
 def test_feed_sign_follows_the_majority_of_weights():
     algorithm = feed_sign(loss, START, client_optimizer=optax.sgd(0.25))
     # along any z, the first two pull against the third
@@ -370,6 +374,7 @@ def test_sprys_mean_over_the_clients_of_a_slice_is_unbiased():
         np.testing.assert_allclose((slopes**2).mean(), g @ g, rtol=4 * np.sqrt(2 / owners[number]))
 
 
+@pytest.mark.slow
 def test_spry_does_not_change_a_slice_without_a_client():
     algorithm = spry(apart, TWO, server_optimizer=optax.sgd(0.1))
     state, own = begin(algorithm, TWO, 1)
@@ -382,6 +387,7 @@ def test_spry_does_not_change_a_slice_without_a_client():
     assert bits(new.params[owned]) != bits(TWO[owned])
 
 
+@pytest.mark.slow
 def test_fwd_llm_with_one_candidate_is_unbiased_in_both_halves():
     clients = 4000
     algorithm = fwd_llm(apart, TWO, candidates=1)
