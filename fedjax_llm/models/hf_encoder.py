@@ -1,7 +1,7 @@
 """Reading and writing BERT's `config.json` and tensors under their Hugging Face names, strictly."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -100,7 +100,9 @@ def encoder_config_from(
     return EncoderConfig(**found, hidden_act=act, pooler=pooler, dtype=dtype, remat=remat)
 
 
-def encoder_config_to(config: EncoderConfig, *, labels: int | None = None) -> dict[str, Any]:
+def encoder_config_to(
+    config: EncoderConfig, *, labels: int | None = None, label_names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Write the `config.json` of an encoder or a classifier.
 
     `encoder_config_from` reads it back as the same config, except for `pooler`, `dtype` and
@@ -109,18 +111,20 @@ def encoder_config_to(config: EncoderConfig, *, labels: int | None = None) -> di
     Args:
         config: The encoder's config.
         labels: Number of labels of a classifier; None (the default) for a plain encoder.
+        label_names: Their names in order. Default: LABEL_0, LABEL_1 and so on.
 
     Returns:
         The mapping to write as JSON.
 
     Raises:
         TypeError: `config` is not an `EncoderConfig`.
-        ValueError: A value of `config`, or `labels`, is out of range.
+        ValueError: A value of `config`, or `labels`, is out of range; `label_names` are not
+            `labels` different ones.
 
     Example:
         >>> from fedjax_llm.models import EncoderConfig, encoder_config_to
-        >>> encoder_config_to(EncoderConfig(), labels=2)["label2id"]
-        {'LABEL_0': 0, 'LABEL_1': 1}
+        >>> encoder_config_to(EncoderConfig(), labels=2, label_names=("bad", "good"))["label2id"]
+        {'bad': 0, 'good': 1}
 
     """
     check_encoder(config, who="encoder_config_to")
@@ -129,8 +133,14 @@ def encoder_config_to(config: EncoderConfig, *, labels: int | None = None) -> di
     values |= {"architectures": ["BertModel"], "model_type": "bert"}
     if labels is not None:
         values["architectures"] = ["BertForSequenceClassification"]
-        values["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
-        values["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
+        names = [f"LABEL_{i}" for i in range(labels)] if label_names is None else list(label_names)
+        values["id2label"] = {str(i): name for i, name in enumerate(names)}
+        values["label2id"] = {name: i for i, name in enumerate(names)}
+    if label_names is not None and len(values.get("label2id", {})) != labels:
+        raise ValueError(
+            f"encoder_config_to: label_names: expected {labels or 'none without labels'}, each "
+            f"once, got {list(label_names)!r}."
+        )
     return values
 
 

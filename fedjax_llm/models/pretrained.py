@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -126,6 +126,7 @@ def save(
     params: PyTree,
     *,
     labels: int | None = None,
+    label_names: Sequence[str] | None = None,
     tokenizer: Any = None,
 ) -> None:
     """Save a model to a folder that `transformers` and `load` open.
@@ -140,12 +141,15 @@ def save(
         params: Nested dictionaries of arrays: the parameters of a `Decoder`, of an `Encoder`, or,
             with `labels`, of a `Classifier`.
         labels: Number of labels of a classifier; None (the default) for other models.
+        label_names: Their names in order, which `transformers` then predicts. Default: LABEL_0,
+            LABEL_1 and so on.
         tokenizer: Tokenizer of `transformers`; None (the default) for a folder without one.
 
     Raises:
         TypeError: An argument is of another kind.
         ValueError: The folder is not empty, no model of the config's `model_type` has this
-            structure, or `labels` are given for a decoder.
+            structure, `labels` or their names are given for a decoder, or the names are not
+            `labels` different ones.
 
     Example:
         >>> import tempfile
@@ -169,8 +173,9 @@ def save(
         expected="a DecoderConfig or an EncoderConfig",
     )
     check_params(params, who="save")
-    if labels is not None and isinstance(config, DecoderConfig):
-        raise ValueError(f"save: labels: expected None for a decoder, got {labels!r}.")
+    for name, given in (("labels", labels), ("label_names", label_names)):
+        if given is not None and isinstance(config, DecoderConfig):
+            raise ValueError(f"save: {name}: expected None for a decoder, got {given!r}.")
     if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
         raise TypeError(
             "save: tokenizer: expected a tokenizer of transformers or None, got "
@@ -181,7 +186,7 @@ def save(
         raise ValueError(f"save: folder: expected a new or an empty one, got {folder}.")
     if isinstance(config, EncoderConfig):
         tensors = hf_encoder_tensors(config, params, labels=labels)
-        values = encoder_config_to(config, labels=labels)
+        values = encoder_config_to(config, labels=labels, label_names=label_names)
     else:
         tensors, values = hf_tensors(config, params), config_to(config)
     values["dtype"] = jax.tree.leaves(params)[0].dtype.name

@@ -15,6 +15,7 @@ from ..adapters import merge_adapter
 from ..adapters.merging import without_adapter
 from ..adapters.peft_export import adapter_files
 from ..adapters.peft_files import write_adapter
+from ..data import Labelled
 from ..model_files import ByteTokenizer, minilm, write_safetensors
 from ..models import Classifier, Decoder
 from .prepare import Run
@@ -180,8 +181,15 @@ def _save(run: Run, folder: Path, model: Any) -> None:
     """Write a model with its adapter merged, for `transformers`."""
     learnt, plain = run.workload, merge_adapter(model)
     labels = len(plain["classifier"]["bias"]) if isinstance(model, Classifier) else None
-    tokenizer = learnt.tokenizer or ByteTokenizer()
-    models.save(folder, learnt.config, plain, labels=labels, tokenizer=tokenizer)
+    data = learnt.corpus
+    models.save(
+        folder,
+        learnt.config,
+        plain,
+        labels=labels,
+        label_names=data.label_names if isinstance(data, Labelled) else None,
+        tokenizer=learnt.tokenizer or ByteTokenizer(),
+    )
 
 
 def _parameters_alone() -> Writer:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import models
-from ..data import ClientData
+from ..data import ClientData, Labelled
 from ..data.readers.examples import Records
 from ..data.readers.rows import read_text
 from ..data.registry import DATA
@@ -104,6 +104,11 @@ def workload(
             f"{kinds[type(loaded.config)]}."
         )
     tokenizer = loaded.load_tokenizer()
+    if chat_template is not None and task_spec.model is EncoderConfig:
+        raise ValueError(
+            f"chat_template: expected none for an encoder, which reads no chats, got "
+            f"{chat_template!r}."
+        )
     if chat_template is not None:
         tokenizer.chat_template = read_text(Path(chat_template))
     if date != DATE and CLOCK not in str(tokenizer.chat_template):
@@ -123,6 +128,10 @@ def workload(
         )
         for records in sets
     ]
+    labels = [each.label_names for each in (corpus, *own) if isinstance(each, Labelled)]
+    if len(set(labels)) > 1:
+        ours, theirs = (", ".join(map(repr, names)) for names in labels)
+        raise ValueError(f"heldout: expected the labels of the data, {ours}, got {theirs}.")
     return Workload(
         corpus, own[0] if own else None, loaded.config, loaded.params, tokenizer, names, contents
     )

@@ -73,6 +73,7 @@ def test_a_run_classifies_and_delivers_its_head(files, tmp_path, capsys, adapter
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["trainable"] == trainable or trainable is None
     assert list(summary["delivered"]) == [f"{place}/"]
+    assert summary["label_names"] == ["cat", "mat"]
     assert "heldout accuracy" in (shown := capsys.readouterr().out)
     assert "Held-out nats per text against bytes" in shown
     assert shown.count(f"{summary['heldout_nats_per_text']:.4f}") >= 2  # in the table too
@@ -85,6 +86,8 @@ def test_a_run_classifies_and_delivers_its_head(files, tmp_path, capsys, adapter
     else:
         loaded = models.load(tmp_path / "run/model")
         assert loaded.labels == 2
+        written = json.loads((tmp_path / "run/model/config.json").read_text())
+        assert written["label2id"] == {"cat": 0, "mat": 1}
         given = {"params": loaded.params}
     task = classification(CONFIG, labels=2, key=jax.random.key(5), **given)
     assert summary["heldout_accuracy"] == pytest.approx(accuracy(task, run.split.heldout))
@@ -116,6 +119,10 @@ def test_a_classifier_of_mean_vectors_is_delivered_as_its_parameters(files, tmp_
         (("--task", "classification(labels=1)"), "labels: expected an integer at least 2, got 1"),
         (("--task", "language_model()"), "model: expected a decoder, which the task trains, got"),
         (
+            ("--chat-template", "chat.jinja"),
+            "chat_template: expected none for an encoder, which reads no chats, got 'chat.jinja'",
+        ),
+        (
             ("--data", "shakespeare()"),
             "expected records with 2 labels, as the task says, got 1: ''",
         ),
@@ -127,6 +134,14 @@ def test_what_does_not_fit_a_classification_is_refused(files, tmp_path, capsys, 
     error = refused(capsys, "train", *flags(files), "--out", str(tmp_path / "out"), *more)
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_held_out_text_of_other_labels_is_refused(files, tmp_path, capsys):
+    text = (files / "texts.jsonl").read_text().replace('"cat"', '"dog"')
+    (tmp_path / "other.jsonl").write_text(text)
+    heldout = f"jsonl('{tmp_path / 'other.jsonl'}', fields(text='text', label='label'))"
+    error = refused(capsys, "train", *flags(files), "--heldout", heldout)
+    assert "heldout: expected the labels of the data, 'cat', 'mat', got 'dog', 'mat'" in error
 
 
 def test_a_fresh_decoder_classifies_nothing(files, tmp_path, capsys):
