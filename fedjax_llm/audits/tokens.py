@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from fedjax_compression.checks import check_number
+from fedjax_compression.checks import check_integer, check_number
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
@@ -58,13 +58,16 @@ def row_distances(update: ArrayLike) -> Float[np.ndarray, " vocab"]:
 
 
 def revealed_tokens(
-    update: ArrayLike, *, deviations: float | int = 6.0
+    update: ArrayLike, *, deviations: float | int = 6.0, group: int | None = None
 ) -> Int[np.ndarray, " found"]:
     """Recover the token ids of a client from its update of the embedding table alone.
 
-    A row counts as touched if its `row_distances` exceeds the median of all rows by more than
+    A row counts as touched if its `row_distances` exceeds the median of its group by more than
     `deviations` standard deviations, which are estimated by the median absolute deviation. Where
     most rows are equal, as without compression, both are zero and every other row counts.
+
+    The rule sees no zeros: after AdamW and `sign`, a row without a token decodes to minus the signs
+    of the weights, by weight decay. Whoever knows the weights can compare with these instead.
 
     With tied embeddings the table is the output layer too: rows of targets are revealed with those
     of inputs, and every row has a gradient, so that recovery is no longer exact.
@@ -73,12 +76,15 @@ def revealed_tokens(
         update: Decoded update or gradient of the table, `[vocab, width]`, in any scale.
         deviations: Distance from the median beyond which a row counts, in standard deviations, at
             least 0. Default: 6.
+        group: Consecutive rows that are compared with each other, at least 3: such as 4096 / width
+            for `eden`, which rotates blocks of 4,096 entries, so that a block with a token is noise
+            and the others are zero. Default: all rows.
 
     Returns:
         Token ids, ascending, `[found]`.
 
     Raises:
-        ValueError: For another shape, for a NaN or an infinity, and for a negative `deviations`.
+        ValueError: For another shape, a NaN or an infinity, and a value out of bounds.
 
     Example:
         >>> import numpy as np
@@ -91,9 +97,16 @@ def revealed_tokens(
     """
     check_number(deviations, who="revealed_tokens", name="deviations", at_least=0)
     distances = row_distances(update)
-    middle = np.median(distances)
-    spread = _NORMAL * np.median(np.abs(distances - middle))
-    return np.flatnonzero(distances > middle + deviations * spread)
+    if group is not None:
+        check_integer(group, who="revealed_tokens", name="group", at_least=3)
+    size = len(distances) if group is None else group
+    found = []
+    for first in range(0, len(distances), size):
+        own = distances[first : first + size]
+        middle = np.median(own)
+        spread = _NORMAL * np.median(np.abs(own - middle))
+        found.append(first + np.flatnonzero(own > middle + deviations * spread))
+    return np.concatenate(found)
 
 
 def recovery(recovered: ArrayLike, true: ArrayLike) -> Recovery:

@@ -55,6 +55,16 @@ def test_the_threshold_is_in_standard_deviations_of_the_noise():
     np.testing.assert_array_equal(revealed_tokens(noise[:, None], deviations=2.5), expected)
 
 
+def test_groups_of_rows_are_compared_apart():
+    """One block of three is noise; a token in it stands out from the noise, not from zeros."""
+    table = np.zeros((30, 64))
+    table[10:20] = np.random.default_rng(2).normal(size=(10, 64))
+    table[13] += 4
+    assert revealed_tokens(table).tolist() == list(range(10, 20))
+    assert revealed_tokens(table, group=10).tolist() == [13]
+    assert revealed_tokens(table[:17], group=10).tolist() == [13]  # a last group of seven
+
+
 def test_recovery_counts_different_ids():
     assert recovery([3, 3, 4], [[4, 4], [5, 6]]) == (0.5, 1 / 3, 2, 3)
     assert recovery([], [1, 2]) == (1.0, 0.0, 0, 2)
@@ -70,6 +80,10 @@ def test_recovery_counts_different_ids():
             "update: expected numbers [vocab, width], got <U1 [1, 1].",
         ),
         (lambda: revealed_tokens(np.zeros((2, 2)), deviations=-1), "deviations: expected a number"),
+        (
+            lambda: revealed_tokens(np.zeros((2, 2)), group=2),
+            "group: expected an integer at least 3",
+        ),
         (lambda: recovery([0.5], [1]), "recovered: expected token ids of at least 0, got [0.5]"),
         (lambda: recovery([1], [-1]), "true: expected token ids of at least 0"),
         (lambda: recovery([1], []), "true: expected at least one token id, got none"),
