@@ -22,8 +22,11 @@ def as_float64(value: Any, *axes: str, who: str, name: str) -> np.ndarray:
         ValueError: For other dimensions, an empty axis, a NaN or an infinity.
 
     """
-    found = np.asarray(value)
     expected = f"numbers [{', '.join(axes)}]"
+    try:
+        found = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        raise ValueError(message(who, name, expected, value)) from None
     kind = found.dtype.kind in "fiu" or found.dtype.name == "bfloat16"
     if found.ndim != len(axes) or not found.size or not kind:
         raise ValueError(f"{who}: {name}: expected {expected}, got {_shown(found)}.")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from fedjax_compression.checks import check_integer, check_number
+from fedjax_compression.checks import check_integer, check_kind, check_number
 from fedjax_compression.errors import message
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
@@ -115,6 +115,7 @@ def audit_one_run(
         The bound, and the number of guesses and of right guesses that gave it.
 
     Raises:
+        TypeError: For `guesses` that are no sequence.
         ValueError: For shapes that do not fit, a score that is not finite, no or an odd number of
             guesses, repeated numbers, and a value out of bounds.
 
@@ -131,6 +132,7 @@ def audit_one_run(
     found = as_float64(scores, "canaries", who=who, name="scores")
     coins = as_bool(included, found.shape, who=who, name="included")
     count = found.size
+    check_kind(guesses, Sequence, who=who, name="guesses", expected="a sequence of integers")
     if not len(guesses) or len(set(guesses)) < len(guesses):
         raise ValueError(message(who, "guesses", "different numbers, at least one", guesses))
     check_number(significance, who=who, name="significance", above=0, below=1)

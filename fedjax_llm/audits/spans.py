@@ -40,10 +40,11 @@ def span_distances(
 
     The gradient of a kernel `[inputs, outputs]` is the sum over tokens of the input times the
     gradient of the output, so that its columns are combinations of the inputs. With fewer tokens
-    than input dimensions, the true inputs lie in that span and other vectors do not: one at random
-    is at a distance of sqrt(1 - rank / inputs) on average (Petrov et al. 2024, arXiv:2405.15586,
-    whose kernels are transposed). The scale of the gradient does not matter, so that the update of
-    one SGD step serves as well.
+    than inputs and outputs, the true inputs lie in that span and other vectors do not: one at
+    random is at a distance of about sqrt(1 - rank / inputs) (Petrov et al. 2024, arXiv:2405.15586,
+    whose kernels are transposed). With as many tokens as outputs or more, the span has a dimension
+    for each output; true inputs are near it and no longer in it. The scale of the gradient does
+    not matter, so that the update of one SGD step serves as well.
 
     Three forms of the same test:
         full training: candidates from `first_layer_inputs`, the gradient of the first query kernel;

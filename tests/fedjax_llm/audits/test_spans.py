@@ -67,6 +67,15 @@ def test_a_low_rank_message_still_tells():
     assert abs(others.mean() - (1 - 8 / WIDTH) ** 0.5) < 0.01
 
 
+def test_as_many_tokens_as_outputs_fill_the_span():
+    """20 tokens, 16 outputs: each member is near the span and none lies in it."""
+    table, tokens, gradient = toy()
+    span = span_distances(table, gradient[:, :16], rank_tolerance=1e-12)
+    assert span.rank == 16
+    assert span.distances[tokens].min() > 0.01
+    assert span.distances[tokens].mean() < np.delete(span.distances, tokens).mean() - 0.2
+
+
 def test_edges():
     empty = span_distances([[0.0, 0.0], [3.0, 0.0]], np.zeros((2, 5)))
     assert (empty.rank, empty.distances.tolist()) == (0, [1.0, 1.0])

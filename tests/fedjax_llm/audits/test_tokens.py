@@ -37,6 +37,22 @@ def test_a_codec_does_not_hide_the_tokens(text):
     assert set(revealed_tokens(c.decode(payload, table)).tolist()) == TRUE
 
 
+def test_tied_embeddings_tell_targets_too_and_no_row_is_zero():
+    """The output layer's part of the gradient, by the softmax's derivative, is in every row."""
+    random = np.random.default_rng(5)
+    targets, hidden = np.array([70, 80, 90]), random.normal(size=(3, 16))
+    table = gradient().astype(float)
+    for target, vector in zip(targets, hidden, strict=True):
+        p = random.dirichlet(np.ones(128))
+        p[target] -= 1
+        table += p[:, None] * vector
+    distances = row_distances(table)
+    true = np.array([*TRUE, *targets])
+    assert np.abs(table).min(axis=1).all()
+    assert distances[true].min() > np.delete(distances, true).max()
+    assert set(true.tolist()) <= set(revealed_tokens(table).tolist())
+
+
 def test_distances_are_from_the_median_row():
     rows = np.array([[1.0, 1.0], [1.0, 1.0], [4.0, 5.0], [1.0, 1.0], [1.0, -1.0]])
     np.testing.assert_array_equal(row_distances(rows), [0.0, 0.0, 5.0, 0.0, 2.0])
@@ -79,6 +95,7 @@ def test_recovery_counts_different_ids():
             lambda: row_distances([["a"]]),
             "update: expected numbers [vocab, width], got <U1 [1, 1].",
         ),
+        (lambda: row_distances([[1.0], [1.0, 2.0]]), "expected numbers [vocab, width], got [[1.0]"),
         (lambda: revealed_tokens(np.zeros((2, 2)), deviations=-1), "deviations: expected a number"),
         (
             lambda: revealed_tokens(np.zeros((2, 2)), group=2),
