@@ -76,9 +76,9 @@ def revealed_tokens(
         update: Decoded update or gradient of the table, `[vocab, width]`, in any scale.
         deviations: Distance from the median beyond which a row counts, in standard deviations, at
             least 0. Default: 6.
-        group: Consecutive rows that are compared with each other, at least 3: such as 4096 / width
-            for `eden`, which rotates blocks of 4,096 entries, so that a block with a token is noise
-            and the others are zero. Default: all rows.
+        group: Consecutive rows that are compared with each other, at least 3, for a codec that
+            rotates blocks: with `eden` a block of 4,096 entries with a token is noise, and others
+            are zero. Default: all rows.
 
     Returns:
         Token ids, ascending, `[found]`.
