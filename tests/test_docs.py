@@ -66,13 +66,19 @@ def test_the_example_of_the_compression_package_runs(capsys):
 
 @pytest.mark.slow
 def test_the_example_of_the_privacy_document_runs(capsys):
-    (code,) = examples("docs/privacy.md")
+    code, _ = examples("docs/privacy.md")
     run(code, "docs/privacy.md")
     (epsilon, relation), (noise,) = map(str.split, capsys.readouterr().out.splitlines())
     assert epsilon.startswith("1.828")
     assert relation == "add_or_remove"
     # the noise for epsilon 2 in one release, by sqrt(20) for 20 rounds
     assert abs(float(noise) / 20**0.5 - 1.9938) < 0.001
+
+
+def test_the_audit_of_the_privacy_document_finds_both_tokens(capsys):
+    _, code = examples("docs/privacy.md")
+    run(code, "docs/privacy.md")
+    assert capsys.readouterr().out == "Recovery(precision=1.0, recall=1.0, recovered=2, true=2)\n"
 
 
 def test_the_study_of_the_documents_can_be_built(tmp_path):

@@ -7,7 +7,16 @@ import pytest
 from fedjax_compression import registry as codecs
 
 import fedjax_llm
-from fedjax_llm import adapters, aggregators, algorithms, data, evaluation, simulation, tasks
+from fedjax_llm import (
+    adapters,
+    aggregators,
+    algorithms,
+    audits,
+    data,
+    evaluation,
+    simulation,
+    tasks,
+)
 from fedjax_llm.data.registry import DATA
 
 DOWNLOADS = ("shakespeare", "chitchat", "smollm2", "minilm")
@@ -26,6 +35,7 @@ PUBLIC = {
     **dict(functions(algorithms)),
     **dict(functions(aggregators)),
     **dict(functions(adapters)),
+    **dict(functions(audits)),
     **dict(functions(tasks)),
     **dict(functions(simulation)),
     **dict(functions(evaluation)),

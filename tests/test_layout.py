@@ -31,7 +31,16 @@ LAYERS = {
             "aggregators",
             "attacks",
         ),
-        *("model_files", "models", "data", "adapters", "tasks", "algorithms", "evaluation"),
+        *(
+            "model_files",
+            "models",
+            "audits",
+            "data",
+            "adapters",
+            "tasks",
+            "algorithms",
+            "evaluation",
+        ),
         *("simulation", "flower", "testing", "runs", "studies", "bench", "cli", "__main__"),
     ),
 }

@@ -1,0 +1,27 @@
+"""What a curious server learns: tokens of a message, membership, and lower bounds on epsilon."""
+
+from .exposure import exposure
+from .lower_bounds import OneRun, audit_one_run, clopper_pearson_epsilon, one_run_epsilon
+from .membership import auc, lira_scores, logit_confidence, min_k_scores, tpr_at_fpr
+from .spans import Span, first_layer_inputs, span_distances
+from .tokens import Recovery, recovery, revealed_tokens, row_distances
+
+__all__ = [
+    "OneRun",
+    "Recovery",
+    "Span",
+    "auc",
+    "audit_one_run",
+    "clopper_pearson_epsilon",
+    "exposure",
+    "first_layer_inputs",
+    "lira_scores",
+    "logit_confidence",
+    "min_k_scores",
+    "one_run_epsilon",
+    "recovery",
+    "revealed_tokens",
+    "row_distances",
+    "span_distances",
+    "tpr_at_fpr",
+]
