@@ -62,5 +62,8 @@ first = [replace(BASE, uplink=uplink) for uplink in UPLINKS]
 first += [replace(BASE, **fields) for fields in METHODS]
 again = [replace(BASE, uplink=uplink, seed=seed) for uplink in NEAR for seed in (1, 2)]
 study = Study(
-    first + again, seeds=None, tune=Tuning(candidates=candidates, rounds=10), costs=("uplink", "both")
+    first + again,
+    seeds=None,
+    tune=Tuning(candidates=candidates, rounds=10),
+    costs=("uplink", "both"),
 )
