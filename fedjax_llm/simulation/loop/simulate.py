@@ -214,8 +214,8 @@ def _simulate(
     if attack:
         check_attackable(algorithm, attack, params)
         malicious = draw_malicious(attack, key, len(corpus.names), who="simulate")
-        algorithm = build(with_attack, algorithm, attack)
-        crafts = build(crafting, algorithm, attack, axis) if attack.craft else None
+        algorithm = build(with_attack, algorithm, attack, clients)
+        crafts = build(crafting, algorithm, attack, axis, clients) if attack.craft else None
     if planner.plan:
         algorithm = build(with_failures, algorithm)
     shared_frozen = put_shared(axis, frozen)
