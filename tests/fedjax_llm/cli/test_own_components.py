@@ -185,6 +185,22 @@ def test_a_backdoors_success_is_in_rows_and_summary_beside_the_clean_loss(attack
     assert (summary["downlink_bytes"] > plain["downlink_bytes"]) == ("neurotoxin" in attack)
 
 
+@pytest.mark.slow
+def test_fl_trust_trains_on_the_text_of_the_clients_set_aside(tmp_path, capsys):
+    summary = train(tmp_path / "run", "--algorithm", "fl_trust()", "--unseen", "share(0.25)")
+    assert summary["heldout_nats_per_byte"] < summary["config"]["seq"]
+    assert len(summary["unseen_clients"]) == 1
+    for args, said in (
+        (
+            ("--unseen", "share(0)"),
+            "unseen: fl_trust() trains at the server on the text of clients",
+        ),
+        (("--adapter", "lora(rank=2)"), "adapter: fl_trust() trains at the server too"),
+    ):
+        out = ("--out", str(tmp_path / "no"))
+        assert said in refused(capsys, "train", *SMALL, "--algorithm", "fl_trust()", *args, *out)
+
+
 def test_needs_are_out_of_a_closed_set():
     with pytest.raises(ValueError, match=r"needs: expected some of client_optimizer.*got 'stepz'"):
         methods.register("other", Method(fed_avg, needs=("stepz",)))
