@@ -115,6 +115,10 @@ def with_attack(algorithm: FederatedAlgorithm, attack: Attack, clients: int) -> 
         def changed(
             malicious: Any, number: Any, key: Array, instead: PyTree, update: PyTree, last: PyTree
         ) -> PyTree:
+            if attack.informed and not jax.tree.leaves(last):
+                expected = "one built with uplink=attackable(codec, informed=True), as the attack "
+                expected += "reads the last update"
+                raise ValueError(message("simulate", "algorithm", expected, "one without"))
             wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), update)
             new, last = instead if crafted else wide, cast(last, float32_zeros(last))
             change = attack.of(Known(number, clients, last)).update

@@ -37,7 +37,7 @@ def scaling(fraction: float | int, factor: float | int) -> Attack:
     """Send `factor` times one's own update.
 
     Model replacement (Bagdasaryan et al. 2020, arXiv:1807.00459) is this with the factor n / eta,
-    clients over the server's learning rate, on poisoned data.
+    clients over the server's learning rate, on poisoned data; see `backdoor`.
 
     Args:
         fraction: Share of all clients that are malicious.

@@ -127,9 +127,9 @@ def simulate(
             some clients. For an algorithm with a `mechanism` without a `secret`, or under a
             deadline or an omniscient attack, through which one client's data would change what
             others send. At the first round, for a client without a link, and for an attack on the
-            updates of an algorithm without an `attackable` codec or, if it is omniscient, on a
-            `sharded` client axis. At a round that cannot begin, if too few clients are ever
-            available again.
+            updates of an algorithm without an `attackable` codec (an `informed` one, if the attack
+            is) or, if it is omniscient, on a `sharded` client axis. At a round that cannot begin,
+            if too few clients are ever available again.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax

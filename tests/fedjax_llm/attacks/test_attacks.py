@@ -474,6 +474,23 @@ def test_an_algorithm_without_an_attackable_codec_is_refused():
         next(rounds)
 
 
+def test_an_informed_attack_is_refused_where_nobody_informs_it():
+    algorithm = fed_avg(LOSS, LIKE, client_optimizer=optax.sgd(1.0), uplink=attackable(identity()))
+    rounds = simulate(
+        algorithm,
+        LIKE,
+        (),
+        CORPUS,
+        Batching(batch=1, steps=1),
+        rounds=1,
+        clients=3,
+        seed=0,
+        conditions=Conditions(attack=attacks.neurotoxin(attacks.sign_flip(0.2))),
+    )
+    with pytest.raises(ValueError, match=r"uplink=attackable\(codec, informed=True\)"):
+        next(rounds)
+
+
 @pytest.mark.slow
 def test_an_attackable_codec_changes_no_bit_of_an_honest_run():
     plain = fed_avg(LOSS, LIKE, client_optimizer=optax.sgd(1.0), uplink=codec("eden(bits=1)"))
