@@ -78,7 +78,14 @@ POOLS = {
         "1",
         "",
     ],
-    "attack": ["sign_flip(fraction=0.5)", "alie(fraction=0.5)", "alie(fraction=2)", "alie()", "x"],
+    "attack": [
+        "sign_flip(fraction=0.5)",
+        "alie(fraction=0.5)",
+        "alie(fraction=2)",
+        "alie()",
+        "x",
+        "backdoor(fraction=0.5, trigger='ab', target='c')",
+    ],
     "sampler": [
         "poisson(0.5)",
         "poisson(0)",

@@ -8,6 +8,7 @@ from .contract import Aggregator, Noised
 from .dnc import dnc
 from .dp_fed_avg import dp_fed_avg
 from .failures import leave_out_failed
+from .fl_trust_rule import fl_trust_rule
 from .flame import flame
 from .fools_gold import fools_gold
 from .krum import krum, multi_krum
@@ -31,6 +32,7 @@ __all__ = [
     "centered_clipping",
     "dnc",
     "dp_fed_avg",
+    "fl_trust_rule",
     "flame",
     "fools_gold",
     "krum",

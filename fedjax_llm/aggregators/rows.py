@@ -56,6 +56,11 @@ def pairwise(rows: Rows) -> Float[Array, "clients clients"]:
 
 def cosines(rows: Rows) -> Float[Array, "clients clients"]:
     """Cosine between each two rows; 0 for a row of zeros."""
+    return jnp.clip(gram(unit_rows(rows)), -1.0, 1.0)
+
+
+def unit_rows(rows: Rows) -> Rows:
+    """Each row over its Euclidean norm; a row of zeros as it is."""
     largest = jnp.stack(
         [jnp.abs(leaf).reshape(len(leaf), -1).max(axis=1, initial=0.0) for leaf in _leaves(rows)]
     ).max(axis=0)
@@ -63,8 +68,7 @@ def cosines(rows: Rows) -> Float[Array, "clients clients"]:
     _, inverse = near_power(largest)
     rows = jax.tree.map(lambda leaf: leaf * along(inverse, leaf), rows)
     length = norms(rows)
-    unit = jax.tree.map(lambda leaf: leaf / along(jnp.where(length > 0, length, 1.0), leaf), rows)
-    return jnp.clip(gram(unit), -1.0, 1.0)
+    return jax.tree.map(lambda leaf: leaf / along(jnp.where(length > 0, length, 1.0), leaf), rows)
 
 
 def gram(rows: Rows) -> Float[Array, "clients clients"]:

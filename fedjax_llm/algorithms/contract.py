@@ -21,6 +21,7 @@ NEEDS: Mapping[str, str] = {
     "vocab": "tokens in the vocabulary (an integer)",
     "logits": "`(params, frozen, tokens) -> logits` of the run's language model",
     "public": "token windows that every client may read, `[batches, 1, batch, seq]`",
+    "root": "batches of the server's own data, leaves `[batches, batch, ...]`",
     "halves": "`(cut) -> Halves`: the model cut into a client's and the server's half",
 }
 """What a run can give to a factory, by the name of the factory's parameter."""

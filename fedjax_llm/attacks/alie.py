@@ -34,7 +34,7 @@ def alie(fraction: float | int, z: float | int | None = None) -> Attack:
         >>> from fedjax_llm.attacks import alie
         >>> updates, honest = jnp.array([[1.0], [3.0], [9.0]]), jnp.array([True, True, False])
         >>> attack = alie(fraction=0.3, z=1.5)
-        >>> attack.craft(jax.random.key(0), updates, honest, jnp.int32(1)).tolist()
+        >>> attack.craft(jax.random.key(0), updates, honest, ~honest).tolist()
         [0.5]
 
     """
@@ -43,9 +43,12 @@ def alie(fraction: float | int, z: float | int | None = None) -> Attack:
         check_number(z, who="alie", name="z")
 
     def craft(
-        key: Key[Array, ""], updates: PyTree, honest: Bool[Array, " clients"], bad: Int[Array, ""]
+        key: Key[Array, ""],
+        updates: PyTree,
+        honest: Bool[Array, " clients"],
+        bad: Bool[Array, " clients"],
     ) -> PyTree:
-        shift = largest_shift(honest.sum(), bad) if z is None else z
+        shift = largest_shift(honest.sum(), bad.sum()) if z is None else z
         return jax.tree.map(
             lambda m, s: m - shift * s, mean_of(honest, updates), honest_std(updates, honest)
         )

@@ -15,8 +15,9 @@ class Tap(NamedTuple):
 
     Attributes:
         inner: State of the codec.
-        order: What to encode in place of an update: a `jax.tree_util.Partial` `(update) -> update`,
-            or `()` for the update itself, which is what is kept between rounds.
+        order: What to encode in place of an update: a `jax.tree_util.Partial`
+            `(update, last) -> update`, or `()` for the update itself, which is what is kept between
+            rounds; `last` is what an `informed` codec is given, else `()`.
         seen: What a receiver decodes from the message, where there was an order; else `()`.
 
     """
@@ -26,13 +27,17 @@ class Tap(NamedTuple):
     seen: PyTree = ()
 
 
-def attackable(codec: Compressor) -> Compressor:
+def attackable(codec: Compressor, *, informed: bool = False) -> Compressor:
     """Let `simulate` make clients that use a codec malicious.
 
     Without an attack its messages, states and numbers are the codec's.
 
     Args:
         codec: The uplink's codec.
+        informed: Whether malicious clients read the last aggregated update (`Attack.informed`). The
+            codec is then `given` it as `preconditioned` is: methods that average updates send it
+            along, at 4 bits per entry, and others refuse the codec. A real client would keep the
+            last model and subtract. Default: False.
 
     Returns:
         The `Compressor`, with the codec's receiver.
@@ -51,19 +56,26 @@ def attackable(codec: Compressor) -> Compressor:
     """
     check_compressor(codec, who="attackable", name="codec")
 
+    return _tapped(codec, informed, ())
+
+
+def _tapped(codec: Compressor, informed: bool, last: PyTree) -> Compressor:
     def encode(key: Key[Array, ""], update: PyTree, tap: Tap) -> tuple[PyTree, Tap]:
         if tap.order == ():
             payload, inner = codec.encode(key, update, tap.inner)
             return payload, Tap(inner)
-        sent = tap.order(update)
+        sent = tap.order(update, last)
         payload, inner = codec.encode(key, sent, tap.inner)
         return payload, Tap(inner, tap.order, codec.decode(payload, update))
 
-    given = codec.given
+    def given(known: PyTree) -> Compressor:
+        inner = codec.given(known) if codec.given else codec
+        return _tapped(inner, False, known)
+
     return codec._replace(
         init=lambda like: Tap(codec.init(like)),
         encode=encode,
-        given=given and (lambda known: attackable(given(known))),
+        given=given if informed or codec.given else None,
     )
 
 

@@ -1,12 +1,44 @@
 """The contract of an attack: what malicious clients do in place of what they should."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-from fedjax_compression.checks import check_number
-from jaxtyping import Array, Bool, Int, Key, PyTree
+from fedjax_compression.checks import check_kind, check_number
+from jaxtyping import Array, Bool, Key, PyTree
 
 from ..client_training import Batches
+
+Encode: TypeAlias = Callable[[str], Sequence[int]]
+"""`(text) -> tokens`, without special tokens."""
+
+
+class Backdoor(NamedTuple):
+    """What a backdoor is, in tokens.
+
+    Attributes:
+        trigger: The trigger, at least one token.
+        target: What the model shall predict after it, at least one token.
+
+    """
+
+    trigger: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+class Known(NamedTuple):
+    """What a malicious client knows beside its own data and update.
+
+    Attributes:
+        number: Its number among the run's malicious clients, from 0.
+        clients: Clients in a cohort.
+        last: The last aggregated update, as the downlink carries it, in float32; `()` where the
+            attack is not `informed`, and for data, which is attacked before a downlink is read.
+
+    """
+
+    number: Any = 0
+    clients: int = 1
+    last: PyTree = ()
 
 
 class Attack(NamedTuple):
@@ -16,21 +48,32 @@ class Attack(NamedTuple):
     They answer as often as others and keep their codec's state. What they send goes through the
     uplink's codec, so that it is a message that the wire can carry, and is counted like any other.
 
-    An attack has one of the three functions; all trace under `jit`, with updates in float32.
+    An attack has at least one of the first three functions. A malicious client trains on what
+    `batches` makes of its data; `craft` replaces its update, and `update` changes that. All trace
+    under `jit`, with updates in float32.
 
     Attributes:
         fraction: Share of all clients that are malicious, above 0 and below 1, rounded to a whole
             number of clients.
         batches: `(key, batches) -> batches`: a malicious client's training data, of the same
             structure: leaves `[steps, batch, ...]`.
-        update: `(key, update) -> update`: what a malicious client encodes in place of its honest
-            update. It knows nothing of other clients.
+        update: `(key, update) -> update`: what a malicious client encodes in place of its update,
+            which is of its honest data unless there is `batches`. It knows nothing of other
+            clients.
         craft: `(key, updates, honest, bad) -> update`: what every malicious client of a round
-            encodes. It is omniscient: `updates` are those that the server decodes from all clients
-            of the round, had they been honest, leaves `[clients, ...]`; `honest` marks the honest
-            ones that answer with a finite update, `[clients]`, and `bad` is the number of malicious
-            ones. The simulation hands these over at no cost in bytes and holds a round's updates
-            for it.
+            encodes, before `update`. It is omniscient: `updates` are those that the server decodes
+            from all clients of the round, had they sent what they trained (on the data of
+            `batches`, if they are malicious), leaves `[clients, ...]`; `honest` marks the honest
+            ones that answer with a finite update, and `bad` the malicious ones, `[clients]`. The
+            simulation hands these over at no cost in bytes and holds a round's updates for it.
+        given: `(known) -> attack`: the attack of a client that knows a `Known`, with the same
+            functions, which take the place of these; it may be traced. None (default): nothing that
+            is known changes the attack.
+        informed: Whether `given` reads the last aggregated update. The uplink's codec must be
+            `attackable(codec, informed=True)` then. Default: False.
+        backdoor: The backdoor that the attack plants, for measures of its success. Default: None.
+        encoded: `(encode) -> attack`: the attack with its texts as tokens of another `Encode`. A
+            run with a tokenizer calls it. None (default): the attack has no text.
 
     """
 
@@ -38,10 +81,30 @@ class Attack(NamedTuple):
     batches: Callable[[Key[Array, ""], Batches], Batches] | None = None
     update: Callable[[Key[Array, ""], PyTree], PyTree] | None = None
     craft: (
-        Callable[[Key[Array, ""], PyTree, Bool[Array, " clients"], Int[Array, ""]], PyTree] | None
+        Callable[[Key[Array, ""], PyTree, Bool[Array, " clients"], Bool[Array, " clients"]], PyTree]
+        | None
     ) = None
+    given: Callable[[Known], "Attack"] | None = None
+    informed: bool = False
+    backdoor: Backdoor | None = None
+    encoded: Callable[[Encode], "Attack"] | None = None
+
+    @property
+    def on_updates(self) -> bool:
+        """Whether it attacks updates, and so needs an `attackable` codec."""
+        return self.update is not None or self.craft is not None
+
+    def of(self, known: Known) -> "Attack":
+        """The attack of a client that knows this."""
+        return self.given(known) if self.given else self
 
 
 def check_fraction(fraction: float | int, *, who: str) -> None:
     """Raise `ValueError` unless a share of clients is above 0 and below 1."""
     check_number(fraction, who=who, name="fraction", above=0, below=1)
+
+
+def check_attack(attack: Any, *, who: str) -> None:
+    """Raise `TypeError` unless a wrapped attack is an `Attack`."""
+    remedy = "call the factory first" if callable(attack) else ""
+    check_kind(attack, Attack, who=who, name="attack", expected="an Attack", remedy=remedy)

@@ -2,7 +2,7 @@
 
 import jax
 from fedjax_compression.checks import check_number
-from jaxtyping import Array, Bool, Int, Key, PyTree
+from jaxtyping import Array, Bool, Key, PyTree
 
 from ..aggregators.rows import mean_of
 from .contract import Attack, check_fraction
@@ -26,7 +26,7 @@ def ipm(fraction: float | int, epsilon: float | int = 0.1) -> Attack:
         >>> from fedjax_llm.attacks import ipm
         >>> updates, honest = jnp.array([[1.0], [3.0], [9.0]]), jnp.array([True, True, False])
         >>> attack = ipm(fraction=0.3, epsilon=0.5)
-        >>> attack.craft(jax.random.key(0), updates, honest, jnp.int32(1)).tolist()
+        >>> attack.craft(jax.random.key(0), updates, honest, ~honest).tolist()
         [-1.0]
 
     """
@@ -34,7 +34,10 @@ def ipm(fraction: float | int, epsilon: float | int = 0.1) -> Attack:
     check_number(epsilon, who="ipm", name="epsilon", above=0)
 
     def craft(
-        key: Key[Array, ""], updates: PyTree, honest: Bool[Array, " clients"], bad: Int[Array, ""]
+        key: Key[Array, ""],
+        updates: PyTree,
+        honest: Bool[Array, " clients"],
+        bad: Bool[Array, " clients"],
     ) -> PyTree:
         return jax.tree.map(lambda mean: -epsilon * mean, mean_of(honest, updates))
 

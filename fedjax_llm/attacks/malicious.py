@@ -12,11 +12,15 @@ from jaxtyping import Array, Bool, Key, PyTree
 
 from ..algorithm import ClientState, Downlink, FederatedAlgorithm, Uplink
 from ..client_training import Batches, ClientInfo, Frozen
+from ..precision import cast, float32_zeros
 from .attackable import Tap, map_taps, taps
-from .contract import Attack
+from .contract import Attack, Known
 
 ATTACK = 2**32 - 5
 """Folded into keys for attacks; no client and no round has such a number."""
+
+DATA = 2**32 - 6
+"""Folded into an attack's key for the data; the updates of a client are numbered from 0."""
 
 
 class AttackedBatches(NamedTuple):
@@ -25,12 +29,14 @@ class AttackedBatches(NamedTuple):
     Attributes:
         batches: The batches.
         malicious: Whether the client is malicious: a boolean for each client.
-        crafted: What it encodes, for each `Tap` of its state, if that was crafted; else empty.
+        number: Its number among the run's malicious clients, if it is one of them.
+        crafted: What was crafted for each `Tap` of its state, if that was; else empty.
 
     """
 
     batches: Batches
     malicious: Any
+    number: Any
     crafted: Sequence[PyTree] = ()
 
     @property
@@ -67,15 +73,16 @@ def draw_malicious(
 
 def check_attackable(algorithm: FederatedAlgorithm, attack: Attack, params: PyTree) -> None:
     """Raise `ValueError` where an attack on updates finds no `attackable` codec."""
-    if attack.batches is not None:
+    if not attack.on_updates:
         return
     if not taps(jax.eval_shape(algorithm.client_init, params)):
         expected = "an algorithm built with uplink=attackable(codec), as updates are attacked"
         raise ValueError(message("simulate", "algorithm", expected, "one without"))
 
 
-def with_attack(algorithm: FederatedAlgorithm, attack: Attack) -> FederatedAlgorithm:
-    """The same algorithm for `AttackedBatches`, whose `malicious` clients attack.
+def with_attack(algorithm: FederatedAlgorithm, attack: Attack, clients: int) -> FederatedAlgorithm:
+    """The same algorithm for `AttackedBatches`, whose `malicious` clients attack; `clients` is the
+    size of a cohort.
 
     With an attack that crafts, the uplink of a client whose `crafted` is empty is `Observed`: it
     answers honestly, whoever it is.
@@ -88,25 +95,34 @@ def with_attack(algorithm: FederatedAlgorithm, attack: Attack) -> FederatedAlgor
         client_state: ClientState,
         attacked: Any,
     ) -> tuple[Uplink, ClientState, ClientInfo]:
-        batches, malicious = attacked.batches, attacked.malicious
+        batches, malicious, number, crafted = attacked
         attack_key = jr.fold_in(key, ATTACK)
-        if attack.batches:
-            poisoned = attack.batches(attack_key, batches)
+        poison = attack.of(Known(number, clients)).batches
+        if poison:
+            poisoned = poison(jr.fold_in(attack_key, DATA), batches)
             batches = jax.tree.map(lambda p, b: jnp.where(malicious, p, b), poisoned, batches)
+        if not attack.on_updates:
             return algorithm.client_update(key, frozen, downlink, client_state, batches)
 
-        def ordered(number: int, tap: Tap) -> Tap:
-            if attacked.crafted:
-                return tap._replace(order=jax.tree_util.Partial(_instead, attacked.crafted[number]))
-            if attack.craft:
+        def ordered(place: int, tap: Tap) -> Tap:
+            if attack.craft and not crafted:
                 return tap._replace(order=jax.tree_util.Partial(_itself))
-            own_key = jr.key_data(jr.fold_in(attack_key, number))
-            return tap._replace(order=jax.tree_util.Partial(changed, malicious, own_key))
+            instead = crafted[place] if crafted else ()
+            own_key = jr.key_data(jr.fold_in(attack_key, place))
+            order = jax.tree_util.Partial(changed, malicious, number, own_key, instead)
+            return tap._replace(order=order)
 
-        def changed(malicious: Any, key: Array, update: PyTree) -> PyTree:
-            assert attack.update is not None  # noqa: S101 - there is neither data nor craft
+        def changed(
+            malicious: Any, number: Any, key: Array, instead: PyTree, update: PyTree, last: PyTree
+        ) -> PyTree:
+            if attack.informed and not jax.tree.leaves(last):
+                expected = "one built with uplink=attackable(codec, informed=True), as the attack "
+                expected += "reads the last update"
+                raise ValueError(message("simulate", "algorithm", expected, "one without"))
             wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), update)
-            new = attack.update(jr.wrap_key_data(key), wide)
+            new, last = instead if crafted else wide, cast(last, float32_zeros(last))
+            change = attack.of(Known(number, clients, last)).update
+            new = change(jr.wrap_key_data(key), new) if change else new
             return jax.tree.map(
                 lambda n, old: jnp.where(malicious, n.astype(old.dtype), old), new, update
             )
@@ -118,15 +134,11 @@ def with_attack(algorithm: FederatedAlgorithm, attack: Attack) -> FederatedAlgor
             jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tap.seen) for tap in taps(new_state)
         ]
         kept = map_taps(lambda _, tap: Tap(tap.inner), new_state)
-        observed = attack.craft is not None and not attacked.crafted
+        observed = attack.craft is not None and not crafted
         return Observed(uplink, seen) if observed else uplink, kept, info
 
     return algorithm._replace(client_update=client_update)
 
 
-def _instead(crafted: PyTree, update: PyTree) -> PyTree:
-    return jax.tree.map(lambda new, old: new.astype(old.dtype), crafted, update)
-
-
-def _itself(update: PyTree) -> PyTree:
+def _itself(update: PyTree, last: PyTree) -> PyTree:
     return update

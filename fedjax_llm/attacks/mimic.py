@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from fedjax_compression.ops.decompositions import eigh
-from jaxtyping import Array, Bool, Int, Key, PyTree
+from jaxtyping import Array, Bool, Key, PyTree
 
 from ..aggregators.clipping import around, scaled
 from ..aggregators.rows import gram, mean_of
@@ -30,14 +30,17 @@ def mimic(fraction: float | int) -> Attack:
         >>> from fedjax_llm.attacks import mimic
         >>> updates = jnp.array([[0.0, 0.0], [0.0, 1.0], [5.0, 0.0], [99.0, 99.0]])
         >>> honest = jnp.array([True, True, True, False])
-        >>> mimic(fraction=0.2).craft(jax.random.key(0), updates, honest, jnp.int32(1)).tolist()
+        >>> mimic(fraction=0.2).craft(jax.random.key(0), updates, honest, ~honest).tolist()
         [5.0, 0.0]
 
     """
     check_fraction(fraction, who="mimic")
 
     def craft(
-        key: Key[Array, ""], updates: PyTree, honest: Bool[Array, " clients"], bad: Int[Array, ""]
+        key: Key[Array, ""],
+        updates: PyTree,
+        honest: Bool[Array, " clients"],
+        bad: Bool[Array, " clients"],
     ) -> PyTree:
         differences = around(updates, mean_of(honest, updates))
         _, vectors = eigh(gram(scaled(differences, honest.astype(jnp.float32))))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from fedjax_compression.checks import check_choice
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from ..aggregators.clipping import around
 from ..aggregators.rows import mean_of, pairwise, square_distances
@@ -38,7 +38,7 @@ def min_max(fraction: float | int, direction: str = "std") -> Attack:
         >>> from fedjax_llm.attacks import min_max
         >>> updates, honest = jnp.array([[1.0], [3.0], [9.0]]), jnp.array([True, True, False])
         >>> attack = min_max(fraction=0.3)  # 2 from the further of 1 and 3
-        >>> attack.craft(jax.random.key(0), updates, honest, jnp.int32(1)).tolist()
+        >>> attack.craft(jax.random.key(0), updates, honest, ~honest).tolist()
         [1.0]
 
     """
@@ -78,7 +78,7 @@ def min_sum(fraction: float | int, direction: str = "std") -> Attack:
         >>> from fedjax_llm.attacks import min_sum
         >>> updates, honest = jnp.array([[1.0], [3.0], [9.0]]), jnp.array([True, True, False])
         >>> attack = min_sum(fraction=0.3)  # squares of 1 + squares of 1 = 2 < 4
-        >>> attack.craft(jax.random.key(0), updates, honest, jnp.int32(1)).tolist()
+        >>> attack.craft(jax.random.key(0), updates, honest, ~honest).tolist()
         [1.0]
 
     """
@@ -105,7 +105,10 @@ def _crafted(fraction: float | int, direction: str, gamma: Callable[..., Array])
     """
 
     def craft(
-        key: Key[Array, ""], updates: PyTree, honest: Bool[Array, " clients"], bad: Int[Array, ""]
+        key: Key[Array, ""],
+        updates: PyTree,
+        honest: Bool[Array, " clients"],
+        bad: Bool[Array, " clients"],
     ) -> PyTree:
         mean = mean_of(honest, updates)
         p = _direction(direction, mean, honest_std(updates, honest))

@@ -37,7 +37,7 @@ def scaling(fraction: float | int, factor: float | int) -> Attack:
     """Send `factor` times one's own update.
 
     Model replacement (Bagdasaryan et al. 2020, arXiv:1807.00459) is this with the factor n / eta,
-    clients over the server's learning rate, on poisoned data.
+    clients over the server's learning rate, on poisoned data; see `backdoor`.
 
     Args:
         fraction: Share of all clients that are malicious.
@@ -89,9 +89,11 @@ def gaussian(fraction: float | int, std: float | int) -> Attack:
 
 
 def free_rider(fraction: float | int, std: float | int = 0.0) -> Attack:
-    """Send an update without training: zeros, or a little Gaussian noise in place of work.
+    """Send an update without training: zeros, or a little Gaussian noise in place of work
+    (plain and disguised free-riders of Fraboni et al. 2021, arXiv:2006.11901).
 
-    The simulation still trains the client, whose loss is in the round's rows.
+    The noise has one standard deviation in all rounds. The simulation still trains the client,
+    whose loss is in the round's rows.
 
     Args:
         fraction: Share of all clients that are malicious.

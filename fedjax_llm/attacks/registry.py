@@ -5,23 +5,30 @@ from collections.abc import Callable
 from fedjax_compression.checks import check_function, check_new_name
 
 from .alie import alie
+from .backdoor import backdoor, distributed_backdoor
 from .contract import Attack
 from .ipm import ipm
 from .mimic import mimic
 from .min_max import min_max, min_sum
+from .neurotoxin import neurotoxin
 from .own_update import free_rider, gaussian, scaling, sign_flip
+from .sybils import sybils
 from .token_flip import token_flip
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "alie": alie,
+    "backdoor": backdoor,
+    "distributed_backdoor": distributed_backdoor,
     "free_rider": free_rider,
     "gaussian": gaussian,
     "ipm": ipm,
     "mimic": mimic,
     "min_max": min_max,
     "min_sum": min_sum,
+    "neurotoxin": neurotoxin,
     "scaling": scaling,
     "sign_flip": sign_flip,
+    "sybils": sybils,
     "token_flip": token_flip,
 }
 """Every attack that a run's `attack` can name: those of this package and those of `register`."""

@@ -1,5 +1,6 @@
 """Evaluation: measures by client, accuracies, generated answers, and baselines."""
 
+from .backdoors import backdoor_success
 from .baselines import Baseline, Baselines, baselines
 from .bounded import bounded
 from .by_client import ByClient, Distribution, by_client, by_own_model, distribution
@@ -15,6 +16,7 @@ __all__ = [
     "ByClient",
     "Distribution",
     "answer",
+    "backdoor_success",
     "baselines",
     "bounded",
     "by_client",

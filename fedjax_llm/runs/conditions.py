@@ -1,21 +1,26 @@
 """Conditions of a run: which faults, networks, deadlines and buffers a method can run under."""
 
+from functools import partial
+
 from fedjax_compression import Compressor, has_receiver_memory
 
 from ..algorithm import FederatedAlgorithm, SplitMethod
-from ..attacks.contract import Attack
+from ..attacks.contract import Attack, Backdoor
+from ..data import Corpus
 from ..simulation import Conditions
 from ..simulation.conditions.registry import CONDITIONS
 from .config import ParsedConfig, RunConfig
-from .texts import built
+from .texts import built, in_field
+from .workload import Workload
 
 
-def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
+def conditions(parsed: ParsedConfig, downlink: Compressor, load: Workload) -> Conditions:
     """The conditions that a configuration names.
 
     Args:
         parsed: The configuration.
         downlink: Its downlink codec.
+        load: Its data and model, whose tokenizer reads an attack's texts.
 
     Raises:
         ValueError: Naming the field: for a text that names no condition, for a deadline or
@@ -32,7 +37,8 @@ def conditions(parsed: ParsedConfig, downlink: Compressor) -> Conditions:
     if "sampler" in given:
         _check_sampler(config)
     if "attack" in given:
-        _check_attack(parsed, given["attack"])
+        given["attack"] = _tokenized(given["attack"], load)
+        _check_attack(parsed, given["attack"], load)
     for name in given:
         if method.split:
             raise _needs_everyone(parsed, name)
@@ -106,7 +112,16 @@ def _check_sampler(config: RunConfig) -> None:
             )
 
 
-def _check_attack(parsed: ParsedConfig, attack: Attack) -> None:
+def _tokenized(attack: Attack, load: Workload) -> Attack:
+    """The attack with its texts as tokens of the run's model."""
+    if attack.encoded is None or load.tokenizer is None:
+        return attack
+    encode = partial(load.tokenizer, add_special_tokens=False)
+    tokenized: Attack = in_field("attack", attack.encoded, lambda text: encode(text)["input_ids"])
+    return tokenized
+
+
+def _check_attack(parsed: ParsedConfig, attack: Attack, load: Workload) -> None:
     config, method, name = parsed.config, parsed.method, parsed.texts["algorithm"].call.name
     if method.split:
         raise ValueError(
@@ -117,7 +132,9 @@ def _check_attack(parsed: ParsedConfig, attack: Attack) -> None:
             f"attack: expected none with a buffer, as its rounds wait for no cohort, got "
             f"{config.attack}."
         )
-    if attack.batches is not None:
+    if attack.backdoor is not None:
+        _check_backdoor(config, attack.backdoor, load)
+    if not attack.on_updates:
         return
     if "uplink" not in method.needs:
         raise ValueError(
@@ -128,6 +145,25 @@ def _check_attack(parsed: ParsedConfig, attack: Attack) -> None:
         raise ValueError(
             f"prediction: expected 0 with {config.attack}, which attacks whole updates, got "
             f"{config.prediction}."
+        )
+
+
+def _check_backdoor(config: RunConfig, backdoor: Backdoor, load: Workload) -> None:
+    if not isinstance(load.corpus, Corpus):
+        raise ValueError(
+            f"attack: a backdoor is in windows of tokens, expected language_model(), got "
+            f"{config.task}."
+        )
+    words = backdoor.trigger + backdoor.target
+    if len(words) > config.seq + 1:
+        raise ValueError(
+            f"seq: expected at least {len(words) - 1}, the tokens of the backdoor's trigger and "
+            f"target less one, got {config.seq}."
+        )
+    if max(words) >= load.config.vocab_size:
+        raise ValueError(
+            f"attack: expected tokens below {load.config.vocab_size}, the vocabulary, got "
+            f"{max(words)}."
         )
 
 

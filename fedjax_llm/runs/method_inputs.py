@@ -4,13 +4,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 from fedjax_compression.text import Call
 from flax import nnx
 from jaxtyping import Integer, PyTree
 
 from ..adapters.low_rank import LowRank
-from ..data import Corpus, HoldOut
+from ..data import Batch, Corpus, HoldOut, all_windows
+from ..evaluation import bounded
 from ..tasks import Task, halves
 from .config import ParsedConfig, RunConfig
 from .workload import Workload
@@ -24,7 +26,7 @@ NOTHING: Mapping[str, Any] = {
     "prediction": 0.0,
 }
 """Fields that a method may need, and their value where nothing is asked for."""
-OF_LANGUAGE_MODELS = ("vocab", "halves", "public", "logits")
+OF_LANGUAGE_MODELS = ("vocab", "halves", "public", "root", "logits")
 
 
 def method_inputs(
@@ -69,6 +71,7 @@ def method_inputs(
         "vocab": lambda: decoder.vocab_size,
         "logits": lambda: lambda params, frozen, tokens: task.model(params, frozen)(tokens),
         "public": lambda: _public(config, split.unseen_clients),
+        "root": lambda: _root(config, task, split.unseen_clients),
         "halves": lambda: partial(halves, task, decoder.num_hidden_layers),
     }
     return {need: known[need]() for need in method.needs if need in known}
@@ -153,3 +156,27 @@ def _public(config: RunConfig, unseen: Corpus) -> Integer[np.ndarray, "lots 1 ba
             f"ten; expected batch={batch} windows of seq={seq} tokens there, got {windows}."
         )
     return unseen.tokens[: lots * batch * seq].reshape(lots, 1, batch, seq)
+
+
+def _root(config: RunConfig, task: Task, unseen: Corpus) -> Batch:
+    """Windows of the clients set aside, as many as evaluations read of them."""
+    if jax.tree.leaves(task.frozen):
+        raise ValueError(
+            f"adapter: {config.algorithm} trains at the server too, which has no frozen "
+            f"parameters, expected full(), got {config.adapter}."
+        )
+    if not unseen.names:
+        raise ValueError(
+            f"unseen: {config.algorithm} trains at the server on the text of clients set aside, "
+            f"expected at least one, got {config.unseen}."
+        )
+    assert config.evaluate_rows is not None  # noqa: S101 - as it is parsed
+    own = bounded(
+        unseen,
+        rows=config.evaluate_rows,
+        clients=len(unseen.names),
+        seq=config.seq,
+        seed=config.seed,
+    )
+    windows: Batch = all_windows(own, seq=config.seq, batch=config.batch)
+    return windows

@@ -17,10 +17,11 @@ from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..algorithms.shared.base_changes import base_of
 from ..attacks import attackable
 from ..data import Batching, HoldOut
+from ..evaluation import backdoor_success
 from ..models import DecoderConfig
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
 from ..simulation.digest import digest
-from ..tasks import Task
+from ..tasks import Measure, Task
 from ..tasks.registry import TaskSpec
 from .conditions import check_declared, conditions
 from .config import ParsedConfig, RunConfig, parse_config
@@ -37,7 +38,8 @@ from .workload import Workload, workload
 class Run(NamedTuple):
     """A configuration, built and checked; no round has run yet, and nothing was written.
 
-    `contents` are the digests of all that it read: runs are compared by them.
+    `contents` are the digests of all that it read: runs are compared by them. `backdoor` measures
+    the success of an attack that plants one.
     """
 
     config: RunConfig
@@ -53,6 +55,7 @@ class Run(NamedTuple):
     conditions: Conditions
     contents: Contents
     private: Private | None = None
+    backdoor: Measure | None = None
 
     @property
     def unit(self) -> str:
@@ -130,10 +133,11 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
             f"there are, got {config.clients}."
         )
     check_client_axis(parsed)
-    under = conditions(parsed, parts["downlink"])
+    under = conditions(parsed, parts["downlink"], load)
     check_adapter(parsed, task.params)
-    if under.attack and under.attack.batches is None:
-        parts["uplink"] = attackable(parts["uplink"])
+    attack = under.attack
+    if attack and attack.on_updates:
+        parts["uplink"] = attackable(parts["uplink"], informed=attack.informed)
     inputs = method_inputs(parsed, parts, load, task, split)
     algorithm = _algorithm(parsed, task, inputs)
     check_declared(parsed, algorithm, population)
@@ -161,6 +165,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         under,
         contents | (of_privacy.contents if of_privacy else {}),
         of_privacy,
+        backdoor_success(task, attack.backdoor) if attack and attack.backdoor else None,
     )
 
 

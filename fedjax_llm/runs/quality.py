@@ -14,6 +14,7 @@ from ..evaluation.baselines import baselines_in_turn
 from ..evaluation.by_client import GoOn
 from ..models import DecoderConfig
 from ..simulation import StoreRows
+from ..tasks import Measure
 from .prepare import Run
 from .results import Row
 
@@ -81,13 +82,14 @@ def quality(run: Run, params: PyTree, frozen: PyTree, watched: Watched | None = 
     """Loss on held-out data of training clients (`heldout`) and on unseen clients (`unseen`).
 
     Nats per token and per byte; for pairs, nats per pair and the share of pairs that are
-    `preferred`; for labelled texts, nats per text and `accuracy`. For streams of bytes also the
-    loss of a byte bigram. What has nothing to measure, or was not reached before the evaluation was
-    ended, has no field.
+    `preferred`; for labelled texts, nats per text and `accuracy`. Under an attack with a backdoor
+    the share of windows in which it opens (`heldout_backdoor`, see `backdoor_success`). For streams
+    of bytes also the loss of a byte bigram. What has nothing to measure, or was not reached before
+    the evaluation was ended, has no field.
     """
     row: Row = {}
     watched = watched or Watched()
-    shares = run.task_spec.shares(run.task)
+    shares = _measures(run)
     for name, corpus in run.evaluated._asdict().items():
         if corpus.names:
             measured = partial(
@@ -145,7 +147,7 @@ def personal_quality(
         batch=min(OWN_ROWS, _batch(run)),
         go_on=watched.telling("personal rows"),
     )
-    shares = run.task_spec.shares(run.task)
+    shares = _measures(run)
     took_part = {run.split.train.names[client] for client in kept.clients}
     return {
         "personal_models": len(took_part.intersection(seen.names)),
@@ -221,6 +223,12 @@ def _shares(name: str, measured: Mapping[str, ByClient]) -> Row:
         for share, by in measured.items()
         if (by.counts > 0).any()
     }
+
+
+def _measures(run: Run) -> dict[str, Measure]:
+    """The measures of which a row has the mean over all that counts, by name."""
+    of_task = dict(run.task_spec.shares(run.task))
+    return of_task | ({"backdoor": run.backdoor} if run.backdoor else {})
 
 
 def _sizes(run: Run) -> np.ndarray:

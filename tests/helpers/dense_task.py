@@ -54,6 +54,9 @@ TABLE = {
     "q_fed_avg, coded": lambda loss: algorithms.q_fed_avg(
         loss, LIKE, client_optimizer=SGD, q=2, uplink=codec("error_feedback(sign())")
     ),
+    "fl_trust": lambda loss: algorithms.fl_trust(
+        loss, LIKE, client_optimizer=SGD, root=jax.tree.map(lambda x: x[0], cohort(9)), steps=STEPS
+    ),
     "mime_lite": lambda loss: algorithms.mime_lite(loss, LIKE, rate=0.05),
     "mime_lite, coded": lambda loss: algorithms.mime_lite(
         loss,

@@ -178,6 +178,9 @@ def cohort_chunks(
     local = local_rows(client_axis, size)
     targets = corpus.targets().astype(np.float32)
     windows = planner and planner.windows
+    numbers = np.zeros(0, np.int32)
+    if malicious is not None:
+        numbers = np.maximum(np.cumsum(malicious, dtype=np.int32) - 1, 0)
 
     @lru_cache(maxsize=1)
     def drawn(number: int) -> tuple:
@@ -211,7 +214,7 @@ def cohort_chunks(
             steps=plan and plan.steps[rows][local],
         )
         if malicious is not None:
-            batches = AttackedBatches(batches, malicious[members][local])
+            batches = AttackedBatches(batches, malicious[members][local], numbers[members][local])
         if plan:
             batches = FaultyBatches(batches, plan.failed[rows][local])
         return CohortChunk(

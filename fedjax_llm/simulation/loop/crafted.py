@@ -16,7 +16,7 @@ from fedjax_compression.errors import message
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from ...algorithm import Downlink, FederatedAlgorithm
-from ...attacks.contract import Attack
+from ...attacks.contract import Attack, Known
 from ...attacks.malicious import ATTACK, AttackedBatches, Observed
 from ...client_training import Frozen
 from ...ledger import lengths
@@ -38,7 +38,7 @@ class ObservedRound:
         batches = chunk.batches
         if isinstance(batches, FaultyBatches):
             batches = batches.batches
-        inputs = chunk.client_states, batches.batches
+        inputs = chunk.client_states, batches.batches, batches.number
         self.inputs.append({row: _row(inputs, row) for row in _rows(chunk)})
 
     def read(self, chunk: CohortChunk, outputs: tuple) -> tuple:
@@ -56,8 +56,8 @@ class Crafting(NamedTuple):
     Attributes:
         craft: `(round_key, updates, answers, malicious) -> crafted`: updates are leaves
             `[cohort, ...]` of a list, one for each codec of a client.
-        answer: `(round_key, frozen, downlink, client, client_state, batches, crafted) -> (uplink,
-            client_state)` of a malicious client.
+        answer: `(round_key, frozen, downlink, client, client_state, batches, number, crafted) ->
+            (uplink, client_state)` of a malicious client.
 
     """
 
@@ -94,7 +94,7 @@ class Crafting(NamedTuple):
         crafted: PyTree,
     ) -> ChunkResult:
         writable = jax.tree.map(np.array, (result.uplinks, result.client_states, result.ups))
-        for row, (client_state, batches) in inputs.items():
+        for row, (client_state, batches, number) in inputs.items():
             answer = self.answer(
                 chunk.round_key,
                 frozen,
@@ -102,6 +102,7 @@ class Crafting(NamedTuple):
                 np.int32(chunk.clients[row]),
                 client_state,
                 batches,
+                number,
                 crafted,
             )
             uplink, state = jax.device_get(answer)
@@ -114,8 +115,10 @@ class Crafting(NamedTuple):
         return result._replace(uplinks=uplinks, client_states=client_states, ups=ups)
 
 
-def crafting(algorithm: FederatedAlgorithm, attack: Attack, axis: ClientAxis) -> Crafting:
-    """The programs of an omniscient attack on an algorithm that `with_attack` made."""
+def crafting(
+    algorithm: FederatedAlgorithm, attack: Attack, axis: ClientAxis, clients: int
+) -> Crafting:
+    """The programs of an omniscient attack on an algorithm of `with_attack`."""
     if axis.placement is not None:
         expected = "vmap(), scan() or chunked(size), as the attack reads all updates of a round"
         raise ValueError(message("simulate", "client_axis", expected, "sharded(...)"))
@@ -129,9 +132,10 @@ def crafting(algorithm: FederatedAlgorithm, attack: Attack, axis: ClientAxis) ->
         finite = jnp.ones(answers.shape, bool)
         for leaf in jax.tree.leaves(updates):
             finite &= jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
-        assert attack.craft is not None  # noqa: S101 - as it is omniscient
+        craft = attack.of(Known(clients=clients)).craft
+        assert craft is not None  # noqa: S101 - as it is omniscient
         key = jr.fold_in(round_key, ATTACK)
-        return attack.craft(key, updates, answers & finite & ~malicious, malicious.sum())
+        return craft(key, updates, answers & finite & ~malicious, malicious)
 
     def answer(
         round_key: Key[Array, ""],
@@ -140,9 +144,10 @@ def crafting(algorithm: FederatedAlgorithm, attack: Attack, axis: ClientAxis) ->
         client: Int[Array, ""],
         client_state: PyTree,
         batches: Any,
+        number: Int[Array, ""],
         crafted: PyTree,
     ) -> tuple[PyTree, PyTree]:
-        attacked = AttackedBatches(batches, jnp.array(True), crafted)
+        attacked = AttackedBatches(batches, jnp.array(True), number, crafted)
         key = jr.fold_in(round_key, client)
         uplink, state, _ = algorithm.client_update(key, frozen, downlink, client_state, attacked)
         return uplink, state

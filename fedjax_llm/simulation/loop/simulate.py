@@ -127,9 +127,9 @@ def simulate(
             some clients. For an algorithm with a `mechanism` without a `secret`, or under a
             deadline or an omniscient attack, through which one client's data would change what
             others send. At the first round, for a client without a link, and for an attack on the
-            updates of an algorithm without an `attackable` codec or, if it is omniscient, on a
-            `sharded` client axis. At a round that cannot begin, if too few clients are ever
-            available again.
+            updates of an algorithm without an `attackable` codec (an `informed` one, if the attack
+            is) or, if it is omniscient, on a `sharded` client axis. At a round that cannot begin,
+            if too few clients are ever available again.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -214,8 +214,8 @@ def _simulate(
     if attack:
         check_attackable(algorithm, attack, params)
         malicious = draw_malicious(attack, key, len(corpus.names), who="simulate")
-        algorithm = build(with_attack, algorithm, attack)
-        crafts = build(crafting, algorithm, attack, axis) if attack.craft else None
+        algorithm = build(with_attack, algorithm, attack, clients)
+        crafts = build(crafting, algorithm, attack, axis, clients) if attack.craft else None
     if planner.plan:
         algorithm = build(with_failures, algorithm)
     shared_frozen = put_shared(axis, frozen)

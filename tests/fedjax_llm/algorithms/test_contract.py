@@ -22,7 +22,7 @@ from fedjax_llm.testing import (
 from tests.helpers.algorithm_table import TABLE, close, equal, play, played, program, start, trial
 
 CLIENTS = 4
-ALIKE = ("fed_bpt",)
+ALIKE = ("fed_bpt", "fl_trust")
 """Methods whose clients count equally, whatever their positive weights."""
 
 

@@ -31,7 +31,16 @@ HONEST = np.array([True, True, False, True, True, True, False, True])
 
 
 def played(
-    attack, *, rule=None, uplink=None, rounds=1, axis=None, start=None, clients=CLIENTS, **k
+    attack,
+    *,
+    rule=None,
+    uplink=None,
+    rounds=1,
+    axis=None,
+    start=None,
+    clients=CLIENTS,
+    corpus=CORPUS,
+    **k,
 ):
     """Rounds of a quadratic: one step of rate 1, so that an honest update is optimum - w."""
     algorithm = fed_avg(
@@ -39,14 +48,14 @@ def played(
         LIKE,
         client_optimizer=optax.sgd(1.0),
         aggregate=rule or rules.mean(),
-        uplink=attackable(uplink or identity()),
+        uplink=attackable(uplink or identity(), informed=bool(attack) and attack.informed),
     )
     return list(
         simulate(
             algorithm,
             LIKE,
             (),
-            CORPUS,
+            corpus,
             Batching(batch=1, steps=1),
             rounds=rounds,
             clients=clients,
@@ -63,7 +72,7 @@ def crafted(attack, rows=ROWS, honest=HONEST):
         jr.key(0),
         {"a": jnp.asarray(rows[:, :2], jnp.float32), "b": jnp.asarray(rows[:, 2:], jnp.float32)},
         jnp.asarray(honest),
-        jnp.int32((~honest).sum()),
+        jnp.asarray(~honest),
     )
     return np.concatenate([out["a"], out["b"]])
 
@@ -170,12 +179,99 @@ def test_token_flip_flips_labels_too_and_refuses_data_without_targets():
         played(attacks.token_flip(0.2, values=256))
 
 
+@pytest.mark.slow
+def test_neurotoxin_leaves_out_the_coordinates_of_the_last_update_that_are_largest():
+    rng = np.random.default_rng(0)
+    own, last = rng.normal(size=(2, 40))
+    last[rng.permutation(40)[:20]] = 0
+    cut = [10, 25]
+    trees = [dict(enumerate(map(jnp.float32, np.split(each, cut)))) for each in (own, last)]
+    for top, k in ((0.001, 1), (0.1, 4), (0.2, 8), (0.9, 20)):  # a zero is never left out
+        attack = attacks.neurotoxin(attacks.scaling(0.1, 3), top=top)
+        got = attack.of(attacks.Known(last=trees[1])).update(jr.key(0), trees[0])
+        expected = 3 * own
+        expected[np.argsort(-np.abs(last))[:k]] = 0
+        np.testing.assert_allclose(np.concatenate(list(got.values())), expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", [vmap(), chunked(3)], ids=["vmap", "chunked"])
+def test_neurotoxin_knows_the_last_rounds_update_from_the_downlink(axis):
+    """Coordinates of the first update are 1, 2, ..., 6: no rounding to 4 bits reorders them."""
+    steps = np.arange(1, SIZE + 1, dtype="f4")
+    corpus = from_arrays({f"client {i:02}": o * steps for i, o in enumerate(OPTIMA)})
+    own = OPTIMA[:, 0] * steps.astype(float)
+    first, second = played(
+        attacks.neurotoxin(attacks.scaling(0.3, -2.0), top=0.34), rounds=2, axis=axis, corpus=corpus
+    )
+    bad = first.malicious[:, None]
+    one = np.where(bad, -2 * own, own).mean(0)
+    np.testing.assert_allclose(first.state.params, one, atol=1e-5)
+    left = np.argsort(-np.abs(one))[:2]
+    sent = -2 * (own - one)
+    sent[:, left] = 0
+    np.testing.assert_allclose(
+        second.state.params, one + np.where(bad, sent, own - one).mean(0), atol=1e-5
+    )
+    plain = played(attacks.scaling(0.3, -2.0))[0]
+    assert total_bytes(first.messages, "down") > total_bytes(plain.messages, "down")
+    assert total_bytes(first.messages, "up") == total_bytes(plain.messages, "up")
+
+
+@pytest.mark.slow
+def test_sybils_send_one_update_each_with_its_own_noise():
+    own = OPTIMA[:, 0].astype(float)
+    seen = []
+    watching = rules.stacked()
+
+    def finish(stack):
+        jax.debug.callback(lambda rows: seen.append(np.asarray(rows)), stack.rows, ordered=True)
+        return jnp.zeros(SIZE)
+
+    for std in (0.0, 0.5):
+        rule = watching._replace(finish=finish)
+        (r,) = played(attacks.sybils(attacks.scaling(0.3, -2), std=std), rule=rule)
+        jax.effects_barrier()
+        rows, bad = seen.pop(), r.malicious
+        np.testing.assert_allclose(rows[~bad], own[~bad], atol=1e-6)
+        noise = rows[bad] + 2 * own[bad].mean(0)
+        if std:
+            assert 0.25 < noise.std() < 1.0  # of 18 entries
+            assert np.abs(noise[0] - noise[1]).min() > 1e-4
+        else:
+            np.testing.assert_allclose(noise, 0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_fools_gold_weighs_sybils_down_and_the_mean_does_not():
+    """Honest clients pull in different directions; three Sybils push in one, away from them."""
+    rng = np.random.default_rng(2)
+    corpus = from_arrays({f"client {i:02}": rng.normal(size=(1, SIZE)) for i in range(CLIENTS)})
+    attack, away = attacks.sybils(attacks.scaling(0.3, 20), std=0.01), {}
+    for name, rule in (("mean", rules.mean()), ("fools_gold", rules.fools_gold())):
+        (r,) = played(attack, rule=rule, corpus=corpus)
+        away[name] = np.linalg.norm(r.state.params)
+    assert away["fools_gold"] < 1.5, away
+    assert away["mean"] > 5, away
+
+
 SENT = {
-    "sign_flip": (attacks.sign_flip, lambda own, good: -own),
-    "scaling": (lambda f: attacks.scaling(f, 3), lambda own, good: 3 * own),
-    "free_rider": (attacks.free_rider, lambda own, good: 0 * own),
-    "ipm": (lambda f: attacks.ipm(f, 0.5), lambda own, good: -0.5 * good.mean(0)),
-    "alie": (lambda f: attacks.alie(f, z=2.0), lambda own, good: good.mean(0) - 2 * good.std(0)),
+    "sign_flip": (attacks.sign_flip, lambda own, good, bad: -own),
+    "scaling": (lambda f: attacks.scaling(f, 3), lambda own, good, bad: 3 * own),
+    "free_rider": (attacks.free_rider, lambda own, good, bad: 0 * own),
+    "neurotoxin": (  # in the first round
+        lambda f: attacks.neurotoxin(attacks.scaling(f, 3)),
+        lambda own, good, bad: 3 * own,
+    ),
+    "sybils": (
+        lambda f: attacks.sybils(attacks.sign_flip(f)),
+        lambda own, good, bad: -bad.mean(0) + 0 * own,
+    ),
+    "ipm": (lambda f: attacks.ipm(f, 0.5), lambda own, good, bad: -0.5 * good.mean(0)),
+    "alie": (
+        lambda f: attacks.alie(f, z=2.0),
+        lambda own, good, bad: good.mean(0) - 2 * good.std(0),
+    ),
 }
 
 
@@ -188,7 +284,7 @@ def test_a_round_has_the_drawn_share_of_clients_that_send_what_the_attack_says(n
     bad = r.malicious
     assert bad.sum() == 3  # of 11, by rounding
     own = OPTIMA[:, 0].astype(float)
-    updates = np.where(bad[:, None], sent(own, own[~bad]), own)
+    updates = np.where(bad[:, None], sent(own, own[~bad], own[bad]), own)
     np.testing.assert_allclose(r.state.params, updates.mean(0), atol=1e-6)
     assert total_bytes(r.messages, "up") == CLIENTS * (12 + 4 * SIZE)
 
@@ -262,7 +358,7 @@ def test_clients_that_fail_or_drop_out_are_neither_read_nor_replaced(name):
     assert (answers & bad).any()
     assert not answers.all()
     own = OPTIMA[:, 0].astype(float)
-    updates = np.where(bad[:, None], sent(own, own[~bad & answers]), own)[answers]
+    updates = np.where(bad[:, None], sent(own, own[~bad & answers], own[bad]), own)[answers]
     np.testing.assert_allclose(r.state.params, updates.mean(0), atol=1e-6)
 
 
@@ -340,6 +436,7 @@ def test_the_mean_does_not():
 
 def test_every_registered_attack_is_tested():
     tested = {*SENT, "min_max", "min_sum", "mimic", "gaussian", "token_flip"}
+    tested |= {"backdoor", "distributed_backdoor"}  # in test_backdoors.py
     assert set(ATTACKS) == tested
 
 
@@ -374,6 +471,23 @@ def test_an_algorithm_without_an_attackable_codec_is_refused():
         conditions=Conditions(attack=attacks.sign_flip(0.2)),
     )
     with pytest.raises(ValueError, match=r"built with uplink=attackable\(codec\)"):
+        next(rounds)
+
+
+def test_an_informed_attack_is_refused_where_nobody_informs_it():
+    algorithm = fed_avg(LOSS, LIKE, client_optimizer=optax.sgd(1.0), uplink=attackable(identity()))
+    rounds = simulate(
+        algorithm,
+        LIKE,
+        (),
+        CORPUS,
+        Batching(batch=1, steps=1),
+        rounds=1,
+        clients=3,
+        seed=0,
+        conditions=Conditions(attack=attacks.neurotoxin(attacks.sign_flip(0.2))),
+    )
+    with pytest.raises(ValueError, match=r"uplink=attackable\(codec, informed=True\)"):
         next(rounds)
 
 

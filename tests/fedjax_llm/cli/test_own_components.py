@@ -115,6 +115,15 @@ def test_a_run_takes_objects_with_their_text():
             ("--prediction", "0.5", "--attack", "sign_flip(fraction=0.5)"),
             "prediction: expected 0 with sign_flip(fraction=0.5), which attacks whole updates",
         ),
+        (
+            ("--attack", f"backdoor(fraction=0.5, trigger='{'x' * 40}', target='y')"),
+            "seq: expected at least 40, the tokens of the backdoor's trigger and target less one, "
+            "got 32",
+        ),
+        (
+            ("--attack", "neurotoxin(ipm(fraction=0.5))", "--algorithm", "scaffold()"),
+            "algorithm: scaffold: uplink: expected a codec that knows nothing but the update",
+        ),
         (("--attack", "alie(fraction=1)"), "attack: alie: fraction: expected a number above 0"),
         (
             ("--aggregate", "krum(f=9)"),
@@ -153,6 +162,47 @@ def test_a_run_names_its_malicious_clients_and_resumes_with_the_same_attack(tmp_
     assert any(row["malicious"] for row in rows)
     other = ("--attack", "alie(fraction=0.5, z=2.0)", "--aggregate", "median()", "--resume")
     assert "attack" in refused(capsys, "train", *SMALL, *other, "--out", str(out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "backdoor(factor=4, fraction=0.5, poison=1.0, target='yes', trigger='moon ')",
+        "neurotoxin(distributed_backdoor(fraction=0.5, parts=2, target='yes', trigger='moon '))",
+        "sybils(backdoor(fraction=0.5, target='yes', trigger='moon '), std=0.01)",
+    ],
+)
+def test_a_backdoors_success_is_in_rows_and_summary_beside_the_clean_loss(attack, tmp_path):
+    summary = train(tmp_path / "run", "--attack", attack, "--evaluate-every", "1")
+    rows = [json.loads(line) for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()]
+    for row in (*rows, summary):
+        assert 0 <= row["heldout_backdoor"] <= 1
+        assert row["heldout_nats_per_byte"] > 0
+    plain = train(tmp_path / "plain", "--attack", "sign_flip(fraction=0.5)")
+    assert "heldout_backdoor" not in plain
+    assert summary["uplink_bytes"] == plain["uplink_bytes"]
+    assert (summary["downlink_bytes"] > plain["downlink_bytes"]) == ("neurotoxin" in attack)
+
+
+@pytest.mark.slow
+def test_fl_trust_trains_on_the_text_of_the_clients_set_aside(tmp_path, capsys):
+    summary = train(tmp_path / "run", "--algorithm", "fl_trust()", "--unseen", "share(0.25)")
+    plain = train(tmp_path / "plain", "--unseen", "share(0.25)")
+    assert summary["digest"] != plain["digest"]
+    assert summary["uplink_bytes"] == plain["uplink_bytes"]
+    assert summary["downlink_bytes"] == plain["downlink_bytes"]
+    assert len(summary["unseen_clients"]) == 1
+    capsys.readouterr()  # the progress of a slow machine
+    for args, said in (
+        (
+            ("--unseen", "share(0)"),
+            "unseen: fl_trust() trains at the server on the text of clients",
+        ),
+        (("--adapter", "lora(rank=2)"), "adapter: fl_trust() trains at the server too"),
+    ):
+        out = ("--out", str(tmp_path / "no"))
+        assert said in refused(capsys, "train", *SMALL, "--algorithm", "fl_trust()", *args, *out)
 
 
 def test_needs_are_out_of_a_closed_set():
