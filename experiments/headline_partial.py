@@ -26,7 +26,12 @@ UPLINKS = [
     "adaptive(rate=0.25)",
     "error_feedback(power_sgd(rank=2))",
 ]
-NEAR: list[str] = []
+NEAR = [
+    "identity()",
+    "eden(bits=0.1)",
+    "eden(bits=0.25)",
+    *(f"preconditioned(trellis_fixed(bits={bits}))" for bits in (0.25, 0.1, 0.05)),
+]
 """Uplinks whose seeds 1 and 2 are run too."""
 
 RATES = {

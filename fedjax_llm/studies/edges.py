@@ -35,9 +35,9 @@ def on_edge(candidates: Sequence[RunConfig], chosen: RunConfig) -> list[str]:
     best = _values(chosen)
     notes = []
     for name, value in best.items():
-        words, mine = _parts(value)
+        words, mine = parts(value)
         alike = [
-            of for of in (_parts(each[name]) for each in every if name in each) if of[0] == words
+            of for of in (parts(each[name]) for each in every if name in each) if of[0] == words
         ]
         for place, number in enumerate(mine):
             tried = sorted({numbers[place] for _, numbers in alike})
@@ -88,8 +88,8 @@ def _values(config: RunConfig) -> dict[str, str]:
     return {name: text(value) for name, value in given.items() if not isinstance(value, bool)}
 
 
-def _parts(value: str) -> tuple[str, list[float]]:
-    """A text without its numbers, and these."""
+def parts(value: str) -> tuple[str, list[float]]:
+    """Split a text into itself with # for each number, and the numbers."""
     return NUMBER.sub("#", value), [float(number) for number in NUMBER.findall(value)]
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from ..runs import Row, RunConfig
 from .costs import BYTES, Cost, evaluated, unit
+from .edges import parts
 from .points import Point, points
+from .settings import label
 from .table import UNCOMPRESSED
 
 MARKERS = "osv^<>PXphd*"
@@ -20,21 +22,25 @@ def draw(
     cost: Cost = BYTES,
     *,
     target: float | int | None = None,
+    highest: float | int | None = None,
     wanted: Sequence[RunConfig | Row] = (),
 ) -> None:
     """Draw held-out loss against a cost, with the Pareto front and the uncompressed runs.
 
     Where rounds were evaluated a thin line leads to a point, through the means over its seeds. Bars
-    are bootstrap intervals over the seeds. A name stands beside its point where there is room,
-    and else in a legend. A point of which a run diverged is a cross above the others, at its cost,
-    and says so; one that lacks seeds says how many it has; those without a loss are left out. The
-    PNG is the same for the same rows.
+    are bootstrap intervals over the seeds. Points whose names differ in their numbers alone, such
+    as eden(bits=1) and eden(bits=2), have one colour and a dashed line through them. Names leave
+    out what was tuned. A name stands beside its point where there is room, and else in a legend. A
+    point above the highest loss is on the upper edge, with its loss in its name. A point of which a
+    run diverged is a cross above the others, at its cost, and says so; one that lacks seeds says
+    how many it has; those without a loss are left out. The PNG is the same for the same rows.
 
     Args:
         rows: Summary rows.
         path: File to write.
         cost: Uplink bytes by default.
         target: Loss to draw a line at.
+        highest: Largest loss to show. Default: that of the points.
         wanted: Configurations that should have a row.
 
     """
@@ -52,23 +58,30 @@ def draw(
     )
     finite = [p for p in shown if p.nats is not None and np.isfinite(p.nats)]
     top = max((_ends(p)[1] for p in finite), default=1.0)
-    colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(shown)))
+    top = top if highest is None else min(top, highest)
+    short = _short_names(shown)
+    kinds = [parts(name)[0] for name in short]
+    families = list(dict.fromkeys(kinds))
+    palette = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(families)))
+    colours = [palette[families.index(kind)] for kind in kinds]
     alone = sum(p.codec == UNCOMPRESSED for p in shown) == 1
     names = []
     for number, (p, colour) in enumerate(zip(shown, colours, strict=True)):
         plain, lost = p.codec == UNCOMPRESSED, p not in finite
-        low, high = (top, top) if lost else _ends(p)
-        nats = top if lost else float(p.nats or 0)
+        above = not lost and float(p.nats or 0) > top
+        low, high = (top, top) if lost or above else _ends(p)
+        nats = top if lost or above else float(p.nats or 0)
+        name = _name(p, short[number]) + (f", at {p.nats:.3f}" if above else "")
         (line, *_) = axes.errorbar(
             (p.cost or 0) / cost.unit,
             nats,
             yerr=[[nats - low], [high - nats]],
-            marker="x" if lost else "D" if plain else MARKERS[number % len(MARKERS)],
+            marker="x" if lost else "D" if plain else MARKERS[families.index(kinds[number]) % 12],
             markersize=9 if plain else 7,
             color="black" if plain and alone else colour,
             linestyle="",
             capsize=3,
-            label=_name(p),
+            label=name,
         )
         along = curve(p, cost)
         axes.plot(
@@ -80,7 +93,7 @@ def draw(
         )
         names.append(
             axes.annotate(
-                _name(p),
+                name,
                 ((p.cost or 0) / cost.unit, nats),
                 (8, 5),
                 textcoords="offset points",
@@ -88,6 +101,14 @@ def draw(
                 color=0.6 * np.array(to_rgb(line.get_color())),  # yellow is hard to read
             )
         )
+    for family, colour in zip(families, palette, strict=True):
+        own = sorted(
+            (p.cost / cost.unit, float(p.nats or 0))
+            for p, kind in zip(shown, kinds, strict=True)
+            if kind == family and p in finite and p.cost is not None and float(p.nats or 0) <= top
+        )
+        if len(own) > 1:
+            axes.plot(*zip(*own, strict=True), color=colour, linestyle="--", linewidth=1, zorder=0)
     front = sorted(
         (p.cost / cost.unit, p.nats) for p in finite if p.on_front and p.cost is not None
     )
@@ -106,6 +127,10 @@ def draw(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
+    if finite:  # not the lines that lead to points, which begin at the loss of an untrained model
+        bottom = min(_ends(p)[0] for p in finite)
+        edge = (top - bottom) or 0.1
+        axes.set_ylim(bottom - 0.08 * edge, top + 0.08 * edge)
     axes.set_xlabel(cost.label)
     axes.set_ylabel(f"held-out nats per {unit(rows)}")
     axes.grid(alpha=0.3)
@@ -125,13 +150,14 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
     """Keep the names beside their points if all of them fit; otherwise put them into a legend.
 
     A name may stand above, below, left or right of its point; it fits where it is within the axes
-    and meets no other name.
+    and meets no other name and no point.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
 
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     placed: list[Any] = []
+    markers = axes.transData.transform([name.xy for name in names])
     for name in names:
         for offset, side in PLACES:
             name.set_position(offset)
@@ -139,7 +165,8 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
             box = name.get_window_extent()
             inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
             inside &= axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
-            if inside and not any(box.overlaps(other) for other in placed):
+            meets = any(box.overlaps(other) for other in placed)
+            if inside and not meets and not any(box.contains(*marker) for marker in markers):
                 placed.append(box)
                 break
         else:
@@ -160,10 +187,18 @@ PLACES = (
 REFERENCES = ("Pareto front", "byte bigram", "target")
 
 
-def _name(point: Point) -> str:
-    """A point's label, with what must be known of it."""
-    said = [point.label]
-    if point.codec == UNCOMPRESSED and set(point.fields) <= {"uplink"}:
+def _short_names(shown: Sequence[Point]) -> list[str]:
+    """The points' labels without the fields that were tuned, if that still tells them apart."""
+    tuned = {name for p in shown for row in p.rows for name in row.get("tuned_fields", ())}
+    names = [[name for name in p.fields if name not in tuned] for p in shown]
+    short = [label(p.settings, kept) for p, kept in zip(shown, names, strict=True)]
+    return short if len(set(short)) == len(short) else [p.label for p in shown]
+
+
+def _name(point: Point, short: str) -> str:
+    """A point's name, with what must be known of it."""
+    said = [short]
+    if short == UNCOMPRESSED:
         said.append("uncompressed")
     if point.nats is not None and not np.isfinite(point.nats):
         said.append("diverged")

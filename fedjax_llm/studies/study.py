@@ -34,6 +34,8 @@ class Study:
             configuration.
         costs: What loss is drawn against: uplink, downlink, both and seconds. Simulated seconds
             are drawn wherever all runs have a link.
+        highest: Largest loss that pictures show; points above stand on the upper edge, with their
+            loss. Default: that of the points.
 
     """
 
@@ -43,6 +45,7 @@ class Study:
     tune: Tuning | None = None
     target: float | int | None = None
     costs: Sequence[str] = ("uplink",)
+    highest: float | int | None = None
 
     def __post_init__(self) -> None:
         """Raise `TypeError` or `ValueError` for a field of the wrong kind or out of range."""
@@ -69,13 +72,17 @@ class Study:
             )
         if not self.costs:
             raise ValueError(f"study: costs: expected some of {', '.join(COSTS)}, got none.")
-        if self.target is not None:
-            check_real(self.target, who="study", name="target", above=0)
-            if any(config.evaluate_every is None for config in self.configurations):
-                raise ValueError(
-                    "study: target: expected evaluate_every in every configuration, by which it "
-                    "is seen when the loss is reached, got none."
-                )
+        self._check_losses()
+
+    def _check_losses(self) -> None:
+        for name in ("highest", "target"):
+            if (loss := getattr(self, name)) is not None:
+                check_real(loss, who="study", name=name, above=0)
+        if self.target is not None and any(c.evaluate_every is None for c in self.configurations):
+            raise ValueError(
+                "study: target: expected evaluate_every in every configuration, by which it is "
+                "seen when the loss is reached, got none."
+            )
 
     def runs(self, configurations: Sequence[RunConfig]) -> list[RunConfig]:
         """Configurations with each of the study's seeds, in the order of their runs."""
@@ -158,7 +165,13 @@ def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = 
         rows = with_tuning(list(sweep(runs, folder / "results.jsonl", together=together)), about)
         for cost in study.drawn(rows):
             if any(cost_in(row, cost) is not None for row in rows):
-                draw(rows, folder / cost.file, cost, target=study.target)
+                draw(
+                    rows,
+                    folder / cost.file,
+                    cost,
+                    target=study.target,
+                    highest=study.highest,
+                )
     return rows
 
 

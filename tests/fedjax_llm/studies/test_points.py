@@ -252,7 +252,7 @@ def test_results_of_earlier_versions_are_read_or_refused_by_name():
             refused[path.name] = str(error)
     assert set(read) == {"low_rate.jsonl", "predictive.jsonl"}
     assert len(read["low_rate.jsonl"]) == 6
-    assert len(refused) == 4
+    assert len(refused) == 5
     assert all(said.startswith("rows: expected summaries of runs,") for said in refused.values())
     # means over seeds that the log has from these rows
     log = (EXPERIMENTS / "LOG.md").read_text()
@@ -275,6 +275,31 @@ def test_a_picture_is_the_same_for_the_same_rows_and_shows_what_diverged(tmp_pat
     )
     assert one == again != without
     draw([row(None)], tmp_path / "lost.png", DOWNLINK)  # nothing finite
+
+
+@pytest.mark.slow
+def test_a_picture_names_points_without_what_was_tuned_and_joins_a_family(tmp_path, monkeypatch):
+    """Two rates of one codec are one curve; a loss above the highest is named on the edge."""
+    from matplotlib.axes import Axes  # noqa: PLC0415
+
+    names, lines = [], []
+    annotate, plot = Axes.annotate, Axes.plot
+    monkeypatch.setattr(Axes, "annotate", lambda *a, **k: names.append(a[1]) or annotate(*a, **k))
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: lines.append((a[1:], k)) or plot(*a, **k))
+    tuned = {"beside": {"tuned_fields": ["client_optimizer"]}}
+    rows = [
+        row(2.0, up=200, uplink="eden(bits=2)", client_optimizer="adam(0.1)", **tuned),
+        row(2.2, up=100, uplink="eden(bits=1)", client_optimizer="adam(0.2)", **tuned),
+        row(9.0, up=50, uplink="sign()", client_optimizer="adam(0.2)", **tuned),
+    ]
+    draw(rows, tmp_path / "one.png", highest=2.5)
+    assert names == ["eden(bits=2)", "eden(bits=1)", "sign(), at 9.000"]
+    (family,) = [points for points, how in lines if how.get("linestyle") == "--"]
+    assert list(family[1]) == [2.2, 2.0]
+    names.clear()
+    rows[1]["config"]["uplink"] = rows[1]["codec"] = "eden(bits=2)"
+    draw(rows, tmp_path / "two.png")  # the short names would be one
+    assert names[0] == "eden(bits=2), client_optimizer=adam(0.1)"
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def executed(monkeypatch):
         evaluated = SimpleNamespace(heldout=heldout)
         return SimpleNamespace(config=found, contents={"data": "a" * 64}, evaluated=evaluated)
 
-    def drawn(rows, path, cost, *, target):
+    def drawn(rows, path, cost, *, target, highest):
         path.write_text(f"{cost.field} to {target} of {len(rows)} runs")
 
     monkeypatch.setattr(module, "draw", drawn)
