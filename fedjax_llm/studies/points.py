@@ -120,8 +120,8 @@ def points(
     names = varying([group.settings for group in groups.values()])
     seeds = {seed for group in groups.values() for seed in group.wanted}
     found = [_point(group, rows, names, seeds, cost, target) for group in groups.values()]
-    losses = [_losses(p.rows) for p in found]
-    front = significant_front([np.inf if p.cost is None else p.cost for p in found], losses)
+    by_seed = [losses(p.rows) for p in found]
+    front = significant_front([np.inf if p.cost is None else p.cost for p in found], by_seed)
     return [p._replace(on_front=on) for p, on in zip(found, front, strict=True)]
 
 
@@ -146,8 +146,8 @@ def _point(
 ) -> Point:
     by_seed = {seed: every[group.runs[seed]] for seed in sorted(group.runs, key=in_order)}
     rows = list(by_seed.values())
-    losses = _losses(rows)
-    nats = np.array(list(losses.values()))
+    of_seeds = losses(rows)
+    nats = np.array(list(of_seeds.values()))
     unseen = _numbers(rows, f"unseen_nats_per_{unit(rows)}")
     reached = [cost_to(row, target, cost) for row in rows] if target is not None else []
     costs = [cost_in(row, cost) for row in rows]
@@ -177,7 +177,7 @@ def _point(
         notes=(
             *group.notes,
             *notes_on(by_seed, seeds),
-            *_loss_notes(by_seed, losses),
+            *_loss_notes(by_seed, of_seeds),
             *_target_notes(reached, target),
         ),
     )
@@ -198,7 +198,7 @@ def _target_notes(reached: Sequence[float | int | None], target: float | int | N
     return [f"{len(reached) - late} of {len(reached)} runs reached {target:g} nats"] if late else []
 
 
-def _losses(rows: Sequence[Row]) -> dict[Any, float | int]:
+def losses(rows: Sequence[Row]) -> dict[Any, float | int]:
     """The losses of the seeds that have one; infinite where it was not finite."""
     name = f"heldout_nats_per_{unit(rows)}"
     return {seed_of(row): _finite(row[name]) for row in rows if name in row}

@@ -1,7 +1,7 @@
 """A study as a table in the terminal."""
 
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, nan
 
 from rich import box
 from rich.table import Table
@@ -9,7 +9,7 @@ from rich.table import Table
 from ..runs import Row, RunConfig
 from ..runs.live import mebibytes
 from .costs import BOTH, DOWNLINK, SECONDS, Cost, cost_of, unit
-from .points import Point, common_notes, points
+from .points import Point, common_notes, losses, points
 from .settings import Settings
 
 UNCOMPRESSED = "identity()"
@@ -29,8 +29,8 @@ def table(
     unless `cost` says otherwise, and counts what is significant (`significant_front`). Columns:
     bytes sent by clients, how many times fewer than uncompressed, bits per trainable parameter and
     message, held-out nats per byte, token, pair or text of training clients, the difference to
-    uncompressed, nats of unseen clients, wall-clock seconds; and where they say something: the
-    bootstrap interval, bytes sent to clients or both ways, simulated seconds, the cost to the
+    uncompressed over the seeds that both have, nats of unseen clients, wall-clock seconds; and
+    where they say something: the bootstrap interval, bytes sent to clients or both ways, simulated seconds, the cost to the
     target loss, and seeds. Uncompressed is the point that differs in its uplink alone, and in
     what was tuned for each. What was not
     measured is blank. Below are notes, point by point.
@@ -57,7 +57,7 @@ def table(
             else "",
             "" if p.bits_per_parameter is None else f"{p.bits_per_parameter:.3f}",
             _nats(p.nats),
-            _more(p.nats, reference and reference.nats),
+            _more(p, reference),
             _nats(p.unseen_nats),
             "" if p.seconds is None else f"{p.seconds:.1f}",
             *(column(p) for column in more.values()),
@@ -139,7 +139,9 @@ def _nats(value: float | int | None) -> str:
     return f"{value:.4f}" if isfinite(value) else "diverged"
 
 
-def _more(value: float | int | None, reference: float | int | None) -> str:
-    if value is None or reference is None or not (isfinite(value) and isfinite(reference)):
-        return ""
-    return f"{value - reference:+.4f}"
+def _more(point: Point, reference: Point | None) -> str:
+    """The mean difference over the seeds that both have, as losses differ more between seeds."""
+    mine, theirs = (losses(p.rows) if p else {} for p in (point, reference))
+    shared = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+    difference = sum(shared) / len(shared) if shared else nan
+    return f"{difference:+.4f}" if isfinite(difference) else ""

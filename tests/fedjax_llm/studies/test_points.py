@@ -133,6 +133,16 @@ def test_a_mean_over_versions_and_devices_is_said_and_has_no_seconds():
     assert "2 devices: 1 runs by cpu, 1 runs by gpu." in table(rows).caption
 
 
+def test_the_difference_to_uncompressed_is_over_the_seeds_that_both_have():
+    plain = [row(2.0, seed=0), row(5.0, seed=1)]  # a mean of 3.5
+    coded = [
+        row(nats, up=5, uplink=text) for nats, text in ((2.25, "eden(bits=1)"), (1.5, "nf4()"))
+    ]
+    found = table([*plain, *coded, row(5.5, up=5, seed=1, uplink="nf4()")])
+    more = dict(zip(found.columns[1].cells, found.columns[6].cells, strict=True))
+    assert more == {"identity()": "+0.0000", "eden(bits=1)": "+0.2500", "nf4()": "+0.0000"}
+
+
 def test_uncompressed_is_what_differs_in_its_uplink_and_in_what_was_tuned():
     def shown(tuned):
         beside = {"tuned_fields": tuned}
