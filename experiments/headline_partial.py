@@ -30,7 +30,7 @@ NEAR = [
     "identity()",
     "eden(bits=0.1)",
     "eden(bits=0.25)",
-    *(f"preconditioned(trellis_fixed(bits={bits}))" for bits in (0.25, 0.1, 0.05)),
+    *(f"preconditioned(trellis_fixed(bits={bits}))" for bits in (0.1, 0.05)),
 ]
 """Uplinks whose seeds 1 and 2 are run too."""
 

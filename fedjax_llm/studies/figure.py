@@ -191,7 +191,7 @@ def _short_names(shown: Sequence[Point]) -> list[str]:
     """The points' labels without the fields that were tuned, if that still tells them apart."""
     tuned = {name for p in shown for row in p.rows for name in row.get("tuned_fields", ())}
     names = [[name for name in p.fields if name not in tuned] for p in shown]
-    short = [label(p.settings, kept) for p, kept in zip(shown, names, strict=True)]
+    short = [label(dict(p.settings), kept) for p, kept in zip(shown, names, strict=True)]
     return short if len(set(short)) == len(short) else [p.label for p in shown]
 
 
