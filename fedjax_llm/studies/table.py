@@ -32,7 +32,8 @@ def table(
     uncompressed over the seeds that both have, nats of unseen clients, wall-clock seconds; and
     where they say something: the bootstrap interval, bytes sent to clients or both ways, simulated
     seconds, the cost to the target loss, and seeds. Uncompressed is the point that differs in its
-    uplink alone, and in what was tuned for each. What was not measured is blank. Below are notes, point by point.
+    uplink alone, and in what was tuned for each. What was not measured is blank. Below are
+    notes, point by point.
     """
     cost = cost or cost_of(rows)
     shown = sorted(points(rows, cost, target=target, wanted=wanted), key=_bytes_first)
