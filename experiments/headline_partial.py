@@ -50,4 +50,5 @@ study = Study(
     seeds=None,
     tune=Tuning(candidates=RATES, rounds=10),
     costs=("uplink", "both"),
+    highest=2.5,
 )

@@ -150,7 +150,7 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
     """Keep the names beside their points if all of them fit; otherwise put them into a legend.
 
     A name may stand above, below, left or right of its point; it fits where it is within the axes
-    and meets no other name and no point.
+    meets no other name, and is nearer to its point than to others.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
 
@@ -158,7 +158,7 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
     figure.draw_without_rendering()
     placed: list[Any] = []
     markers = axes.transData.transform([name.xy for name in names])
-    for name in names:
+    for number, name in enumerate(names):
         for offset, side in PLACES:
             name.set_position(offset)
             name.set_horizontalalignment(side)
@@ -166,7 +166,8 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
             inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
             inside &= axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
             meets = any(box.overlaps(other) for other in placed)
-            if inside and not meets and not any(box.contains(*marker) for marker in markers):
+            gaps = [_gap(box, *marker) for marker in markers]
+            if inside and not meets and gaps.count(min(gaps)) == 1 and min(gaps) == gaps[number]:
                 placed.append(box)
                 break
         else:
@@ -179,9 +180,17 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
     axes.legend(*zip(*own, strict=True), fontsize=8, frameon=False)
 
 
+def _gap(box: Any, x: float, y: float) -> float:
+    """Squared distance of a place from a box, 0 inside."""
+    across, up = max(box.x0 - x, x - box.x1, 0.0), max(box.y0 - y, y - box.y1, 0.0)
+    return across**2 + up**2
+
+
 PLACES = (
     *(((8.0, 5.0), "left"), ((-8.0, 5.0), "right"), ((8.0, -12.0), "left")),
     *(((-8.0, -12.0), "right"), ((0.0, 10.0), "center"), ((0.0, -18.0), "center")),
+    *(((8.0, 18.0), "left"), ((-8.0, 18.0), "right")),
+    *(((8.0, -25.0), "left"), ((-8.0, -25.0), "right")),
 )
 """Where a name may stand, in points from its marker, and its alignment."""
 REFERENCES = ("Pareto front", "byte bigram", "target")
