@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .contract import Updates
+from .rows import along, finite_rows
 
 
 def leave_out_failed(
@@ -32,13 +33,7 @@ def leave_out_failed(
         ([1.0, 0.0, 0.0], [False, True, False])
 
     """
-    finite = jnp.ones(weights.shape, bool)
-    for leaf in jax.tree.leaves(updates):
-        finite &= jnp.isfinite(leaf.reshape(leaf.shape[0], -1)).all(axis=1)
+    finite = finite_rows(updates, len(weights))
     accepted = finite & (weights > 0)
-
-    def zero_rows(leaf: Float[Array, "clients ..."]) -> Float[Array, "clients ..."]:
-        return jnp.where(accepted.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0)
-
-    kept = jax.tree.map(zero_rows, updates)
+    kept = jax.tree.map(lambda leaf: jnp.where(along(accepted, leaf), leaf, 0), updates)
     return kept, jnp.where(accepted, weights, 0.0), ~finite & (weights > 0)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from ..precision import float32_zeros
 from .contract import Aggregator, Updates
-from .rows import norms, unit_rows
+from .rows import Rows, norms, unit_rows
 from .weighted_mean import WeightedSum, weighted_mean
 
 
@@ -16,12 +16,14 @@ class Trusted(NamedTuple):
     """Partial of `fl_trust_rule`.
 
     Attributes:
-        reference: The reference update g_0.
+        direction: The reference update g_0 over its norm, as the only row.
+        length: Its norm.
         total: Sum of trust * unit update, and of trust.
 
     """
 
-    reference: PyTree
+    direction: Rows
+    length: Float[Array, ""]
     total: WeightedSum
 
 
@@ -51,17 +53,23 @@ def fl_trust_rule() -> Aggregator:
     """
     mean = weighted_mean()
 
+    def trusting(reference: PyTree, clients: int) -> Trusted:
+        row = jax.tree.map(lambda leaf: leaf[None], reference)
+        return Trusted(unit_rows(row), norms(row)[0], mean.empty(reference, clients))
+
     def begin(key: Key[Array, ""], last: PyTree, clients: int) -> Trusted:
-        return Trusted(last, mean.empty(last, clients))
+        return trusting(last, clients)
 
     def empty(like: PyTree, clients: int) -> Trusted:
-        return Trusted(float32_zeros(like), mean.empty(like, clients))
+        return trusting(float32_zeros(like), clients)
 
     def add(partial: Trusted, updates: Updates, weights: Float[Array, " clients"]) -> Trusted:
         wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), updates)
-        unit, own = unit_rows(wide), unit_rows(_alone(partial.reference))
+        unit = unit_rows(wide)
         products = jax.tree.map(
-            lambda leaf, o: (leaf * o).reshape(len(leaf), -1).sum(axis=1), unit, own
+            lambda leaf, own: (leaf * own).reshape(len(leaf), -1).sum(axis=1),
+            unit,
+            partial.direction,
         )
         leaves: list[Array] = jax.tree.leaves(products)
         cosine = jnp.clip(jnp.stack(leaves).sum(axis=0), 0.0, 1.0)
@@ -72,12 +80,6 @@ def fl_trust_rule() -> Aggregator:
         return one._replace(total=mean.merge(one.total, other.total))
 
     def finish(partial: Trusted) -> PyTree:
-        length = norms(_alone(partial.reference))[0]
-        return jax.tree.map(lambda leaf: length * leaf, mean.finish(partial.total))
+        return jax.tree.map(lambda leaf: partial.length * leaf, mean.finish(partial.total))
 
     return Aggregator(empty, add, merge, finish, begin)
-
-
-def _alone(update: PyTree) -> PyTree:
-    """One update as rows."""
-    return jax.tree.map(lambda leaf: leaf[None], update)

@@ -26,6 +26,14 @@ def used(stack: Stack) -> Bool[Array, " clients"]:
     return jnp.arange(len(stack.weights)) < stack.filled
 
 
+def finite_rows(rows: PyTree, clients: int) -> Bool[Array, " clients"]:
+    """Which rows hold neither a NaN nor an infinity."""
+    finite = jnp.ones(clients, bool)
+    for leaf in jax.tree.leaves(rows):
+        finite &= jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+    return finite
+
+
 def along(values: Array, leaf: Array) -> Array:
     """One value for each row, shaped to broadcast over the rows of a leaf."""
     return values.reshape(-1, *[1] * (leaf.ndim - 1))

@@ -99,6 +99,24 @@ class Attack(NamedTuple):
         return self.given(known) if self.given else self
 
 
+def wrapped(
+    attack: Attack, made: Callable[[Known], Attack], again: Callable[[Attack], Attack]
+) -> Attack:
+    """An attack around another one.
+
+    Args:
+        attack: The inner attack.
+        made: `(known) -> attack`: the whole of a client that knows this.
+        again: `(inner) -> attack`: the whole around another inner attack, the same one with its
+            texts as other tokens.
+
+    """
+    encoded = attack.encoded
+    return made(Known())._replace(
+        given=made, encoded=encoded and (lambda encode: again(encoded(encode)))
+    )
+
+
 def check_fraction(fraction: float | int, *, who: str) -> None:
     """Raise `ValueError` unless a share of clients is above 0 and below 1."""
     check_number(fraction, who=who, name="fraction", above=0, below=1)

@@ -6,7 +6,7 @@ from fedjax_compression.checks import check_number
 from fedjax_compression.ops.flat import count, flatten, unflatten
 from jaxtyping import Array, Key, PyTree
 
-from .contract import Attack, Encode, Known, check_attack
+from .contract import Attack, Known, check_attack, wrapped
 
 
 def neurotoxin(attack: Attack, top: float | int = 0.05) -> Attack:
@@ -57,13 +57,7 @@ def neurotoxin(attack: Attack, top: float | int = 0.05) -> Attack:
 
         return inner._replace(update=update)
 
-    def encoded(encode: Encode) -> Attack:
-        assert attack.encoded is not None  # noqa: S101 - as there is none without it
-        return neurotoxin(attack.encoded(encode), top)
-
-    return made(Known())._replace(
-        given=made, informed=True, encoded=encoded if attack.encoded else None
-    )
+    return wrapped(attack, made, lambda inner: neurotoxin(inner, top))._replace(informed=True)
 
 
 def outside_top(update: PyTree, last: PyTree, top: float | int) -> PyTree:

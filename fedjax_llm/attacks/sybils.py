@@ -1,14 +1,12 @@
 """Sybils: clients of one adversary that act as one (Fung et al. 2020, arXiv:1808.04866)."""
 
-import jax
-import jax.numpy as jnp
 from fedjax_compression.checks import check_number
 from fedjax_compression.errors import message
 from jaxtyping import Array, Bool, Key, PyTree
 
-from ..aggregators.rows import mean_of
+from ..aggregators.rows import finite_rows, mean_of
 from ..privacy import add_noise
-from .contract import Attack, Encode, Known, check_attack
+from .contract import Attack, Known, check_attack, wrapped
 
 
 def sybils(attack: Attack, std: float | int = 0.0) -> Attack:
@@ -58,22 +56,11 @@ def sybils(attack: Attack, std: float | int = 0.0) -> Attack:
             if inner.craft:
                 one = inner.craft(key, updates, honest, bad)
             else:
-                one = mean_of(bad & finite(updates), updates)
+                one = mean_of(bad & finite_rows(updates, len(bad)), updates)
             return inner.update(key, one) if inner.update else one
 
         return inner._replace(
             craft=craft, update=lambda key, update: add_noise(key, update, std) if std else update
         )
 
-    def encoded(encode: Encode) -> Attack:
-        assert attack.encoded is not None  # noqa: S101 - as there is none without it
-        return sybils(attack.encoded(encode), std)
-
-    return made(Known())._replace(given=made, encoded=encoded if attack.encoded else None)
-
-
-def finite(updates: PyTree) -> Bool[Array, " clients"]:
-    """Which clients' updates hold neither a NaN nor an infinity."""
-    leaves: list[Array] = jax.tree.leaves(updates)
-    each = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]
-    return jnp.stack(each).all(axis=0)
+    return wrapped(attack, made, lambda inner: sybils(inner, std))

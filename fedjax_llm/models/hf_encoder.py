@@ -129,18 +129,18 @@ def encoder_config_to(
     """
     check_encoder(config, who="encoder_config_to")
     _check_labels(labels, who="encoder_config_to")
-    values = {name: getattr(config, name) for name in (*_SIZES, "hidden_act", "layer_norm_eps")}
-    values |= {"architectures": ["BertModel"], "model_type": "bert"}
-    if labels is not None:
-        values["architectures"] = ["BertForSequenceClassification"]
-        names = [f"LABEL_{i}" for i in range(labels)] if label_names is None else list(label_names)
-        values["id2label"] = {str(i): name for i, name in enumerate(names)}
-        values["label2id"] = {name: i for i, name in enumerate(names)}
-    if label_names is not None and len(values.get("label2id", {})) != labels:
+    if label_names is not None and not len(label_names) == len(set(label_names)) == labels:
         raise ValueError(
             f"encoder_config_to: label_names: expected {labels or 'none without labels'}, each "
             f"once, got {list(label_names)!r}."
         )
+    values = {name: getattr(config, name) for name in (*_SIZES, "hidden_act", "layer_norm_eps")}
+    values |= {"architectures": ["BertModel"], "model_type": "bert"}
+    if labels is not None:
+        values["architectures"] = ["BertForSequenceClassification"]
+        names = label_names or [f"LABEL_{i}" for i in range(labels)]
+        values["id2label"] = {str(i): name for i, name in enumerate(names)}
+        values["label2id"] = {name: i for i, name in enumerate(names)}
     return values
 
 

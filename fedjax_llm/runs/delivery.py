@@ -15,7 +15,6 @@ from ..adapters import merge_adapter
 from ..adapters.merging import without_adapter
 from ..adapters.peft_export import adapter_files
 from ..adapters.peft_files import write_adapter
-from ..data import Labelled
 from ..model_files import ByteTokenizer, minilm, write_safetensors
 from ..models import Classifier, Decoder
 from .prepare import Run
@@ -181,13 +180,12 @@ def _save(run: Run, folder: Path, model: Any) -> None:
     """Write a model with its adapter merged, for `transformers`."""
     learnt, plain = run.workload, merge_adapter(model)
     labels = len(plain["classifier"]["bias"]) if isinstance(model, Classifier) else None
-    data = learnt.corpus
     models.save(
         folder,
         learnt.config,
         plain,
         labels=labels,
-        label_names=data.label_names if isinstance(data, Labelled) else None,
+        label_names=learnt.label_names,
         tokenizer=learnt.tokenizer or ByteTokenizer(),
     )
 

@@ -12,7 +12,6 @@ from jaxtyping import Int, PyTree
 
 from ..algorithm import ServerState
 from ..algorithms.shared.base_changes import base_of
-from ..data import Labelled
 from ..ledger import total_bytes
 from ..simulation import Round, Snapshot, StoreRows
 from ..simulation.digest import digest
@@ -98,7 +97,7 @@ def summary(run: Run, ended: Ended, watched: Watched | None = None) -> Row:
             "contents": run.contents,
             "config": asdict(run.config),
             **evaluated_sizes(run),
-            **_label_names(run),
+            **({"label_names": list(labels)} if (labels := run.workload.label_names) else {}),
             **({"privacy": run.private.row(len(rows))} if run.private else {}),
         }
     )
@@ -106,12 +105,6 @@ def summary(run: Run, ended: Ended, watched: Watched | None = None) -> Row:
     if clients:
         row |= watched.add(personal_quality(run, params, frozen, clients, watched))
     return watched.so_far() if watched.ended else row
-
-
-def _label_names(run: Run) -> Row:
-    """The labels of a classifier, in the order of its scores."""
-    data = run.workload.corpus
-    return {"label_names": list(data.label_names)} if isinstance(data, Labelled) else {}
 
 
 def _digest(run: Run, trained: Trained) -> str:

@@ -43,6 +43,11 @@ class Workload(NamedTuple):
     names: tuple[str, ...]
     contents: Contents
 
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The labels of labelled texts, in the order of a classifier's scores; else None."""
+        return self.corpus.label_names if isinstance(self.corpus, Labelled) else None
+
 
 def workload(
     task_spec: TaskSpec,

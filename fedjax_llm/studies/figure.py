@@ -68,15 +68,19 @@ def draw(
     names = []
     for number, (p, colour) in enumerate(zip(shown, colours, strict=True)):
         plain, lost = p.codec == UNCOMPRESSED, p not in finite
-        above = not lost and float(p.nats or 0) > top
-        low, high = (top, top) if lost or above else _ends(p)
-        nats = top if lost or above else float(p.nats or 0)
-        name = _name(p, short[number]) + (f", at {p.nats:.3f}" if above else "")
+        above = float(p.nats or 0) > top
+        low, high = (top, top) if above else _ends(p)
+        nats = top if above else float(p.nats or 0)
+        name = _name(p, short[number]) + (f", at {p.nats:.3f}" if above and not lost else "")
         (line, *_) = axes.errorbar(
             (p.cost or 0) / cost.unit,
             nats,
             yerr=[[nats - low], [high - nats]],
-            marker="x" if lost else "D" if plain else MARKERS[families.index(kinds[number]) % 12],
+            marker="x"
+            if lost
+            else "D"
+            if plain
+            else MARKERS[families.index(kinds[number]) % len(MARKERS)],
             markersize=9 if plain else 7,
             color="black" if plain and alone else colour,
             linestyle="",

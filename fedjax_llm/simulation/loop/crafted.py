@@ -15,6 +15,7 @@ import numpy as np
 from fedjax_compression.errors import message
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from ...aggregators.rows import finite_rows
 from ...algorithm import Downlink, FederatedAlgorithm
 from ...attacks.contract import Attack, Known
 from ...attacks.malicious import ATTACK, AttackedBatches, Observed
@@ -129,9 +130,7 @@ def crafting(
         answers: Bool[Array, " cohort"],
         malicious: Bool[Array, " cohort"],
     ) -> PyTree:
-        finite = jnp.ones(answers.shape, bool)
-        for leaf in jax.tree.leaves(updates):
-            finite &= jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+        finite = finite_rows(updates, len(answers))
         craft = attack.of(Known(clients=clients)).craft
         assert craft is not None  # noqa: S101 - as it is omniscient
         key = jr.fold_in(round_key, ATTACK)

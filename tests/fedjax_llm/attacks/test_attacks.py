@@ -457,10 +457,21 @@ def test_what_cannot_be_is_refused(make, message):
         make()
 
 
-def test_an_algorithm_without_an_attackable_codec_is_refused():
-    algorithm = fed_avg(LOSS, LIKE, client_optimizer=optax.sgd(1.0))
+@pytest.mark.parametrize(
+    ("uplink", "attack", "said"),
+    [
+        (None, attacks.sign_flip(0.2), r"built with uplink=attackable\(codec\)"),
+        (
+            attackable(identity()),
+            attacks.neurotoxin(attacks.sign_flip(0.2)),
+            r"uplink=attackable\(codec, informed=True\)",
+        ),
+    ],
+    ids=["not attackable", "not informed"],
+)
+def test_an_attack_on_updates_is_refused_without_the_codec_that_it_needs(uplink, attack, said):
     rounds = simulate(
-        algorithm,
+        fed_avg(LOSS, LIKE, client_optimizer=optax.sgd(1.0), uplink=uplink),
         LIKE,
         (),
         CORPUS,
@@ -468,26 +479,9 @@ def test_an_algorithm_without_an_attackable_codec_is_refused():
         rounds=1,
         clients=3,
         seed=0,
-        conditions=Conditions(attack=attacks.sign_flip(0.2)),
+        conditions=Conditions(attack=attack),
     )
-    with pytest.raises(ValueError, match=r"built with uplink=attackable\(codec\)"):
-        next(rounds)
-
-
-def test_an_informed_attack_is_refused_where_nobody_informs_it():
-    algorithm = fed_avg(LOSS, LIKE, client_optimizer=optax.sgd(1.0), uplink=attackable(identity()))
-    rounds = simulate(
-        algorithm,
-        LIKE,
-        (),
-        CORPUS,
-        Batching(batch=1, steps=1),
-        rounds=1,
-        clients=3,
-        seed=0,
-        conditions=Conditions(attack=attacks.neurotoxin(attacks.sign_flip(0.2))),
-    )
-    with pytest.raises(ValueError, match=r"uplink=attackable\(codec, informed=True\)"):
+    with pytest.raises(ValueError, match=said):
         next(rounds)
 
 

@@ -94,7 +94,12 @@ def test_tensors_and_configs_survive_a_round_trip():
     assert encoder_config_from(encoder_config_to(CONFIG)) == CONFIG
     named = encoder_config_to(CONFIG, labels=2, label_names=("bad", "good"))
     assert named["id2label"] == {"0": "bad", "1": "good"}
-    for labels, names in ((2, ("bad",)), (2, ("bad", "bad")), (None, ("bad", "good"))):
+    for labels, names in (
+        (2, ("bad",)),
+        (2, ("bad", "bad")),
+        (None, ("bad", "good")),
+        (2, ["bad", "bad", "good"]),
+    ):
         with pytest.raises(ValueError, match=r"label_names: expected .*, each once, got"):
             encoder_config_to(CONFIG, labels=labels, label_names=names)
     written = hf_encoder_tensors(CONFIG, PARAMS, labels=LABELS)
