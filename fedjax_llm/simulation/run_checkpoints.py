@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,8 +181,7 @@ class RunCheckpoints:
                 raise
 
     def _open(self) -> None:
-        for draft in self._folder.glob(_DRAFTS):
-            shutil.rmtree(draft)
+        self._remove_drafts()
         self._manager = self._ocp.CheckpointManager(
             self._folder,
             options=self._ocp.CheckpointManagerOptions(
@@ -217,9 +217,22 @@ class RunCheckpoints:
         (self._folder / str(step)).rename(aside)
         self._manager.reload()
 
+    def _remove_drafts(self) -> None:
+        """Remove half-written checkpoints, as far as possible.
+
+        After a failed write, threads of TensorStore may still write other arrays of that draft. So
+        this waits for them up to a second. What is left is never read; the next opening removes it.
+        """
+        for _ in range(20):
+            drafts = list(self._folder.glob(_DRAFTS))
+            for draft in drafts:
+                shutil.rmtree(draft, ignore_errors=True)
+            if not drafts:
+                return
+            time.sleep(0.05)
+
     def _not_written(self, error: Exception) -> OSError:
-        for draft in self._folder.glob(_DRAFTS):
-            shutil.rmtree(draft, ignore_errors=True)
+        self._remove_drafts()
         rounds = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
         last = (
             f"the last good one is of round {rounds[-1]}" if rounds else "there is no earlier one"

@@ -279,7 +279,7 @@ def not_written(folder):
 
 
 def assert_only_the_first_is_there(folder):
-    assert [path.name for path in folder.iterdir()] == ["1"]
+    assert [path.name for path in folder.iterdir() if path.name.isdigit()] == ["1"]
     with RunCheckpoints(folder) as checkpoints:
         assert_same(checkpoints.restore(STATE, CLIENT).snapshot, some_progress(1))
 
@@ -313,6 +313,16 @@ def test_a_checkpoint_that_cannot_be_written_says_why_and_the_last_one_opens(
     assert "File too large" in error
     assert error.endswith("; the last good one is of round 1.")
     assert_only_the_first_is_there(tmp_path)
+
+
+def test_a_draft_that_a_write_left_behind_is_gone_after_the_next_opening(tmp_path):
+    with RunCheckpoints(tmp_path) as checkpoints:
+        written(checkpoints, 1)
+    draft = tmp_path / "2.orbax-checkpoint-tmp" / "state"
+    draft.mkdir(parents=True)
+    (draft / "array").write_bytes(b"half")
+    assert_only_the_first_is_there(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 def test_the_reason_is_found_before_the_specification_of_an_array(tmp_path, monkeypatch):
