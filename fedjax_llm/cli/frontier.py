@@ -35,7 +35,7 @@ def frontier_from(base: RunConfig) -> Callable[..., None]:
 
         Args:
             run: What the runs have in common.
-            codecs: Uplink codecs to compare. Default: twelve codecs.
+            codecs: Uplink codecs to compare. Default: eight codecs.
             seeds: Seeds to repeat each codec with. Default: --seed.
             quick: Six codecs for six rounds of sixteen clients, unless other flags say otherwise.
             target: Loss, in nats, to which the cost is reported too. Needs --evaluate-every.

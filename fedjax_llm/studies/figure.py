@@ -30,10 +30,11 @@ def draw(
     Where rounds were evaluated a thin line leads to a point, through the means over its seeds. Bars
     are bootstrap intervals over the seeds. Points whose names differ in their numbers alone, such
     as eden(bits=1) and eden(bits=2), have one colour and a dashed line through them. Names leave
-    out what was tuned. A name stands beside its point where there is room, and else in a legend. A
-    point above the highest loss is on the upper edge, with its loss in its name. A point of which a
-    run diverged is a cross above the others, at its cost, and says so; one that lacks seeds says
-    how many it has; those without a loss are left out. The PNG is the same for the same rows.
+    out what was tuned. A name stands beside its point, with a line to it where there is no room
+    beside it, and in a legend where there is none at all. A point above the highest loss is on the
+    upper edge, with its loss in its name. A point of which a run diverged is a cross above the
+    others, at its cost, and says so; one that lacks seeds says how many it has; those without a
+    loss are left out. The PNG is the same for the same rows.
 
     Args:
         rows: Summary rows.
@@ -95,6 +96,8 @@ def draw(
             linewidth=0.8,
             alpha=0.7,
         )
+        dark = 0.6 * np.array(to_rgb(line.get_color()))  # yellow is hard to read
+        to_point = {"arrowstyle": "-", "linewidth": 0.8, "color": dark, "shrinkA": 0, "shrinkB": 4}
         names.append(
             axes.annotate(
                 name,
@@ -102,7 +105,8 @@ def draw(
                 (8, 5),
                 textcoords="offset points",
                 fontsize=8,
-                color=0.6 * np.array(to_rgb(line.get_color())),  # yellow is hard to read
+                color=dark,
+                arrowprops=to_point,
             )
         )
     for family, colour in zip(families, palette, strict=True):
@@ -151,27 +155,31 @@ def curve(point: Point, cost: Cost) -> list[tuple[float, float]]:
 
 
 def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
-    """Keep the names beside their points if all of them fit; otherwise put them into a legend.
+    """Put each name where it meets no other name and no point, as near to its own as there is room.
 
-    A name may stand above, below, left or right of its point; it fits where it is within the axes
-    meets no other name, and is nearer to its point than to others.
+    A name beside its point is nearer to it than to others; one farther away has a line to it. If
+    there is no room for all, the names go into a legend.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.text import Text  # noqa: PLC0415
 
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     placed: list[Any] = []
     markers = axes.transData.transform([name.xy for name in names])
     for number, name in enumerate(names):
-        for offset, side in PLACES:
+        for offset, side, far in PLACES:
             name.set_position(offset)
             name.set_horizontalalignment(side)
-            box = name.get_window_extent()
+            name.arrow_patch.set_visible(far)
+            name.update_positions(figure.canvas.get_renderer())
+            box = Text.get_window_extent(name)
             inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
             inside &= axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
             meets = any(box.overlaps(other) for other in placed)
             gaps = [_gap(box, *marker) for marker in markers]
-            if inside and not meets and gaps.count(min(gaps)) == 1 and min(gaps) == gaps[number]:
+            own = gaps.count(min(gaps)) == 1 and min(gaps) == gaps[number]
+            if inside and not meets and (min(gaps) > 0 if far else own):
                 placed.append(box)
                 break
         else:
@@ -190,13 +198,23 @@ def _gap(box: Any, x: float, y: float) -> float:
     return across**2 + up**2
 
 
-PLACES = (
+NEAR = (
     *(((8.0, 5.0), "left"), ((-8.0, 5.0), "right"), ((8.0, -12.0), "left")),
     *(((-8.0, -12.0), "right"), ((0.0, 10.0), "center"), ((0.0, -18.0), "center")),
     *(((8.0, 18.0), "left"), ((-8.0, 18.0), "right")),
     *(((8.0, -25.0), "left"), ((-8.0, -25.0), "right")),
 )
-"""Where a name may stand, in points from its marker, and its alignment."""
+FAR = tuple(
+    ((across * away, up * away), side)
+    for away in (30.0, 50.0, 75.0, 105.0)
+    for across, side in ((0.7, "left"), (-0.7, "right"))
+    for up in (0.5, -0.5, 1.0, -1.0)
+)
+PLACES = (
+    *((offset, side, False) for offset, side in NEAR),
+    *((offset, side, True) for offset, side in FAR),
+)
+"""Where a name may stand, in points from its marker, its alignment, and whether it has a line."""
 REFERENCES = ("Pareto front", "byte bigram", "target")
 
 

@@ -27,7 +27,7 @@ def frontier(
     Args:
         base: What the runs have in common.
         codecs: Codecs as texts; or objects of your own by the text that names them, such as
-            `{"mine(bits=2)": my_codec}`. Default: twelve codecs.
+            `{"mine(bits=2)": my_codec}`. Default: eight codecs.
         seeds: Seeds to repeat each codec with. Default: that of `base`.
         out: Folder for the results.
         together: Run the seeds of a codec as one program: equal to rounding, and faster where one

@@ -16,26 +16,22 @@ from .settings import identity, label, settings, varying
 
 CODECS = (
     "identity()",
-    "stochastic_quantize(bits=8)",
     "stochastic_quantize(bits=4)",
-    "stochastic_quantize(bits=2)",
-    "stochastic_quantize(bits=1)",
-    "eden(bits=4)",
-    "eden(bits=2)",
     "eden(bits=1)",
-    "top_k(fraction=0.1)",
+    "eden(bits=0.25)",
+    "eden(bits=0.1)",
+    "preconditioned(trellis_fixed(bits=0.25))",
+    "preconditioned(trellis_fixed(bits=0.1))",
     "error_feedback(top_k(fraction=0.1))",
-    "error_feedback(chain(top_k(fraction=0.1), stochastic_quantize(bits=4)))",
-    "error_feedback(chain(top_k(fraction=0.1), eden(bits=1)))",
 )
 """The codecs of the default sweep."""
 
 QUICK_CODECS = (
     "identity()",
     "stochastic_quantize(bits=4)",
-    "eden(bits=2)",
     "eden(bits=1)",
-    "top_k(fraction=0.1)",
+    "eden(bits=0.1)",
+    "preconditioned(trellis_fixed(bits=0.1))",
     "error_feedback(top_k(fraction=0.1))",
 )
 """The codecs of the quick sweep."""

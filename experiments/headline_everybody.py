@@ -1,0 +1,88 @@
+"""Who needs the fewest bytes, if the same few clients take part in every round?
+
+    fedjax-llm study experiments/headline_everybody.py --out runs/everybody
+
+The longest 32 roles of Shakespeare: 16 to tune on, and 16 that all take part in each of 30 rounds,
+where what clients remember, such as residuals of error feedback, has the best chance. Each
+configuration has four candidates, which train for 15 rounds, and the better two for 30. Seed 0 for
+all, seeds 1 and 2 for those that were near the front with it.
+"""
+
+from dataclasses import replace
+
+from fedjax_llm import RunConfig, Study, Tuning
+
+BASE = RunConfig(
+    data="shakespeare(at_least=21800)",
+    unseen="share(0.0)",
+    rounds=30,
+    clients=16,
+    client_axis="scan()",
+    evaluate_every=5,
+)
+NEAR = [
+    "identity()",
+    "preconditioned(trellis_fixed(bits=0.1))",
+    "eden(bits=0.1)",
+    "eden(bits=0.25)",
+]
+"""Uplinks whose seeds 1 and 2 are run too."""
+
+LEAST_ERROR = "least_error_scale(eden(bits=0.25))"
+UPLINKS = [
+    *NEAR,
+    "preconditioned(trellis_fixed(bits=0.05))",
+    "error_feedback(top_k(fraction=0.01))",
+    f"error_feedback({LEAST_ERROR})",
+    "eden(bits=1)",
+    "preconditioned(trellis_fixed(bits=0.25))",
+    "error_feedback(sparse_ternary(fraction=0.01))",
+    "error_feedback(top_k(fraction=0.1))",
+    "error_feedback(power_sgd(rank=2))",
+    f"error_feedback({LEAST_ERROR}, decay=0.9)",
+    "ef21(top_k(fraction=0.01))",
+    "adaptive(rate=0.25)",
+    "error_feedback(adaptive(rate=0.25))",
+]
+METHODS = [
+    {"algorithm": "diloco()", "uplink": "blockwise_int(bits=4)"},
+    {"algorithm": "sparse_loco()"},
+    {"algorithm": "muloco()"},
+    {"algorithm": "demo(rate=0.001)"},
+]
+
+CLIENT = ("adam(0.0025)", "adam(0.005)")
+SERVER = ("sgd(1.0, momentum=0.5, nesterov=True)", "sgd(0.5, momentum=0.75, nesterov=True)")
+
+
+def combined(config, **fields):
+    """Two values for each of two fields: four candidates."""
+    (one, ones), (other, others) = fields.items()
+    return [replace(config, **{one: a, other: b}) for a in ones for b in others]
+
+
+def candidates(config):
+    """Four candidates, in the fields that the method has."""
+    name = config.algorithm.split("(")[0]
+    if name == "demo":
+        rates = (0.0003, 0.001, 0.003, 0.01)
+        return [replace(config, algorithm=f"demo(rate={rate})") for rate in rates]
+    if name == "muloco":
+        inner = ("muloco(rate=0.01)", "muloco(rate=0.02)")
+        return combined(config, algorithm=inner, server_optimizer=SERVER)
+    if name == "sparse_loco":
+        outer = ("sparse_loco(rate=1.0)", "sparse_loco(rate=2.0)")
+        return combined(config, algorithm=outer, client_optimizer=CLIENT)
+    return combined(config, client_optimizer=CLIENT, server_optimizer=SERVER)
+
+
+first = [replace(BASE, uplink=uplink) for uplink in UPLINKS]
+first += [replace(BASE, **fields) for fields in METHODS]
+again = [replace(BASE, uplink=uplink, seed=seed) for uplink in NEAR for seed in (1, 2)]
+study = Study(
+    first + again,
+    seeds=None,
+    tune=Tuning(candidates=candidates, rounds=15, share=0.5),
+    costs=("uplink", "both"),
+    highest=2.6,
+)
