@@ -1,6 +1,8 @@
 import itertools
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import jax
@@ -13,6 +15,22 @@ if jax.__version_info__ < (0, 12):
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_disable_most_optimizations", True)
+
+# Many tests, workers and commands compile the same programs: those of a session share them.
+_PROGRAMS = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _PROGRAMS = tempfile.mkdtemp(prefix="programs-of-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_unconfigure():
+    """Remove the shared programs, in the process that made their folder."""
+    if _PROGRAMS is not None:
+        shutil.rmtree(_PROGRAMS, ignore_errors=True)
+
 
 # A shell starts commands in the background with SIGINT ignored; tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

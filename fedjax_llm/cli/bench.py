@@ -7,13 +7,13 @@ from ..bench import bench as measured
 from ..runs import Row
 from ..runs.live import Pace, minute_lines
 from ..runs.results import write_object
-from .output import fresh_results, keep_programs, print_table
+from .output import OFF, fresh_results, keep_programs, print_table
 
 
 def bench(
     rungs: tuple[str, ...] = (),
     repeats: int = 5,
-    compilation_cache: Path | None = None,
+    compilation_cache: Path = OFF,
     out: Path = Path("runs/bench"),
 ) -> None:
     """Measure the speed of rounds on this machine for a ladder of sizes: bench.json in a folder.
@@ -21,7 +21,8 @@ def bench(
     Args:
         rungs: Sizes to measure: short, tiny, middle, middle_lora, large_lora. Default: all.
         repeats: Rounds to time; the median is reported.
-        compilation_cache: Folder in which compiled programs are kept for later commands.
+        compilation_cache: Folder in which compiled programs are kept for later commands. By
+            default `off`, as first compiles are measured.
         out: Folder for the results; one that already holds bench.json is refused.
 
     """

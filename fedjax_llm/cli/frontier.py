@@ -43,7 +43,9 @@ def frontier_from(base: RunConfig) -> Callable[..., None]:
                 are drawn wherever there is a link.
             together: Run the seeds of a codec as one program: equal to rounding, and faster where
                 one run does not fill the device, for the memory of all.
-            compilation_cache: Folder in which compiled programs are kept for later commands.
+            compilation_cache: Folder in which compiled programs are kept for later commands, at
+                most 1 GiB. Default: fedjax-llm/programs in the user's cache folder; `off` keeps
+                none.
             plugin: Modules that register codecs, methods or data of your own.
             out: Folder for the results; runs whose row is already there are not run again.
 

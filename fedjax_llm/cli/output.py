@@ -1,5 +1,7 @@
 """What commands share: folders to write to, and lines for the terminal."""
 
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import jax
 from rich.console import Console
 
 from ..runs import Row
+from ..runs.live import line as say
 
 
 def results_folder(path: Path) -> Path:
@@ -28,10 +31,39 @@ def fresh_results(out: Path, name: str) -> Path:
     return results
 
 
+MOST_PROGRAMS = 2**30
+"""Bytes of kept programs beyond which the ones that were not used for longest are removed."""
+OFF = Path("off")
+
+
 def keep_programs(folder: Path | None) -> None:
-    """Keep this process's compiled programs in a folder, and reuse those in it; None does not."""
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(results_folder(folder).absolute()))
+    """Keep this process's compiled programs for later commands, and reuse what is kept.
+
+    They lie in the folder; for None in fedjax-llm/programs of the user's cache folder, or where
+    JAX_COMPILATION_CACHE_DIR says, which is left as it is; for `OFF` nowhere. A folder that cannot
+    be written is named in a line, and nothing is kept.
+    """
+    if folder == OFF:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if folder is None and jax.config.values["jax_compilation_cache_dir"]:
+        return
+    try:
+        folder = _programs_of_user() if folder is None else folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:
+        say(f"compiled programs are not kept: {error}")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", MOST_PROGRAMS)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _programs_of_user() -> Path:
+    """Where programs are kept by default. Raises `RuntimeError` for a user without a home."""
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "fedjax-llm" / "programs"
 
 
 def failures(rows: Sequence[Row]) -> list[str]:

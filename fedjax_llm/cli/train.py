@@ -39,7 +39,8 @@ def train(
             smollm2 and .gguf files. The base of a fresh decoder is always written.
         checkpoint_every: Rounds between checkpoints. One is also written on SIGTERM and Ctrl-C; the
             last three are kept.
-        compilation_cache: Folder in which compiled programs are kept for later commands.
+        compilation_cache: Folder in which compiled programs are kept for later commands, at most
+            1 GiB. Default: fedjax-llm/programs in the user's cache folder; `off` keeps none.
         plugin: Modules that register codecs, methods or data of your own, such as mypkg.codecs.
 
     """

@@ -178,8 +178,8 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
             inside &= axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
             meets = any(box.overlaps(other) for other in placed)
             gaps = [_gap(box, *marker) for marker in markers]
-            own = gaps.count(min(gaps)) == 1 and min(gaps) == gaps[number]
-            if inside and not meets and (min(gaps) > 0 if far else own):
+            nearest = gaps.count(min(gaps)) == 1 and min(gaps) == gaps[number]
+            if inside and not meets and (min(gaps) > 0 if far else nearest):
                 placed.append(box)
                 break
         else:
