@@ -59,8 +59,12 @@ def config_from(
     for kind, fields in _READ.items():
         for field in fields:
             key = family.keys.get(field, field)
-            if field not in family.fixed and known.get(key) is not None:
+            if field in family.fixed:
+                continue
+            if known.get(key) is not None:
                 found[field] = _read(key, known[key], kind)
+            elif key in values and field not in (*SIZES, *_MAY_BE_NULL):
+                raise wrong(key, _KINDS[kind], None)
     for field in SIZES:
         if field not in found and not (field == "intermediate_size" and model_type == "gpt2"):
             raise wrong(family.keys.get(field, field), "a whole number", None)
@@ -155,6 +159,13 @@ _READ: dict[type, tuple[str, ...]] = {
     ),
     bool: ("tie_word_embeddings", "mlp_bias"),
 }
+
+_MAY_BE_NULL = (
+    *("num_key_value_heads", "head_dim"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
+)
+"""Fields for which null has a meaning of its own; elsewhere it would hide the family's default."""
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _read(key: str, value: Any, kind: type) -> Any:

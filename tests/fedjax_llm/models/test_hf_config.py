@@ -67,6 +67,25 @@ def test_missing_fields_get_the_defaults_of_the_family():
     assert config_from(FAMILIES["gemma2"]).final_logit_softcapping == 30.0
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_null_in_any_field_is_read_or_refused(name):
+    """A null takes the place of the family's default."""
+    for values in (FAMILIES[name], config_to(config_from(FAMILIES[name]))):
+        for key in values:
+            try:
+                config_from({**values, key: None})
+            except ValueError as error:
+                assert str(error).startswith("config.json: ")
+
+
+@pytest.mark.parametrize(
+    "field", ["max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "mlp_bias"]
+)
+def test_null_where_a_value_is_needed_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field}: expected .*, got None"):
+        config_from({**LLAMA, field: None})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
