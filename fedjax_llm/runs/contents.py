@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from flax import nnx
 from jaxtyping import PyTree
 
+from ..adapters import Added
 from ..data.readers.examples import Records
 from ..models import DecoderConfig, EncoderConfig
 from ..simulation import Conditions
 from ..simulation.digest import digest
+from ..tasks import Task
 
 Contents: TypeAlias = dict[str, str]
 """SHA-256 of each thing that a run reads, by the name that errors and rows give it."""
@@ -57,6 +60,20 @@ def model_contents(
     }
 
 
+def adapter_digest(task: Task) -> str:
+    """SHA-256 of a task's adapter: its trainable parameters, and what else it computes with.
+
+    That is every array and setting of the modules that hold parameters of an adapter, such as the
+    scale and the ranks of a LoRA.
+    """
+    added = {
+        ".".join(map(str, path)): [type(module).__name__, _settings(module)]
+        for path, module in nnx.iter_modules(task.model(task.params, task.frozen))
+        if any(isinstance(value, Added) for value in vars(module).values())
+    }
+    return _text_digest([digest(task.params), added])
+
+
 def condition_contents(conditions: Conditions, names: Sequence[str]) -> Contents:
     """Digests of the links and the availability of clients, drawn or not."""
     found = {}
@@ -97,6 +114,19 @@ def _row(links: Callable[[Sequence[str]], Any], name: str) -> list[float] | None
         return [float(column[0]) for column in links([name])]
     except ValueError:
         return None
+
+
+def _settings(module: nnx.Module) -> dict[str, Any]:
+    """Values of a module that are arrays outside the trained parameters, texts or numbers."""
+    found = {}
+    for name, value in vars(module).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, nnx.Variable) and not isinstance(value, nnx.Param):
+            found[name] = digest(value[...])
+        elif isinstance(value, bool | int | float | str | tuple):
+            found[name] = value
+    return found
 
 
 def _without_source(record: Any) -> Any:

@@ -20,12 +20,11 @@ from ..data import Batching, HoldOut
 from ..evaluation import backdoor_success
 from ..models import DecoderConfig
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
-from ..simulation.digest import digest
 from ..tasks import Measure, Task
 from ..tasks.registry import TaskSpec
 from .conditions import check_declared, conditions
 from .config import ParsedConfig, RunConfig, parse_config
-from .contents import Contents, condition_contents
+from .contents import Contents, adapter_digest, condition_contents
 from .held_out import Evaluated, held_out, to_evaluate
 from .memory import check_memory
 from .method_inputs import check_adapter, check_client_axis, method_inputs, names_in
@@ -193,7 +192,7 @@ def _check_target(config: RunConfig, evaluated: Evaluated) -> None:
 def _contents(parsed: ParsedConfig, load: Workload, task: Task, under: Conditions) -> Contents:
     """Digests of all that was read; the same for every seed."""
     imported = "import_adapter" in names_in(parsed.texts["adapter"].call)
-    adapter = {"adapter": digest(task.params)} if imported else {}
+    adapter = {"adapter": adapter_digest(task)} if imported else {}
     return load.contents | adapter | condition_contents(under, load.names)
 
 
