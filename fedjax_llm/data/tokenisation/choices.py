@@ -172,7 +172,7 @@ def tokenize_choices(
     corpus, kept = tokenize_grouped(
         "tokenize_choices",
         questions,
-        lambda question: with_answers(question.prompt, question.options, question.source),
+        lambda question: with_answers(question, question.options),
         tokenizer,
         kind=Question,
         name="questions",

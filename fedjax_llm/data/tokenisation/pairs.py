@@ -173,9 +173,7 @@ def tokenize_pairs(
     corpus, _ = tokenize_grouped(
         "tokenize_pairs",
         pairs,
-        lambda pair: with_answers(
-            pair.prompt, (pair.chosen, pair.rejected), pair.source, pair.tools
-        ),
+        lambda pair: with_answers(pair, (pair.chosen, pair.rejected)),
         tokenizer,
         kind=Pair,
         name="pairs",
