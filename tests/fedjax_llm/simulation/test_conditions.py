@@ -474,6 +474,22 @@ def test_a_malformed_trace_is_refused(tmp_path, lines, message):
         trace(table(tmp_path / "t.csv", "who,start,end", *lines))
 
 
+@pytest.mark.parametrize("read", [links, trace])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_a_number_and_the_same_text_are_not_one_client_of_a_table(tmp_path, read, name):
+    """As in data; the windows of two clients were one client's before."""
+    clients = (1, "1") if read is links else (1, 1.0, "1")
+    rows = [
+        {"client": client, "uplink": 1, "downlink": 2, "start": at, "end": at + 1}
+        for at, client in enumerate(clients)
+    ]
+    text = json.dumps(rows) if name == "t.json" else "\n".join(map(json.dumps, rows))
+    with pytest.raises(ValueError, match=rf"{len(rows)}: field 'client': expected one client by"):
+        read(table(tmp_path / name, text))
+    same = [{**row, "client": 1} for row in rows[:-1]]
+    assert read(table(tmp_path / "t.jsonl", *map(json.dumps, same)))
+
+
 @pytest.mark.parametrize("name", ["deadline", "availability"])
 def test_a_condition_on_time_needs_a_network(run, name):
     condition = {"deadline": deadline(first=1), "availability": diurnal(share=0.5)}[name]
