@@ -62,6 +62,16 @@ class Run(NamedTuple):
         unit = self.task_spec.unit
         return "byte" if unit == "token" and self.workload.tokenizer is None else unit
 
+    @property
+    def left_out(self) -> list[str]:
+        """A line for each set of data of which something is not learnt, for people to read."""
+        return [
+            f"{field}: left out "
+            + " and ".join(f"{count} of {of} {what}" for what, (count, of) in counts.items())
+            + f", of which nothing is learnt at seq={self.config.seq} with long={self.config.long}."
+            for field, counts in self.workload.left_out.items()
+        ]
+
 
 def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     """Build everything that a configuration names.

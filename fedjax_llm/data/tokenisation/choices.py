@@ -59,6 +59,11 @@ class Choices(NamedTuple):
         """The clients, sorted."""
         return self.corpus.names
 
+    @property
+    def left_out(self) -> Mapping[str, tuple[int, int]] | None:
+        """How many questions were left out, of how many; see `Corpus`."""
+        return self.corpus.left_out
+
     def targets(self) -> Int[np.ndarray, " clients"]:
         """Count each client's questions."""
         return self.pieces()

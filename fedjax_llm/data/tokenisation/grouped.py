@@ -86,7 +86,10 @@ def tokenize_grouped(
                 "use a larger seq or leave the client out."
             )
         by_client.append(fitting)
-    return joined(clients, by_client, vocab_size=vocab_size, chats=True), kept
+    count = sum(len(records[client]) for client in clients)
+    left_out = {name: (count - len(kept), count)}
+    corpus = joined(clients, by_client, vocab_size=vocab_size, chats=True, left_out=left_out)
+    return corpus, kept
 
 
 def truncated(documents: Sequence[Document], *, longest: int, prompt: int) -> list[Document]:

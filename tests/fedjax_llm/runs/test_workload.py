@@ -1,6 +1,7 @@
 """Runs that start from a checkpoint and learn texts or chats from files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,41 @@ def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
     )
     assert "Held-out nats per pair against bytes" in shown
     assert (out / "adapter").exists()
+
+
+def long_pairs(path):
+    """Pairs longer than a window, whose answers differ from their 41st, 13th or first character."""
+    with path.open("w") as file:
+        for number in range(12 * len(USERS)):
+            same = "z" * (40, 12, 0)[number // 4 % 3]
+            pair = {"chosen": f"{same}1", "rejected": f"{same}2", "prompt": "x5x7" * 20}
+            file.write(json.dumps({"user": USERS[number % 4], **pair}) + "\n")
+    return f"jsonl('{path}', pair_fields(client='user'))"
+
+
+@pytest.mark.slow
+def test_pairs_that_truncation_leaves_out_are_counted_where_users_look(files, tmp_path, capsys):
+    """Of 41 tokens, the prompt keeps 8 or 20, and the answers the others, 11 of "assistant: "."""
+    out, data = tmp_path / "out", long_pairs(tmp_path / "long.jsonl")
+    args = [*flags(files)[:-2], "--seq", "40", "--data", data, "--heldout", data]
+    args += ["--rounds", "1", "--local-steps", "1", "--long", "truncate"]
+    main(["train", *args, "--task", "preference(prompt_tokens=8)", "--out", str(out)])
+    said = [text for text in capsys.readouterr().err.splitlines() if "left out" in text]
+    assert said == [
+        f"fedjax-llm: {field}: left out 16 of 48 pairs, of which nothing is learnt at seq=40 with "
+        "long=truncate."
+        for field in ("data", "heldout")
+    ]
+    for name in ("run", "summary"):
+        found = json.loads((out / f"{name}.json").read_text())["left_out"]
+        assert found == {"data": {"pairs": [16, 48]}, "heldout": {"pairs": [16, 48]}}
+    config = {"data": data, "model": str(files / "tiny.gguf"), "adapter": "lora(rank=2)"}
+    base = RunConfig(**config, clients=2, seq=40, task="preference(prompt_tokens=20)")
+    more = prepare(replace(base, long="truncate"))
+    assert more.workload.left_out == {"data": {"pairs": (32, 48)}}
+    assert more.workload.corpus.pieces().tolist() == [4, 4, 4, 4]
+    begins = np.flatnonzero(more.workload.corpus.corpus.counted)[0]
+    assert begins == 41 - len("assistant: 1\n")  # that much of the prompt fits beside the answer
 
 
 @pytest.mark.slow
