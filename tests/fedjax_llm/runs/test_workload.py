@@ -71,6 +71,48 @@ def test_a_checkpoint_learns_chats_from_a_file_beside_its_baselines(files, tmp_p
     assert f"{start:.4f} heldout nats per token" in untrained
 
 
+def fedit_folder(path):
+    """Three clients with four records each, and a test set of two."""
+    path.mkdir()
+    names = [*(f"local_training_{number}" for number in range(3)), "global_test"]
+    for name, count in zip(names, (4, 4, 4, 2), strict=True):
+        records = [
+            {"instruction": f"{name[-6:]} {i}?", "input": "", "output": f"{i} bees"}
+            for i in range(count)
+        ]
+        (path / f"{name}.json").write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.slow
+def test_the_test_set_of_a_folder_of_fedit_is_held_out(files, tmp_path, capsys):
+    folder, out = fedit_folder(tmp_path / "published"), tmp_path / "out"
+    args = [*flags(files)[:-2], "--seq", "60", "--rounds", "1", "--unseen", "share(0)"]
+    args += ["--data", f"fedit('{folder}')", "--heldout", f"fedit_test('{folder}')"]
+    main(["train", *args, "--out", str(out)])
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["contents"].keys() >= {"data", "heldout"}
+    assert summary["heldout_nats_per_token"] > 0
+    assert summary["heldout_evaluated"]["clients"] == 1
+    run = prepare(
+        RunConfig(
+            data=f"fedit('{folder}')",
+            heldout=f"fedit_test('{folder}')",
+            model=str(files / "tiny.gguf"),
+            unseen="share(0)",
+            adapter="lora(rank=2)",
+            clients=2,
+            seq=60,
+        )
+    )
+    assert run.split.train.pieces().tolist() == [4, 4, 4]
+    assert run.split.heldout.names == ("global_test",)
+    assert run.split.heldout.pieces().tolist() == [2]
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "fedit_test('folder')" in capsys.readouterr().out
+
+
 def preferring(files, *more):
     data = f"jsonl('{files / 'pairs.jsonl'}', pair_fields(client='user'))"
     return [*flags(files)[:-2], "--seq", "40", "--data", data, "--task", "preference()", *more]
