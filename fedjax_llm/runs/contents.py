@@ -119,7 +119,7 @@ def _row(links: Callable[[Sequence[str]], Any], name: str) -> list[float] | None
 
 def _settings(module: nnx.Module) -> dict[str, Any]:
     """Values of a module that are arrays outside the trained parameters, texts or numbers."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in vars(module).items():
         if name.startswith("_"):
             continue
