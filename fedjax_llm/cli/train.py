@@ -48,6 +48,8 @@ def train(
     keep_programs(compilation_cache)
     with minute_lines("reading data and model"):
         built = prepare(run, cache=cache)
+    for each in built.left_out:
+        line(each)
     if baselines and built.client_optimizer is None:
         raise ValueError(
             f"baselines: expected a method with a client optimizer, got {run.algorithm}."

@@ -14,7 +14,7 @@ from ..data import Examples
 from ..data.readers.examples import Example
 from ..data.readers.messages import ANSWERS, Message
 from ..data.tokenisation.chat import DATE
-from ..data.tokenisation.encode import ids_of, renderer, template_of
+from ..data.tokenisation.encode import check_variables, ids_of, renderer, template_of
 from ..models import Decoder, generate
 from .by_client import ByClient
 
@@ -115,9 +115,10 @@ def answer(
     template = template_of(tokenizer, template, date=date)
     asked = [(client, example) for client in sorted(examples) for example in examples[client]]
     chats = [_question(example) for _, example in asked]
+    check_variables([example for _, example in asked], template)
     texts = [
-        renderer(tokenizer, template, example.source, example.tools)(prompt, True)
-        for (_, example), (prompt, _) in zip(asked, chats, strict=True)
+        renderer(tokenizer, template, e.source, e.tools, e.variables)(prompt, True)
+        for (_, e), (prompt, _) in zip(asked, chats, strict=True)
     ]
     prompts = ids_of(tokenizer, texts)
     for (_, example), prompt in zip(asked, prompts, strict=True):

@@ -74,7 +74,8 @@ class RunConfig:
             last(20) in the order of their names; named('ann', 'bob'); or matching('test_*').
         heldout: Held-out text of training clients: the last share(0.1) of each one's pieces, at
             least one of two; or text of its own, as `data` takes it, such as
-            jsonl('heldout.jsonl', fields(text='text')).
+            jsonl('heldout.jsonl', fields(text='text')), or fedit_test('folder'), the test set of a
+            folder that fedit reads.
         evaluate_rows: Most rows in an evaluation of the held-out text, and in one of the unseen
             clients. Default: those of 2^20 tokens for a fresh decoder, of 2^17 for a pretrained
             model.

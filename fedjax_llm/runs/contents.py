@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from flax import nnx
 from jaxtyping import PyTree
 
+from ..adapters import Added
 from ..data.readers.examples import Records
 from ..models import DecoderConfig, EncoderConfig
 from ..simulation import Conditions
 from ..simulation.digest import digest
+from ..tasks import Task
 
 Contents: TypeAlias = dict[str, str]
 """SHA-256 of each thing that a run reads, by the name that errors and rows give it."""
@@ -21,7 +24,8 @@ Contents: TypeAlias = dict[str, str]
 def records_digest(records: Records, *, who: str) -> str:
     """SHA-256 over clients' records, whatever file or package they came from.
 
-    Records count field by field, without their `source`, which says where they came from.
+    Records count field by field, without their `source`, which says where they came from, and
+    without `variables` that are None.
     Cost: some 0.1 s for 10 MB of text.
 
     Raises `ValueError` for a record with values that are no text, number or array.
@@ -55,6 +59,20 @@ def model_contents(
         "tokenizer": _text_digest([state, special]),
         "chat_template": _text_digest(tokenizer.chat_template),
     }
+
+
+def adapter_digest(task: Task) -> str:
+    """SHA-256 of a task's adapter: its trainable parameters, and what else it computes with.
+
+    That is every array and setting of the modules that hold parameters of an adapter, such as the
+    scale and the ranks of a LoRA.
+    """
+    added = {
+        ".".join(map(str, path)): [type(module).__name__, _settings(module)]
+        for path, module in nnx.iter_modules(task.model(task.params, task.frozen))
+        if any(isinstance(value, Added) for value in vars(module).values())
+    }
+    return _text_digest([digest(task.params), added])
 
 
 def condition_contents(conditions: Conditions, names: Sequence[str]) -> Contents:
@@ -99,8 +117,27 @@ def _row(links: Callable[[Sequence[str]], Any], name: str) -> list[float] | None
         return None
 
 
+def _settings(module: nnx.Module) -> dict[str, Any]:
+    """Values of a module that are arrays outside the trained parameters, texts or numbers."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, nnx.Variable) and not isinstance(value, nnx.Param):
+            found[name] = digest(value[...])
+        elif isinstance(value, bool | int | float | str | tuple):
+            found[name] = value
+    return found
+
+
 def _without_source(record: Any) -> Any:
-    return record._replace(source="") if hasattr(record, "source") else record
+    """A record without its source, and without variables if it has none, as before there were."""
+    if not hasattr(record, "source"):
+        return record
+    fields = record._replace(source="")._asdict()
+    if fields.get("variables", ...) is None:
+        del fields["variables"]
+    return list(fields.values())
 
 
 def _plain(value: Any) -> Any:

@@ -110,9 +110,11 @@ def _begun(about: Path, run: Run, *, resume: bool) -> Run:
         return run._replace(client_axis=build(parse(name), CLIENT_AXES)) if name else run
     found = choose_client_axis(run) if isinstance(run.client_axis, Auto) else None
     name, config = found and found.name, asdict(run.config)
+    left_out = {"left_out": run.workload.left_out} if run.workload.left_out else {}
     write_object(
         about,
-        {"config": config, "contents": run.contents, "auto": name, "versions": versions()},
+        {"config": config, "contents": run.contents, "auto": name, "versions": versions()}
+        | left_out,
     )
     return run._replace(client_axis=found.axis) if found else run
 

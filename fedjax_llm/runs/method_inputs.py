@@ -26,6 +26,8 @@ NOTHING: Mapping[str, Any] = {
     "prediction": 0.0,
 }
 """Fields that a method may need, and their value where nothing is asked for."""
+PUBLIC = 2**20
+"""Most tokens of public text, which is part of the compiled program: 4 MiB."""
 OF_LANGUAGE_MODELS = ("vocab", "halves", "public", "root", "logits")
 
 
@@ -145,11 +147,12 @@ def _scale(task: Task, config: RunConfig) -> float:
 def _public(config: RunConfig, unseen: Corpus) -> Integer[np.ndarray, "lots 1 batch seq"]:
     """Windows of the clients set aside, one batch for each round, reused in a cycle.
 
-    No client trains on this text, and the scores on it are the server's.
+    No client trains on this text, and the scores on it are the server's. Its size does not depend
+    on the number of rounds, as a run that goes on has the bits of a longer one.
     """
     batch, seq = config.batch, config.seq
     windows = len(unseen.tokens) // seq
-    lots = min(config.rounds, windows // batch)
+    lots = min(windows // batch, max(PUBLIC // (batch * seq), 1))
     if not lots:
         raise ValueError(
             f"algorithm: {config.algorithm} asks clients about the text of those set aside, one of "

@@ -20,12 +20,11 @@ from ..data import Batching, HoldOut
 from ..evaluation import backdoor_success
 from ..models import DecoderConfig
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
-from ..simulation.digest import digest
 from ..tasks import Measure, Task
 from ..tasks.registry import TaskSpec
 from .conditions import check_declared, conditions
 from .config import ParsedConfig, RunConfig, parse_config
-from .contents import Contents, condition_contents
+from .contents import Contents, adapter_digest, condition_contents
 from .held_out import Evaluated, held_out, to_evaluate
 from .memory import check_memory
 from .method_inputs import check_adapter, check_client_axis, method_inputs, names_in
@@ -62,6 +61,16 @@ class Run(NamedTuple):
         """What the loss is a mean over, in titles, tables and rows: byte, token or pair."""
         unit = self.task_spec.unit
         return "byte" if unit == "token" and self.workload.tokenizer is None else unit
+
+    @property
+    def left_out(self) -> list[str]:
+        """A line for each set of data of which something is not learnt, for people to read."""
+        return [
+            f"{field}: left out "
+            + " and ".join(f"{count} of {of} {what}" for what, (count, of) in counts.items())
+            + f", of which nothing is learnt at seq={self.config.seq} with long={self.config.long}."
+            for field, counts in self.workload.left_out.items()
+        ]
 
 
 def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
@@ -193,7 +202,7 @@ def _check_target(config: RunConfig, evaluated: Evaluated) -> None:
 def _contents(parsed: ParsedConfig, load: Workload, task: Task, under: Conditions) -> Contents:
     """Digests of all that was read; the same for every seed."""
     imported = "import_adapter" in names_in(parsed.texts["adapter"].call)
-    adapter = {"adapter": digest(task.params)} if imported else {}
+    adapter = {"adapter": adapter_digest(task)} if imported else {}
     return load.contents | adapter | condition_contents(under, load.names)
 
 

@@ -98,6 +98,7 @@ def summary(run: Run, ended: Ended, watched: Watched | None = None) -> Row:
             "config": asdict(run.config),
             **evaluated_sizes(run),
             **({"label_names": list(labels)} if (labels := run.workload.label_names) else {}),
+            **({"left_out": left_out} if (left_out := run.workload.left_out) else {}),
             **({"privacy": run.private.row(len(rows))} if run.private else {}),
         }
     )

@@ -32,6 +32,8 @@ class Workload(NamedTuple):
         names: All clients of the data, those that were not drawn among them.
         contents: Digests of the data, the held-out data of its own, the model, its tokenizer and
             its chat template.
+        left_out: What of the data, and of the held-out data of its own, tokenisation left out: how
+            many of how many, such as `{"data": {"pairs": (3, 90)}}`; empty if nothing.
 
     """
 
@@ -42,6 +44,7 @@ class Workload(NamedTuple):
     tokenizer: Any
     names: tuple[str, ...]
     contents: Contents
+    left_out: Mapping[str, Mapping[str, tuple[int, int]]]
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -99,7 +102,7 @@ def workload(
                 f"vocab_size: expected at least 256 for bytes, got {decoder.vocab_size}."
             )
         corpus, *own = [task_spec.bytes_of(records) for records in sets]
-        return Workload(corpus, own[0] if own else None, decoder, None, None, names, contents)
+        return Workload(corpus, own[0] if own else None, decoder, None, None, names, contents, {})
     _check_sizes(decoder)
     loaded = models.load(model, dtype=decoder.dtype, remat=decoder.remat)
     if not isinstance(loaded.config, task_spec.model):
@@ -137,8 +140,20 @@ def workload(
     if len(set(labels)) > 1:
         ours, theirs = (", ".join(map(repr, names)) for names in labels)
         raise ValueError(f"heldout: expected the labels of the data, {ours}, got {theirs}.")
+    left_out = {
+        field: counts
+        for field, each in zip(("data", "heldout"), (corpus, *own), strict=False)
+        if (counts := getattr(each, "left_out", None))
+    }
     return Workload(
-        corpus, own[0] if own else None, loaded.config, loaded.params, tokenizer, names, contents
+        corpus,
+        own[0] if own else None,
+        loaded.config,
+        loaded.params,
+        tokenizer,
+        names,
+        contents,
+        left_out,
     )
 
 

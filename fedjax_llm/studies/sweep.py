@@ -68,8 +68,13 @@ def built(wanted: Iterable[RunConfig]) -> dict[RunConfig, Contents]:
     Raises `ValueError` for one that cannot be built, for one without held-out text, and for none.
     """
     found: dict[RunConfig, Contents] = {}
+    said: set[str] = set()
     for config in wanted:
         run = prepare(config)
+        for each in run.left_out:
+            if each not in said:
+                line(each)
+        said |= set(run.left_out)
         if not run.evaluated.heldout.names:
             raise ValueError(
                 f"heldout: expected held-out text, by which codecs are compared, got none by "

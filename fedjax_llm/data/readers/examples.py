@@ -7,7 +7,15 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 from fedjax_compression.checks import check_kind
 
 from ..checks import check_records
-from .messages import ANSWERS, Message, Tools, chat_of, tools_of
+from .messages import (
+    ANSWERS,
+    FOR_TEMPLATE,
+    Message,
+    Tools,
+    Variables,
+    chat_of,
+    for_template,
+)
 from .values import check_one_kind, client_name, plain, scalar, short, string
 
 
@@ -20,6 +28,8 @@ class Example(NamedTuple):
         label: The class, for classification and for partitions by label. Default: empty.
         source: The origin, such as "chats.jsonl: line 3", for errors. Default: empty.
         tools: JSON schemas of the tools that a chat's assistant may call. Default: none.
+        variables: Further variables for the chat template, such as `{"documents": [...]}`. Default
+            None: none.
 
     """
 
@@ -27,6 +37,7 @@ class Example(NamedTuple):
     label: str = ""
     source: str = ""
     tools: Tools = ()
+    variables: Variables | None = None
 
 
 Examples: TypeAlias = Mapping[str, Sequence[Example]]
@@ -34,7 +45,7 @@ Examples: TypeAlias = Mapping[str, Sequence[Example]]
 Records: TypeAlias = Mapping[str, Sequence[Any]]
 """The records of each client, by its name: examples, pairs or questions."""
 
-OPTIONAL = ("context", "history", "prompt", "system", "tools")
+OPTIONAL = ("context", "history", "prompt", "system", *FOR_TEMPLATE)
 """Meanings of fields that a record may lack."""
 
 
@@ -125,21 +136,33 @@ class Fields:
 
     A message has `role` and `content`, or `from` and `value` as in ShareGPT. An answer whose
     `weight` is 0 or whose `train` is false is not learnt. Its further fields, such as `tool_calls`,
-    `reasoning_content` and `name`, go to the chat template; one that the template ignores is
-    refused when the chat is tokenised.
+    `reasoning_content` and `name`, go to the chat template, dates and times as text in ISO 8601. A
+    value that JSON does not have, such as NaN, is refused; so are fields of what is said that the
+    template ignores, when the chat is tokenised.
+
+    A record's own fields for the chat template are `tools`, `documents`, `functions` and
+    `chat_template_kwargs`. One that the template ignores is refused when the chat is tokenised.
 
     Attributes:
         text: Field with a plain text.
         messages: Field with a list of messages.
         instruction: Field with the user's message.
         context: Field whose text follows the instruction after an empty line. It may be missing,
-            null or empty in a record, as may `history`, `system` and `tools`; no other field may.
+            null or empty in a record, as may `history`, `system` and the fields for the chat
+            template; no other field may.
         history: Field with earlier turns of the chat: a list of `[instruction, response]`. Their
             responses are learnt too.
         response: Field with the assistant's message.
         system: Field with a system message, which comes first in a chat.
-        tools: Field with the tools that the assistant of `messages` may call: a list of JSON
-            schemas, or its JSON as text. Default "tools".
+        tools: Field with the tools that a chat's assistant may call: a list of JSON schemas, or its
+            JSON as text. Default "tools", unless another meaning has this name; None reads none,
+            here and below.
+        documents: Field with documents for the chat template: a list of objects, or its JSON as
+            text. Default "documents".
+        functions: Field with a list of functions, for templates that know no tools. Default
+            "functions".
+        chat_template_kwargs: Field with an object of further variables for the chat template, such
+            as `{"enable_thinking": false}`. Default "chat_template_kwargs".
         client: Field with the client's name. Default: all records belong to one client, which has
             the name of the file or table.
         label: Field with the label. Default: no label.
@@ -164,7 +187,10 @@ class Fields:
     history: str | None = None
     response: str | None = None
     system: str | None = None
-    tools: str = "tools"
+    tools: str | None = "tools"
+    documents: str | None = "documents"
+    functions: str | None = "functions"
+    chat_template_kwargs: str | None = "chat_template_kwargs"
     client: str | None = None
     label: str | None = None
 
@@ -187,9 +213,8 @@ class Fields:
 
         """
         names = given_fields(self)
-        if self.messages is None:
-            del names["tools"]
-        return names
+        chat = self.messages is not None or self.instruction is not None
+        return {m: name for m, name in names.items() if chat or m not in FOR_TEMPLATE}
 
     def read(self, record: Any, source: str) -> tuple[str | None, Example]:
         """Read a record.
@@ -209,14 +234,15 @@ class Fields:
         if self.text is not None:
             return client, Example(string(record, self.text, source), label, source)
         opening = system_of(record, self.system, source)
+        for_chat = for_template(record, self.names(), source)
         if self.messages is not None:
             chat = opening + chat_of(record, self.messages, source)
-            return client, Example(chat, label, source, tools_of(record, self.tools, source))
+            return client, Example(chat, label, source, *for_chat)
         assert self.instruction is not None and self.response is not None  # noqa: S101, PT018 - checked above
         asked = asked_of(record, self.instruction, self.context, source)
         earlier = history_of(record, self.history, source)
         answer = Message(ANSWERS, string(record, self.response, source))
-        return client, Example((*opening, *earlier, asked, answer), label, source)
+        return client, Example((*opening, *earlier, asked, answer), label, source, *for_chat)
 
 
 def alpaca(*, client: str | None = None, label: str | None = None) -> Fields:
@@ -312,9 +338,17 @@ def grouped(rows: Iterable[tuple[str, Any]], fields: Reader, *, name: str) -> Re
 
 
 def given_fields(reader: Any) -> dict[str, str]:
-    """The fields of a reader that are given: names of a record's fields by their meaning."""
+    """The fields of a reader that are given: names of a record's fields by their meaning.
+
+    A name that has another meaning is not one for the chat template.
+    """
     names = {field.name: getattr(reader, field.name) for field in fields(reader)}
-    return {meaning: name for meaning, name in names.items() if name is not None}
+    taken = {name for meaning, name in names.items() if meaning not in FOR_TEMPLATE}
+    return {
+        meaning: name
+        for meaning, name in names.items()
+        if name is not None and not (meaning in FOR_TEMPLATE and name in taken)
+    }
 
 
 def client_and_label(

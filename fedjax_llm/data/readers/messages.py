@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .values import check_unicode, is_json, items, plain, short, string, value_of
+from .values import as_json, items, plain, short, string, value_of
 
 ANSWERS = "assistant"
 """The role whose messages are learnt."""
@@ -16,7 +16,7 @@ class Message(NamedTuple):
     Attributes:
         role: The speaker, such as "system", "user" or "assistant".
         content: The text; empty where an answer consists of tool calls.
-        fields: Further fields for the chat template, such as `{"tool_calls": [...]}`, of JSON
+        fields: Further fields for the chat template, such as `{"tool_calls": [...]}`, of JSON's
             values. Default None: none.
         learnt: Whether an answer of the assistant is learnt; no other role's message ever is.
             Default True.
@@ -89,23 +89,55 @@ def message_of(message: Any, where: str) -> Message:
     return Message(role, content, fields or None, _learnt(message, role, where))
 
 
-def tools_of(record: Mapping[Any, Any], field: Any, source: str) -> Tools:
-    """A field's list of tools, or none where the field is missing or empty."""
-    return tuple(items(record, field, source)) if plain(record.get(field)) else ()
+Variables = Mapping[str, Any]
+"""Further variables of a chat template, such as `{"documents": [...]}`, of JSON's values."""
+FOR_TEMPLATE = ("tools", "documents", "functions", "chat_template_kwargs")
+"""Meanings of a record's fields that are for the chat template, beside the messages."""
+RESERVED = (
+    *("messages", "conversation", "chat_template", "add_generation_prompt", "tools"),
+    *("continue_final_message", "tokenize", "padding", "truncation", "max_length"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    "strftime_now",
+)
+"""Variables of a chat template, and arguments of its renderer, that no record sets."""
+
+
+def for_template(
+    record: Mapping[Any, Any], names: Mapping[str, str], source: str
+) -> tuple[Tools, Variables | None]:
+    """A record's tools and further variables for the chat template.
+
+    `names` are the record's fields by their meaning; those of `FOR_TEMPLATE` are read, and may be
+    missing, null or empty. Documents and functions are lists of objects; `chat_template_kwargs` is
+    an object. Each may be JSON as text.
+    """
+    given = {meaning: names[meaning] for meaning in FOR_TEMPLATE if meaning in names}
+    given = {meaning: name for meaning, name in given.items() if plain(record.get(name))}
+    tools = tuple(items(record, given.pop("tools"), source)) if "tools" in given else ()
+    further = given.pop("chat_template_kwargs", None)
+    variables: dict[str, Any] = {m: items(record, name, source) for m, name in given.items()}
+    if further is None:
+        return tools, variables or None
+    where, value = f"{source}: field {further!r}", plain(record[further])
+    value = _object(value, where) if isinstance(value, str) else as_json(value, where)
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected an object, got {short(value)}.")
+    for name in value:
+        if name in RESERVED or name in variables:
+            raise ValueError(
+                f"{where}: expected variables of a chat template that nothing else sets, got "
+                f"{name!r}; leave it out."
+            )
+    return tools, {**variables, **value}
 
 
 def _fields(message: Mapping[str, Any], read: set[str], where: str) -> dict[str, Any]:
-    """The further fields of a message, for the chat template; empty ones are left out.
-
-    A value that is no JSON, such as a time, is nothing that a template reads.
-    """
+    """The further fields of a message, for the chat template; empty ones are left out."""
     fields = {
-        name: value
+        name: as_json(value, f"{where}: field {name!r}")
         for name, value in message.items()
-        if name not in read and value not in (None, "", [], {}) and is_json(value)
+        if name not in read and value not in (None, "", [], {})
     }
-    if fields:
-        check_unicode(json.dumps(fields, ensure_ascii=False), where)
     if "tool_calls" in fields:
         calls = items(fields, "tool_calls", where)
         fields["tool_calls"] = [_called(call, where) for call in calls]
@@ -129,7 +161,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise ValueError(f"{where}: expected a JSON object, got {short(text)}.")
-    return found
+    return as_json(found, where)  # Python's reader takes NaN for JSON
 
 
 def _learnt(message: Mapping[str, Any], role: str, where: str) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .examples import asked_of, client_and_label, given_fields, history_of, system_of
-from .messages import ANSWERS, Message, Tools, message_of, messages_of, tools_of
+from .messages import ANSWERS, Message, Tools, Variables, for_template, message_of, messages_of
 from .values import plain, short, string, value_of
 
 
@@ -19,6 +19,8 @@ class Pair(NamedTuple):
         label: The class, for partitions by label. Default: empty.
         source: The origin, such as "pairs.jsonl: line 3", for errors. Default: empty.
         tools: JSON schemas of the tools that the assistant may call. Default: none.
+        variables: Further variables for the chat template, such as `{"documents": [...]}`. Default
+            None: none.
 
     """
 
@@ -28,6 +30,7 @@ class Pair(NamedTuple):
     label: str = ""
     source: str = ""
     tools: Tools = ()
+    variables: Variables | None = None
 
 
 class Question(NamedTuple):
@@ -39,6 +42,8 @@ class Question(NamedTuple):
         answer: Index of the correct option.
         label: The class, for partitions by label. Default: empty.
         source: The origin, such as "quiz.jsonl: line 3", for errors. Default: empty.
+        tools: JSON schemas of the tools that the assistant may call. Default: none.
+        variables: Further variables for the chat template, as of `Pair`. Default None: none.
 
     """
 
@@ -47,6 +52,8 @@ class Question(NamedTuple):
     answer: int
     label: str = ""
     source: str = ""
+    tools: Tools = ()
+    variables: Variables | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +70,14 @@ class PairFields:
         chosen: Field with the preferred answer. Default "chosen".
         rejected: Field with the other answer. Default "rejected".
         context: Field whose text follows a text prompt after an empty line. It may be missing, null
-            or empty in a record, as may `history`, `system` and `tools`.
+            or empty in a record, as may `history`, `system` and the fields for the chat template.
         history: Field with earlier turns: a list of `[instruction, response]`.
         system: Field with a system message, which comes first in the prompt.
-        tools: Field with the tools that the assistant may call: a list of JSON schemas, or its JSON
-            as text. Default "tools".
+        tools: Field with the tools that the assistant may call, as of `Fields`, and so are the
+            three others for the chat template. Default "tools".
+        documents: Field with documents. Default "documents".
+        functions: Field with functions. Default "functions".
+        chat_template_kwargs: Field with further variables. Default "chat_template_kwargs".
         client: Field with the client's name. Default: all records belong to one client.
         label: Field with the label. Default: no label.
 
@@ -86,7 +96,10 @@ class PairFields:
     context: str | None = None
     history: str | None = None
     system: str | None = None
-    tools: str = "tools"
+    tools: str | None = "tools"
+    documents: str | None = "documents"
+    functions: str | None = "functions"
+    chat_template_kwargs: str | None = "chat_template_kwargs"
     client: str | None = None
     label: str | None = None
 
@@ -125,8 +138,8 @@ class PairFields:
                 f"{source}: fields {self.chosen!r} and {self.rejected!r}: expected two different "
                 f"answers, got {short(chosen)} twice."
             )
-        tools = tools_of(record, self.tools, source)
-        return client, Pair(opening + prompt, chosen, rejected, label, source, tools)
+        for_chat = for_template(record, self.names(), source)
+        return client, Pair(opening + prompt, chosen, rejected, label, source, *for_chat)
 
     def _prompt(self, record: Mapping[str, Any], source: str) -> tuple[Message, ...]:
         """The prompt, or the messages before the preferred answer where there is none."""
@@ -190,6 +203,11 @@ class QuestionFields:
             Default "prompt".
         options: Field with a list of at least two texts. Default "options".
         answer: Field with the index of the correct option, from 0. Default "answer".
+        tools: Field with the tools that the assistant may call, as of `Fields`, and so are the
+            three others for the chat template. Default "tools".
+        documents: Field with documents. Default "documents".
+        functions: Field with functions. Default "functions".
+        chat_template_kwargs: Field with further variables. Default "chat_template_kwargs".
         client: Field with the client's name. Default: all records belong to one client.
         label: Field with the label. Default: no label.
 
@@ -205,6 +223,10 @@ class QuestionFields:
     prompt: str = "prompt"
     options: str = "options"
     answer: str = "answer"
+    tools: str | None = "tools"
+    documents: str | None = "documents"
+    functions: str | None = "functions"
+    chat_template_kwargs: str | None = "chat_template_kwargs"
     client: str | None = None
     label: str | None = None
 
@@ -247,7 +269,8 @@ class QuestionFields:
                 f"{source}: field {self.answer!r}: expected a number from 0 to {len(texts) - 1}, "
                 f"got {short(answer)}."
             )
-        return client, Question(prompt, texts, answer, label, source)
+        for_chat = for_template(record, self.names(), source)
+        return client, Question(prompt, texts, answer, label, source, *for_chat)
 
 
 def _prompt(record: Mapping[str, Any], field: str, source: str) -> tuple[Message, ...]:

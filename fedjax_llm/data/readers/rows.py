@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-from .values import short
+from .values import check_one_kind, client_name, short
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 GZIP = b"\x1f\x8b"
@@ -67,10 +67,12 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
     Raises `ValueError` naming the file, and the line of a row with more values than the header.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    longest = min(len(text) + 1, 2**31 - 1)  # a field may be the whole text
     try:
-        names = [name.strip() for name in next(reader, [])]
-        for values in reader:
+        names = [name.strip() for name in _next_row(reader, longest) or []]
+        while (values := _next_row(reader, longest)) is not None:
             source = f"{path}: line {reader.line_num}"
             if len(values) > len(names):
                 raise ValueError(
@@ -80,6 +82,18 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 yield source, dict(zip(names, values, strict=False))
     except csv.Error as error:
         raise ValueError(f"{path}: expected a CSV table, got an error: {error}.") from None
+
+
+def _next_row(reader: Any, longest: int) -> list[str] | None:
+    """The next row, with fields of up to `longest` characters; None at the end.
+
+    Python's limit of 131,072 is one of the process; it is back in force after each row.
+    """
+    limit = csv.field_size_limit(longest)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)
 
 
 def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -96,6 +110,19 @@ def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if not isinstance(row, dict):
             raise ValueError(f"{source}: expected a JSON object, got {short(row)}.")
         yield source, row
+
+
+def client_rows(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the rows of a table about clients: the place, the name in column `client`, the row.
+
+    Raises `ValueError` naming the line, for a table that is malformed, a row without a client, and
+    a client that is a number in one row and the same digits as text in another.
+    """
+    kinds: dict[str, type] = {}
+    for where, row in table_rows(path):
+        client = client_name(row, "client", where)
+        check_one_kind(kinds, client, row["client"], f"{where}: field 'client'")
+        yield where, client, row
 
 
 def _array(data: bytes, path: Path) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,8 @@
 """Values of a record's fields, read alike from every kind of file and table."""
 
+import datetime
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 def plain(value: Any) -> Any:
     """A value with Python's numbers, lists and dictionaries in place of NumPy's and other ones."""
     if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind == "M":  # of nanoseconds, it would be a number
+            value = value.astype("datetime64[us]")
         value = value.tolist()
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
@@ -81,22 +85,39 @@ def items(record: Mapping[Any, Any], field: Any, source: str) -> list[Mapping[An
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = None
-    objects = isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
-    if objects and is_json(value):
-        check_unicode(json.dumps(value, ensure_ascii=False), f"{source}: field {field!r}")
-        return value
+    if isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+        return as_json(value, f"{source}: field {field!r}")
     raise ValueError(
         f"{source}: field {field!r}: expected a list of objects, got {short(record[field])}."
     )
 
 
-def is_json(value: Any) -> bool:
-    """Whether a value consists of JSON's types alone."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+def as_json(value: Any, where: str) -> Any:
+    """A value of JSON's types, as chat templates read it; dates and times are text in ISO 8601.
+
+    Raises `ValueError` for a value within it that JSON does not have, such as NaN or bytes, and for
+    a lone surrogate.
+    """
+    value = _as_json(plain(value), where)
+    check_unicode(json.dumps(value, ensure_ascii=False), where)
+    return value
+
+
+def _as_json(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _as_json(each, where) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_as_json(each, where) for each in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, datetime.date | datetime.time) and value == value:  # noqa: PLR0124 - NaT
+        return value.isoformat()
+    raise ValueError(
+        f"{where}: expected texts, finite numbers, truth values, times, lists and objects, got "
+        f"{short(value)}; write it as text or leave the field out."
+    )
 
 
 def check_unicode(text: str, where: str) -> None:

@@ -63,6 +63,7 @@ def save_corpus(corpus: Corpus, folder: str | Path, *, key: str = "") -> None:
             "names": list(corpus.names),
             "vocab_size": corpus.vocab_size,
             "arrays": arrays,
+            **({"left_out": corpus.left_out} if corpus.left_out else {}),
         }
         with (draft / "header.json").open("w", encoding="utf-8") as text:
             json.dump({**header, "digest": _digest(header)}, text, indent=1)
@@ -117,7 +118,13 @@ def open_corpus(folder: str | Path, *, key: str = "") -> Corpus:
         if found != expected:
             raise _bad(path, str(expected), str(found))
         arrays[name] = np.asarray(array)
-    return Corpus(names=tuple(header["names"]), vocab_size=header["vocab_size"], **arrays)  # type: ignore[arg-type]
+    left_out = {what: tuple(each) for what, each in header.get("left_out", {}).items()} or None
+    return Corpus(
+        names=tuple(header["names"]),
+        vocab_size=header["vocab_size"],
+        left_out=left_out,
+        **arrays,  # type: ignore[arg-type]
+    )
 
 
 def _header(path: Path) -> dict[str, Any]:

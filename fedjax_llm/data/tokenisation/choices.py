@@ -59,6 +59,11 @@ class Choices(NamedTuple):
         """The clients, sorted."""
         return self.corpus.names
 
+    @property
+    def left_out(self) -> Mapping[str, tuple[int, int]] | None:
+        """How many questions were left out, of how many; see `Corpus`."""
+        return self.corpus.left_out
+
     def targets(self) -> Int[np.ndarray, " clients"]:
         """Count each client's questions."""
         return self.pieces()
@@ -172,7 +177,7 @@ def tokenize_choices(
     corpus, kept = tokenize_grouped(
         "tokenize_choices",
         questions,
-        lambda question: with_answers(question.prompt, question.options, question.source),
+        lambda question: with_answers(question, question.options),
         tokenizer,
         kind=Question,
         name="questions",

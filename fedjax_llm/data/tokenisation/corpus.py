@@ -31,6 +31,9 @@ class Corpus(NamedTuple):
             Every client begins with a document. Default None: streams.
         counted: Which tokens count when they are targets, such as those of answers: booleans
             `[tokens]`. Default None: all.
+        left_out: What was left out when examples were tokenised, as nothing of it would be learnt:
+            how many of how many, by kind, such as `{"examples": (3, 90), "answers": (7, 250)}`. A
+            selection does not have it. Default None: nothing.
 
     """
 
@@ -40,6 +43,7 @@ class Corpus(NamedTuple):
     vocab_size: int = 256
     documents: Int[np.ndarray, " documents_and_end"] | None = None
     counted: Bool[np.ndarray, " tokens"] | None = None
+    left_out: Mapping[str, tuple[int, int]] | None = None
 
     def targets(self) -> Int[np.ndarray, " clients"]:
         """Count each client's targets: its counted tokens, without the first of each document.

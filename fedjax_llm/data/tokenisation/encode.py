@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
+from jinja2 import Environment, TemplateSyntaxError
 
 from ..readers.examples import Example
-from ..readers.messages import Message, Tools
+from ..readers.messages import Message, Tools, Variables
 from .chat import Piece, Render, dated, pieces
 
 
@@ -33,12 +34,13 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None)
     answer.
 
     Raises `ValueError` naming the source: for a chat without a template, where the template or the
-    tokenizer does not separate prompts from answers, and for a field of `DEMANDED` or tools that
-    the template ignores.
+    tokenizer does not separate prompts from answers, and for a field of `DEMANDED`, tools or
+    variables that the template ignores.
     """
+    check_variables(examples, template)
     texts = [e.text for e in examples if isinstance(e.text, str)]
     chats = [
-        _pieces(example.text, tokenizer, template, example.source, example.tools)
+        _pieces(example.text, tokenizer, template, example)
         for example in examples
         if not isinstance(example.text, str)
     ]
@@ -129,17 +131,18 @@ DEMANDED = ("tool_calls", "function_call", "reasoning_content", "reasoning", "th
 
 
 def _pieces(
-    messages: Sequence[Message], tokenizer: Any, template: str | None, source: str, tools: Tools
+    messages: Sequence[Message], tokenizer: Any, template: str | None, example: Example
 ) -> list[Piece]:
     """The pieces of a chat, none of whose fields the template ignores."""
-    render = renderer(tokenizer, template, source, tools)
+    source, tools, variables = example.source, example.tools, example.variables
+    render = renderer(tokenizer, template, source, tools, variables)
     found = pieces(messages, render, end=tokenizer.eos_token, source=source)
     whole = "".join(piece.text for piece in found)
     for name in DEMANDED:
         having = [n for n, message in enumerate(messages, start=1) if _says(message, name)]
         if having and render([_without(message, name) for message in messages], False) == whole:
             raise ValueError(_ignored(f"{source}: message {having[0]}: field {name!r}"))
-    if tools and renderer(tokenizer, template, source)(messages, False) == whole:
+    if tools and renderer(tokenizer, template, source, (), variables)(messages, False) == whole:
         raise ValueError(_ignored(f"{source}: tools"))
     return found
 
@@ -156,6 +159,25 @@ def _without(message: Message, name: str) -> Message:
     return message._replace(fields={k: v for k, v in message.fields.items() if k != name})
 
 
+def check_variables(examples: Sequence[Example], template: str | None) -> None:
+    """Raise `ValueError` naming source and variable, for one that no code of the template names."""
+    having = [example for example in examples if example.variables]
+    if not having or template is None:
+        return
+    try:
+        code = list(Environment(autoescape=True).lex(template))
+    except TemplateSyntaxError:  # as rendering will say
+        return
+    names = {value for _, kind, value in code if kind == "name"}
+    for example in having:
+        for name in example.variables or ():
+            if name not in names:
+                raise ValueError(
+                    f"{example.source}: {name}: expected a chat template that reads it, got one "
+                    "that does not; choose another template or leave it out."
+                )
+
+
 def _ignored(where: str) -> str:
     return (
         f"{where}: expected a chat template that writes it, got the same text without it; choose "
@@ -163,7 +185,13 @@ def _ignored(where: str) -> str:
     )
 
 
-def renderer(tokenizer: Any, template: str | None, source: str, tools: Tools = ()) -> Render:
+def renderer(
+    tokenizer: Any,
+    template: str | None,
+    source: str,
+    tools: Tools = (),
+    variables: Variables | None = None,
+) -> Render:
     """A function that renders a chat with the Jinja `template`.
 
     Raises `ValueError` naming the source where the template is None, and later where it refuses a
@@ -186,6 +214,7 @@ def renderer(tokenizer: Any, template: str | None, source: str, tools: Tools = (
                 chat_template=template,
                 tokenize=False,
                 add_generation_prompt=opening,
+                **(variables or {}),
             )
         except Exception as error:  # a template may raise anything
             raise ValueError(

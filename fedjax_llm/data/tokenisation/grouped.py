@@ -8,20 +8,22 @@ from jaxtyping import Bool, Int
 
 from ..checks import check_records
 from ..readers.examples import Example, Records
-from ..readers.messages import ANSWERS, Message, Tools
+from ..readers.messages import ANSWERS, Message
+from ..readers.prompted import Pair, Question
 from .corpus import Corpus
 from .encode import Document, encode, template_of
 from .tokenize import check_arguments, check_tokens, joined
 from .windows import Batch, Windows, take
 
 
-def with_answers(
-    prompt: tuple[Message, ...], contents: Sequence[str], source: str, tools: Tools = ()
-) -> list[Example]:
+def with_answers(record: Pair | Question, contents: Sequence[str]) -> list[Example]:
     """One chat for each answer: the prompt, of which nothing is learnt, then the answer."""
-    asked = [message._replace(learnt=False) for message in prompt]
+    asked = [message._replace(learnt=False) for message in record.prompt]
     chats = [(*asked, Message(ANSWERS, text)) for text in contents]
-    return [Example(chat, source=source, tools=tools) for chat in chats]
+    return [
+        Example(chat, source=record.source, tools=record.tools, variables=record.variables)
+        for chat in chats
+    ]
 
 
 def tokenize_grouped(
@@ -84,7 +86,10 @@ def tokenize_grouped(
                 "use a larger seq or leave the client out."
             )
         by_client.append(fitting)
-    return joined(clients, by_client, vocab_size=vocab_size, chats=True), kept
+    count = sum(len(records[client]) for client in clients)
+    left_out = {name: (count - len(kept), count)}
+    corpus = joined(clients, by_client, vocab_size=vocab_size, chats=True, left_out=left_out)
+    return corpus, kept
 
 
 def truncated(documents: Sequence[Document], *, longest: int, prompt: int) -> list[Document]:

@@ -178,7 +178,7 @@ def tokenize_labelled(
     each = iter(documents)
     by_client = [[next(each) for _ in examples[client]] for client in clients]
     return Labelled(
-        joined(clients, by_client, vocab_size=vocab_size, chats=False),
+        joined(clients, by_client, vocab_size=vocab_size, chats=False, left_out={}),
         np.array([names.index(example.label) for example in flat], np.int32),
         names,
     )

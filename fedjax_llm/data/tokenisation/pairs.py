@@ -57,6 +57,11 @@ class Pairs(NamedTuple):
         """The clients, sorted."""
         return self.corpus.names
 
+    @property
+    def left_out(self) -> Mapping[str, tuple[int, int]] | None:
+        """How many pairs were left out, of how many; see `Corpus`."""
+        return self.corpus.left_out
+
     def targets(self) -> Int[np.ndarray, " clients"]:
         """Count each client's pairs."""
         return self.pieces()
@@ -173,9 +178,7 @@ def tokenize_pairs(
     corpus, _ = tokenize_grouped(
         "tokenize_pairs",
         pairs,
-        lambda pair: with_answers(
-            pair.prompt, (pair.chosen, pair.rejected), pair.source, pair.tools
-        ),
+        lambda pair: with_answers(pair, (pair.chosen, pair.rejected)),
         tokenizer,
         kind=Pair,
         name="pairs",

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from fedjax_compression.checks import check_choice, check_kind
+from jaxtyping import Int
 
 from ...checks import check_count
 from ..checks import check_records
@@ -50,7 +51,8 @@ def tokenize(
         date: Date that a template's clock shows, such as "2025-01-31". Default "2024-07-26".
         long: How to handle longer examples: "error" (default) refuses them, "truncate" cuts off
             their end, "split" splits them into documents that overlap by one token, so that each
-            target is in exactly one. Documents without a target are left out.
+            target is in exactly one. Documents without a target are left out; the corpus says of
+            how many examples and answers nothing is left.
         vocab_size: Size of the model's vocabulary. Default: the tokenizer's.
         cache: Folder in which to keep the tokens, under a digest of everything that they depend on;
             a later call maps them into memory. Default None: not kept.
@@ -139,6 +141,7 @@ def _corpus(
     flat = [example for name in names for example in examples[name]]
     dtype = token_dtype(vocab_size)
     kept: list[list[Document]] = []
+    answers, cut_off = 0, 0
     for start in range(0, len(flat), TOGETHER):
         batch = flat[start : start + TOGETHER]
         for example, document in zip(
@@ -148,6 +151,9 @@ def _corpus(
             check_tokens(document, tokenizer, vocab_size, where)
             if long == "error":
                 _check_size(document, seq, where)
+            starts = _answers(document)
+            answers += len(starts)
+            cut_off += int((starts > seq).sum()) if long == "truncate" else 0
             parts = _parts(document, seq) if long == "split" else [_head(document, seq)]
             kept.append(
                 [Document(p.tokens.astype(dtype), p.counted) for p in parts if p.counted[1:].any()]
@@ -161,11 +167,25 @@ def _corpus(
                 "got none; use a larger seq or long='split'."
             )
     chats = any(not isinstance(example.text, str) for example in flat)
-    return joined(names, by_client, vocab_size=vocab_size, chats=chats)
+    left_out = {
+        "examples": (sum(not parts for parts in kept), len(flat)),
+        "answers": (cut_off, answers),
+    }
+    return joined(names, by_client, vocab_size=vocab_size, chats=chats, left_out=left_out)
+
+
+def _answers(document: Document) -> Int[np.ndarray, " answers"]:
+    """Where each stretch of learnt tokens begins: each answer of a chat, or a text."""
+    return np.flatnonzero(np.diff(document.counted, prepend=False) & document.counted)
 
 
 def joined(
-    names: tuple[str, ...], by_client: list[list[Document]], *, vocab_size: int, chats: bool
+    names: tuple[str, ...],
+    by_client: list[list[Document]],
+    *,
+    vocab_size: int,
+    chats: bool,
+    left_out: Mapping[str, tuple[int, int]],
 ) -> Corpus:
     """Join each client's documents to a corpus; only with `chats` may tokens not count."""
     documents = [p for parts in by_client for p in parts]
@@ -177,6 +197,7 @@ def joined(
         vocab_size,
         np.cumsum([0, *(len(p.tokens) for p in documents)]),
         np.concatenate([p.counted for p in documents]) if chats else None,
+        {what: each for what, each in left_out.items() if each[0]} or None,
     )
 
 

@@ -11,8 +11,8 @@ from fedjax_compression.checks import check_kind, check_number
 from jaxtyping import Bool, Float, Int
 
 from ...checks import check_count
-from ...data.readers.rows import table_rows
-from ...data.readers.values import client_name, short
+from ...data.readers.rows import client_rows
+from ...data.readers.values import short
 from ..checks import check_above_zero
 
 
@@ -61,8 +61,9 @@ def trace(path: str, *, period: float | int = float("inf")) -> Availability:
 
     Raises:
         TypeError: For a path of another kind.
-        ValueError: For a period that is not above 0; naming the line, for a malformed table or a
-            window that ends after the period; and for overlapping windows of one client.
+        ValueError: For a period that is not above 0; naming the line, for a malformed table, a
+            window that ends after the period, and a client that is a number in one row and the same
+            digits as text in another; and for overlapping windows of one client.
         OSError: If the file cannot be read.
 
     Example:
@@ -79,8 +80,7 @@ def trace(path: str, *, period: float | int = float("inf")) -> Availability:
     check_kind(path, (str, os.PathLike), who="trace", name="path", expected="the path of a table")
     check_above_zero(period, who="trace", name="period", unit="seconds")
     by_client: dict[str, list[tuple[float, float]]] = {}
-    for where, row in table_rows(Path(path)):
-        client = client_name(row, "client", where)
+    for where, client, row in client_rows(Path(path)):
         start, end = (_seconds(row.get(name)) for name in ("start", "end"))
         if not 0 <= start < end <= period:
             raise ValueError(

@@ -10,8 +10,7 @@ from fedjax_compression.checks import check_kind
 from fedjax_compression.errors import message
 from jaxtyping import Float, Int
 
-from ...data.readers.rows import table_rows
-from ...data.readers.values import client_name
+from ...data.readers.rows import client_rows
 from ..checks import check_above_zero, check_seconds
 
 _COLUMNS = ("uplink", "downlink", "latency", "step")
@@ -93,8 +92,8 @@ def links(path: str) -> Network:
 
     Raises:
         TypeError: For a path of another kind.
-        ValueError: Naming the line, for a malformed table, a value out of range, or a second row of
-            one client.
+        ValueError: Naming the line, for a malformed table, a value out of range, a second row of
+            one client, or a client that is a number and the same digits as text.
         OSError: If the file cannot be read.
 
     Example:
@@ -110,8 +109,7 @@ def links(path: str) -> Network:
     """
     check_kind(path, (str, os.PathLike), who="links", name="path", expected="the path of a table")
     table: dict[str, tuple[float, ...]] = {}
-    for where, row in table_rows(Path(path)):
-        client = client_name(row, "client", where)
+    for where, client, row in client_rows(Path(path)):
         if client in table:
             raise ValueError(
                 message(where, "client", "the name of a client without an earlier row", client)

@@ -1,5 +1,6 @@
 """Records from files and tables, and the errors of bad records."""
 
+import csv as stdlib_csv
 import gzip
 import io
 import json
@@ -134,6 +135,20 @@ def test_one_name_is_one_client_however_it_is_stored(tmp_path, name):
     if not isinstance(stored["user"], float):  # CSV has text alone
         (tmp_path / "r.csv").write_text(f"text,user,topic\nx,{name},{name}\n")
         assert said(csv(tmp_path / "r.csv", TEXT)) == expected
+
+
+def test_a_text_of_a_table_may_be_long_and_the_process_keeps_its_limit(tmp_path):
+    """Python's reader refuses 131,073 characters unless a limit of the whole process is raised."""
+    text = "many, words\n" * 20_000
+    (tmp_path / "r.csv").write_text(f'text,user\n"{text}",ann\nshort,bob\n')
+    before = stdlib_csv.field_size_limit()
+    found = csv(tmp_path / "r.csv", Fields(text="text", client="user"))
+    assert [found[name][0].text for name in ("ann", "bob")] == [text, "short"]
+    assert stdlib_csv.field_size_limit() == before == 131_072
+    (tmp_path / "bad.csv").write_text('text,user\n"open,ann\n')
+    with pytest.raises(ValueError, match=r"bad\.csv: expected a CSV table, got an error: unexp"):
+        csv(tmp_path / "bad.csv", Fields(text="text", client="user"))
+    assert stdlib_csv.field_size_limit() == before
 
 
 def test_a_key_names_one_client_by_one_kind_of_value():

@@ -270,7 +270,13 @@ def test_answers_that_a_cut_makes_alike_are_left_out(bpe):
     asked = (Message("user", "ab"),)
     alike, short = Pair(asked, "123456", "123457"), Pair(asked, "1", "2")
     options = {"seq": 5, "template": WORDS, "long": "truncate"}
-    assert tokenize_pairs({"x": [alike, short]}, bpe, **options).pieces().tolist() == [1]
+    found = tokenize_pairs({"x": [alike, short], "y": [short]}, bpe, **options)
+    assert found.pieces().tolist() == [1, 1]
+    assert found.left_out == {"pairs": (1, 3)}
+    options_of_drop = {**options, "long": "drop"}
+    dropped = tokenize_pairs({"x": [alike, short]}, bpe, **options_of_drop)
+    assert dropped.left_out == {"pairs": (1, 2)}
+    assert tokenize_pairs({"x": [short]}, bpe, **options).left_out is None
     with pytest.raises(ValueError, match="client 'x': expected a record within 6 tokens, got none"):
         tokenize_pairs({"x": [alike]}, bpe, **options)
 

@@ -224,6 +224,26 @@ def test_a_long_example_is_refused_truncated_or_split(bpe):
     np.testing.assert_array_equal(*(batch.targets[batch.mask] for batch in batches))
 
 
+def test_what_truncation_leaves_out_is_counted_also_on_disk(bpe, tmp_path):
+    """An answer counts as left out where none of its tokens is a target: a window has seq + 1."""
+    chats = {
+        "a": [chat("the cat", "sat", "hello", "there"), chat("hello " * 30, "no")],
+        "b": [chat("the", "mat"), chat("the", "mat", "the", "cat")],
+    }
+    whole = tokenize({"a": chats["a"][:1]}, bpe, seq=999)
+    assert whole.left_out is None
+    _, second = np.flatnonzero(np.diff(whole.counted.astype(int)) == 1) + 1
+    for seq, answers in ((second - 1, 2), (second, 1)):
+        cut = tokenize(chats, bpe, seq=int(seq), long="truncate")
+        assert cut.left_out == {"examples": (1, 4), "answers": (answers, 6)}
+        save_corpus(cut, tmp_path / str(seq))
+        assert open_corpus(tmp_path / str(seq)).left_out == cut.left_out
+    assert tokenize(chats, bpe, seq=int(second), long="split").left_out is None
+    unlearnt = Message("assistant", "sat", learnt=False)
+    silent = {"a": [Example((Message("user", "the"), unlearnt)), Example("a text")]}
+    assert tokenize(silent, bpe, seq=9, long="split").left_out == {"examples": (1, 2)}
+
+
 def test_bad_arguments_are_refused_by_name(bpe):
     with pytest.raises(ValueError, match=r"client 'b': expected at least one example, got none"):
         tokenize({"a": [Example("hello")], "b": []}, bpe, seq=9)

@@ -6,10 +6,11 @@ import jax.random as jr
 import pytest
 
 from fedjax_llm import RunConfig, language_model
-from fedjax_llm.adapters import export_adapter, lora
+from fedjax_llm.adapters import export_adapter, import_adapter, lora
 from fedjax_llm.cli import main
 from fedjax_llm.models import DecoderConfig
 from fedjax_llm.runs import prepare
+from fedjax_llm.runs.contents import adapter_digest, check_contents
 from fedjax_llm.studies import points
 from tests.helpers.commands import refused
 from tests.helpers.gguf_files import write_gguf
@@ -101,6 +102,49 @@ def test_an_imported_adapter_has_a_digest(tmp_path):
 
     (one, again), (other, _) = of(0), of(1)
     assert one == again["adapter"] != other
+
+
+def test_an_adapter_of_other_scales_is_another_adapter(tmp_path):
+    """`lora_alpha` 400 in place of 4 multiplies what the same tensors add by 100."""
+    task = language_model(TINY, key=jr.key(0), adapter=lora(rank=2))
+    export_adapter(tmp_path, task.model(task.params, task.frozen))
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    assert config["lora_alpha"] == 4
+
+    def of(**change):
+        path.write_text(json.dumps({**config, **change}))
+        adapter = import_adapter(tmp_path)
+        return {"adapter": adapter_digest(language_model(TINY, key=jr.key(0), adapter=adapter))}
+
+    found = of()
+    check_contents(found, of(lora_dropout=0.5, r=2), where="run.json")  # that changes no value
+    changes = (
+        {"lora_alpha": 400},
+        {"alpha_pattern": {"q_proj": 400}},
+        {"use_rslora": True},
+    )
+    others = [of(**change) for change in changes]
+    for other in others:
+        with pytest.raises(
+            ValueError, match=r"^adapter: expected the content with digest \w{16}, "
+        ):
+            check_contents(found, other, where="run.json")
+    assert len({each["adapter"] for each in others}) == len(changes)
+
+
+@pytest.mark.slow
+def test_resume_refuses_an_imported_adapter_of_another_alpha(tmp_path, capsys):
+    data, out = write_notes(tmp_path / "notes.jsonl"), tmp_path / "run"
+    task = language_model(TINY, key=jr.key(0), adapter=lora(rank=2))
+    export_adapter(tmp_path / "lora", task.model(task.params, task.frozen))
+    adapter = f"import_adapter('{tmp_path / 'lora'}')"
+    flags = ["train", *SMALL, "--rounds", "1", "--data", data, "--adapter", adapter]
+    flags += ["--out", str(out), "--resume"]
+    main(flags)
+    path = tmp_path / "lora" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 400}))
+    assert "adapter: expected the content with digest" in refused(capsys, *flags)
 
 
 @pytest.mark.slow

@@ -44,6 +44,27 @@ def test_a_finished_run_trains_on_to_the_bits_of_a_longer_one(alone, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["config"]["rounds"] == 6
 
 
+def files_of(folder):
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.slow
+def test_models_that_clients_keep_train_on_to_the_bits_of_a_longer_run(tmp_path):
+    """FedMD: what trains are the clients' models, and the server keeps their consensus."""
+    federation = ("--data", "shakespeare(at_least=30000)", "--clients", "3")
+    flags = (*federation, "--algorithm", "fed_md(top=4)", "--client-optimizer", "adam(0.01)")
+    one, two = tmp_path / "alone", tmp_path / "in_two"
+    whole = train(one, *flags, "--rounds", "5")
+    first = train(two, *flags, "--rounds", "2")
+    assert first["digest"] != whole["digest"]
+    assert train(two, *flags, "--rounds", "5", "--resume")["rounds"] == 5
+    assert kill_runs.differences(one, two) == []
+    delivered = files_of(one / "models")
+    assert len([name for name in delivered if name.endswith(".safetensors")]) > 3
+    assert files_of(two / "models") == delivered
+
+
 @pytest.mark.slow
 def test_a_run_stops_at_its_target_loss_and_trains_on_to_another(alone, tmp_path, capsys):
     losses = [row[LOSS] for row in rows_of(alone)[1::2]]

@@ -1,6 +1,7 @@
 """Runs that start from a checkpoint and learn texts or chats from files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,48 @@ def test_a_checkpoint_learns_chats_from_a_file_beside_its_baselines(files, tmp_p
     assert f"{start:.4f} heldout nats per token" in untrained
 
 
+def fedit_folder(path):
+    """Three clients with four records each, and a test set of two."""
+    path.mkdir()
+    names = [*(f"local_training_{number}" for number in range(3)), "global_test"]
+    for name, count in zip(names, (4, 4, 4, 2), strict=True):
+        records = [
+            {"instruction": f"{name[-6:]} {i}?", "input": "", "output": f"{i} bees"}
+            for i in range(count)
+        ]
+        (path / f"{name}.json").write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.slow
+def test_the_test_set_of_a_folder_of_fedit_is_held_out(files, tmp_path, capsys):
+    folder, out = fedit_folder(tmp_path / "published"), tmp_path / "out"
+    args = [*flags(files)[:-2], "--seq", "60", "--rounds", "1", "--unseen", "share(0)"]
+    args += ["--data", f"fedit('{folder}')", "--heldout", f"fedit_test('{folder}')"]
+    main(["train", *args, "--out", str(out)])
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["contents"].keys() >= {"data", "heldout"}
+    assert summary["heldout_nats_per_token"] > 0
+    assert summary["heldout_evaluated"]["clients"] == 1
+    run = prepare(
+        RunConfig(
+            data=f"fedit('{folder}')",
+            heldout=f"fedit_test('{folder}')",
+            model=str(files / "tiny.gguf"),
+            unseen="share(0)",
+            adapter="lora(rank=2)",
+            clients=2,
+            seq=60,
+        )
+    )
+    assert run.split.train.pieces().tolist() == [4, 4, 4]
+    assert run.split.heldout.names == ("global_test",)
+    assert run.split.heldout.pieces().tolist() == [2]
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "fedit_test('folder')" in capsys.readouterr().out
+
+
 def preferring(files, *more):
     data = f"jsonl('{files / 'pairs.jsonl'}', pair_fields(client='user'))"
     return [*flags(files)[:-2], "--seq", "40", "--data", data, "--task", "preference()", *more]
@@ -94,6 +137,41 @@ def test_a_checkpoint_learns_what_people_prefer(files, tmp_path, capsys):
     )
     assert "Held-out nats per pair against bytes" in shown
     assert (out / "adapter").exists()
+
+
+def long_pairs(path):
+    """Pairs longer than a window, whose answers differ from their 41st, 13th or first character."""
+    with path.open("w") as file:
+        for number in range(12 * len(USERS)):
+            same = "z" * (40, 12, 0)[number // 4 % 3]
+            pair = {"chosen": f"{same}1", "rejected": f"{same}2", "prompt": "x5x7" * 20}
+            file.write(json.dumps({"user": USERS[number % 4], **pair}) + "\n")
+    return f"jsonl('{path}', pair_fields(client='user'))"
+
+
+@pytest.mark.slow
+def test_pairs_that_truncation_leaves_out_are_counted_where_users_look(files, tmp_path, capsys):
+    """Of 41 tokens, the prompt keeps 8 or 20, and the answers the others, 11 of "assistant: "."""
+    out, data = tmp_path / "out", long_pairs(tmp_path / "long.jsonl")
+    args = [*flags(files)[:-2], "--seq", "40", "--data", data, "--heldout", data]
+    args += ["--rounds", "1", "--local-steps", "1", "--long", "truncate"]
+    main(["train", *args, "--task", "preference(prompt_tokens=8)", "--out", str(out)])
+    said = [text for text in capsys.readouterr().err.splitlines() if "left out" in text]
+    assert said == [
+        f"fedjax-llm: {field}: left out 16 of 48 pairs, of which nothing is learnt at seq=40 with "
+        "long=truncate."
+        for field in ("data", "heldout")
+    ]
+    for name in ("run", "summary"):
+        found = json.loads((out / f"{name}.json").read_text())["left_out"]
+        assert found == {"data": {"pairs": [16, 48]}, "heldout": {"pairs": [16, 48]}}
+    config = {"data": data, "model": str(files / "tiny.gguf"), "adapter": "lora(rank=2)"}
+    base = RunConfig(**config, clients=2, seq=40, task="preference(prompt_tokens=20)")
+    more = prepare(replace(base, long="truncate"))
+    assert more.workload.left_out == {"data": {"pairs": (32, 48)}}
+    assert more.workload.corpus.pieces().tolist() == [4, 4, 4, 4]
+    begins = np.flatnonzero(more.workload.corpus.corpus.counted)[0]
+    assert begins == 41 - len("assistant: 1\n")  # that much of the prompt fits beside the answer
 
 
 @pytest.mark.slow

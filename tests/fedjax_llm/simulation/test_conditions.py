@@ -12,6 +12,7 @@ import pytest
 from fedjax_compression import codec
 
 from fedjax_llm import fed_avg
+from fedjax_llm.algorithms.lora import flexlora, hetlora
 from fedjax_llm.data import Batching, from_arrays, masked_mean
 from fedjax_llm.simulation import (
     CompiledRounds,
@@ -264,6 +265,59 @@ def test_messages_whose_length_depends_on_values_arrive_by_their_real_bytes(text
     np.testing.assert_allclose(lasted, [np.sort(arrived(r))[1] for r in first])
 
 
+SIDE, RANKS = 50, (1, 4)
+"""Of a kernel SIDE x SIDE, a client of rank r sends r * 2 * SIDE values, and their number."""
+
+
+def ranked_run(method, network, **conditions):
+    """Rounds of five clients that each draw one of two ranks, and fit a matrix of their own."""
+    names = [f"client {i}" for i in range(5)]
+    random = np.random.default_rng(0)
+    targets = random.normal(size=(5, 1, SIDE, SIDE)).astype("f4")
+    start = {"a": random.normal(size=(SIDE, 4)).astype("f4"), "b": np.zeros((4, SIDE), "f4")}
+    params = {"adapter": jax.tree.map(jnp.asarray, start)}
+    frozen = {"kernel": jnp.zeros((SIDE, SIDE))}
+
+    def error(params, frozen, target):
+        change = params["adapter"]["a"] @ params["adapter"]["b"]
+        return 0.5 * ((frozen["kernel"] + change - target) ** 2).mean((-1, -2))
+
+    algorithm = method(masked_mean(error), params, client_optimizer=optax.sgd(0.1), ranks=RANKS)
+    corpus = from_arrays(dict(zip(names, targets, strict=True)))
+    options = {"rounds": 4, "clients": 5, "seed": 0}
+    options["conditions"] = Conditions(network=network, **conditions)
+    batching = Batching(batch=1, steps=1)
+    return list(simulate(algorithm, params, frozen, corpus, batching, **options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [hetlora, flexlora])
+def test_messages_of_a_clients_rank_arrive_by_the_bytes_of_that_rank(tmp_path, method):
+    """At 800 bits per second, rank 1 takes 4.16 s and rank 4, as long as all factors, 16.16 s."""
+    rows = [f"client {i},800,1e12,{0.1 * (5 - i)}" for i in range(5)]
+    network = links(table(tmp_path / "l.csv", "client,uplink,downlink,step", *rows))
+    ends = {"in time": {"seconds": 8.0}, "two": {"first": 2}, "open": {}}
+    for name, end in ends.items():
+        before = 0.0
+        for r in ranked_run(method, network, **({"deadline": deadline(**end)} if end else {})):
+            up = np.array([e.payload_bytes for e in r.messages if e.direction == "up"])
+            assert set(up) == {4 + 4 * rank * 2 * SIDE for rank in RANKS}
+            arrival = 0.1 * (5 - np.arange(5)) + 8 * (up + 12) / 800
+            lasted, before = r.seconds - before, r.seconds
+            if name == "in time":
+                counted, seconds = arrival <= 8, 8.0
+            elif name == "two":
+                counted = arrival <= np.sort(arrival)[1]
+                seconds = np.sort(arrival)[1]
+            else:
+                assert r.server_info.accepted == 5
+                assert lasted == pytest.approx(arrival.max())
+                continue
+            assert r.plan.counted.tolist() == counted.tolist()
+            assert 0 < r.server_info.accepted == counted.sum() < 5
+            assert lasted == pytest.approx(seconds)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", [scan(), chunked(2), sharded(inner=chunked(3))], ids=range(3))
 def test_every_client_axis_counts_the_same_messages(axis, measured):
@@ -472,6 +526,22 @@ def test_a_malformed_trace_is_refused(tmp_path, lines, message):
         trace(table(tmp_path / "t.csv", "client,start,end", *lines), period=50)
     with pytest.raises(ValueError, match="line 2: field 'client': expected this field, got only"):
         trace(table(tmp_path / "t.csv", "who,start,end", *lines))
+
+
+@pytest.mark.parametrize("read", [links, trace])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_a_number_and_the_same_text_are_not_one_client_of_a_table(tmp_path, read, name):
+    """As in data; the windows of two clients were one client's before."""
+    clients = (1, "1") if read is links else (1, 1.0, "1")
+    rows = [
+        {"client": client, "uplink": 1, "downlink": 2, "start": at, "end": at + 1}
+        for at, client in enumerate(clients)
+    ]
+    text = json.dumps(rows) if name == "t.json" else "\n".join(map(json.dumps, rows))
+    with pytest.raises(ValueError, match=rf"{len(rows)}: field 'client': expected one client by"):
+        read(table(tmp_path / name, text))
+    same = [{**row, "client": 1} for row in rows[:-1]]
+    assert read(table(tmp_path / "t.jsonl", *map(json.dumps, same)))
 
 
 @pytest.mark.parametrize("name", ["deadline", "availability"])

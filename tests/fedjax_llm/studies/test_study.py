@@ -47,7 +47,9 @@ def executed(monkeypatch):
         found = canonical(config)
         heldout = SimpleNamespace(names=("ann",))
         evaluated = SimpleNamespace(heldout=heldout)
-        return SimpleNamespace(config=found, contents={"data": "a" * 64}, evaluated=evaluated)
+        return SimpleNamespace(
+            config=found, contents={"data": "a" * 64}, evaluated=evaluated, left_out=[]
+        )
 
     def drawn(rows, path, cost, *, target, highest):
         path.write_text(f"{cost.field} to {target} of {len(rows)} runs")
@@ -256,3 +258,18 @@ def test_a_study_of_methods_and_codecs_really_runs(tmp_path):
     assert cheap.uplink_bytes * 25 < dear.uplink_bytes
     assert 3 < dear.nats < 5.6
     assert run_study(small, out=tmp_path) == json.loads(json.dumps(rows))
+
+
+def test_what_tokenisation_leaves_out_is_said_once_for_all_runs(monkeypatch, capsys):
+    """Ten configurations of the same data say it in one line, and other data in another."""
+
+    def prepared(config):
+        split = SimpleNamespace(heldout=SimpleNamespace(names=("ann",)))
+        said = [f"data: left out {config.seed // 9} of 9 pairs"]
+        return SimpleNamespace(config=config, contents={}, evaluated=split, left_out=said)
+
+    sweep = importlib.import_module("fedjax_llm.studies.sweep")
+    monkeypatch.setattr(sweep, "prepare", prepared)
+    assert len(sweep.built(RunConfig(seed=seed) for seed in range(10))) == 10
+    said = [f"fedjax-llm: data: left out {count} of 9 pairs" for count in (0, 1)]
+    assert capsys.readouterr().err.splitlines() == said
