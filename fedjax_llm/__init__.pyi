@@ -29,6 +29,8 @@ from .models import Decoder as Decoder
 from .models import DecoderConfig as DecoderConfig
 from .runs import Named as Named
 from .runs import RunConfig as RunConfig
+from .runs import Tracker as Tracker
+from .runs import train as train
 from .server_optimizers import fed_adagrad as fed_adagrad
 from .server_optimizers import fed_adam as fed_adam
 from .server_optimizers import fed_yogi as fed_yogi
