@@ -48,6 +48,7 @@ from .simulation import vmap as vmap
 from .studies import Study as Study
 from .studies import Tuning as Tuning
 from .studies import frontier as frontier
+from .studies import results as results
 from .studies import run_study as run_study
 from .tasks import Task as Task
 from .tasks import classification as classification
