@@ -5,7 +5,7 @@ import importlib.util
 NEED_FLOWER = (
     "fedjax_llm/flower/",
     "tests/fedjax_llm/flower/",
-    "tests/examples/",
+    "tests/examples/test_flower.py/",
     "tests/flower_bits.py/",
     "tests/helpers/flower_nodes.py/",
     "tests/helpers/in_memory_grid.py/",
