@@ -100,7 +100,7 @@ def assert_whole_and_free(folder, name):
 
 @pytest.mark.slow
 def test_cells_that_are_interrupted_run_twice_or_out_of_order_leave_whole_folders(tmp_path):
-    client = kernel(notebook(SCRIPT), tmp_path)
+    client = kernel(notebook(SCRIPT.strip()), tmp_path)
     with client.setup_kernel(env=environment()):
         cells = Cells(client)
         setup, config, sweep, frame, run, resume, shown = range(7)
