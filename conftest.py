@@ -23,4 +23,5 @@ def pytest_report_header(config):
     """Say what is left out."""
     if HAS_FLOWER:
         return None
-    return f"flwr is not installed: make flower runs {', '.join(NEED_FLOWER[:3])}"
+    left_out = ", ".join(path.rstrip("/") for path in NEED_FLOWER[:3])
+    return f"flwr is not installed: make flower runs {left_out}"
