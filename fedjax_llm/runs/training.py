@@ -56,6 +56,7 @@ def train(
     Raises:
         KeyboardInterrupt: When it is interrupted, saying how to go on.
         ModuleNotFoundError: For a tracker whose package is not installed, before anything is read.
+        TypeError: For a `config` that is no `RunConfig`, and a tracker that is none.
         ValueError: For a wrong field of `config`, for a folder that holds a run, or another one
             than `config`, and for a folder in use.
 
@@ -74,6 +75,8 @@ def train(
         (2, True)
 
     """
+    if not isinstance(config, RunConfig):
+        raise TypeError(f"train: config: expected a RunConfig, got {config!r}.")
     return train_until_stopped(
         config,
         Path(out),

@@ -30,19 +30,29 @@ def openers(track: str | Tracker | Sequence[str | Tracker]) -> dict[str, Opener]
 
     Raises:
         ModuleNotFoundError: For a tracker whose package is not installed.
+        TypeError: For something that is neither a text nor a `Tracker`.
         ValueError: For a text that names none, and for one that is there twice.
 
     """
+    several = isinstance(track, Sequence) and not isinstance(track, str | Tracker)
     found: dict[str, Opener] = {}
-    for number, each in enumerate([track] if isinstance(track, str | Tracker) else track):
+    for number, each in enumerate(track if several else [track]):
         if isinstance(each, Tracker):
-            found[f"{number}"] = lambda run, own=each: own  # type: ignore[misc]
-            continue
-        call = in_field("track", parse, each)
-        if str(call) in found:
-            raise ValueError(f"track: expected different trackers, got {call} twice.")
-        found[str(call)] = in_field("track", build, call, TRACKERS)
+            text, opener = f"own {each.run or number}", _opened(each)
+        elif isinstance(each, str):
+            call = in_field("track", parse, each)
+            text, opener = str(call), in_field("track", build, call, TRACKERS)
+        else:
+            raise TypeError(f"track: expected {', '.join(TRACKERS)} or a Tracker, got {each!r}.")
+        if text in found:
+            raise ValueError(f"track: expected different trackers, got {text} twice.")
+        found[text] = opener
     return found
+
+
+def _opened(tracker: Tracker) -> Opener:
+    """The opener of a tracker of one's own, which is open."""
+    return lambda run: tracker
 
 
 class Tracking:

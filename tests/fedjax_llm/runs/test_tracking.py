@@ -172,6 +172,16 @@ def test_a_round_whose_evaluation_was_stopped_is_sent_when_it_is_whole(tmp_path)
     assert got[1:] == [(1, {"accepted": 2, "heldout": 2.5}), "end"]
 
 
+def test_a_tracker_of_ones_own_that_names_its_run_goes_on_wherever_it_stands(tmp_path):
+    got = []
+    mine = Tracker(lambda number, values: got.append(number), lambda: None, run="mine")
+    sent(tmp_path, [mine], rows=map(round_row, (1, 2)))
+    sent(tmp_path, ["tensorboard", mine], rows=map(round_row, (1, 2, 3)), resume=True)
+    assert got == [1, 2, 3]
+    with pytest.raises(ValueError, match="track: expected different trackers, got own mine twice"):
+        openers([mine, mine])
+
+
 def test_trackers_are_closed_when_the_run_fails(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setitem(sys.modules, "trackio", fake_trackio(calls))
