@@ -1,4 +1,4 @@
-"""rounds.csv: the rows of rounds.jsonl as a table."""
+"""Rows as CSV, beside the JSON lines: rounds.csv, results.csv, tuning.csv."""
 
 import csv
 import io
@@ -15,8 +15,8 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV with a header; the file appears whole or not at all.
 
     Columns are the fields in the order in which rows first had them, those of nested objects as
-    `privacy.epsilon`. A list is JSON; what a row does not have, and a number that is not finite,
-    is blank.
+    `privacy.epsilon`. A list is JSON, and so is a text with a line end; what a row does not have,
+    and a number that is not finite, is blank.
 
     Args:
         path: The file.
@@ -40,32 +40,34 @@ def append_csv(path: Path, row: Row) -> None:
 
     """
     cells = _cells(row)
-    header = _header(path)
-    if new := [name for name in cells if name not in header]:
-        with path.open(encoding="utf-8", newline="") if path.exists() else io.StringIO() as file:
-            _, *before = list(csv.reader(file)) or [[]]
-        padded = [each + [""] * len(new) for each in before]
-        last = [cells.get(name, "") for name in (*header, *new)]
-        write_text(path, _text([[*header, *new], *padded, last]))
+    known: list[str] = []
+    before = ""
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            known = next(csv.reader([file.readline()]), [])
+            if not cells.keys() <= set(known):
+                before = file.read()
+    if new := [name for name in cells if name not in known]:
+        padded = before.replace("\n", f"{',' * len(new)}\n")
+        last = [cells.get(name, "") for name in (*known, *new)]
+        write_text(path, _text([[*known, *new]]) + padded + _text([last]))
         return
     with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(_text([[cells.get(name, "") for name in header]]))
+        file.write(_text([[cells.get(name, "") for name in known]]))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _header(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return next(csv.reader(file), [])
-
-
 def _cells(row: Row) -> dict[str, Any]:
+    """A row's cells by column; none has a line end, so that each row is one line."""
     return {
-        name: json.dumps(value) if isinstance(value, list | tuple) else value
+        name: json.dumps(value) if isinstance(value, list | tuple) or _has_end(value) else value
         for name, value in flat(finite(row)).items()
     }
+
+
+def _has_end(value: Any) -> bool:
+    return isinstance(value, str) and ("\n" in value or "\r" in value)
 
 
 def _text(lines: Iterable[Sequence[Any]]) -> str:
