@@ -3,7 +3,7 @@
 #
 # # How few bytes reach this loss?
 #
-# In federated training, clients train on their own data and send updates to a server. The updates are as large as the model, so they are compressed. This notebook trains a small language model with four ways to compress, and shows which loss each reaches for how many bytes. It takes about five minutes on two CPU cores.
+# In federated training, clients train on their own data and send updates to a server. The updates are as large as the model, so they are compressed. This notebook trains a small language model with four ways to compress, and shows which loss each reaches for how many bytes. It takes less than five minutes on two CPU cores.
 
 # %%
 import importlib.util

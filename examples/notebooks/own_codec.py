@@ -78,7 +78,7 @@ print(f"{wire.nbytes(payload)} bytes instead of {4 * large['kernel'].size}, erro
 
 # %% [markdown]
 # ## On the frontier
-# The sign is biased: averaging over clients does not remove its error. `error_feedback` adds what was not sent to the next round's update, which does. Your codec composes with it like any other. The text before each codec is its name in rows and pictures.
+# The sign is biased, and averaging over clients does not remove a bias. `error_feedback` keeps what was not sent, and adds it to the client's next update. Your codec composes with it like any other. The text before each codec is its name in rows and pictures.
 
 # %%
 from fedjax_compression import eden, error_feedback, identity

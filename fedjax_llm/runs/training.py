@@ -61,18 +61,13 @@ def train(
             than `config`, and for a folder in use.
 
     Example:
-        >>> import tempfile
-        >>> from fedjax_llm import DecoderConfig, RunConfig, train
-        >>> tiny = RunConfig(
-        ...     rounds=2, clients=2, local_steps=1, batch=1, seq=16,
-        ...     data="shakespeare(roles='hamlet/HAMLET, macbeth/MACBETH, othello/IAGO')",
-        ...     decoder=DecoderConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1),
-        ... )
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     row = train(tiny, out=folder)
-        ...     again = train(tiny, out=folder, resume=True)  # it is finished: nothing runs
-        >>> row["rounds"], row["digest"] == again["digest"]
-        (2, True)
+        >>> from fedjax_llm import RunConfig, train
+        >>> config = RunConfig(rounds=20, clients=32, uplink="eden(bits=1)")
+        >>> train(config, out="runs/eden", track="tensorbord")
+        Traceback (most recent call last):
+        ...
+        ValueError: track: expected one of tensorboard, trackio, wandb, got 'tensorbord' (did you \
+mean tensorboard?).
 
     """
     if not isinstance(config, RunConfig):
