@@ -35,7 +35,7 @@ def train(
         save_base: Also write the frozen base of an adapter to base/, for peft to open: needed for
             smollm2 and .gguf files. The base of a fresh decoder is always written.
         track: Where the numbers of the rounds' rows and the summary also go: tensorboard, wandb
-            or trackio, such as "wandb(project='codecs')". A resumed run logs no round twice.
+            or trackio, such as "wandb(project='codecs')". No run there has a round twice.
         checkpoint_every: Rounds between checkpoints. One is also written on SIGTERM and Ctrl-C; the
             last three are kept.
         compilation_cache: Folder in which compiled programs are kept for later commands.

@@ -43,8 +43,8 @@ def train(
         out: Folder for the results; one that holds a run is refused without `resume`.
         resume: Continue the run in the folder; starts a run where there is none.
         track: Where the numbers of the rounds' rows and the summary also go: "tensorboard",
-            "wandb", "trackio", several of them, or a `Tracker` of your own. A resumed run logs no
-            round twice.
+            "wandb", "trackio", several of them, or a `Tracker` of your own. No run there has a
+            round twice, whatever is resumed.
         baselines: Also measure the untrained model, each client alone, and one model on all data.
         save_base: Also write the frozen base of an adapter to `base/`, for `peft` to open.
         checkpoint_every: Rounds between checkpoints.

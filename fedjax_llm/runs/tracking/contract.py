@@ -20,8 +20,8 @@ class Tracker(NamedTuple):
             each round, in order; and once more with the last round when the run is evaluated, with
             the numbers of the summary under names such as `summary/heldout_nats_per_byte`.
         close: `() -> None`: called at the end, also of a run that is stopped.
-        run: The name by which the tracker finds this run again, so that a resumed run does not log
-            a round twice. None: a tracker that starts anew each time and takes all rounds again.
+        run: The name by which the tracker finds this run again: a resumed run then sends the rounds
+            that follow. None: a tracker that starts anew each time and takes all rounds again.
 
     Example:
         >>> from fedjax_llm.runs import Tracker
@@ -42,7 +42,8 @@ class TrackedRun(NamedTuple):
     Attributes:
         folder: The run's folder.
         config: The run's configuration.
-        run: What `Tracker.run` was in the process that this one resumes; None in the first.
+        run: What `Tracker.run` was in the process that this one resumes. None in the first, and
+            after a process that was killed: all rounds are sent, to a new run.
 
     """
 

@@ -17,7 +17,7 @@ from .registry import TRACKERS
 
 FILE = "tracking.json"
 """What trackers were sent, in the run's folder: for each that can find the run again its name
-there, the last round, and the last round whose summary was sent.
+there, the last round, the last round whose summary was sent, and whether it was closed.
 """
 
 
@@ -56,23 +56,36 @@ def _opened(tracker: Tracker) -> Opener:
 
 
 class Tracking:
-    """Sends rows to trackers.
+    """Sends rows to trackers, and keeps what they were sent in `FILE`.
 
     Args:
-        trackers: The trackers by their text.
-        path: Where to keep what was sent.
-        sent: What was sent before, as `FILE` has it.
+        run: The run, as its trackers are told of it.
+        resume: Whether to go on with what `FILE` knows; otherwise that is removed.
 
     """
 
-    def __init__(
-        self, trackers: Mapping[str, Tracker], path: Path, sent: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        self._trackers, self._path = dict(trackers), path
-        self._sent: dict[str, dict[str, Any]] = {text: dict(each) for text, each in sent.items()}
-        for text, tracker in trackers.items():
-            before = self._sent.get(text, {})
-            self._sent[text] = {"round": 0, "summary": 0} | before | {"run": tracker.run}
+    def __init__(self, run: TrackedRun, *, resume: bool) -> None:
+        self._run, self._path = run, run.folder / FILE
+        if not resume:
+            self._path.unlink(missing_ok=True)
+        known = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
+        self._sent: dict[str, dict[str, Any]] = known
+        self._trackers: dict[str, Tracker] = {}
+
+    def open(self, text: str, opener: Opener) -> None:
+        """Open a tracker.
+
+        It goes on with the run that it knows if it was closed. A process that is killed leaves
+        rounds of which nobody knows whether they arrived; then all are sent again, to a new run.
+        """
+        before = self._sent.get(text, {})
+        run = before.get("run") if before.get("closed") else None
+        tracker = opener(self._run._replace(run=run))
+        goes_on = run is not None and tracker.run == run
+        counts = before if goes_on else {"round": 0, "summary": 0}
+        self._trackers[text] = tracker
+        self._sent[text] = {**counts, "run": tracker.run, "closed": False}
+        self._keep()
 
     def rounds(self, rows: Iterable[Row]) -> None:
         """Send the rows of rounds; those that a tracker has are left out."""
@@ -84,18 +97,29 @@ class Tracking:
         named = {f"summary/{name}": value for name, value in numbers(row).items()}
         self._send("summary", row["rounds"], row, named)
 
+    def close(self) -> None:
+        """Close all trackers, also where one of them fails."""
+        with ExitStack() as closing:
+            for text, tracker in self._trackers.items():
+                closing.callback(self._close, text, tracker)
+
     def _send(self, kind: str, number: int, row: Row, values: Mapping[str, float | int]) -> None:
-        """Note it first: a process that is killed in between does not send it a second time."""
         if "stopped" in row:  # its evaluation is finished when the run goes on
             return
         for text, tracker in self._trackers.items():
-            sent = self._sent[text]
-            if number > sent[kind]:
-                sent[kind] = number
-                if tracker.run is not None:
-                    kept = {t: s for t, s in self._sent.items() if s["run"] is not None}
-                    write_object(self._path, kept)
+            if number > self._sent[text][kind]:
+                self._sent[text][kind] = number
                 tracker.log(number, values)
+
+    def _close(self, text: str, tracker: Tracker) -> None:
+        tracker.close()
+        self._sent[text]["closed"] = True
+        self._keep()
+
+    def _keep(self) -> None:
+        kept = {text: sent for text, sent in self._sent.items() if sent["run"] is not None}
+        if kept:
+            write_object(self._path, kept)
 
 
 @contextmanager
@@ -111,14 +135,10 @@ def tracking(
         resume: Whether to go on with what `FILE` knows; otherwise that is removed.
 
     """
-    path = folder / FILE
-    if not resume:
-        path.unlink(missing_ok=True)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    with ExitStack() as open_ones:
-        trackers = {}
+    sent = Tracking(TrackedRun(folder, asdict(config), None), resume=resume)
+    try:
         for text, opener in opened.items():
-            run = known.get(text, {}).get("run")
-            trackers[text] = opener(TrackedRun(folder, asdict(config), run))
-            open_ones.callback(trackers[text].close)
-        yield Tracking(trackers, path, known)
+            sent.open(text, opener)
+        yield sent
+    finally:
+        sent.close()

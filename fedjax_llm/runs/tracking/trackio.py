@@ -9,12 +9,12 @@ from .contract import Opener, TrackedRun, Tracker, check_installed
 def trackio(*, project: str = "fedjax-llm", name: str | None = None) -> Opener:
     """Log to Trackio, which keeps a database on this machine: `trackio show`.
 
-    A resumed run goes on under its name. Needs `pip install 'fedjax-llm[trackio]'`.
+    A run that was stopped and is resumed goes on under its name; one that was killed begins anew,
+    with all its rounds. Needs `pip install 'fedjax-llm[trackio]'`.
 
     Args:
         project: The project. Default "fedjax-llm".
-        name: What the run is called there; a run that is there already goes on. Default: a name
-            that Trackio makes up.
+        name: What the run is called there. Default: a name that Trackio makes up.
 
     Returns:
         What opens the tracker when the run begins.
@@ -28,7 +28,10 @@ def trackio(*, project: str = "fedjax-llm", name: str | None = None) -> Opener:
     def start(run: TrackedRun) -> Tracker:
         package = importlib.import_module("trackio")
         started = package.init(
-            project=project, name=run.run or name, config=dict(run.config), resume="allow"
+            project=project,
+            name=run.run or name,
+            config=dict(run.config),
+            resume="allow" if run.run else "never",
         )
 
         def log(number: int, values: Mapping[str, float | int]) -> None:

@@ -11,7 +11,8 @@ def wandb(*, project: str | None = None, name: str | None = None) -> Opener:
 
     The rounds are the axis of every picture. Local files lie in `wandb/` in the run's folder. With
     the environment variable `WANDB_MODE=offline` nothing is sent, and `wandb sync` sends it later.
-    A resumed run goes on under its id. Needs `pip install 'fedjax-llm[wandb]'`.
+    A run that was stopped and is resumed goes on under its id; one that was killed begins anew,
+    with all its rounds. Needs `pip install 'fedjax-llm[wandb]'`.
 
     Args:
         project: The project. Default: that of the environment variable WANDB_PROJECT, or

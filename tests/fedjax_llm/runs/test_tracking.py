@@ -172,6 +172,28 @@ def test_a_round_whose_evaluation_was_stopped_is_sent_when_it_is_whole(tmp_path)
     assert got[1:] == [(1, {"accepted": 2, "heldout": 2.5}), "end"]
 
 
+def test_a_killed_process_leaves_its_run_and_the_next_sends_all_to_a_new_one(tmp_path, monkeypatch):
+    """Nobody knows what of the first arrived: packages send in threads of their own."""
+    ours, others = [], []
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(ours))
+    monkeypatch.setitem(sys.modules, "trackio", fake_trackio(others))
+    both = openers(["wandb", "trackio(name='mine')"])
+    killed = tracking(both, tmp_path, CONFIG, resume=False)
+    killed.__enter__().rounds(map(round_row, (1, 2)))
+    ours.clear()
+    others.clear()
+    sent(tmp_path, ["wandb", "trackio(name='mine')"], rows=map(round_row, (1, 2, 3)), resume=True)
+    assert ours[0][-2] is None
+    assert [call[1]["round"] for call in ours if call[0] == "log"] == [1, 2, 3]
+    assert others[0] == ("init", "fedjax-llm", "mine", "eden(bits=1)", "never")
+    assert [call[1] for call in others if call[0] == "log"] == [1, 2, 3]
+    ours.clear()
+    sent(tmp_path, "wandb", rows=map(round_row, (1, 2, 3, 4)), resume=True)
+    assert ours[0][-2] == "abc123"  # this one was closed
+    assert [call[1]["round"] for call in ours if call[0] == "log"] == [4]
+    killed.gen.close()  # only so that this test leaves nothing open
+
+
 def test_a_tracker_of_ones_own_that_names_its_run_goes_on_wherever_it_stands(tmp_path):
     got = []
     mine = Tracker(lambda number, values: got.append(number), lambda: None, run="mine")
@@ -188,7 +210,7 @@ def test_trackers_are_closed_when_the_run_fails(tmp_path, monkeypatch):
     opened = openers("trackio(project='p', name='mine')")
     with pytest.raises(RuntimeError), tracking(opened, tmp_path, CONFIG, resume=False):
         raise RuntimeError
-    assert calls == [("init", "p", "mine", "eden(bits=1)", "allow"), ("finish",)]
+    assert calls == [("init", "p", "mine", "eden(bits=1)", "never"), ("finish",)]
 
 
 def test_a_run_that_wandb_does_not_start_is_one_error(tmp_path, monkeypatch):
