@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-all test-colab flower flower-quick same parity golden fuzz fuzz-config kill stop report-check check format
+.PHONY: demo quick test test-all test-colab flower flower-quick same parity golden fuzz fuzz-config kill stop report-check notebooks check format
 
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 RATES = --client-optimizer "adam(0.005)" --server-optimizer "sgd(0.5, momentum=0.75, nesterov=True)"
@@ -40,11 +40,11 @@ FLOWER = .venv-flower
 
 flower:  ## what runs over Flower: its tests and doctests, the example over real processes included
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
-	$(FLOWER)/bin/python -m pytest -q fedjax_llm/flower tests/fedjax_llm/flower tests/examples
+	$(FLOWER)/bin/python -m pytest -q fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py
 
 flower-quick:  ## the same without its slow tests
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
-	$(FLOWER)/bin/python -m pytest -q -m "not slow" fedjax_llm/flower tests/fedjax_llm/flower tests/examples
+	$(FLOWER)/bin/python -m pytest -q -m "not slow" fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py
 
 golden:  ## write again what the tests without torch compare with
 	$(MAKE) VENV=$(PARITY) $(PARITY)/.parity
@@ -61,6 +61,9 @@ stop: $(VENV)/.check  ## thirty commands that are sent SIGINT or SIGTERM at rand
 
 report-check: $(VENV)/.check  ## the report page in a headless Chromium, which must be there
 	$(BIN)/python -m tests.report_in_browser --out runs/report-check
+
+notebooks: $(VENV)/.check  ## the notebooks of examples/notebooks, each executed with small settings
+	$(BIN)/python -m tests.notebooks --out runs/notebooks --repository "$(REPOSITORY)"
 
 kill: $(VENV)/.check  ## thirty runs killed at random moments, and resumed
 	$(BIN)/python -m tests.kill_runs --kills 30

@@ -5,7 +5,7 @@ import importlib.util
 NEED_FLOWER = (
     "fedjax_llm/flower/",
     "tests/fedjax_llm/flower/",
-    "tests/examples/",
+    "tests/examples/test_flower.py/",
     "tests/flower_bits.py/",
     "tests/helpers/flower_nodes.py/",
     "tests/helpers/in_memory_grid.py/",
@@ -23,4 +23,5 @@ def pytest_report_header(config):
     """Say what is left out."""
     if HAS_FLOWER:
         return None
-    return f"flwr is not installed: make flower runs {', '.join(NEED_FLOWER[:3])}"
+    left_out = ", ".join(path.rstrip("/") for path in NEED_FLOWER[:3])
+    return f"flwr is not installed: make flower runs {left_out}"

@@ -29,6 +29,8 @@ from .models import Decoder as Decoder
 from .models import DecoderConfig as DecoderConfig
 from .runs import Named as Named
 from .runs import RunConfig as RunConfig
+from .runs import Tracker as Tracker
+from .runs import train as train
 from .server_optimizers import fed_adagrad as fed_adagrad
 from .server_optimizers import fed_adam as fed_adam
 from .server_optimizers import fed_yogi as fed_yogi
@@ -46,6 +48,7 @@ from .simulation import vmap as vmap
 from .studies import Study as Study
 from .studies import Tuning as Tuning
 from .studies import frontier as frontier
+from .studies import results as results
 from .studies import run_study as run_study
 from .tasks import Task as Task
 from .tasks import classification as classification

@@ -75,8 +75,9 @@ def differences(one, other):
     """What of two finished runs is not the same."""
     one, other = Path(one), Path(other)
     found = []
-    if (one / "rounds.jsonl").read_bytes() != (other / "rounds.jsonl").read_bytes():
-        found.append("rounds.jsonl")
+    for name in ("rounds.jsonl", "rounds.csv"):
+        if (one / name).read_bytes() != (other / name).read_bytes():
+            found.append(name)
     summaries = [json.loads((out / "summary.json").read_text()) for out in (one, other)]
     return found + [
         key for key in summaries[0] if key != "seconds" and summaries[0][key] != summaries[1][key]

@@ -1,11 +1,14 @@
 """The documents: their code runs, their tables are whole, their links lead somewhere."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from fedjax_compression import registry
 
+from fedjax_llm import __version__
 from fedjax_llm.aggregators import registry as aggregators
 from fedjax_llm.algorithms import registry as methods
 from fedjax_llm.attacks import registry as attacks
@@ -35,6 +38,15 @@ def run(code, document):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+def test_the_citation_has_the_version_and_the_license_of_the_package():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()  # what the format asks
+    assert (cited["title"], cited["license"]) == (project["name"], project["license"])
+    assert cited["version"] == __version__
+    assert [each["name"] for each in cited["authors"]] == [a["name"] for a in project["authors"]]
 
 
 def test_the_example_composes_an_algorithm_and_learns(capsys):

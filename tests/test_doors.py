@@ -140,6 +140,10 @@ CALLS = {
     "register('mine', 3)": ("TypeError: register: factory: expected a function",),
     "algorithms.registry.register('mine', 3)": ("TypeError: register: method: expected a ",),
     "data.registry.register('mine', 3)": ("TypeError: register: factory: expected a function",),
+    "train(RunConfig(), track=3)": (
+        "TypeError: track: expected tensorboard, trackio, wandb or a Tracker, got 3."
+    ),
+    "train({'rounds': 3})": "TypeError: train: config: expected a RunConfig, got {'rounds': 3}.",
     "byte_corpus('text')": ("TypeError: byte_corpus: ", "got 'text'"),
     "hold_out(split, seed=0)": ("TypeError: hold_out: ", "HoldOut"),
     "language_model({'hidden_size': 8}, key=key)": (

@@ -55,6 +55,7 @@ KINDS = {
     "fedjax_llm/tasks": ("contract.py", "registry.py"),
     "fedjax_llm/simulation/client_axes": ("contract.py", "registry.py"),
     "fedjax_llm/simulation/conditions": ("contract.py", "registry.py"),
+    "fedjax_llm/runs/tracking": ("contract.py", "registry.py"),
     "fedjax_llm/model_files": ("contract.py",),
 }
 

@@ -2,14 +2,10 @@
 
 from pathlib import Path
 
-from ..runs import Row, RunConfig, baseline_rows, deliver, open_run_folder, prepare, run_rounds
-from ..runs.delivery import check_save_base
-from ..runs.folder import RunFolder
-from ..runs.live import Live, line, live_progress, minute_lines
-from ..runs.quality import Watched
+from ..runs import RunConfig
 from ..runs.registries import load_plugins
-from ..runs.results import append_row, write_object
-from ..runs.rows import summary
+from ..runs.stopping import stop_signals
+from ..runs.training import train_until_stopped
 from ..studies import table
 from .output import failures, keep_programs, nats, print_table
 
@@ -21,12 +17,13 @@ def train(
     out: Path = Path("runs/train"),
     resume: bool = False,
     save_base: bool = False,
+    track: tuple[str, ...] = (),
     checkpoint_every: int = 10,
     compilation_cache: Path | None = None,
     plugin: tuple[str, ...] = (),
 ) -> None:
-    """Train once: rounds.jsonl, summary.json, checkpoints, and adapter/ or model/ in a folder, or
-    one for each client where clients have models of their own.
+    """Train once: rounds.jsonl, rounds.csv, summary.json, checkpoints, and adapter/ or model/ in a
+    folder, or one for each client where clients have models of their own.
 
     Args:
         run: The run.
@@ -37,6 +34,8 @@ def train(
             a run where there is none.
         save_base: Also write the frozen base of an adapter to base/, for peft to open: needed for
             smollm2 and .gguf files. The base of a fresh decoder is always written.
+        track: Where the numbers of the rounds' rows and the summary also go: tensorboard, wandb
+            or trackio, such as "wandb(project='codecs')". No run there has a round twice.
         checkpoint_every: Rounds between checkpoints. One is also written on SIGTERM and Ctrl-C; the
             last three are kept.
         compilation_cache: Folder in which compiled programs are kept for later commands, at most
@@ -46,56 +45,23 @@ def train(
     """
     load_plugins(plugin)
     keep_programs(compilation_cache)
-    with minute_lines("reading data and model"):
-        built = prepare(run, cache=cache)
-    for each in built.left_out:
-        line(each)
-    if baselines and built.client_optimizer is None:
-        raise ValueError(
-            f"baselines: expected a method with a client optimizer, got {run.algorithm}."
-        )
-    if save_base:
-        check_save_base(built)
-    with open_run_folder(out, built, resume=resume, every=checkpoint_every) as folder:
-        row = folder.done
-        if row is None:
-            with live_progress(built.config.uplink, rounds=built.config.rounds) as show:
-                row = _train(folder, out, show, baselines=baselines, save_base=save_base)
-            write_object(folder.summary, row)
-            if folder.stop.by and "stopped" in row:
-                stopped = "{what} {done} of {of}".format(**row["stopped"])
-                line(f"the evaluation was stopped at {stopped}; --resume --out {out} finishes it.")
-                raise SystemExit(128 + folder.stop.by)
+    row = train_until_stopped(
+        run,
+        out,
+        resume=resume,
+        track=track,
+        baselines=baselines,
+        save_base=save_base,
+        checkpoint_every=checkpoint_every,
+        cache=cache,
+        stopping=stop_signals,
+    )
     shown = (f"{name:12} {nats(each)}" for name, each in row.get("baselines", {}).items())
     print_table(
         table([row]),
         f"{'federated':12} {nats(row)}",
         *shown,
         *failures([row]),
-        f"{folder.summary}  digest {row['digest']}",
+        f"{out / 'summary.json'}  digest {row['digest']}",
         *(f"{out / place}  {what}" for place, what in row.get("delivered", {}).items()),
     )
-
-
-def _train(folder: RunFolder, out: Path, show: Live, *, baselines: bool, save_base: bool) -> Row:
-    """Train and evaluate; a signal ends the evaluation with what was measured so far."""
-
-    def each(row: Row) -> None:
-        append_row(folder.rounds, row)
-        show(row)
-
-    def watch(what: str, done: int, of: int) -> bool:
-        return show.evaluating(what, done, of) and folder.stop.by is None
-
-    def write_so_far() -> None:
-        write_object(folder.summary, watched.so_far() | delivered)
-
-    watched = Watched(watch)
-    show.started_at(folder.past.rows)
-    ended = run_rounds(folder.run, each, past=folder.past, keep=folder.keep, watched=watched)
-    delivered = {"delivered": deliver(folder.run, ended.trained, out, save_base=save_base)}
-    with folder.stop.ending_within(1.5, "ending the evaluation", write_so_far):
-        row = summary(folder.run, ended, watched) | delivered
-        if baselines and not watched.ended:
-            row |= {"baselines": baseline_rows(folder.run, watched)}
-    return row | {"stopped": watched.ended} if watched.ended else row

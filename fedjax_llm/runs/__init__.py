@@ -10,12 +10,15 @@ from .results import Row
 from .rows import versions
 from .stopping import locked
 from .texts import Named
+from .tracking import Tracker
+from .training import train
 
 __all__ = [
     "Named",
     "Row",
     "Run",
     "RunConfig",
+    "Tracker",
     "baseline_rows",
     "canonical",
     "choose_client_axis",
@@ -27,5 +30,6 @@ __all__ = [
     "prepare",
     "rounds",
     "run_rounds",
+    "train",
     "versions",
 ]

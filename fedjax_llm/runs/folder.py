@@ -1,12 +1,11 @@
-"""A run's folder: rounds.jsonl, summary.json, run.json and checkpoints; starting and resuming."""
+"""A run's folder: rounds in JSON lines and CSV, summary.json, run.json, checkpoints; resuming."""
 
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +17,11 @@ from ..simulation import CLIENT_AXES, Auto, Round
 from ..simulation.run_checkpoints import RunCheckpoints
 from .config import ENDS, parse_config
 from .contents import check_contents
+from .csv_rows import append_csv, write_csv
 from .delivery import FOLDERS
 from .execute import ResumePoint, choose_client_axis
 from .prepare import Run
-from .results import Row, read_rows, write_object
+from .results import Row, append_row, read_rows, write_object
 from .rows import versions
 from .stopping import Stop, locked, stop_signals
 
@@ -35,6 +35,7 @@ class RunFolder(NamedTuple):
         summary: Path of summary.json.
         past: Rounds completed before, from the last readable checkpoint.
         done: The summary, if the run is complete.
+        append: `(row) -> None`: append a round's row to rounds.jsonl and rounds.csv.
         keep: `(round, seconds, last) -> None`, for `execute`: writes a checkpoint when one is due,
             and ends the process after a stop signal.
         stop: Whether the run was asked to stop.
@@ -46,16 +47,24 @@ class RunFolder(NamedTuple):
     summary: Path
     past: ResumePoint
     done: Row | None
+    append: Callable[[Row], None]
     keep: Callable[[Round, float, bool], None]
     stop: Stop
 
 
 @contextmanager
-def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFolder]:
+def open_run_folder(
+    out: Path,
+    run: Run,
+    *,
+    resume: bool,
+    every: int,
+    stopping: Callable[[], AbstractContextManager[Stop]] = stop_signals,
+) -> Iterator[RunFolder]:
     """Lock a run's folder, creating it if needed, and find how far its run has got.
 
     A checkpoint is written every `every` rounds, after the last round, and after the current round
-    on SIGTERM or SIGINT, which then end the process with status 128 plus the signal's number.
+    when the run is asked to stop, which then ends it.
 
     Args:
         out: The folder.
@@ -65,6 +74,8 @@ def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterato
             buffered run has no checkpoints and starts again. A finished run goes on where `run` has
             more rounds or another target loss, to the bits of a run that never ended between.
         every: Rounds between checkpoints.
+        stopping: What asks the run to stop. Default: SIGTERM and SIGINT, which then end the process
+            with status 128 plus the signal's number.
 
     Raises:
         ValueError: For a folder that holds a run, without `resume`; for a run with another
@@ -92,14 +103,21 @@ def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterato
         run = _begun(out / "run.json", run, resume=resume)
         found = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
         done = found if found and same_end and "stopped" not in found else None
-        stop = held.enter_context(stop_signals())
+        stop = held.enter_context(stopping())
         checkpoints = held.enter_context(RunCheckpoints(out / "checkpoints"))
         past = ResumePoint() if done else _past(run, checkpoints, rounds, finished=bool(found))
+        if rounds.exists() and not done:
+            write_csv(out / "rounds.csv", past.rows)
         if not same_end:
             known = json.loads((out / "run.json").read_text(encoding="utf-8"))
             write_object(out / "run.json", known | {"config": asdict(run.config)})
+
+        def append(row: Row) -> None:
+            append_row(rounds, row)
+            append_csv(out / "rounds.csv", row)
+
         keep = _keeper(run, out, checkpoints, stop, every)
-        yield RunFolder(run, rounds, summary, past, done, keep, stop)
+        yield RunFolder(run, rounds, summary, past, done, append, keep, stop)
 
 
 def _begun(about: Path, run: Run, *, resume: bool) -> Run:
@@ -125,7 +143,7 @@ def _refuse_run(out: Path) -> None:
         if path.exists():
             raise ValueError(
                 f"{out}: expected a folder without a run, got one with {path.relative_to(out)}; "
-                "--resume continues it."
+                "--resume or resume=True continues it."
             )
     _refuse_delivered(out)
 
@@ -233,12 +251,10 @@ def _keeper(
             checkpoints.save(finished.snapshot(), {"seconds": seconds})
         if asked:
             checkpoints.wait()
-            print(
-                f"fedjax-llm: stopped by {asked.name} after round {number} of "
-                f"{run.config.rounds}; --resume --out {out} "
-                f"{'continues it' if saved else 'starts it again'}.",
-                file=sys.stderr,
+            stop.end(
+                f"stopped by {asked.name} after round {number} of {run.config.rounds}; "
+                f"{stop.again.format(out=str(out))} "
+                f"{'continues it' if saved else 'starts it again'}."
             )
-            raise SystemExit(128 + asked)
 
     return keep

@@ -1,5 +1,6 @@
-"""Progress of a command: a bar on a terminal, elsewhere a line each minute."""
+"""Progress: a bar on a terminal, a changing line in a notebook, elsewhere a line each minute."""
 
+import importlib
 import sys
 import threading
 import time
@@ -48,7 +49,8 @@ class Pace:
 def minute_lines(title: str) -> Iterator[Callable[[str], None]]:
     """Say each minute on standard error what a command is doing, unless that is a terminal.
 
-    Yields a function that takes what the next line says after the title.
+    In a notebook, one line below the cell says it all the time, and is gone at the end. Yields a
+    function that takes what the next line says after the title.
     """
     said = ""
     ended = threading.Event()
@@ -61,6 +63,10 @@ def minute_lines(title: str) -> Iterator[Callable[[str], None]]:
         nonlocal said
         said = text
 
+    if in_notebook():
+        with _below_cell(title) as show:
+            yield show
+        return
     if on_terminal():
         yield say
         return
@@ -71,6 +77,25 @@ def minute_lines(title: str) -> Iterator[Callable[[str], None]]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def _below_cell(title: str) -> Iterator[Callable[[str], None]]:
+    """A line below a notebook's cell, in place, at most five times a second."""
+    display: Any = importlib.import_module("IPython.display").display
+    shown = display({"text/plain": title}, raw=True, display_id=True)
+    last = 0.0
+
+    def say(text: str) -> None:
+        nonlocal last
+        if time.perf_counter() - last > 0.2:
+            last = time.perf_counter()
+            shown.update({"text/plain": f"{title}: {text}"}, raw=True)
+
+    try:
+        yield say
+    finally:
+        shown.update({"text/plain": ""}, raw=True)
 
 
 class Live:
@@ -140,6 +165,11 @@ def live_progress(title: str, *, rounds: int) -> Iterator[Live]:
 def on_terminal() -> bool:
     """Whether standard error is a terminal."""
     return Console(stderr=True).is_terminal
+
+
+def in_notebook() -> bool:
+    """Whether this is a notebook's kernel."""
+    return Console(stderr=True).is_jupyter
 
 
 def line(text: str) -> None:

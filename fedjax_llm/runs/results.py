@@ -12,7 +12,7 @@ Row: TypeAlias = dict[str, Any]
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Append one row and flush it to the disk. Numbers that are not finite become null."""
-    line = json.dumps(_finite(row), allow_nan=False) + "\n"
+    line = json.dumps(finite(row), allow_nan=False) + "\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
         file.flush()
@@ -21,7 +21,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 def write_object(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object to a file, which appears whole or not at all."""
-    write_text(path, json.dumps(_finite(value), allow_nan=False, indent=2) + "\n")
+    write_text(path, json.dumps(finite(value), allow_nan=False, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,9 +59,29 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _finite(value: Any) -> Any:
+def flat(value: Mapping[str, Any], above: str = "") -> Row:
+    """One object without nested ones: their fields are named such as `config.decoder.vocab_size`.
+
+    Args:
+        value: The object.
+        above: What opens each name.
+
+    Example:
+        >>> flat({"seed": 0, "config": {"rounds": 2, "decoder": {"vocab_size": 256}}})
+        {'seed': 0, 'config.rounds': 2, 'config.decoder.vocab_size': 256}
+
+    """
+    found: Row = {}
+    for name, each in value.items():
+        nested = isinstance(each, Mapping)
+        found |= flat(each, f"{above}{name}.") if nested else {f"{above}{name}": each}
+    return found
+
+
+def finite(value: Any) -> Any:
+    """The value with None for each number that is not finite, at any depth."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

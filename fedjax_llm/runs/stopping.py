@@ -5,10 +5,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ..signals import asking, say
+from .live import line
 
 
 class Stop:
@@ -17,11 +19,13 @@ class Stop:
     Attributes:
         by: The signal that asked; None before.
         doing: What the run does then, in words.
+        again: What continues the run in a folder `{out}`.
 
     """
 
     by: signal.Signals | None = None
     doing: str = "finishing the current round and writing a checkpoint"
+    again: str = "--resume --out {out}"
     _limit: tuple[float, Callable[[], None]] | None = None
 
     @contextmanager
@@ -50,10 +54,29 @@ class Stop:
             timer.daemon = True
             timer.start()
 
+    def end(self, said: str) -> NoReturn:
+        """End the command with a line, and status 128 plus the number of the signal."""
+        line(said)
+        raise SystemExit(128 + (self.by or 0))
+
     def _end(self) -> None:
         if self._limit and self.by:
             self._limit[1]()
             os._exit(128 + self.by)
+
+
+class Interruption(Stop):
+    """Whether a run in somebody's Python process was asked to stop; the process itself goes on."""
+
+    again = "train(..., out={out!r}, resume=True)"
+
+    def ask(self, which: signal.Signals) -> None:
+        """Ask the run to stop."""
+        self.by = which
+
+    def end(self, said: str) -> NoReturn:
+        """Raise `KeyboardInterrupt` with a line."""
+        raise KeyboardInterrupt(said)
 
 
 @contextmanager
@@ -73,6 +96,33 @@ def stop_signals() -> Iterator[Stop]:
 
     with asking(ask):
         yield stop
+
+
+@contextmanager
+def interrupts() -> Iterator[Stop]:
+    """Turn the first SIGINT (Ctrl-C, or a notebook's stop button) into a request to stop.
+
+    The run then ends after its round with `KeyboardInterrupt`. The second SIGINT raises that at
+    once, and SIGTERM keeps its meaning. Outside the main thread so does SIGINT.
+    """
+    stop = Interruption()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield stop
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        if stop.by:
+            raise KeyboardInterrupt
+        stop.ask(signal.SIGINT)
+        with suppress(RuntimeError):  # the interrupted code may be writing a line itself
+            line(f"interrupted: {stop.doing}; a second interrupt ends the run at once.")
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from .frontier import frontier
 from .intervals import interval
 from .points import Point, common_notes, points
 from .report import report
+from .results import results
 from .study import Study, finished_rows, run_study
 from .sweep import CODECS, QUICK_CODECS, configurations, sweep
 from .table import table
@@ -37,6 +38,7 @@ __all__ = [
     "pareto_front",
     "points",
     "report",
+    "results",
     "run_study",
     "significant_front",
     "successive_halving",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..runs import Row, RunConfig, canonical
+from ..runs.results import flat
 
 Settings = dict[str, Any]
 """Values by name: `uplink`, `decoder.hidden_size`, `contents.link`."""
@@ -56,7 +57,7 @@ def settings(row: Row, contents: Collection[str] | None = OWN) -> Settings:
         read = {"data": "not recorded"} if known is None else known
     else:
         read = {name: known[name] for name in contents if known and name in known}
-    found = _flat(given) | {f"contents.{name}": digest for name, digest in read.items()}
+    found = flat(given) | {f"contents.{name}": digest for name, digest in read.items()}
     read_back = json.loads(json.dumps(found))  # a row from a file has lists for tuples
     return {name: value for name, value in read_back.items() if name != SEED}
 
@@ -158,16 +159,6 @@ def _check_same(name: str, expected: Any, got: Any, where: str) -> None:
             f"{name}: expected {text(expected)}, as in {where}, got {text(got)}: their losses "
             "measure other things; compare them in studies of their own."
         )
-
-
-def _flat(config: Mapping[str, Any], above: str = "") -> Settings:
-    found: Settings = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{above}{name}.")
-        else:
-            found[f"{above}{name}"] = value
-    return found
 
 
 def text(value: Any) -> str:

@@ -104,9 +104,10 @@ class Study:
 def run_study(study: Study, *, out: Path | str = "runs/study", together: bool = False) -> list[Row]:
     """Tune and run the configurations of a study, and draw its pictures.
 
-    Writes `results.jsonl` (a row for each run), `study.json` (the configurations, and what tuning
-    chose of which candidates), a picture for each cost, and where it is tuned `tuning.jsonl` (a
-    row for each tuning run). Runs whose row is there are not run again.
+    Writes `results.jsonl` and `results.csv` (a row for each run), `study.json` (the configurations,
+    and what tuning chose of which candidates), a picture for each cost, and where it is tuned
+    `tuning.jsonl` and `tuning.csv` (a row for each tuning run). Runs whose row is there are not run
+    again.
 
     Args:
         study: The study.

@@ -8,6 +8,7 @@ from fedjax_compression import Compressor
 
 from ..runs import Named, Row, RunConfig, execute, execute_together, prepare
 from ..runs.contents import Contents, check_contents
+from ..runs.csv_rows import append_csv, write_csv
 from ..runs.live import Live, Pace, line, live_progress, mebibytes, on_terminal
 from ..runs.quality import Watched
 from ..runs.results import append_row, read_rows
@@ -99,7 +100,7 @@ def sweep(
 
     Args:
         configs: The configurations, from `configurations`.
-        results: File of rows (JSON lines); new rows are appended.
+        results: File of rows (JSON lines); new rows are appended, and to a CSV file beside it.
         together: Run configurations that differ only in their seed as one program.
         what: What opens each line of progress.
 
@@ -109,7 +110,8 @@ def sweep(
 
     """
     rows = {}
-    for number, row in enumerate(read_rows(results), start=1):
+    before = read_rows(results)
+    for number, row in enumerate(before, start=1):
         if not isinstance(row.get("config"), dict):
             raise ValueError(f"{results}: line {number}: expected a row with config, got {row}.")
         rows[identity(row["config"])] = row
@@ -119,6 +121,9 @@ def sweep(
             if old:
                 where = f"the row of {config.uplink}, seed {config.seed}, in {results}"
                 check_contents(old.get("contents"), contents, where=where)
+    as_csv = results.with_suffix(".csv")
+    if before:
+        write_csv(as_csv, before)
     given = [settings({"config": dataclasses.asdict(config)}) for config in configs]
     names = varying(given)
     pace = Pace(sum(row is None for row in stored))
@@ -136,6 +141,7 @@ def sweep(
                 for new in _executed(missing, configs, show):
                     rows[identity(new["config"])] = new
                     append_row(results, new)
+                    append_csv(as_csv, new)
             pace.done += len(missing)
             if not on_terminal():
                 done = rows[_of(config)]

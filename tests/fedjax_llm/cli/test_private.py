@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from fedjax_llm.cli import train as train_command
+from fedjax_llm.runs import training
 from tests.helpers.commands import SMALL, refused, train
 
 SECRET = Path(__file__).parents[2] / "helpers/a_secret.txt"
@@ -115,14 +115,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(alone, tmp_path):
 def test_other_configurations_have_noise_of_their_own(tmp_path, monkeypatch):
     """As the difference of two models with equal noise would be free of it."""
     keys = []
-    prepare = train_command.prepare
+    prepare = training.prepare
 
     def kept(*args, **options):
         run = prepare(*args, **options)
         keys.append(tuple(np.asarray(run.private.secret.key("noise", 1)._base_array).tolist()))
         raise SystemExit(0)
 
-    monkeypatch.setattr(train_command, "prepare", kept)
+    monkeypatch.setattr(training, "prepare", kept)
     for more in ([], ["--rounds", "9"], ["--seed", "1"], ["--uplink", "sign()"], ["--seq", "16"]):
         with pytest.raises(SystemExit):
             train(tmp_path / "run", *PRIVATE, *more)
@@ -169,7 +169,7 @@ def test_a_delta_of_one_client_in_all_warns(tmp_path, monkeypatch):
     def ended(*args, **options):
         raise SystemExit(0)
 
-    monkeypatch.setattr(train_command, "open_run_folder", ended)
+    monkeypatch.setattr(training, "open_run_folder", ended)
     with pytest.warns(UserWarning, match="delta: expected well below"), pytest.raises(SystemExit):
         train(tmp_path / "run", *PRIVATE, "--delta", "0.6")
 

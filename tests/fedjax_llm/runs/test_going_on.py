@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from fedjax_llm.cli import main
-from fedjax_llm.cli import train as train_command
+from fedjax_llm.runs import folder as run_folder
+from fedjax_llm.runs import training
 from tests import kill_runs
 from tests.helpers.commands import SMALL, refused, train
 
@@ -86,7 +87,7 @@ def test_a_run_stops_at_its_target_loss_and_trains_on_to_another(alone, tmp_path
 
 def stop_in_evaluation(out, monkeypatch, *, after):
     """Send SIGTERM after the first batch of the evaluation that follows the row of a round."""
-    go_on, append = train_command.Watched.go_on, train_command.append_row
+    go_on, append = training.Watched.go_on, run_folder.append_row
     written, sent = [], []
 
     def append_and_note(path, row):
@@ -100,8 +101,8 @@ def stop_in_evaluation(out, monkeypatch, *, after):
         return go_on(watched, what, done, of)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train_command, "append_row", append_and_note)
-        patched.setattr(train_command.Watched, "go_on", send_and_go_on)
+        patched.setattr(run_folder, "append_row", append_and_note)
+        patched.setattr(training.Watched, "go_on", send_and_go_on)
         with pytest.raises(SystemExit) as ended:
             main(["train", *SMALL, *EVERY, "--rounds", "6", "--out", str(out), "--resume"])
     assert ended.value.code == 128 + signal.SIGTERM

@@ -17,8 +17,8 @@ from fedjax_compression import codec
 
 from fedjax_llm import fed_avg
 from fedjax_llm.cli import main
-from fedjax_llm.cli import train as train_command
 from fedjax_llm.data import Batching
+from fedjax_llm.runs import folder as run_folder
 from fedjax_llm.simulation import ClientStore, Snapshot, StoreRows, chunked, scan, simulate, vmap
 from fedjax_llm.simulation.run_checkpoints import RunCheckpoints
 from tests import kill_runs
@@ -54,7 +54,7 @@ def alone(tmp_path_factory):
 
 def stopped(out, monkeypatch, *, after, by=signal.SIGTERM, every=10):
     """A run that is sent a signal when a round's row has been written."""
-    append = train_command.append_row
+    append = run_folder.append_row
 
     def and_signal(path, row):
         append(path, row)
@@ -62,7 +62,7 @@ def stopped(out, monkeypatch, *, after, by=signal.SIGTERM, every=10):
             os.kill(os.getpid(), by)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train_command, "append_row", and_signal)
+        patched.setattr(run_folder, "append_row", and_signal)
         with pytest.raises(SystemExit) as ended:
             train(out, *FOUR, "--checkpoint-every", str(every), "--resume")
     return ended.value.code

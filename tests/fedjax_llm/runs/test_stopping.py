@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from fedjax_llm.runs.stopping import interrupts
 
 ROOT = Path(__file__).parents[3]
 BUSY = """
@@ -39,3 +42,40 @@ def test_work_that_does_not_end_in_time_is_ended_after_its_last_words():
     assert process.returncode == 128 + signal.SIGTERM
     assert out == "last words\n"
     assert "SIGTERM: ending it; a second signal ends the process at once." in error
+
+
+def test_the_first_interrupt_asks_and_the_second_raises(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.by is signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt, match="the last words"):
+            stop.end("the last words")
+    assert signal.getsignal(signal.SIGINT) is before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "fedjax-llm: interrupted: finishing the current round and writing a checkpoint; a second "
+        "interrupt ends the run at once."
+    )
+
+
+def test_an_evaluation_that_is_interrupted_does_not_end_the_process(capsys):
+    with interrupts() as stop, stop.ending_within(0.01, "ending the evaluation", lambda: None):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+    assert "interrupted: ending the evaluation;" in capsys.readouterr().err
+
+
+def test_in_another_thread_an_interrupt_keeps_its_meaning():
+    before, found = signal.getsignal(signal.SIGINT), []
+
+    def run():
+        with interrupts() as stop:
+            found.append((stop.by, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [(None, before)]

@@ -152,7 +152,7 @@ def test_a_frontier_is_a_study_of_uplinks(executed, tmp_path):
     short = frontier(base, codecs, seeds=[0, 1], out=tmp_path / "short")
     whole = Study([dataclasses.replace(base, uplink=codec) for codec in codecs], seeds=[0, 1])
     assert run_study(whole, out=tmp_path / "whole") == short
-    for name in ("results.jsonl", "study.json", "frontier.png"):
+    for name in ("results.jsonl", "results.csv", "study.json", "frontier.png"):
         one, other = ((tmp_path / folder / name).read_bytes() for folder in ("short", "whole"))
         assert one == other
 

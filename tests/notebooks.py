@@ -1,0 +1,51 @@
+"""Build the notebooks of examples/notebooks, and execute each with small settings.
+
+    python -m tests.notebooks --out runs/notebooks --repository owner/name
+
+Writes NAME.ipynb, as it can be opened, and NAME.executed.ipynb. `--repository` is where the
+notebooks install the library from on Colab; without it they name OWNER/REPOSITORY.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import jupytext
+
+from tests.helpers.notebooks import ROOT, environment, kernel, notebook, with_settings
+
+SCRIPTS = sorted((ROOT / "examples/notebooks").glob("*.py"))
+UNKNOWN = "OWNER/REPOSITORY"
+SMALL = "ROUNDS, CLIENTS, EVALUATE_ROWS = 1, 2, 64"
+
+
+def built(script, repository=UNKNOWN):
+    """The notebook of a script."""
+    return notebook(script.read_text(encoding="utf-8").replace(UNKNOWN, repository))
+
+
+def executed(script, folder):
+    """The notebook with the outputs of its cells, run in a folder with small settings."""
+    small = with_settings(built(script), SMALL)
+    kernel(small, folder).execute(env=environment())
+    return small
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path("runs/notebooks"))
+    parser.add_argument("--repository", default=UNKNOWN)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for script in SCRIPTS:
+        path = args.out / f"{script.stem}.ipynb"
+        jupytext.write(built(script, args.repository or UNKNOWN), path)
+        began = time.perf_counter()
+        jupytext.write(executed(script, args.out), path.with_suffix(".executed.ipynb"))
+        print(f"{path}: every cell ran, in {time.perf_counter() - began:.0f} s", flush=True)
+    if args.repository in ("", UNKNOWN):
+        print(f"They name {UNKNOWN}; make notebooks REPOSITORY=owner/name names another.")
+
+
+if __name__ == "__main__":
+    main()
