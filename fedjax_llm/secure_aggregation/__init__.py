@@ -1,0 +1,25 @@
+"""Secure aggregation: the server learns the sum of clients' integers, and none of them."""
+
+from .client import Client
+from .degrees import Degree, choose_degree
+from .errors import SecureAggregationError
+from .rounds import RoundResult, run_round
+from .server import Server, Sum
+from .setup import Setup, check_setup, sum_width
+from .shamir import combine, split
+
+__all__ = [
+    "Client",
+    "Degree",
+    "RoundResult",
+    "SecureAggregationError",
+    "Server",
+    "Setup",
+    "Sum",
+    "check_setup",
+    "choose_degree",
+    "combine",
+    "run_round",
+    "split",
+    "sum_width",
+]
