@@ -92,6 +92,7 @@ next, got advertise; each step is done once a round.
         """The next step; "done" after the last, "failed" after anything was refused."""
         self._random = random
         self._private: dict[str, bytes] = {}
+        self._public: dict[str, bytes] = {}
         self._seed = b""
         self._masking: dict[int, bytes] = {}
         self._agreed: dict[int, bytes] = {}
@@ -112,8 +113,8 @@ next, got advertise; each step is done once a round.
         """
         with self._doing("advertise"):
             self._private = {use: self._random(KEY_BYTES) for use in ("sealing", "masking")}
-            public = {use: public_key(private) for use, private in self._private.items()}
-            return write(Advertised, self.setup, self.number, **public)
+            self._public = {use: public_key(private) for use, private in self._private.items()}
+            return write(Advertised, self.setup, self.number, **self._public)
 
     def share(self, data: bytes) -> bytes:
         """Share this client's secrets among its neighbours.
@@ -136,8 +137,7 @@ next, got advertise; each step is done once a round.
                 self._refuse("neighbors", "numbers of other clients", numbers)
             sealings = [key.tobytes() for key in sent.sealings]
             maskings = [key.tobytes() for key in sent.maskings]
-            own = [public_key(private) for private in self._private.values()]
-            keys = [*own, *sealings, *maskings]
+            keys = [*self._public.values(), *sealings, *maskings]
             if len(set(keys)) < len(keys):
                 self._refuse("keys", "keys that all differ", "a key that is there twice")
             for v, pair in zip(numbers, zip(sealings, maskings, strict=True), strict=True):
@@ -284,7 +284,10 @@ next, got advertise; each step is done once a round.
         return derive(secret, "sealed shares", self.setup.round, sender, receiver)
 
     def _about(self, sender: int, receiver: int) -> bytes:
-        return context("sealed shares", self.setup.round, sender, receiver)
+        """What a seal is bound to, both masking keys included: else masks might not cancel."""
+        keys = {**self._masking, self.number: self._public["masking"]}
+        about = context("sealed shares", self.setup.round, sender, receiver)
+        return about + keys[sender] + keys[receiver]
 
 
 def pair_key(private: bytes, public: bytes, round_: bytes, one: int, other: int) -> bytes:
