@@ -138,6 +138,13 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     attack = under.attack
     if attack and attack.on_updates:
         parts["uplink"] = attackable(parts["uplink"], informed=attack.informed)
+    if "aggregate" in parts and parts["aggregate"].summing and not parts["uplink"].summable:
+        attacked = f" under the attack {config.attack}" if attack and attack.on_updates else ""
+        raise ValueError(
+            f"uplink: with {config.aggregate} expected a codec whose messages add up as integers, "
+            f"such as fixed_point(clip=1.0, clients={config.clients}), got "
+            f"{config.uplink}{attacked}."
+        )
     inputs = method_inputs(parsed, parts, load, task, split)
     algorithm = _algorithm(parsed, task, inputs)
     check_declared(parsed, algorithm, population)

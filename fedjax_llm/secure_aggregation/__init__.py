@@ -7,10 +7,12 @@ from .rounds import RoundResult, run_round
 from .server import Server, Sum
 from .setup import Setup, check_setup, sum_width
 from .shamir import combine, split
+from .updates import Mean, codec_setup, integers_of, mean_of
 
 __all__ = [
     "Client",
     "Degree",
+    "Mean",
     "RoundResult",
     "SecureAggregationError",
     "Server",
@@ -18,7 +20,10 @@ __all__ = [
     "Sum",
     "check_setup",
     "choose_degree",
+    "codec_setup",
     "combine",
+    "integers_of",
+    "mean_of",
     "run_round",
     "split",
     "sum_width",
