@@ -108,7 +108,7 @@ def changes(seeds):
 
 def check_forged(place, seed):
     ended, refused = outcome(place, changed_field(place, seed))
-    assert refused or isinstance(ended, str), (place, seed)
+    assert refused or isinstance(ended, str) or 1 not in ended, (place, seed)
 
 
 def test_a_forged_message_with_a_right_checksum_never_gives_a_wrong_sum():
