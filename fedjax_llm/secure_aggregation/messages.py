@@ -143,7 +143,7 @@ class Revealed(NamedTuple):
     shares: UInt8[np.ndarray, "neighbors 33"]
 
 
-_FIELDS = {
+_FIELDS: dict[type, dict[str, tuple[int, ...]]] = {
     Advertised: {"sealing": (KEY_BYTES,), "masking": (KEY_BYTES,)},
     Neighbors: {"neighbors": (), "sealings": (KEY_BYTES,), "maskings": (KEY_BYTES,)},
     Shared: {"commitment": (_COMMITMENT_BYTES,), "receivers": (), "sealed": (SEALED_BYTES,)},

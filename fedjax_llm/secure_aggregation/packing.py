@@ -19,9 +19,7 @@ def pack(integers: UInt32[np.ndarray, " entries"], *, bits: int) -> UInt8[np.nda
     """
     per, width = _group(bits)
     groups = -(-integers.size // per)
-    columns = np.zeros((groups * per,), np.uint32)
-    columns[: integers.size] = integers
-    columns = columns.reshape(groups, per)
+    columns = np.pad(integers, (0, groups * per - integers.size)).reshape(groups, per)
     out = np.zeros((groups, width), np.uint8)
     for i, byte, shift in _places(bits):
         column = columns[:, i]
@@ -45,9 +43,7 @@ def unpack(
     """
     per, width = _group(bits)
     groups = -(-entries // per)
-    bytes_ = np.zeros(groups * width, np.uint8)
-    bytes_[: packed.size] = packed
-    bytes_ = bytes_.reshape(groups, width)
+    bytes_ = np.pad(packed, (0, groups * width - packed.size)).reshape(groups, width)
     out = np.zeros((groups, per), np.uint32)
     for i, byte, shift in _places(bits):
         column = bytes_[:, byte].astype(np.uint32)

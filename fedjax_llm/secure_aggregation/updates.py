@@ -80,6 +80,15 @@ def integers_of(codec: Compressor, payload: PyTree, like: PyTree) -> Int32[np.nd
         ValueError: For a codec whose messages do not add up, and for an update that was not finite:
             its client must drop out of the round.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_compression import fixed_point
+        >>> from fedjax_llm.secure_aggregation import integers_of
+        >>> codec, update = fixed_point(clip=3.5, bits=4, clients=4), jnp.array([1.5, -9.0])
+        >>> payload, _ = codec.encode(jax.random.key(0), update, codec.init(update))
+        >>> integers_of(codec, payload, update)[:3].tolist()  # steps of 1/2; one entry is clipped
+        [3, -7, 1]
+
     """
     adds = _summable(codec, who="integers_of")
     integers = adds.integers(payload, like)
@@ -105,6 +114,14 @@ def mean_of(codec: Compressor, result: Sum, like: PyTree) -> Mean:
     Raises:
         TypeError: For anything but a `Compressor`.
         ValueError: For a codec whose messages do not add up.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from fedjax_compression import fixed_point
+        >>> from fedjax_llm.secure_aggregation import Sum, mean_of
+        >>> codec, total = fixed_point(clip=3.5, bits=4, clients=4), np.array([6, -14] + [0] * 11)
+        >>> mean_of(codec, Sum(total, (0, 3)), jnp.zeros(2)).update.tolist()  # of two clients
+        [1.5, -3.5]
 
     """
     adds = _summable(codec, who="mean_of")
