@@ -1,6 +1,5 @@
 """X25519 keys, keys derived from them, mask streams and sealed bytes, by `cryptography`."""
 
-import functools
 import hashlib
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,6 @@ _FIELD = 2**255 - 19
 _CURVE = 486662
 
 
-@functools.cache
 def cryptography() -> Any:
     """The parts of the package that are used; an error says how to install it."""
     try:
