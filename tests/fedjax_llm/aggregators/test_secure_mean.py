@@ -64,7 +64,7 @@ def test_the_simulated_round_is_the_secure_one_with_its_drop_outs():
     partial, new, info = round_of(payloads, weights)
 
     setup = codec_setup(CODEC, LIKE, number=ROUND, degree=5, threshold=3)
-    sent = [jax.tree.map(lambda leaf, u=u: leaf[u], payloads) for u in range(6)]
+    sent = [type(payloads)(packed) for packed in np.asarray(payloads.packed)]
     integers = {u: integers_of(CODEC, payload, LIKE) for u, payload in enumerate(sent)}
     lossy = Lossy({1: ("mask", "up"), 4: ("unmask", "up")})
     result = run_round(setup, integers, deliver=lossy, random=seeded(0))

@@ -19,7 +19,7 @@ def test_bits_lie_one_after_the_other(bits):
     np.testing.assert_array_equal(unpack(packed, 13, bits=bits), integers)
 
 
-@pytest.mark.parametrize("bits", [13, 25, 32])
+@pytest.mark.parametrize("bits", [20, 32])
 def test_it_is_that_of_the_codecs(bits):
     integers = np.arange(2**bits - 9, 2**bits, dtype=np.uint64).astype(np.uint32)
     there = in_program.pack(jnp.asarray(integers), bits=bits)

@@ -31,13 +31,11 @@ def check_sum(setup, lost, seed=0):
 
 @pytest.mark.parametrize("place", [None, *PLACES])
 def test_the_sum_is_exact_for_a_drop_out_at_any_message(place):
-    setup = setup_of(6, threshold=3)
-    check_sum(setup, {} if place is None else {2: place})
-    if place is not None:
-        check_sum(setup, {0: place, 5: place})
+    setup = setup_of(5, threshold=2)
+    check_sum(setup, {} if place is None else {0: place, 3: place})
 
 
-@pytest.mark.parametrize("bits", [2, 5, 13, 14, 21, 29])
+@pytest.mark.parametrize("bits", [2, 13, 14, 29])
 def test_every_width_of_the_modulus(bits):
     """From 4 to 32 bits, in words of 16 and of 32; the largest sums have no room to spare."""
     setup = setup_of(4, bits=bits, entries=9)._replace(clients=8, degree=6, threshold=2)

@@ -84,7 +84,6 @@ def shifts_between(asked, hidden, differences):
 @pytest.mark.parametrize(
     ("degree", "corrupt", "lost"),
     [
-        (5, set(), {}),
         (5, {3}, {1: ("mask", "up"), 4: ("unmask", "up")}),
         (2, set(), {}),
         (4, {0}, {5: ("mask", "up")}),
