@@ -29,6 +29,7 @@ from .primitives import (
     check_public_key,
     commit,
     context,
+    cryptography,
     derive,
     public_key,
     seal,
@@ -85,6 +86,7 @@ next, got advertise; each step is done once a round.
     def __init__(self, setup: Setup, number: int, random: RandomBytes = os.urandom) -> None:
         check_kind(setup, Setup, who="Client", name="setup", expected="a Setup")
         check_setup(setup)
+        cryptography()
         check_integer(number, who="Client", name="number", at_least=0, at_most=2**32 - 2)
         self.setup = setup
         self.number = number

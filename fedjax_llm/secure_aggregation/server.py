@@ -23,7 +23,14 @@ from .messages import (
     write,
 )
 from .packing import unpack
-from .primitives import add_stream, check_public_key, commit, derive, public_key
+from .primitives import (
+    add_stream,
+    check_public_key,
+    commit,
+    cryptography,
+    derive,
+    public_key,
+)
 from .setup import Setup, check_setup, word_type
 from .shamir import RandomBytes, combine, read_share
 
@@ -84,6 +91,7 @@ class Server:
     def __init__(self, setup: Setup, random: RandomBytes = os.urandom) -> None:
         check_kind(setup, Setup, who="Server", name="setup", expected="a Setup")
         check_setup(setup)
+        cryptography()
         self.setup = setup
         self.step = STEPS[0]
         """The step whose messages are received; "done" after the last, "failed" if it failed."""
