@@ -37,12 +37,15 @@ class ServerInfo(NamedTuple):
         failed: Number of clients that were left out because their update held a NaN or an
             infinity. Clients of weight zero are in neither number.
         update_norm: Euclidean norm of the aggregated update, or of what the method names instead.
+        clipped: Entries of the accepted clients' updates that their codec clipped, for a rule that
+            counts them (`secure_mean`). Default: None.
 
     """
 
     accepted: Int[Array, ""]
     failed: Int[Array, ""]
     update_norm: Float[Array, ""]
+    clipped: Float[Array, ""] | None = None
 
 
 class Gather(NamedTuple):

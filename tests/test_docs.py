@@ -78,7 +78,7 @@ def test_the_example_of_the_compression_package_runs(capsys):
 
 @pytest.mark.slow
 def test_the_example_of_the_privacy_document_runs(capsys):
-    code, _ = examples("docs/privacy.md")
+    _, code, _ = examples("docs/privacy.md")
     run(code, "docs/privacy.md")
     (epsilon, relation), (noise,) = map(str.split, capsys.readouterr().out.splitlines())
     assert epsilon.startswith("1.828")
@@ -88,9 +88,18 @@ def test_the_example_of_the_privacy_document_runs(capsys):
 
 
 def test_the_audit_of_the_privacy_document_finds_both_tokens(capsys):
-    _, code = examples("docs/privacy.md")
+    _, _, code = examples("docs/privacy.md")
     run(code, "docs/privacy.md")
     assert capsys.readouterr().out == "Recovery(precision=1.0, recall=1.0, recovered=2, true=2)\n"
+
+
+@pytest.mark.slow
+def test_the_secure_sum_of_the_privacy_document_is_the_mean_of_those_that_are_left(capsys):
+    code, _, _ = examples("docs/privacy.md")
+    run(code, "docs/privacy.md")
+    mean, clipped = capsys.readouterr().out.split()
+    assert abs(float(mean) - 0.3) < 1e-6 + 3 * 2**-15 / 7000**0.5  # steps of about 2^-15
+    assert clipped == "0"
 
 
 def test_the_study_of_the_documents_can_be_built(tmp_path):

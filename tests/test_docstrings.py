@@ -14,6 +14,7 @@ from fedjax_llm import (
     audits,
     data,
     evaluation,
+    secure_aggregation,
     simulation,
     tasks,
 )
@@ -36,6 +37,7 @@ PUBLIC = {
     **dict(functions(aggregators)),
     **dict(functions(adapters)),
     **dict(functions(audits)),
+    **dict(functions(secure_aggregation)),
     **dict(functions(tasks)),
     **dict(functions(simulation)),
     **dict(functions(evaluation)),

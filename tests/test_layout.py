@@ -25,6 +25,7 @@ LAYERS = {
             "precision",
             "schedules",
             "privacy",
+            "secure_aggregation",
             "client_training",
             "algorithm",
             "ledger",

@@ -1,7 +1,7 @@
 """Compressed updates: update -> payload -> bytes -> update."""
 
 from . import entropy, projections, quantizers, sparsifiers, wire, wrappers
-from .contract import Compressor, has_receiver_memory, payload_structure
+from .contract import Compressor, Summable, has_receiver_memory, payload_structure
 from .entropy import *  # noqa: F403
 from .projections import *  # noqa: F403
 from .quantizers import *  # noqa: F403
@@ -13,6 +13,7 @@ from .wrappers import *  # noqa: F403
 __all__ = [
     "Compressor",
     "Prefix",
+    "Summable",
     "Symbols",
     "TrellisSymbols",
     "WireError",

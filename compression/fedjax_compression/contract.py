@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .errors import message
 
@@ -39,6 +39,32 @@ def _mean_unchanged(
     mean: Update, memory: Memory, share: Float[Array, ""] | float
 ) -> tuple[Update, Memory]:
     return mean, memory
+
+
+class Summable(NamedTuple):
+    """How the messages of a codec add up: they are integers whose sum decodes to the sum.
+
+    A server that sees only the sum of clients' integers (secure aggregation) can use such a codec.
+
+    Attributes:
+        bits: Bits of an integer: it is at least -2^(bits - 1) and below 2^(bits - 1).
+        clients: Most messages in a sum; a sum has `bits + ceil(log2(clients))` bits, at most 32.
+        integers: `(payload, like) -> integers`: those of one message, int32 `[integers]`, for
+            updates of the structure of `like`.
+        failed: `(integers) -> failed`: whether the update of one message was not finite. Such
+            integers must not be summed.
+        total: `(integers, like) -> update`: the sum of the decoded updates, from the sum of the
+            integers, in float32.
+        clipped: `(integers) -> count`: entries that were clipped, in all summed updates.
+
+    """
+
+    bits: int
+    clients: int
+    integers: Callable[[Payload, Like], Int[Array, " integers"]]
+    failed: Callable[[Int[Array, " integers"]], Bool[Array, ""]]
+    total: Callable[[Int[Array, " integers"], Like], Update]
+    clipped: Callable[[Int[Array, " integers"]], Float[Array, ""]]
 
 
 class Compressor(NamedTuple):
@@ -92,6 +118,7 @@ class Compressor(NamedTuple):
             resembles what is sent, such as the last round's mean; it may be traced. The payload's
             structure and the state are those of the codec itself. None (default): nothing that is
             known helps.
+        summable: How messages add up, for secure sums. None (default): they do not.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -119,6 +146,7 @@ class Compressor(NamedTuple):
         _mean_unchanged
     )
     given: Callable[[Update], "Compressor"] | None = None
+    summable: Summable | None = None
 
 
 def payload_structure(compressor: Compressor, like: Like) -> Payload:

@@ -307,6 +307,49 @@ def receiver_state_stays_finite(trial: CompressorTrial) -> None:
     _hold(_equal(still, after), "receiver", "the old state after a NaN", still, "keep it there")
 
 
+def integers_add_up(trial: CompressorTrial) -> None:
+    """The sum of three messages' integers, if they have any, decodes to the sum of the updates."""
+    c, x = trial.compressor, trial.update
+    adds = c.summable
+    if adds is None:
+        return
+    payloads = [trial.encode(jr.key(seed), x, c.init(x))[0] for seed in range(3)]
+    of_each = [adds.integers(payload, x) for payload in payloads]
+    half = 2 ** (adds.bits - 1)
+    _hold(
+        all(((each >= -half) & (each < half)).all() for each in of_each),
+        "sums",
+        f"integers of {adds.bits} bits",
+        of_each,
+        "declare the bits that they have",
+    )
+    whole = adds.total(of_each[0] + of_each[1] + of_each[2], x)
+    decoded = [trial.decode(payload, x) for payload in payloads]
+    _hold(
+        _close(whole, jax.tree.map(lambda *leaves: sum(leaves), *decoded)),
+        "sums",
+        "the sum of the decoded updates from the sum of the integers",
+        whole,
+        "give all messages one scale and one order",
+    )
+    _hold(
+        not adds.failed(of_each[0]),
+        "sums",
+        "a finite update not to have failed",
+        True,
+        "see failed",
+    )
+    for index, value, broken in _with_one_value(x, (jnp.nan, jnp.inf)):
+        payload, _ = trial.encode(jr.key(2), broken, c.init(x))
+        _hold(
+            adds.failed(adds.integers(payload, x)),
+            "sums",
+            f"an update with {value} in leaf {index} to have failed",
+            "that it has not",
+            "keep an integer that stands for an entry that is not finite",
+        )
+
+
 PROMISES: tuple[Callable[[CompressorTrial], None], ...] = (
     structure_comes_back,
     bfloat16_stays_finite,
@@ -321,6 +364,7 @@ PROMISES: tuple[Callable[[CompressorTrial], None], ...] = (
     rounds_trace_once,
     integers_are_refused_or_exact,
     receiver_state_stays_finite,
+    integers_add_up,
 )
 """Every promise, each a function that raises `ContractError`."""
 

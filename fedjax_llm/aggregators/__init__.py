@@ -4,7 +4,7 @@ from .adaptive_dp_fed_avg import adaptive_dp_fed_avg
 from .bucketing import bucketing
 from .bulyan import bulyan
 from .centered_clipping import centered_clipping
-from .contract import Aggregator, Noised
+from .contract import Aggregator, Noised, Summing
 from .dnc import dnc
 from .dp_fed_avg import dp_fed_avg
 from .failures import leave_out_failed
@@ -17,6 +17,7 @@ from .median import median
 from .nearest_neighbor_mixing import nearest_neighbor_mixing
 from .norm_bound import norm_bound
 from .rfa import rfa
+from .secure_mean import secure_mean
 from .sign_majority import sign_majority
 from .stacked import Stack, shares, stacked
 from .trimmed_mean import trimmed_mean
@@ -26,6 +27,7 @@ __all__ = [
     "Aggregator",
     "Noised",
     "Stack",
+    "Summing",
     "adaptive_dp_fed_avg",
     "bucketing",
     "bulyan",
@@ -43,6 +45,7 @@ __all__ = [
     "nearest_neighbor_mixing",
     "norm_bound",
     "rfa",
+    "secure_mean",
     "shares",
     "sign_majority",
     "stacked",

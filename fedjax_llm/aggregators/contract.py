@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+from fedjax_compression import Compressor
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..privacy.mechanism import Mechanism
@@ -35,6 +36,22 @@ class Noised(NamedTuple):
     finish: Callable[[Key[Array, ""], PyTree, Partial], tuple[PyTree, PyTree]]
 
 
+class Summing(NamedTuple):
+    """A rule that adds the integers of messages, for one codec.
+
+    Attributes:
+        read: `(payload) -> updates`: what the rule folds in of one message, in place of the
+            decoded update; it holds a NaN if the client's update was not finite.
+        rule: The rule over that; its `finish` returns the combined update, in float32.
+        clipped: `(partial) -> count`: entries that clients clipped.
+
+    """
+
+    read: Callable[[PyTree], PyTree]
+    rule: "Aggregator"
+    clipped: Callable[[Partial], Float[Array, ""]]
+
+
 class Aggregator(NamedTuple):
     """A rule that combines decoded updates, as a fold over chunks of clients.
 
@@ -60,6 +77,10 @@ class Aggregator(NamedTuple):
             it calls it in place of `empty`. None (default): a round depends on neither.
         noised: For a rule that adds noise, in place of `begin`; its `finish` raises, so that no
             method leaves the noise out unseen. None (default): the rule adds none.
+        summing: For a rule that adds the integers of messages: `(codec, like) -> Summing`, for a
+            codec and the structure of its updates; it raises `ValueError` for a codec whose
+            messages do not add up. Its `add` and `finish` raise. None (default): the rule combines
+            decoded updates.
 
     """
 
@@ -69,3 +90,4 @@ class Aggregator(NamedTuple):
     finish: Callable[[Partial], PyTree]
     begin: Callable[[Key[Array, ""], PyTree, int], Partial] | None = None
     noised: Noised | None = None
+    summing: Callable[[Compressor, PyTree], Summing] | None = None

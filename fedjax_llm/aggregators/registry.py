@@ -19,6 +19,7 @@ from .median import median
 from .nearest_neighbor_mixing import nearest_neighbor_mixing
 from .norm_bound import norm_bound
 from .rfa import rfa
+from .secure_mean import secure_mean
 from .sign_majority import sign_majority
 from .trimmed_mean import trimmed_mean
 from .weighted_mean import weighted_mean
@@ -39,6 +40,7 @@ AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "nearest_neighbor_mixing": nearest_neighbor_mixing,
     "norm_bound": norm_bound,
     "rfa": rfa,
+    "secure_mean": secure_mean,
     "sign_majority": sign_majority,
     "trimmed_mean": trimmed_mean,
     "weighted_mean": weighted_mean,

@@ -34,7 +34,9 @@ class RunConfig:
         downlink: Codec of what the server sends.
         aggregate: How the server combines decoded updates: weighted_mean(), a robust rule such as
             median() or krum(f=6), one with noise for privacy such as dp_fed_avg(clip=0.5,
-            noise_multiplier=1.0), or a registered rule of your own. Default: the method's.
+            noise_multiplier=1.0), secure_mean() of integers with the uplink
+            fixed_point(clip=0.05, clients=32), or a registered rule of your own. Default: the
+            method's.
         prediction: Share of the last round's update that clients and server subtract before coding
             an uplink; above 0 the downlink carries that update too, at 4 bits per entry.
         client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),

@@ -147,6 +147,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     attack = under.attack
     if attack and attack.on_updates:
         parts["uplink"] = attackable(parts["uplink"], informed=attack.informed)
+    _check_sums(config, parts, task)
     inputs = method_inputs(parsed, parts, load, task, split)
     algorithm = _algorithm(parsed, task, inputs)
     check_declared(parsed, algorithm, population)
@@ -204,6 +205,21 @@ def _contents(parsed: ParsedConfig, load: Workload, task: Task, under: Condition
     imported = "import_adapter" in names_in(parsed.texts["adapter"].call)
     adapter = {"adapter": adapter_digest(task)} if imported else {}
     return load.contents | adapter | condition_contents(under, load.names)
+
+
+def _check_sums(config: RunConfig, parts: Mapping[str, Any], task: Task) -> None:
+    """Raise for a rule that sums integers, with an uplink that has none or too few bits."""
+    summing = parts["aggregate"].summing if "aggregate" in parts else None
+    if summing is None:
+        return
+    if parts["uplink"].summable is None:
+        raise ValueError(
+            f"uplink: with {config.aggregate} expected a codec whose messages add up as integers, "
+            f"such as fixed_point(clip=1.0, clients={config.clients}), got {config.uplink}."
+        )
+    rule = summing(parts["uplink"], task.params).rule
+    cohort = config.buffer or config.clients
+    in_field("uplink", jax.eval_shape, lambda: rule.empty(task.params, cohort))
 
 
 def _codec(field: str, text: Parsed) -> Compressor:

@@ -128,6 +128,7 @@ def round_row(run: Run, finished: Round) -> Row:
         "accepted": int(finished.server_info.accepted),
         "failed": int(finished.server_info.failed),
         "update_norm": float(finished.server_info.update_norm),
+        **({} if (clipped := finished.server_info.clipped) is None else {"clipped": int(clipped)}),
         "uplink_bytes": total_bytes(finished.messages, "up"),
         "downlink_bytes": total_bytes(finished.messages, "down"),
         "header_bytes": sum(entry.header_bytes for entry in finished.messages),

@@ -17,7 +17,7 @@ def pack(codes: UInt32[Array, " entries"], *, bits: int) -> UInt8[Array, " bytes
 
     Args:
         codes: Integers below 2**bits.
-        bits: Bits per integer, from 1 to 24.
+        bits: Bits per integer, from 1 to 32.
 
     Returns:
         `packed_size(codes.size, bits=bits)` bytes. Unused bits of the last byte are zero.
@@ -52,7 +52,7 @@ def unpack(
     Args:
         packed: The bytes.
         entries: Number of integers.
-        bits: Bits per integer, from 1 to 24.
+        bits: Bits per integer, from 1 to 32.
 
     Returns:
         The integers.
@@ -63,7 +63,8 @@ def unpack(
     packed = jnp.pad(packed, (0, groups * width - packed.size)).reshape(groups, width)
     bytes_ = [packed[:, byte].astype(jnp.uint32) for byte in range(width)]
     columns = [
-        sum(_shift_left(bytes_[byte], 8 * byte - i * bits) for byte in _bytes_of(i, bits)) % 2**bits
+        sum(_shift_left(bytes_[byte], 8 * byte - i * bits) for byte in _bytes_of(i, bits))
+        & jnp.uint32(2**bits - 1)
         for i in range(per)
     ]
     return jnp.stack(columns, axis=1).reshape(-1)[:entries]

@@ -3,6 +3,7 @@
 from .blockwise import blockwise_int, mxfp4, nf4
 from .dithered import dithered
 from .eden import drive, eden
+from .fixed_point import fixed_point
 from .fp8 import fp8
 from .natural import natural
 from .qsgd import qsgd
@@ -17,6 +18,7 @@ __all__ = [
     "dithered",
     "drive",
     "eden",
+    "fixed_point",
     "fp8",
     "mxfp4",
     "natural",

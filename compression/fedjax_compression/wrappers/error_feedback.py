@@ -23,7 +23,8 @@ def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compr
     for the bias. An update with a NaN or an infinity leaves the state unchanged.
 
     State: a float32 copy of the update, and the inner codec's state. Payload: the inner codec's;
-    the sum is computed in float32 and rounded to the update's dtypes.
+    the sum is computed in float32 and rounded to the update's dtypes. Messages add up if the inner
+    codec's do.
 
     Args:
         compressor: The inner codec C, without receiver memory.
@@ -70,4 +71,4 @@ def error_feedback(compressor: Compressor, *, decay: float | int = 1.0) -> Compr
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (left, new_inner), state)
         return payload, kept
 
-    return Compressor(init=init, encode=encode, decode=compressor.decode)
+    return Compressor(init, encode, compressor.decode, summable=compressor.summable)

@@ -90,7 +90,7 @@ def preconditioned(compressor: Compressor) -> Compressor:
 
         return Compressor(compressor.init, encode, decode)
 
-    return compressor._replace(given=given)
+    return compressor._replace(given=given, summable=None)
 
 
 def _scalings(

@@ -156,7 +156,8 @@ def averaging(
     Raises:
         TypeError: For an argument of the wrong kind.
         ValueError: For an uplink with receiver memory without a `population`, or with another rule
-            than the mean. From `init`, for parameters that differ in structure from `like`.
+            than the mean; for `secure_mean` with an uplink whose messages do not add up, or with a
+            `prediction`. From `init`, for parameters that differ in structure from `like`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -189,6 +190,14 @@ def averaging(
     uplink, downlink = uplink or identity(), downlink or identity()
     down = channel(downlink, like, numbered=work.numbered)
     aggregate = aggregate or weighted_mean()
+    summing = aggregate.summing and aggregate.summing(uplink, like)
+    if summing:
+        if prediction:
+            raise ValueError(
+                f"{who}: prediction: expected 0 with a rule that adds the integers of messages, "
+                f"got {prediction}."
+            )
+        aggregate = summing.rule
     noised = aggregate.noised
     check_population(uplink, population, who=who)
     remembers = has_receiver_memory(uplink)
@@ -249,6 +258,8 @@ def averaging(
         return payload, AveragingClient(choose(failed, client_state.work, memory), coder, end), info
 
     def decode(state: AveragingState, payload: Uplink) -> PyTree:
+        if summing:
+            return summing.read(payload)
         return uplink_given(state.known).decode(payload, like)
 
     def server_update(
@@ -267,10 +278,11 @@ def averaging(
             cast(update, like) if knows else (),
             of_rule,
         )
-        return server_result(partial, new, state, update, always=noised is not None)
+        new, info = server_result(partial, new, state, update, always=noised is not None)
+        return new, info._replace(clipped=summing.clipped(total)) if summing else info
 
     # a stale answer was coded relative to an earlier update than the server now knows
-    in_order = remembers or has_receiver_memory(downlink) or knows or bool(noised)
+    in_order = remembers or has_receiver_memory(downlink) or knows or bool(noised or summing)
     return FederatedAlgorithm(
         init,
         client_init,

@@ -109,7 +109,7 @@ def gather_updates(
 
     Raises:
         TypeError: For a `decode` that cannot be called, and for anything but an `Aggregator`.
-        ValueError: For a rule with `begin` or noise without `round_of`.
+        ValueError: For a rule with `begin` or noise without `round_of`, and for one with `summing`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -131,6 +131,9 @@ def gather_updates(
     )
 
     begin, noised = aggregate.begin, aggregate.noised
+    if aggregate.summing:
+        expected = "a rule that combines decoded updates, or what its summing(codec, like) gives"
+        raise ValueError(message("gather_updates", "aggregate", expected, "a rule with summing"))
     if (begin or noised) and round_of is None:
         expected = "a rule that depends on no round, or a round_of that keeps one for it"
         got = "a rule with begin" if begin else "a rule with noise"

@@ -48,7 +48,8 @@ class Round(NamedTuple):
         clients: The cohort: sorted positions of its clients in the corpus, `[cohort]`.
         client_info: What each client reports, such as its `loss` and its number of `targets`:
             NumPy leaves `[cohort]`.
-        server_info: What the server reports: clients `accepted` and `failed`, and `update_norm`.
+        server_info: What the server reports: clients `accepted` and `failed`, `update_norm`, and
+            `clipped` where its rule counts that.
         messages: The ledger's entries of all messages that the round sent.
         snapshot: `() -> snapshot`: copies what a run resumes from. Call it before the next round
             is requested, which changes the client states.
