@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import math
 
@@ -72,10 +73,8 @@ def test_null_in_any_field_is_read_or_refused(name):
     """A null takes the place of the family's default."""
     for values in (FAMILIES[name], config_to(config_from(FAMILIES[name]))):
         for key in values:
-            try:
+            with contextlib.suppress(ValueError):  # and no other error
                 config_from({**values, key: None})
-            except ValueError as error:
-                assert str(error).startswith("config.json: ")
 
 
 @pytest.mark.parametrize(
