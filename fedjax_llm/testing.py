@@ -279,6 +279,25 @@ def a_round_of_failures_changes_no_parameters(trial: AlgorithmTrial) -> None:
     )
 
 
+def a_client_that_missed_a_message_takes_part_again(trial: AlgorithmTrial) -> None:
+    """A client that was not in a round counts in the next, unless the method needs it in each."""
+    if trial.algorithm.every_round or trial.algorithm.every_message:
+        return
+    state, before, _ = trial.play(*trial.start(), range(1))
+    without = jnp.asarray(trial.weights).at[0].set(0)
+    state, after, _ = trial.play(state, before, [1], weights=without)
+    rows = jax.tree.map(lambda old, new: new.at[0].set(old[0]), before, after)
+    server = trial.play(state, rows, [2])[2][3]
+    counts = (int(server.accepted), int(server.failed))
+    _hold(
+        counts == (trial.clients, 0),
+        "a missed message",
+        f"(accepted, failed) of {(trial.clients, 0)} in the next round",
+        counts,
+        "declare every_message (a Channel has it), or send what does not build on earlier messages",
+    )
+
+
 def messages_have_the_bytes_that_are_made(trial: AlgorithmTrial) -> None:
     """Downlink and uplinks become messages, and read back to the same messages."""
     downlink, uplinks, _, _ = jax.device_get(trial.played[2])
@@ -311,6 +330,7 @@ ALGORITHM_PROMISES: tuple[Callable[[AlgorithmTrial], None], ...] = (
     rounds_trace_once,
     failed_clients_are_left_out,
     a_round_of_failures_changes_no_parameters,
+    a_client_that_missed_a_message_takes_part_again,
     messages_have_the_bytes_that_are_made,
     other_structures_are_refused,
 )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.random as jr
 import optax
-from fedjax_compression import Compressor, codec, has_receiver_memory
+from fedjax_compression import Compressor, codec
 
 from ..adapters import Adapter
 from ..adapters.registry import ADAPTERS
@@ -126,14 +126,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         in_field("aggregate", jax.eval_shape, lambda: rule.empty(task.params, cohort))
         parts["aggregate"] = rule
     parts |= {field: _codec(field, texts[field]) for field in ("uplink", "downlink")}
-    if config.clients < population and has_receiver_memory(parts["downlink"]):
-        raise ValueError(
-            f"downlink: {config.downlink} needs every client in every round, as a client that "
-            f"misses a message cannot read the next; expected clients to be {population}, all "
-            f"there are, got {config.clients}."
-        )
     check_client_axis(parsed)
-    under = conditions(parsed, parts["downlink"], load)
+    under = conditions(parsed, load)
     check_adapter(parsed, task.params)
     attack = under.attack
     if attack and attack.on_updates:

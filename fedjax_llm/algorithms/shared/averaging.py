@@ -270,7 +270,7 @@ def averaging(
         return server_result(partial, new, state, update, always=noised is not None)
 
     # a stale answer was coded relative to an earlier update than the server now knows
-    in_order = remembers or has_receiver_memory(downlink) or knows or bool(noised)
+    in_order = remembers or down.every_message or knows or bool(noised)
     return FederatedAlgorithm(
         init,
         client_init,
@@ -279,6 +279,7 @@ def averaging(
         gather_updates(decode, aggregate, like, round_of=lambda state: state.of_rule),
         server_update,
         uncounted=keep_uplink,
+        every_message=down.every_message,
         add_stale=(
             None
             if in_order
