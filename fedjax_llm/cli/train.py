@@ -1,6 +1,9 @@
 """`fedjax-llm train`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from ..runs import Row, RunConfig, baseline_rows, deliver, open_run_folder, prepare, run_rounds
 from ..runs.delivery import check_save_base
@@ -10,8 +13,12 @@ from ..runs.quality import Watched
 from ..runs.registries import load_plugins
 from ..runs.results import append_row, write_object
 from ..runs.rows import summary
+from ..simulation import Round
 from ..studies import table
 from .output import failures, keep_programs, nats, print_table
+
+ENDING = "ending the evaluation"
+"""What a signal makes of an evaluation, in words."""
 
 
 def train(
@@ -37,8 +44,8 @@ def train(
             a run where there is none.
         save_base: Also write the frozen base of an adapter to base/, for peft to open: needed for
             smollm2 and .gguf files. The base of a fresh decoder is always written.
-        checkpoint_every: Rounds between checkpoints. One is also written on SIGTERM and Ctrl-C; the
-            last three are kept.
+        checkpoint_every: Rounds between checkpoints. One is also written before the evaluation of
+            a round, and on SIGTERM and Ctrl-C; the last three are kept.
         compilation_cache: Folder in which compiled programs are kept for later commands.
         plugin: Modules that register codecs, methods or data of your own, such as mypkg.codecs.
 
@@ -75,11 +82,33 @@ def train(
 
 
 def _train(folder: RunFolder, out: Path, show: Live, *, baselines: bool, save_base: bool) -> Row:
-    """Train and evaluate; a signal ends the evaluation with what was measured so far."""
+    """Train and evaluate; a signal ends an evaluation with what was measured so far."""
+    writing, written = Lock(), len(folder.past.rows)
+
+    def write(row: Row) -> None:
+        nonlocal written
+        with writing:  # a round's row is written once, by the run or as its last words
+            if row["round"] > written:
+                append_row(folder.rounds, row)
+                folder.unevaluated.unlink(missing_ok=True)
+                written = row["round"]
 
     def each(row: Row) -> None:
-        append_row(folder.rounds, row)
+        write(row)
         show(row)
+
+    @contextmanager
+    def evaluating(row: Row, computed: Round | None, seconds: float) -> Iterator[None]:
+        def write_so_far() -> None:
+            write(row | watched.of_round())
+            line(
+                f"stopped by {folder.stop.by.name if folder.stop.by else ''} in the evaluation of "
+                f"round {row['round']}; --resume --out {out} continues it."
+            )
+
+        folder.begin_evaluation(row, computed, seconds)
+        with folder.stop.ending_within(1.5, ENDING, write_so_far):
+            yield
 
     def watch(what: str, done: int, of: int) -> bool:
         return show.evaluating(what, done, of) and folder.stop.by is None
@@ -89,9 +118,16 @@ def _train(folder: RunFolder, out: Path, show: Live, *, baselines: bool, save_ba
 
     watched = Watched(watch)
     show.started_at(folder.past.rows)
-    ended = run_rounds(folder.run, each, past=folder.past, keep=folder.keep, watched=watched)
+    ended = run_rounds(
+        folder.run,
+        each,
+        past=folder.past,
+        keep=folder.keep,
+        watched=watched,
+        evaluating=evaluating,
+    )
     delivered = {"delivered": deliver(folder.run, ended.trained, out, save_base=save_base)}
-    with folder.stop.ending_within(1.5, "ending the evaluation", write_so_far):
+    with folder.stop.ending_within(1.5, ENDING, write_so_far):
         row = summary(folder.run, ended, watched) | delivered
         if baselines and not watched.ended:
             row |= {"baselines": baseline_rows(folder.run, watched)}

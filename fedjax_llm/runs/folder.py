@@ -35,6 +35,10 @@ class RunFolder(NamedTuple):
         summary: Path of summary.json.
         past: Rounds completed before, from the last readable checkpoint.
         done: The summary, if the run is complete.
+        unevaluated: Path of a row whose round is being evaluated.
+        begin_evaluation: `(row, round, seconds) -> None`: keeps a round before its evaluation, so
+            that nothing is lost if that is ended: the row in `unevaluated`, and a checkpoint if
+            this process computed the round.
         keep: `(round, seconds, last) -> None`, for `execute`: writes a checkpoint when one is due,
             and ends the process after a stop signal.
         stop: Whether the run was asked to stop.
@@ -46,6 +50,8 @@ class RunFolder(NamedTuple):
     summary: Path
     past: ResumePoint
     done: Row | None
+    unevaluated: Path
+    begin_evaluation: Callable[[Row, Round | None, float], None]
     keep: Callable[[Round, float, bool], None]
     stop: Stop
 
@@ -54,8 +60,9 @@ class RunFolder(NamedTuple):
 def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterator[RunFolder]:
     """Lock a run's folder, creating it if needed, and find how far its run has got.
 
-    A checkpoint is written every `every` rounds, after the last round, and after the current round
-    on SIGTERM or SIGINT, which then end the process with status 128 plus the signal's number.
+    A checkpoint is written every `every` rounds, before the evaluation of a round, after the last
+    round, and after the current round on SIGTERM or SIGINT, which then end the process with status
+    128 plus the signal's number.
 
     Args:
         out: The folder.
@@ -81,6 +88,7 @@ def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterato
         logging.CRITICAL
     )  # Orbax's threads also print errors that it raises
     rounds, summary = out / "rounds.jsonl", out / "summary.json"
+    unevaluated = out / "unevaluated.json"
     if not resume:
         _refuse_run(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -94,12 +102,14 @@ def open_run_folder(out: Path, run: Run, *, resume: bool, every: int) -> Iterato
         done = found if found and same_end and "stopped" not in found else None
         stop = held.enter_context(stop_signals())
         checkpoints = held.enter_context(RunCheckpoints(out / "checkpoints"))
-        past = ResumePoint() if done else _past(run, checkpoints, rounds, finished=bool(found))
+        past = ResumePoint()
+        if not done:
+            past = _past(run, checkpoints, rounds, unevaluated, finished=bool(found))
         if not same_end:
             known = json.loads((out / "run.json").read_text(encoding="utf-8"))
             write_object(out / "run.json", known | {"config": asdict(run.config)})
-        keep = _keeper(run, out, checkpoints, stop, every)
-        yield RunFolder(run, rounds, summary, past, done, keep, stop)
+        begin, keep = _keepers(run, out, checkpoints, stop, every, unevaluated)
+        yield RunFolder(run, rounds, summary, past, done, unevaluated, begin, keep, stop)
 
 
 def _begun(about: Path, run: Run, *, resume: bool) -> Run:
@@ -185,10 +195,13 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path, *, finished: bool) -> ResumePoint:
+def _past(
+    run: Run, checkpoints: RunCheckpoints, rounds: Path, unevaluated: Path, *, finished: bool
+) -> ResumePoint:
     """Rounds up to the last readable checkpoint; later rows are cut from rounds.jsonl.
 
-    So is the row of its own round where the evaluation of that was ended.
+    So is the row of its own round where the evaluation of that was ended. Where the process was
+    killed in it, that row is in `unevaluated` alone.
     """
     key = jr.fold_in(jr.key(run.config.seed), 0)
     server = run.algorithm.init(key, run.task.params)
@@ -205,30 +218,60 @@ def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path, *, finished: bool
     if not rounds.exists() and not wanted:
         return ResumePoint()
     lines = rounds.read_bytes().splitlines(keepends=True) if rounds.exists() else []
-    os.truncate(rounds, sum(map(len, lines[:wanted])))
+    left = _unevaluated(lines[wanted - 1 : wanted] if wanted else [], unevaluated, wanted)
+    if left:
+        write_object(unevaluated, left)
+    if lines:
+        os.truncate(rounds, sum(map(len, lines[: wanted - 1 if left else wanted])))
     rows = read_rows(rounds)
-    if [row.get("round") for row in rows] != list(range(1, wanted + 1)):
+    if [row.get("round") for row in rows] != list(range(1, wanted if left else wanted + 1)):
         raise ValueError(
             f"{rounds}: expected the rows of rounds 1 to {wanted}, as the checkpoint is of round "
             f"{wanted}, got {len(rows)} rows."
         )
     if not restored:
         return ResumePoint()
-    unevaluated = None
-    if "stopped" in rows[-1]:
-        os.truncate(rounds, sum(map(len, lines[: wanted - 1])))
-        unevaluated = {k: v for k, v in rows.pop().items() if k != "stopped"}
-    return ResumePoint(restored.snapshot, rows, restored.notes["seconds"], unevaluated)
+    return ResumePoint(restored.snapshot, rows, restored.notes["seconds"], left)
 
 
-def _keeper(
-    run: Run, out: Path, checkpoints: RunCheckpoints, stop: Stop, every: int
-) -> Callable[[Round, float, bool], None]:
+def _unevaluated(last: list[bytes], unevaluated: Path, number: int) -> Row | None:
+    """The row of round `number` without its evaluation, where that did not end.
+
+    Args:
+        last: The line of that round in rounds.jsonl, if there is one.
+        unevaluated: The file of a row whose round is being evaluated.
+        number: The number of the round.
+
+    """
+    if last:
+        row = json.loads(last[0]) if last[0].endswith(b"\n") else {}
+        return {k: v for k, v in row.items() if k != "stopped"} if "stopped" in row else None
+    kept = json.loads(unevaluated.read_text(encoding="utf-8")) if unevaluated.exists() else {}
+    return kept if kept.get("round") == number else None
+
+
+def _keepers(
+    run: Run, out: Path, checkpoints: RunCheckpoints, stop: Stop, every: int, unevaluated: Path
+) -> tuple[Callable[[Row, Round | None, float], None], Callable[[Round, float, bool], None]]:
+    """The functions `begin_evaluation` and `keep` of a `RunFolder`."""
+    kept = 0
+
+    def save(finished: Round, seconds: float) -> None:
+        nonlocal kept
+        if finished.round > kept and run.config.buffer is None:
+            checkpoints.save(finished.snapshot(), {"seconds": seconds})
+            kept = finished.round
+
+    def begin_evaluation(row: Row, computed: Round | None, seconds: float) -> None:
+        write_object(unevaluated, row)
+        if computed:
+            save(computed, seconds)
+
     def keep(finished: Round, seconds: float, last: bool) -> None:
         number, asked = finished.round, stop.by
         saved = run.config.buffer is None
-        if saved and (asked or number % every == 0 or last):
-            checkpoints.save(finished.snapshot(), {"seconds": seconds})
+        if asked or number % every == 0 or last:
+            save(finished, seconds)
         if asked:
             checkpoints.wait()
             print(
@@ -239,4 +282,4 @@ def _keeper(
             )
             raise SystemExit(128 + asked)
 
-    return keep
+    return begin_evaluation, keep

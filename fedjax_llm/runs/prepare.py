@@ -18,7 +18,6 @@ from ..algorithms.shared.base_changes import base_of
 from ..attacks import attackable
 from ..data import Batching, HoldOut
 from ..evaluation import backdoor_success
-from ..models import DecoderConfig
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
 from ..simulation.digest import digest
 from ..tasks import Measure, Task
@@ -102,8 +101,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         long=config.long,
         cache=cache,
     )
-    if isinstance(load.config, DecoderConfig):
-        check_memory(config, load.config, texts=task_spec.texts)
+    check_memory(config, load.config, texts=task_spec.texts)
     split = held_out(parsed, load.corpus, load.heldout)
     evaluated = to_evaluate(parsed, split)
     _check_target(config, evaluated)

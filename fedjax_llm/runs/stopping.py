@@ -31,13 +31,16 @@ class Stop:
         """Work that ends soon after a signal, or else is ended.
 
         Args:
-            seconds: Time from the signal on until the process is ended.
+            seconds: Time until the process is ended, from the signal on, or from the beginning of
+                the work if the signal came before.
             doing: What the work does when asked to stop, in words.
             last_words: Called before the process is ended.
 
         """
         before, self.doing, self._limit = self.doing, doing, (seconds, last_words)
         try:
+            if self.by:
+                self._count_down()
             yield
         finally:
             self.doing, self._limit = before, None
@@ -45,14 +48,17 @@ class Stop:
     def ask(self, which: signal.Signals) -> None:
         """Ask the run to stop."""
         self.by = which
+        self._count_down()
+
+    def _count_down(self) -> None:
         if self._limit:
-            timer = threading.Timer(self._limit[0], self._end)
+            timer = threading.Timer(self._limit[0], self._end, [self._limit])
             timer.daemon = True
             timer.start()
 
-    def _end(self) -> None:
-        if self._limit and self.by:
-            self._limit[1]()
+    def _end(self, limit: tuple[float, Callable[[], None]]) -> None:
+        if self._limit is limit and self.by:  # this work has not ended
+            limit[1]()
             os._exit(128 + self.by)
 
 

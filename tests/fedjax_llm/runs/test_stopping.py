@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from fedjax_llm.runs import stopping
 
 ROOT = Path(__file__).parents[3]
 BUSY = """
@@ -39,3 +42,22 @@ def test_work_that_does_not_end_in_time_is_ended_after_its_last_words():
     assert process.returncode == 128 + signal.SIGTERM
     assert out == "last words\n"
     assert "SIGTERM: ending it; a second signal ends the process at once." in error
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_signal_bounds_the_work_it_meets_and_the_work_after_it(monkeypatch, before):
+    """But not what follows that work."""
+    ended, said = threading.Event(), []
+    monkeypatch.setattr(stopping.os, "_exit", lambda status: (said.append(status), ended.set()))
+    stop = stopping.Stop()
+    if before:
+        stop.ask(signal.SIGTERM)
+    with stop.ending_within(0.05, "ending it", lambda: said.append("last words")):
+        if not before:
+            stop.ask(signal.SIGTERM)
+        assert ended.wait(30)
+    assert said == ["last words", 128 + signal.SIGTERM]
+    with stop.ending_within(0.2, "ending it", lambda: said.append("more words")):
+        pass
+    time.sleep(0.5)
+    assert said == ["last words", 128 + signal.SIGTERM]
