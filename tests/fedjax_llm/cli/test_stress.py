@@ -96,6 +96,7 @@ def test_a_run_of_an_encoder_that_cannot_fit_is_refused_by_the_command(
     capsys, tmp_path, monkeypatch
 ):
     fuzz_configs.write_models(tmp_path)
+    capsys.readouterr()
     monkeypatch.setattr(memory, "memory", lambda: 2**34)
     flags = fuzz_configs.encoder_flags(tmp_path) | {"batch": "100000000"}
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]

@@ -11,7 +11,6 @@ import pytest
 from fedjax_llm.models import DecoderConfig
 from fedjax_llm.runs import RunConfig, canonical, execute_together, live, prepare
 from fedjax_llm.runs.quality import Watched
-from fedjax_llm.studies import sweep
 
 ROW = {"train_nats_per_token": 3.25, "uplink_bytes": 2**20}
 
@@ -67,7 +66,7 @@ def test_durations_in_words():
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_sweep_shows_its_evaluations_whether_runs_are_together_or_not(monkeypatch, seeds):
-    told = []
+    told, sweep = [], importlib.import_module("fedjax_llm.studies.sweep")
 
     def executed(runs, each, watched):
         watched.go_on("heldout rows", 3, 8)
@@ -82,8 +81,9 @@ def test_a_sweep_shows_its_evaluations_whether_runs_are_together_or_not(monkeypa
     for name, value in given.items():
         monkeypatch.setattr(sweep, name, value)
     configs = [RunConfig(seed=seed) for seed in range(seeds)]
-    show = SimpleNamespace(evaluating=lambda *progress: told.append(progress) or True)
-    sweep._executed(configs, {each: {} for each in configs}, show)
+    with live.live_progress("a sweep", rounds=1) as show:
+        monkeypatch.setattr(show, "evaluating", lambda *progress: told.append(progress) or True)
+        sweep._executed(configs, {each: {} for each in configs}, show)
     assert told == [("heldout rows", 3, 8)]
 
 
