@@ -227,9 +227,9 @@ def _words(flags):
 
 
 def _folder(draw, source, folders):
-    """A model folder of which one or two values of `config.json` are changed."""
+    """A model folder of which at most two values of `config.json` are changed."""
     values = json.loads((source / "config.json").read_text())
-    for name in draw.sample(sorted(values), draw.choice([1, 1, 2])):
+    for name in draw.sample(sorted(values), draw.choice([0, 1, 1, 2])):
         if isinstance(values[name], dict) and draw.random() < 0.7:
             values[name][draw.choice(sorted(values[name]))] = draw.choice(JSON)
         else:

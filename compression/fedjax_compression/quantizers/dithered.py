@@ -81,7 +81,7 @@ def dithered(*, rate: float | int) -> Compressor:
     more. Where its scales, 4 bytes per 4,096 entries, would take half of that or more, there is one
     scale for all, and the signs of as many of the rotated entries as there is room for: of n
     entries, k signs leave an error of 1.57 n / k - 1. Use rates of 0.5 and above: below, the error
-    grows faster than the rate falls.
+    of a dense update grows far faster than the rate falls (1.5e5 on a Gaussian at 0.01 bits).
 
     The levels of entries with a large dither are spread more widely than those with a small one.
     Each of eight ranges of dither magnitudes therefore has a separate table, so that the rate is

@@ -75,7 +75,7 @@ def test_a_sweep_shows_its_evaluations_whether_runs_are_together_or_not(monkeypa
     given = {
         "prepare": lambda config: SimpleNamespace(contents={}),
         "check_contents": lambda *contents, where: None,
-        "execute": executed,
+        "execute": lambda *given: executed(*given)[0],
         "execute_together": executed,
     }
     for name, value in given.items():
