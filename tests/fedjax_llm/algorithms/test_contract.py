@@ -9,10 +9,8 @@ from fedjax_compression import codec, wire
 from fedjax_llm import algorithms
 from fedjax_llm.algorithms.registry import METHODS
 from fedjax_llm.ledger import entries, lengths, total_bytes
-from fedjax_llm.testing import (
-    ALGORITHM_PROMISES,
-    AlgorithmTrial,
-    ContractError,
+from fedjax_llm.testing import ALGORITHM_PROMISES, AlgorithmTrial, ContractError
+from fedjax_llm.testing.algorithms import (
     a_client_that_missed_a_message_takes_part_again,
     client_axes_agree,
     failed_clients_are_left_out,
