@@ -79,7 +79,7 @@ class FederatedAlgorithm(NamedTuple):
     All functions trace under `jit` with static shapes. `client_update` is written for one client;
     the runtime adds the client axis, by `vmap` or a loop.
 
-    The last five fields declare what runtimes must know; `simulate` and `simulate_buffered` refuse
+    The last six fields declare what runtimes must know; `simulate` and `simulate_buffered` refuse
     a method that they cannot run correctly. A client's state and the server's move together: over
     the clients whose message was counted. A client whose message was not counted, because it was
     lost or came too late, keeps its old state, as if it had not been drawn, apart from what
@@ -108,6 +108,8 @@ class FederatedAlgorithm(NamedTuple):
             sent), the new one for what stays at the client (a personal model, the memory of a
             downlink). Leaves may have leading axes. None (default): all of the old one.
         every_round: Every client must take part in every round and be counted. False by default.
+        every_message: Every client must receive every message of the server, as one that missed a
+            message fails from then on; whether its answer counts does not matter. False by default.
         add_stale: `(server_state, partial, uplinks, weights, discounts) -> partial`: `gather.add`
             of answers to earlier models (`simulate_buffered`), with each update multiplied by its
             discount, from 0 to 1: `[chunk]`. None (default) where that is not possible: the
@@ -130,6 +132,7 @@ class FederatedAlgorithm(NamedTuple):
     personal: Callable[[Params, ClientState], Params] | None = None
     uncounted: Uncounted | None = None
     every_round: bool = False
+    every_message: bool = False
     add_stale: AddStale | None = None
     mechanism: Mechanism | None = None
 

@@ -152,6 +152,8 @@ JSON = [
     *(float("inf"), float("-inf"), float("nan"), -1, 0, 0.5, 1, 3, 1e300, 2**31, 2**63, 10**400),
     *(True, False, None, "", "x", [], [0], {}, {"rope_type": "linear", "factor": float("nan")}),
 ]
+ENCODER, TEXTS = "model-bert", "texts.jsonl"
+"""The folder of an encoder, and the file of the labelled texts that it trains on."""
 LITERALS = ["-1", "0", "1", "2", "0.5", "1e999", "1000000000000", "None", "True", "'x'", "1e-30"]
 """Values of the arguments of a call."""
 INNER = {"uplink": "eden(bits=2)", "downlink": "eden(bits=2)", "adapter": "lora(rank=2)"}
@@ -173,7 +175,12 @@ def drawn(draw, names, folders, calls):
     flags = dict(SMALL)
     if kind < 0.4:
         flags = {name: value for name, value in flags.items() if name not in SIZES}
-        flags["model"] = str(_folder(draw, folders))
+        source = draw.choice(sorted(folders.glob("model-*")))
+        if source == folders / ENCODER:
+            flags |= encoder_flags(folders)
+        if draw.random() < 0.2:
+            flags[draw.choice(["batch", "seq", "local_steps"])] = draw.choice(NUMBERS)
+        flags["model"] = str(_folder(draw, source, folders))
     else:
         for name in draw.sample(names, draw.choice([1, 1, 2, 3])):
             flags[name] = _value(draw, name, calls)
@@ -219,11 +226,10 @@ def _words(flags):
     return words
 
 
-def _folder(draw, folders):
-    """A model folder of which one or two values of `config.json` are changed."""
-    source = draw.choice(sorted(folders.glob("model-*")))
+def _folder(draw, source, folders):
+    """A model folder of which at most two values of `config.json` are changed."""
     values = json.loads((source / "config.json").read_text())
-    for name in draw.sample(sorted(values), draw.choice([1, 1, 2])):
+    for name in draw.sample(sorted(values), draw.choice([0, 1, 1, 2])):
         if isinstance(values[name], dict) and draw.random() < 0.7:
             values[name][draw.choice(sorted(values[name]))] = draw.choice(JSON)
         else:
@@ -238,9 +244,18 @@ def _folder(draw, folders):
     return target
 
 
+def encoder_flags(folders):
+    """Flags of a run that trains an encoder on labelled texts, beside the model."""
+    where = f"'{folders / TEXTS}', fields(text='text', label='label', client='who')"
+    return {"data": f"jsonl({where})", "task": "classification(labels=2)"}
+
+
 def write_models(folders):
-    """Small models of three families, with a tokenizer."""
-    from fedjax_llm.models import config_from, config_to, save  # noqa: PLC0415
+    """Small models of four families of decoders and an encoder, with a tokenizer and texts."""
+    import jax  # noqa: PLC0415
+    from flax import nnx  # noqa: PLC0415
+
+    from fedjax_llm.models import Encoder, EncoderConfig, config_from, config_to, save  # noqa: PLC0415
     from tests.helpers import families  # noqa: PLC0415
     from tests.helpers.fast_tokenizers import byte_level  # noqa: PLC0415
 
@@ -251,6 +266,18 @@ def write_models(folders):
         config = config_from({**values, layers: 2})
         assert config_to(config)
         save(folders / f"model-{name}", config, families.params(config), tokenizer=tokenizer)
+    bert = EncoderConfig(
+        vocab_size=len(tokenizer),
+        **{"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
+        max_position_embeddings=24,
+    )
+    state = jax.jit(lambda: nnx.state(Encoder(bert, rngs=nnx.Rngs(7)), nnx.Param))()
+    save(folders / ENCODER, bert, nnx.to_pure_dict(state), tokenizer=tokenizer)
+    with (folders / TEXTS).open("w", encoding="utf-8") as file:
+        for number in range(40):
+            label, who = ("cat", "mat")[number % 2], f"person {number // 2 % 4}"
+            row = {"text": f"{number} {label}", "label": label, "who": who}
+            file.write(json.dumps(row) + "\n")
 
 
 def ended(words, out):

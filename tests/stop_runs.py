@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.helpers import report_rows
 from tests.helpers.processes import python
 from tests.kill_runs import RUN
 
@@ -27,9 +28,13 @@ COMMANDS = {
     "study": (("study", "tests/helpers/a_study.py"), "tuning.jsonl"),
     "codecs": (("codecs", "--entries", "65536"), "codecs.jsonl"),
     "bench": (("bench", "--rungs", "middle"), "bench.json"),
+    "report": (("report", "RUNS"), "none"),
     "help": (("train", "--help"), "none"),
 }
-"""Arguments, and the file that the rows go to; none of them ends by itself in time."""
+"""Arguments, and the file that the rows go to. RUNS is a folder with the rows of a large sweep;
+a report of them takes some seconds, and no other command but help ends by itself in time."""
+SEEDS = 500
+"""Seeds of the sweep that is reported, with four codecs each."""
 SECONDS = 20.0
 """Most time that a command may take to end: a run of rounds finishes its round first."""
 
@@ -60,8 +65,8 @@ def fault(name, which, ended, rows):
     if status != 128 + which:
         return f"status {status}, {error[-300:]!r}"
     lines = error.splitlines()
-    asked = f"fedjax-llm: {which.name}: finishing the current round"
-    if name == "train" and lines[0].startswith(asked):
+    asked = f"fedjax-llm: {which.name}: "
+    if name == "train" and lines[0].startswith((asked + "finishing", asked + "ending")):
         lines.pop(0)
     if len(lines) != 1 or not lines[0].startswith(f"fedjax-llm: stopped by {which.name}"):
         return f"said {error[-300:]!r}"
@@ -81,13 +86,23 @@ def stopped_somewhere(draw, folder):
     name = draw.choice(list(COMMANDS))
     which = draw.choice([signal.SIGINT, signal.SIGTERM])
     args, file = COMMANDS[name]
-    out = folder / "out"
+    out, runs = folder / "out", folder / "runs"
+    if name == "report":
+        report_rows.write(runs, report_rows.sweep(seeds=range(SEEDS)))
+    args = [str(runs) if each == "RUNS" else each for each in args]
     process = start(*args, *(() if name == "help" else ("--out", str(out))))
     wait = draw.choice([0.3, 1.0, 3.0, 6.0, 12.0, 25.0]) * (0.5 + draw.random())
     time.sleep(wait)
     ended = stop(process, which)
     what = f"{name} stopped by {which.name} after {wait:.1f} s"
-    return what, fault(name, which, ended, out / file)
+    return what, fault(name, which, ended, out / file) or half_written(out)
+
+
+def half_written(page):
+    """What is wrong with the page of a report; empty for nothing, and where there is none."""
+    if not page.is_file() or page.read_text(encoding="utf-8").rstrip().endswith("</html>"):
+        return ""
+    return "a page is not whole"
 
 
 def main():

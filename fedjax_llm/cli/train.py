@@ -9,6 +9,9 @@ from ..runs.training import train_until_stopped
 from ..studies import table
 from .output import failures, keep_programs, nats, print_table
 
+ENDING = "ending the evaluation"
+"""What a signal makes of an evaluation, in words."""
+
 
 def train(
     run: RunConfig = RunConfig(),
@@ -36,8 +39,8 @@ def train(
             smollm2 and .gguf files. The base of a fresh decoder is always written.
         track: Where the numbers of the rounds' rows and the summary also go: tensorboard, wandb
             or trackio, such as "wandb(project='codecs')". No run there has a round twice.
-        checkpoint_every: Rounds between checkpoints. One is also written on SIGTERM and Ctrl-C; the
-            last three are kept.
+        checkpoint_every: Rounds between checkpoints. One is also written before the evaluation of
+            a round, and on SIGTERM and Ctrl-C; the last three are kept.
         compilation_cache: Folder in which compiled programs are kept for later commands, at most
             1 GiB. Default: fedjax-llm/programs in the user's cache folder; `off` keeps none.
         plugin: Modules that register codecs, methods or data of your own, such as mypkg.codecs.

@@ -120,6 +120,8 @@ def federate(
     without it. It keeps its old state, as it is told when it is next sent the model. If no client
     counts, the parameters stay as they were. An algorithm that needs every client in every round
     (`every_round`) stops instead: run it again from the last standing, and the round is repeated.
+    One whose clients must receive every message (`every_message`) stops where a client sent no
+    reply, as it may not have received the model.
 
     Args:
         grid: The grid that Flower gives to a server app.
@@ -147,9 +149,10 @@ def federate(
     Raises:
         TypeError: For an argument of the wrong kind.
         ValueError: For a number out of range, for a roster that is not sorted, for an algorithm
-            with `every_round` in cohorts of some clients, and for one with noise, which has no
-            secret here.
-        RuntimeError: For an algorithm with `every_round`, from a round in which a client failed.
+            with `every_round` or `every_message` in cohorts of some clients, and for one with
+            noise, which has no secret here.
+        RuntimeError: For an algorithm with `every_round`, from a round in which a client failed;
+            for one with `every_message`, from a round in which a client sent no reply.
 
     Example:
         In the main function of a server app, which `server_app` makes with checkpoints:
@@ -244,12 +247,13 @@ def _federate(
         ups, envelope = np.zeros(len(cohort), np.int64), [0, 0]
         for each in asked.values():
             envelope[1] += envelope_bytes(each, len(data))
-        took_part = []
+        took_part, silent = [], set(cohort)
         for row, client in enumerate(cohort):
             if client not in asked:
                 continue
             try:
                 reply = _only(replies[client])
+                silent.remove(client)
                 up = read_bytes(reply.content, "uplink", up_like)
                 ups[row] = len(up)
                 envelope[0] += envelope_bytes(reply, len(up))
@@ -267,7 +271,7 @@ def _federate(
             counted[client] = number
             took_part.append(names[client])
         reasons = {names[client]: failed[client] for client in sorted(failed)}
-        if reasons and algorithm.every_round:
+        if reasons and (algorithm.every_round or (algorithm.every_message and silent)):
             raise RuntimeError(
                 f"federate: round {number}: expected every client, as the algorithm needs, got "
                 f"none from {reasons}; mend that and run again, which repeats the round."

@@ -2,30 +2,28 @@
 
 from functools import partial
 
-from fedjax_compression import Compressor, has_receiver_memory
-
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..attacks.contract import Attack, Backdoor
 from ..data import Corpus
 from ..simulation import Conditions
 from ..simulation.conditions.registry import CONDITIONS
+from ..simulation.loop.arguments import refused_conditions
 from .config import ParsedConfig, RunConfig
 from .texts import built, in_field
 from .workload import Workload
 
 
-def conditions(parsed: ParsedConfig, downlink: Compressor, load: Workload) -> Conditions:
+def conditions(parsed: ParsedConfig, load: Workload) -> Conditions:
     """The conditions that a configuration names.
 
     Args:
         parsed: The configuration.
-        downlink: Its downlink codec.
         load: Its data and model, whose tokenizer reads an attack's texts.
 
     Raises:
         ValueError: Naming the field: for a text that names no condition, for a deadline or
             availability without a link, for a deadline that waits for more clients than are drawn,
-            and where the method or the downlink's codec cannot run under the condition.
+            and where the method cannot run under the condition.
 
     """
     config, texts, method = parsed.config, parsed.texts, parsed.method
@@ -41,20 +39,15 @@ def conditions(parsed: ParsedConfig, downlink: Compressor, load: Workload) -> Co
         _check_attack(parsed, given["attack"], load)
     for name in given:
         if method.split:
-            raise _needs_everyone(parsed, name)
+            raise ValueError(
+                f"{name}: {texts['algorithm'].call.name} needs the whole of every client in every "
+                f"round, expected none, got {getattr(config, name)}."
+            )
         if name in ("deadline", "availability") and "link" not in given:
             raise ValueError(
                 f"{name}: expected a link, such as link(uplink=10e6, downlink=50e6), as it is in "
                 f"simulated seconds; got {getattr(config, name)} alone."
             )
-    misses = config.faults or config.sampler
-    misses = misses if config.buffer is None else f"a buffer of {config.buffer}"
-    if misses and has_receiver_memory(downlink):
-        raise ValueError(
-            f"downlink: {config.downlink} needs every client in every round, as a client that "
-            f"misses a message cannot read the next; expected none of faults, sampler and buffer, "
-            f"got {misses}."
-        )
     if config.buffer is not None:
         _check_buffer(config)
     if "deadline" in given and (given["deadline"].first or 0) > config.clients:
@@ -79,15 +72,21 @@ def check_declared(
     config, name = parsed.config, parsed.texts["algorithm"].call.name
     if isinstance(algorithm, SplitMethod):
         return
-    if algorithm.every_round:
+    if refused := refused_conditions(algorithm):
+        needs = f"{name} needs every client in every round"
+        if not algorithm.every_round:
+            needs = (
+                f"{name} with downlink {config.downlink} needs every client in every round, as a "
+                "client that misses a message cannot read the next"
+            )
         if config.clients < population:
             raise ValueError(
-                f"algorithm: {name} needs every client in every round, expected clients to be "
-                f"{population}, all there are, got {config.clients}."
+                f"algorithm: {needs}, expected clients to be {population}, all there are, got "
+                f"{config.clients}."
             )
-        for field in ("faults", "deadline", "sampler"):
-            if getattr(config, field) is not None:
-                raise _needs_everyone(parsed, field)
+        for field in refused:
+            if (got := getattr(config, field)) is not None:
+                raise ValueError(f"{field}: {needs}, expected none, got {got}.")
     if config.buffer is not None and algorithm.add_stale is None:
         raise ValueError(
             f"buffer: {name} with uplink {config.uplink} and downlink {config.downlink} keeps a "
@@ -95,13 +94,6 @@ def check_declared(
             f"{config.buffer}; run it without, or a method like fed_avg with codecs other than "
             "ef21 and diana."
         )
-
-
-def _needs_everyone(parsed: ParsedConfig, field: str) -> ValueError:
-    return ValueError(
-        f"{field}: {parsed.texts['algorithm'].call.name} needs the whole of every client in every "
-        f"round, expected none, got {getattr(parsed.config, field)}."
-    )
 
 
 def _check_sampler(config: RunConfig) -> None:

@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, TypeAlias
 
 from ..algorithm import ServerState, SplitMethod
 from ..algorithms.shared.base_changes import base_of
@@ -25,6 +26,9 @@ from .prepare import Run
 from .quality import Watched, quality
 from .results import Row
 from .rows import Ended, round_row, summary, trained_by
+
+Evaluating: TypeAlias = Callable[[Row, Round | None, float], AbstractContextManager[None]]
+"""The kind of `run_rounds`' `evaluating`."""
 
 
 class ResumePoint(NamedTuple):
@@ -67,6 +71,7 @@ def run_rounds(
     past: ResumePoint = ResumePoint(),
     keep: Callable[[Round, float, bool], None] | None = None,
     watched: Watched | None = None,
+    evaluating: Evaluating | None = None,
 ) -> Ended:
     """Run all rounds, or those that are left, or until the target loss.
 
@@ -78,6 +83,8 @@ def run_rounds(
             seconds so far, and whether no round follows.
         watched: Who is told of the progress of rounds' evaluations and may end them. The row of
             such a round has what was measured so far in `stopped`.
+        evaluating: `(row, round, seconds)`: a context in which a round is evaluated, given its row
+            without the evaluation; `round` is None if an earlier process computed it.
 
     Returns:
         The rows, what was trained, and the seconds.
@@ -90,8 +97,13 @@ def run_rounds(
     rows = list(past.rows)
     watched = watched or Watched()
 
-    def finish(row: Row, state: ServerState) -> None:
-        rows.append(evaluated_row(run, row, state, watched))
+    def finish(row: Row, state: ServerState, computed: Round | None = None) -> None:
+        if evaluating and is_evaluated(run, row):
+            with evaluating(row, computed, time.perf_counter() - started):
+                row = evaluated_row(run, row, state, watched)
+        else:
+            row = evaluated_row(run, row, state, watched)
+        rows.append(row)
         each(row)
 
     if past.unevaluated and past.snapshot:
@@ -100,7 +112,7 @@ def run_rounds(
     if not (watched.ended or reached(run, rows)):
         for finished in rounds(run, axis, past.snapshot):
             last = finished
-            finish(round_row(run, finished), finished.state)
+            finish(round_row(run, finished), finished.state, finished)
             done = reached(run, rows)
             if keep:
                 is_last = done or finished.round == run.config.rounds
@@ -113,11 +125,19 @@ def run_rounds(
 
 
 def evaluated_row(run: Run, row: Row, state: ServerState, watched: Watched) -> Row:
-    """Add the losses on held-out data to a round's row, if it is one of those that get them."""
-    if run.config.evaluate_every and row["round"] % run.config.evaluate_every == 0:
-        found = quality(run, state.params, base_of(state, run.task.frozen), watched)
-        row |= {"stopped": {**watched.ended, "measured": found}} if watched.ended else found
-    return row
+    """A round's row, with the losses on held-out data if it is one of those that get them."""
+    if not is_evaluated(run, row):
+        return row
+    watched.begin({})
+    found = quality(run, state.params, base_of(state, run.task.frozen), watched)
+    watched.add(found)
+    return row | (watched.of_round() if watched.ended else found)
+
+
+def is_evaluated(run: Run, row: Row) -> bool:
+    """Whether the round of a row is one of those that are evaluated."""
+    every = run.config.evaluate_every
+    return every is not None and row["round"] % every == 0
 
 
 def reached(run: Run, rows: Sequence[Row]) -> bool:
@@ -128,12 +148,15 @@ def reached(run: Run, rows: Sequence[Row]) -> bool:
     return target is not None and loss is not None and loss <= target
 
 
-def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[Row]:
+def execute_together(
+    runs: Sequence[Run], each: Callable[[Row], None], watched: Watched | None = None
+) -> list[Row]:
     """Run several runs that differ only in their seed, as one program.
 
     Args:
         runs: The runs.
         each: Called with each round's row of the first run.
+        watched: Who is told of the progress of evaluations, of each run in turn.
 
     Returns:
         Their summary rows; `seconds` is the time of all of them together.
@@ -159,6 +182,7 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
             f"target_loss: expected none for runs together, which end together, got "
             f"{config.target_loss}."
         )
+    watched = watched or Watched()
     started = time.perf_counter()
     members = [
         Member(run.task.params, run.task.frozen, run.split.train, run.config.seed) for run in runs
@@ -173,12 +197,12 @@ def execute_together(runs: Sequence[Run], each: Callable[[Row], None]) -> list[R
         client_axis=axis,
     ):
         for run, mine, one in zip(runs, rows, finished, strict=True):
-            mine.append(evaluated_row(run, round_row(run, one), one.state, Watched()))
+            mine.append(evaluated_row(run, round_row(run, one), one.state, watched))
         each(rows[0][-1])
     seconds = time.perf_counter() - started
     return [
         {
-            **summary(run, Ended(mine, trained_by(run, one.state, one.snapshot), seconds)),
+            **summary(run, Ended(mine, trained_by(run, one.state, one.snapshot), seconds), watched),
             "together": len(runs),
         }
         for run, mine, one in zip(runs, rows, finished, strict=True)

@@ -36,6 +36,9 @@ class RunFolder(NamedTuple):
         past: Rounds completed before, from the last readable checkpoint.
         done: The summary, if the run is complete.
         append: `(row) -> None`: append a round's row to rounds.jsonl and rounds.csv.
+        begin_evaluation: `(row, round, seconds) -> None`: keeps a round before its evaluation, so
+            that nothing is lost if that is ended: the row in unevaluated.json until it is appended,
+            and a checkpoint if this process computed the round.
         keep: `(round, seconds, last) -> None`, for `execute`: writes a checkpoint when one is due,
             and ends the process after a stop signal.
         stop: Whether the run was asked to stop.
@@ -48,6 +51,7 @@ class RunFolder(NamedTuple):
     past: ResumePoint
     done: Row | None
     append: Callable[[Row], None]
+    begin_evaluation: Callable[[Row, Round | None, float], None]
     keep: Callable[[Round, float, bool], None]
     stop: Stop
 
@@ -63,8 +67,8 @@ def open_run_folder(
 ) -> Iterator[RunFolder]:
     """Lock a run's folder, creating it if needed, and find how far its run has got.
 
-    A checkpoint is written every `every` rounds, after the last round, and after the current round
-    when the run is asked to stop, which then ends it.
+    A checkpoint is written every `every` rounds, before the evaluation of a round, after the last
+    round, and after the current round when the run is asked to stop, which then ends it.
 
     Args:
         out: The folder.
@@ -92,6 +96,7 @@ def open_run_folder(
         logging.CRITICAL
     )  # Orbax's threads also print errors that it raises
     rounds, summary = out / "rounds.jsonl", out / "summary.json"
+    unevaluated = out / "unevaluated.json"
     if not resume:
         _refuse_run(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -105,9 +110,11 @@ def open_run_folder(
         done = found if found and same_end and "stopped" not in found else None
         stop = held.enter_context(stopping())
         checkpoints = held.enter_context(RunCheckpoints(out / "checkpoints"))
-        past = ResumePoint() if done else _past(run, checkpoints, rounds, finished=bool(found))
-        if rounds.exists() and not done:
-            write_csv(out / "rounds.csv", past.rows)
+        past = ResumePoint()
+        if not done:
+            past = _past(run, checkpoints, rounds, unevaluated, finished=bool(found))
+            if rounds.exists():
+                write_csv(out / "rounds.csv", past.rows)
         if not same_end:
             known = json.loads((out / "run.json").read_text(encoding="utf-8"))
             write_object(out / "run.json", known | {"config": asdict(run.config)})
@@ -115,9 +122,10 @@ def open_run_folder(
         def append(row: Row) -> None:
             append_row(rounds, row)
             append_csv(out / "rounds.csv", row)
+            unevaluated.unlink(missing_ok=True)
 
-        keep = _keeper(run, out, checkpoints, stop, every)
-        yield RunFolder(run, rounds, summary, past, done, append, keep, stop)
+        begin, keep = _keepers(run, out, checkpoints, stop, every, unevaluated)
+        yield RunFolder(run, rounds, summary, past, done, append, begin, keep, stop)
 
 
 def _begun(about: Path, run: Run, *, resume: bool) -> Run:
@@ -205,10 +213,13 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path, *, finished: bool) -> ResumePoint:
+def _past(
+    run: Run, checkpoints: RunCheckpoints, rounds: Path, unevaluated: Path, *, finished: bool
+) -> ResumePoint:
     """Rounds up to the last readable checkpoint; later rows are cut from rounds.jsonl.
 
-    So is the row of its own round where the evaluation of that was ended.
+    So is the row of its own round where the evaluation of that was ended. Where the process was
+    killed in it, that row is in `unevaluated` alone.
     """
     key = jr.fold_in(jr.key(run.config.seed), 0)
     server = run.algorithm.init(key, run.task.params)
@@ -225,30 +236,60 @@ def _past(run: Run, checkpoints: RunCheckpoints, rounds: Path, *, finished: bool
     if not rounds.exists() and not wanted:
         return ResumePoint()
     lines = rounds.read_bytes().splitlines(keepends=True) if rounds.exists() else []
-    os.truncate(rounds, sum(map(len, lines[:wanted])))
+    left = _unevaluated(lines[wanted - 1 : wanted] if wanted else [], unevaluated, wanted)
+    if left:
+        write_object(unevaluated, left)
+    if lines:
+        os.truncate(rounds, sum(map(len, lines[: wanted - 1 if left else wanted])))
     rows = read_rows(rounds)
-    if [row.get("round") for row in rows] != list(range(1, wanted + 1)):
+    if [row.get("round") for row in rows] != list(range(1, wanted if left else wanted + 1)):
         raise ValueError(
             f"{rounds}: expected the rows of rounds 1 to {wanted}, as the checkpoint is of round "
             f"{wanted}, got {len(rows)} rows."
         )
     if not restored:
         return ResumePoint()
-    unevaluated = None
-    if "stopped" in rows[-1]:
-        os.truncate(rounds, sum(map(len, lines[: wanted - 1])))
-        unevaluated = {k: v for k, v in rows.pop().items() if k != "stopped"}
-    return ResumePoint(restored.snapshot, rows, restored.notes["seconds"], unevaluated)
+    return ResumePoint(restored.snapshot, rows, restored.notes["seconds"], left)
 
 
-def _keeper(
-    run: Run, out: Path, checkpoints: RunCheckpoints, stop: Stop, every: int
-) -> Callable[[Round, float, bool], None]:
+def _unevaluated(last: list[bytes], unevaluated: Path, number: int) -> Row | None:
+    """The row of round `number` without its evaluation, where that did not end.
+
+    Args:
+        last: The line of that round in rounds.jsonl, if there is one.
+        unevaluated: The file of a row whose round is being evaluated.
+        number: The number of the round.
+
+    """
+    if last:
+        row = json.loads(last[0]) if last[0].endswith(b"\n") else {}
+        return {k: v for k, v in row.items() if k != "stopped"} if "stopped" in row else None
+    kept = json.loads(unevaluated.read_text(encoding="utf-8")) if unevaluated.exists() else {}
+    return kept if kept.get("round") == number else None
+
+
+def _keepers(
+    run: Run, out: Path, checkpoints: RunCheckpoints, stop: Stop, every: int, unevaluated: Path
+) -> tuple[Callable[[Row, Round | None, float], None], Callable[[Round, float, bool], None]]:
+    """The functions `begin_evaluation` and `keep` of a `RunFolder`."""
+    kept = 0
+
+    def save(finished: Round, seconds: float) -> None:
+        nonlocal kept
+        if finished.round > kept and run.config.buffer is None:
+            checkpoints.save(finished.snapshot(), {"seconds": seconds})
+            kept = finished.round
+
+    def begin_evaluation(row: Row, computed: Round | None, seconds: float) -> None:
+        write_object(unevaluated, row)
+        if computed:
+            save(computed, seconds)
+
     def keep(finished: Round, seconds: float, last: bool) -> None:
         number, asked = finished.round, stop.by
         saved = run.config.buffer is None
-        if saved and (asked or number % every == 0 or last):
-            checkpoints.save(finished.snapshot(), {"seconds": seconds})
+        if asked or number % every == 0 or last:
+            save(finished, seconds)
         if asked:
             checkpoints.wait()
             stop.end(
@@ -257,4 +298,4 @@ def _keeper(
                 f"{'continues it' if saved else 'starts it again'}."
             )
 
-    return keep
+    return begin_evaluation, keep

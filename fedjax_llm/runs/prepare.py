@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.random as jr
 import optax
-from fedjax_compression import Compressor, codec, has_receiver_memory
+from fedjax_compression import Compressor, codec
 
 from ..adapters import Adapter
 from ..adapters.registry import ADAPTERS
@@ -18,7 +18,6 @@ from ..algorithms.shared.base_changes import base_of
 from ..attacks import attackable
 from ..data import Batching, HoldOut
 from ..evaluation import backdoor_success
-from ..models import DecoderConfig
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
 from ..tasks import Measure, Task
 from ..tasks.registry import TaskSpec
@@ -111,8 +110,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         long=config.long,
         cache=cache,
     )
-    if isinstance(load.config, DecoderConfig):
-        check_memory(config, load.config, texts=task_spec.texts)
+    check_memory(config, load.config, texts=task_spec.texts)
     split = held_out(parsed, load.corpus, load.heldout)
     evaluated = to_evaluate(parsed, split)
     _check_target(config, evaluated)
@@ -135,14 +133,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         in_field("aggregate", jax.eval_shape, lambda: rule.empty(task.params, cohort))
         parts["aggregate"] = rule
     parts |= {field: _codec(field, texts[field]) for field in ("uplink", "downlink")}
-    if config.clients < population and has_receiver_memory(parts["downlink"]):
-        raise ValueError(
-            f"downlink: {config.downlink} needs every client in every round, as a client that "
-            f"misses a message cannot read the next; expected clients to be {population}, all "
-            f"there are, got {config.clients}."
-        )
     check_client_axis(parsed)
-    under = conditions(parsed, parts["downlink"], load)
+    under = conditions(parsed, load)
     check_adapter(parsed, task.params)
     attack = under.attack
     if attack and attack.on_updates:

@@ -77,6 +77,10 @@ class Watched:
         """What was measured, of an evaluation that ends here."""
         return {**self.known, "stopped": self.ended or self._at}
 
+    def of_round(self) -> Row:
+        """The same, of a round's evaluation: in the field `stopped`, apart from what is whole."""
+        return {"stopped": {**(self.ended or self._at), "measured": dict(self.known)}}
+
 
 def quality(run: Run, params: PyTree, frozen: PyTree, watched: Watched | None = None) -> Row:
     """Loss on held-out data of training clients (`heldout`) and on unseen clients (`unseen`).

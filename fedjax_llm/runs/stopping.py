@@ -35,13 +35,16 @@ class Stop:
         """Work that ends soon after a signal, or else is ended.
 
         Args:
-            seconds: Time from the signal on until the process is ended.
+            seconds: Time until the process is ended, from the signal on, or from the beginning of
+                the work if the signal came before.
             doing: What the work does when asked to stop, in words.
             last_words: Called before the process is ended.
 
         """
         before, self.doing, self._limit = self.doing, doing, (seconds, last_words)
         try:
+            if self.by:
+                self._count_down()
             yield
         finally:
             self.doing, self._limit = before, None
@@ -49,8 +52,11 @@ class Stop:
     def ask(self, which: signal.Signals) -> None:
         """Ask the run to stop."""
         self.by = which
+        self._count_down()
+
+    def _count_down(self) -> None:
         if self._limit:
-            timer = threading.Timer(self._limit[0], self._end)
+            timer = threading.Timer(self._limit[0], self._end, [self._limit])
             timer.daemon = True
             timer.start()
 
@@ -59,9 +65,9 @@ class Stop:
         line(said)
         raise SystemExit(128 + (self.by or 0))
 
-    def _end(self) -> None:
-        if self._limit and self.by:
-            self._limit[1]()
+    def _end(self, limit: tuple[float, Callable[[], None]]) -> None:
+        if self._limit is limit and self.by:  # this work has not ended
+            limit[1]()
             os._exit(128 + self.by)
 
 
@@ -70,9 +76,8 @@ class Interruption(Stop):
 
     again = "train(..., out={out!r}, resume=True)"
 
-    def ask(self, which: signal.Signals) -> None:
-        """Ask the run to stop."""
-        self.by = which
+    def _count_down(self) -> None:
+        """Wait for the work to end by itself."""
 
     def end(self, said: str) -> NoReturn:
         """Raise `KeyboardInterrupt` with a line."""

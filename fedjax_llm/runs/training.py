@@ -1,9 +1,11 @@
 """Train a run in a folder: rounds, checkpoints, what was trained, and the evaluation."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Lock
 
+from ..simulation import Round
 from .config import RunConfig
 from .delivery import check_save_base, deliver
 from .execute import run_rounds
@@ -15,6 +17,9 @@ from .results import Row, read_rows, write_object
 from .rows import summary
 from .stopping import Stop, interrupts
 from .tracking import Tracker, Tracking, openers, tracking
+
+ENDING = "ending the evaluation"
+"""What a signal makes of an evaluation, in words."""
 
 
 def train(
@@ -134,12 +139,33 @@ def train_until_stopped(
 def _train(
     folder: RunFolder, out: Path, show: Live, sent: Tracking, *, baselines: bool, save_base: bool
 ) -> Row:
-    """Train and evaluate; a signal ends the evaluation with what was measured so far."""
+    """Train and evaluate; a signal ends an evaluation with what was measured so far."""
+    writing, written = Lock(), len(folder.past.rows)
+
+    def write(row: Row) -> None:
+        nonlocal written
+        with writing:  # a round's row is written once, by the run or as its last words
+            if row["round"] > written:
+                folder.append(row)
+                written = row["round"]
 
     def each(row: Row) -> None:
-        folder.append(row)
+        write(row)
         show(row)
         sent.rounds([row])
+
+    @contextmanager
+    def evaluating(row: Row, computed: Round | None, seconds: float) -> Iterator[None]:
+        def write_so_far() -> None:
+            write(row | watched.of_round())
+            line(
+                f"stopped by {folder.stop.by.name if folder.stop.by else ''} in the evaluation of "
+                f"round {row['round']}; {folder.stop.again.format(out=str(out))} continues it."
+            )
+
+        folder.begin_evaluation(row, computed, seconds)
+        with folder.stop.ending_within(1.5, ENDING, write_so_far):
+            yield
 
     def watch(what: str, done: int, of: int) -> bool:
         return show.evaluating(what, done, of) and folder.stop.by is None
@@ -149,9 +175,16 @@ def _train(
 
     watched = Watched(watch)
     show.started_at(folder.past.rows)
-    ended = run_rounds(folder.run, each, past=folder.past, keep=folder.keep, watched=watched)
+    ended = run_rounds(
+        folder.run,
+        each,
+        past=folder.past,
+        keep=folder.keep,
+        watched=watched,
+        evaluating=evaluating,
+    )
     delivered = {"delivered": deliver(folder.run, ended.trained, out, save_base=save_base)}
-    with folder.stop.ending_within(1.5, "ending the evaluation", write_so_far):
+    with folder.stop.ending_within(1.5, ENDING, write_so_far):
         row = summary(folder.run, ended, watched) | delivered
         if baselines and not watched.ended:
             row |= {"baselines": baseline_rows(folder.run, watched)}

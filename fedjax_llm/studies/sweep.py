@@ -162,7 +162,7 @@ def _executed(
     return (
         [execute(runs[0], show, Watched(show.evaluating))]
         if len(runs) == 1
-        else execute_together(runs, show)
+        else execute_together(runs, show, Watched(show.evaluating))
     )
 
 

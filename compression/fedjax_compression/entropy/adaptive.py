@@ -88,11 +88,11 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
     Message: at most `rate` bits per entry, including the header of 12 bytes, tables, directions and
     all else; usually within 1 % of the rate, and a few percent below it where tables are large in
     comparison. Where directions and variances of rows would take more than half of it, neither is
-    used. Updates whose rate makes fewer than 512 bytes are rotated at random and quantised to
-    Gaussian levels, as by `eden` at its least-error scale, in as many bytes, or in 40 if that is
-    more. Cost: one or two searches of `states` states per
-    entry, about five on a sample of the entries, and about r * r * c operations for each matrix of
-    r by c; under `vmap` clients are searched one after another. Stateless.
+    used. Updates whose rate makes fewer than 512 bytes, or two for each matrix, are rotated at
+    random and quantised as in `entropy_coded`, in as many bytes, or in 40 if that is more. Cost:
+    one or two searches of `states` states per entry, about five on a sample of the entries, and
+    about r * r * c operations for each matrix of r by c; under `vmap` clients are searched one
+    after another. Stateless.
 
     Args:
         rate: Bits per entry of the whole message, above 0 and at most 8.
@@ -195,10 +195,15 @@ def adaptive(*, rate: float | int, states: int = 32) -> Compressor:
     return with_short_updates(
         Compressor(init=lambda like: (), encode=encode, decode=decode),
         rate=rate,
-        tables=_TABLES,
+        tables=_least_bytes,
         unbiased=False,
         who="adaptive",
     )
+
+
+def _least_bytes(like: Like) -> int:
+    """Fewest bytes of a message with directions and tables, of which each matrix takes one."""
+    return max(_TABLES, 2 * sum(group.matrices for group in groups_of(like)))
 
 
 def _most_directions(group: Group) -> int:

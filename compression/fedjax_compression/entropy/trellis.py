@@ -76,7 +76,7 @@ def trellis(*, rate: float | int, states: int = 64) -> Compressor:
     return with_short_updates(
         Compressor(init=lambda like: (), encode=encode, decode=decode),
         rate=rate,
-        tables=_TABLES,
+        tables=lambda like: _TABLES,
         unbiased=False,
         who="trellis",
     )

@@ -183,6 +183,7 @@ def fed_dyn(
         gather,
         server_update,
         uncounted=lambda old, new: old._replace(downlink=new.downlink),
+        every_message=down.every_message,
     )
 
 

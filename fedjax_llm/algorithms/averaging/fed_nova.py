@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fedjax_compression import Compressor, has_receiver_memory, identity
+from fedjax_compression import Compressor, identity
 from jaxtyping import Array, Float, Key, PyTree
 
 from ...aggregators.weighted_mean import weighted_mean
@@ -198,7 +198,8 @@ def fed_nova(
         gather,
         server_update,
         uncounted=keep_uplink,
-        add_stale=None if has_receiver_memory(downlink) else add_stale,
+        every_message=down.every_message,
+        add_stale=None if down.every_message else add_stale,
     )
 
 

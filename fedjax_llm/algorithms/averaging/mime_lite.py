@@ -183,6 +183,7 @@ def mime_lite(
         gather,
         server_update,
         uncounted=keep_uplink,
+        every_message=down.every_message,
     )
 
 

@@ -176,4 +176,5 @@ def q_fed_avg(
         gather,
         server_update,
         uncounted=keep_uplink,
+        every_message=down.every_message,
     )

@@ -243,6 +243,7 @@ def scaffold(
         gather,
         server_update,
         uncounted=lambda old, new: old._replace(downlinks=new.downlinks),
+        every_message=any(each.every_message for each in down),
     )
 
 

@@ -156,6 +156,7 @@ def ranked(
         gather,
         server_update,
         uncounted=lambda old, new: new,
+        every_message=down.every_message,
     )
 
 

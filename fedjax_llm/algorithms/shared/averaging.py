@@ -282,7 +282,7 @@ def averaging(
         return new, info._replace(clipped=summing.clipped(total)) if summing else info
 
     # a stale answer was coded relative to an earlier update than the server now knows
-    in_order = remembers or has_receiver_memory(downlink) or knows or bool(noised or summing)
+    in_order = remembers or down.every_message or knows or bool(noised or summing)
     return FederatedAlgorithm(
         init,
         client_init,
@@ -291,6 +291,7 @@ def averaging(
         gather_updates(decode, aggregate, like, round_of=lambda state: state.of_rule),
         server_update,
         uncounted=keep_uplink,
+        every_message=down.every_message,
         add_stale=(
             None
             if in_order

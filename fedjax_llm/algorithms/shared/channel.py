@@ -71,6 +71,8 @@ class Channel(NamedTuple):
         send: `(key, tree, channel_state) -> (message, channel_state)`, at the server: the tree in
             the dtypes of the channel's structure.
         receive: `(message, channel_state) -> (tree, channel_state)`, at a client.
+        every_message: Whether a client must receive every message: a method's
+            `FederatedAlgorithm.every_message`.
 
     """
 
@@ -78,6 +80,7 @@ class Channel(NamedTuple):
     receiver: Callable[[PyTree], ChannelState]
     send: Callable[[Key[Array, ""], PyTree, ChannelState], tuple[Message, ChannelState]]
     receive: Callable[[Message, ChannelState], tuple[PyTree, ChannelState]]
+    every_message: bool
 
 
 def channel(
@@ -158,4 +161,5 @@ def channel(
         lambda tree: ChannelState(downlink.receiver(tree), first(in_order)),
         send,
         receive,
+        in_order,
     )

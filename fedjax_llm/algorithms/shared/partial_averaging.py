@@ -106,5 +106,6 @@ def averaging_part(
         Gather(empty, add, inner.gather.merge),
         server_update,
         uncounted=inner.uncounted,
+        every_message=inner.every_message,
         add_stale=add_stale if inner.add_stale else None,
     )

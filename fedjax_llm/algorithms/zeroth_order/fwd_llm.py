@@ -246,6 +246,7 @@ def fwd_llm(
         gather,
         server_update,
         uncounted=lambda old, new: new,
+        every_message=down.every_message,
     )
 
 

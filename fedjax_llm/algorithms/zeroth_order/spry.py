@@ -210,4 +210,5 @@ def spry(
         gather,
         server_update,
         uncounted=lambda old, new: new,
+        every_message=down.every_message,
     )

@@ -100,15 +100,31 @@ def check_every_round(
     *,
     who: str,
 ) -> None:
-    """Raise `ValueError` where an algorithm with `every_round` would miss a client's message."""
-    if not algorithm.every_round:
+    """Raise `ValueError` where an algorithm with `every_round` would miss a client's message.
+
+    The same for one with `every_message` where a client would miss a message of the server. A late
+    client has received it.
+    """
+    if not (refused := refused_conditions(algorithm)):
         return
     why = "as the algorithm needs every client in every round"
+    if not algorithm.every_round:
+        why += ": one that misses a message of the server cannot read the next"
     if clients < population:
         raise ValueError(message(who, "clients", f"{population}, {why}", clients))
-    for name in ("faults", "deadline", "sampler"):
+    for name in refused:
         if (condition := getattr(conditions, name)) is not None:
             raise ValueError(message(who, f"conditions.{name}", f"None, {why}", condition))
+
+
+def refused_conditions(algorithm: FederatedAlgorithm) -> tuple[str, ...]:
+    """The fields of `Conditions` under which an algorithm cannot run: none if it may miss clients.
+
+    Where there are any, every client must be in every cohort.
+    """
+    if algorithm.every_round:
+        return ("faults", "deadline", "sampler")
+    return ("faults", "sampler") if algorithm.every_message else ()
 
 
 def check_private(

@@ -123,10 +123,11 @@ def simulate(
     Raises:
         TypeError: At the call, for an argument of the wrong kind.
         ValueError: At the call, for a number out of range, a deadline or availability without a
-            network, or an algorithm with `every_round` under faults, a deadline or in a cohort of
-            some clients. For an algorithm with a `mechanism` without a `secret`, or under a
-            deadline or an omniscient attack, through which one client's data would change what
-            others send. At the first round, for a client without a link, and for an attack on the
+            network, or an algorithm with `every_round` under faults, a deadline, a sampler or in a
+            cohort of some clients, or one with `every_message` under these but a deadline. For an
+            algorithm with a `mechanism` without a `secret`, or under a deadline or an omniscient
+            attack, through which one client's data would change what others send. At the first
+            round, for a client without a link, and for an attack on the
             updates of an algorithm without an `attackable` codec (an `informed` one, if the attack
             is) or, if it is omniscient, on a `sharded` client axis. At a round that cannot begin,
             if too few clients are ever available again.

@@ -4,21 +4,21 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
-from fedjax_compression import wire
+from fedjax_compression import codec, wire
 
 from fedjax_llm import algorithms
 from fedjax_llm.algorithms.registry import METHODS
 from fedjax_llm.ledger import entries, lengths, total_bytes
-from fedjax_llm.testing import (
-    ALGORITHM_PROMISES,
-    AlgorithmTrial,
-    ContractError,
+from fedjax_llm.testing import ALGORITHM_PROMISES, AlgorithmTrial, ContractError
+from fedjax_llm.testing.algorithms import (
+    a_client_that_missed_a_message_takes_part_again,
     client_axes_agree,
     failed_clients_are_left_out,
     other_structures_are_refused,
     rounds_move_the_parameters,
     rounds_trace_once,
 )
+from tests.helpers import dense_task
 from tests.helpers.algorithm_table import TABLE, close, equal, play, played, program, start, trial
 
 CLIENTS = 4
@@ -52,6 +52,67 @@ def test_every_method_keeps_every_promise(name, promise):
 def test_rounds_move_the_servers_parameters(name):
     """But for methods whose server does not train `params`."""
     assert not equal(played(name)[0].params, TABLE[name].PARAMS)
+
+
+INPUTS = {
+    "client_optimizer": dense_task.PLAIN,
+    "server_optimizer": dense_task.PLAIN,
+    "population": 10.0,
+    "steps": dense_task.STEPS,
+    "root": jax.tree.map(lambda x: x[0], dense_task.cohort(9)),
+    "downlink": codec("ef21(top_k(fraction=0.5))"),
+}
+ARGUMENTS = {
+    "demo": {"rate": 0.05},
+    "ditto": {"mu": 0.5},
+    "fed_rep": {"last": 1},
+    "mime_lite": {"rate": 0.05},
+    "muloco": {"rate": 0.05},
+    "flexlora": {"ranks": (1, 2)},
+    "hetlora": {"ranks": (1, 2)},
+}
+
+
+OF_THEIR_OWN = [
+    "fed_avg",
+    "fed_dyn",
+    "fed_nova",
+    "flexlora",
+    "fwd_llm",
+    "mime_lite",
+    "q_fed_avg",
+    "scaffold",
+    "spry",
+]
+"""Methods with a round of their own, on one of which each other method is built."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in OF_THEIR_OWN else pytest.mark.slow)
+        for name, method in METHODS.items()
+        if "downlink" in method.needs and name not in ("fed_md", "split_lora")
+    ],  # these two refuse memory at the receiver
+)
+def test_every_method_declares_that_a_downlink_with_memory_needs_every_client(name):
+    method = METHODS[name]
+    task = TABLE.get(name, dense_task)
+    given = {need: INPUTS[need] for need in method.needs if need in INPUTS}
+    made = method.factory(task.loss, task.LIKE, **given, **ARGUMENTS.get(name, {}))
+    assert made.every_message or made.every_round
+    without = {need: value for need, value in given.items() if need != "downlink"}
+    made = method.factory(task.loss, task.LIKE, **without, **ARGUMENTS.get(name, {}))
+    assert not made.every_message
+
+
+def undeclared(a):
+    """A downlink with memory whose method does not say that every client must receive it."""
+    down = codec("ef21(stochastic_quantize(bits=8))")
+    made = algorithms.fed_sgd(
+        dense_task.loss, dense_task.LIKE, server_optimizer=dense_task.SGD, downlink=down
+    )
+    return made._replace(every_message=False)._asdict()
 
 
 def keep_params(a):
@@ -88,6 +149,13 @@ def cast_all(tree, dtype):
         (keep_params, rounds_move_the_parameters, "rounds: expected parameters or client states"),
         (narrow_params, rounds_trace_once, "tracing: expected no trace after the first round"),
         (hide_failures, failed_clients_are_left_out, r"failures: expected \(accepted, failed\) of"),
+        pytest.param(
+            undeclared,
+            a_client_that_missed_a_message_takes_part_again,
+            r"a missed message: expected \(accepted, failed\) of \(4, 0\) in the next round, got "
+            r"\(3, 1\)",
+            marks=pytest.mark.slow,
+        ),
         (take_anything, other_structures_are_refused, "structure: expected a ValueError from init"),
     ],
 )

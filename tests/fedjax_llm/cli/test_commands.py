@@ -186,7 +186,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
         ),
         (
             ("--downlink", "ef21(top_k(fraction=0.1))"),
-            "downlink: ef21(top_k(fraction=0.1)) needs every client in every round",
+            "algorithm: fed_avg with downlink ef21(top_k(fraction=0.1)) needs every client in ev",
         ),
         (
             ("--prediction", "1.5"),

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fedjax_llm.models import config_from, save
-from fedjax_llm.runs import memory
+from fedjax_llm.models import EncoderConfig, config_from, save
+from fedjax_llm.runs import RunConfig, memory
 from tests import fuzz_configs
 from tests.helpers import families
 from tests.helpers.commands import ROLES, SMALL, refused
@@ -61,6 +61,49 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(
     error = refused(capsys, "train", *SMALL, "--out", str(tmp_path / "out"), *flags)
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (  # 10^7 * 32 * 256 inner entries of 4 bytes; the tokens of a client are 2 * 10^7 * 32
+            {"batch": 10**7},
+            "batch: expected what fits into 16 GiB of memory, got 10000000: the inner entries of a "
+            "step take 305 GiB.",
+        ),
+        (  # 2 rows * 4 heads * 10^10 scores of 4 bytes
+            {"seq": 10**5},
+            "seq: expected what fits into 16 GiB of memory, got 100000: the attention scores of a "
+            "step take 298 GiB.",
+        ),
+        (  # 10^9 * 2 * 32 tokens of 4 bytes
+            {"local_steps": 10**9},
+            "local_steps: expected what fits into 16 GiB of memory, got 1000000000: a client's "
+            "tokens take 238 GiB.",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_refused_for_an_encoder_too(monkeypatch, given, message):
+    monkeypatch.setattr(memory, "memory", lambda: 2**34)
+    sizes = {"seq": 32, "batch": 2, "local_steps": 2}
+    memory.check_memory(RunConfig(**sizes), EncoderConfig(), texts=1)
+    with pytest.raises(ValueError, match=message):
+        memory.check_memory(RunConfig(**sizes | given), EncoderConfig(), texts=1)
+
+
+@pytest.mark.slow
+def test_a_run_of_an_encoder_that_cannot_fit_is_refused_by_the_command(
+    capsys, tmp_path, monkeypatch
+):
+    fuzz_configs.write_models(tmp_path)
+    capsys.readouterr()
+    monkeypatch.setattr(memory, "memory", lambda: 2**34)
+    flags = fuzz_configs.encoder_flags(tmp_path) | {"batch": "100000000"}
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    words += ["--model", str(tmp_path / "model-bert"), "--out", str(tmp_path / "out")]
+    assert "batch: expected what fits into 16 GiB of memory, got 100000000" in refused(
+        capsys, "train", *words
+    )
 
 
 @pytest.mark.parametrize(

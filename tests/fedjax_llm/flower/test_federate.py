@@ -293,6 +293,29 @@ def test_an_algorithm_that_needs_every_client_stops_where_one_fails(tmp_path):
         over_flower(algorithm, InMemoryGrid(here), rounds=1, clients=4, join_seconds=0)
 
 
+def test_a_downlink_with_memory_stops_where_a_client_may_have_missed_the_model(tmp_path):
+    down = codec("ef21(top_k(fraction=0.5))")
+    algorithm = algorithms.fed_avg(loss, LIKE, client_optimizer=SGD, downlink=down)
+    here = nodes(algorithm, tmp_path)
+    with pytest.raises(ValueError, match="federate: clients: expected 4, as the algorithm needs"):
+        over_flower(algorithm, InMemoryGrid(here), rounds=1, clients=3)
+
+    def damaged(reply):  # cyn answers, so she has the model
+        if reply.metadata.message_type == "train" and reply.metadata.src_node_id == 88:
+            reply.content.array_records.clear()
+        return [reply]
+
+    (first,) = over_flower(algorithm, InMemoryGrid(here, damaged), rounds=1, clients=4)
+    assert first.counted == ("ann", "bob", "dan")
+    lost = here.pop(89)
+    grid, start = InMemoryGrid(here), first.standing
+    with pytest.raises(RuntimeError, match=r"federate: round 2: expected every client.*'bob'"):
+        over_flower(algorithm, grid, rounds=2, clients=4, join_seconds=0, start=start)
+    here[89] = lost
+    (again,) = over_flower(algorithm, InMemoryGrid(here), rounds=2, clients=4, start=start)
+    assert again.counted == NAMES
+
+
 def test_uplinks_are_the_bytes_sent_and_the_envelope_is_apart(tmp_path):
     algorithm = stateful()
     replies = []

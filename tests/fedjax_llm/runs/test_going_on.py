@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from fedjax_llm.runs import folder as run_folder
 from fedjax_llm.runs import training
 from tests import kill_runs
 from tests.helpers.commands import SMALL, refused, train
+from tests.helpers.processes import python
 
 CODEC = ("--uplink", "error_feedback(top_k(fraction=0.1))", "--server-optimizer", "adam(0.01)")
 EVERY = (*CODEC, "--evaluate-every", "2")
@@ -124,6 +126,49 @@ def test_what_a_signal_leaves_unmeasured_is_measured_when_resumed(alone, tmp_pat
     assert (tmp_path / "model").is_dir()
     train(tmp_path, *EVERY, "--rounds", "6", "--resume")
     assert kill_runs.differences(alone, tmp_path) == []
+
+
+STUCK = """
+import time
+from fedjax_llm.runs import quality
+
+by_client = quality.by_client
+
+
+def stuck(*given, **more):
+    found = by_client(*given, **more)
+    time.sleep(600)  # in one call, as a compilation is
+    return found
+
+
+quality.by_client = stuck
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGKILL])
+def test_a_round_is_kept_before_its_evaluation_which_a_signal_ends(alone, tmp_path, which):
+    """The evaluation of round 2 of six, with no checkpoint due before the last round."""
+    args = ["train", *SMALL, *EVERY, "--rounds", "6", "--checkpoint-every", "100"]
+    args += ["--out", str(tmp_path)]
+    process = python("-c", f"{STUCK}\nfrom fedjax_llm.cli import main\nmain({args!r})")
+    while process.poll() is None and not (tmp_path / "checkpoints/2/_CHECKPOINT_METADATA").exists():
+        time.sleep(0.1)
+    asked = time.monotonic()
+    process.send_signal(which)
+    _, error = process.communicate(timeout=500)
+    assert time.monotonic() - asked < 30  # of the 600 that the evaluation takes
+    rows = rows_of(tmp_path)
+    if which == signal.SIGTERM:
+        assert process.returncode == 128 + which
+        assert "SIGTERM: ending the evaluation; a second signal ends the process at once" in error
+        assert "stopped by SIGTERM in the evaluation of round 2; --resume --out" in error
+        assert rows[1]["stopped"]["what"] == "heldout rows"
+        assert LOSS not in rows[1]
+    assert len(rows) == (2 if which == signal.SIGTERM else 1)
+    train(tmp_path, *EVERY, "--rounds", "6", "--resume")
+    assert kill_runs.differences(alone, tmp_path) == []
+    assert not (tmp_path / "unevaluated.json").exists()
 
 
 @pytest.mark.slow

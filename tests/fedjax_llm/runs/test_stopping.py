@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fedjax_llm.runs import stopping
 from fedjax_llm.runs.stopping import interrupts
 
 ROOT = Path(__file__).parents[3]
@@ -79,3 +80,22 @@ def test_in_another_thread_an_interrupt_keeps_its_meaning():
     thread.start()
     thread.join()
     assert found == [(None, before)]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_signal_bounds_the_work_it_meets_and_the_work_after_it(monkeypatch, before):
+    """But not what follows that work."""
+    ended, said = threading.Event(), []
+    monkeypatch.setattr(stopping.os, "_exit", lambda status: (said.append(status), ended.set()))
+    stop = stopping.Stop()
+    if before:
+        stop.ask(signal.SIGTERM)
+    with stop.ending_within(0.05, "ending it", lambda: said.append("last words")):
+        if not before:
+            stop.ask(signal.SIGTERM)
+        assert ended.wait(30)
+    assert said == ["last words", 128 + signal.SIGTERM]
+    with stop.ending_within(0.2, "ending it", lambda: said.append("more words")):
+        pass
+    time.sleep(0.5)
+    assert said == ["last words", 128 + signal.SIGTERM]

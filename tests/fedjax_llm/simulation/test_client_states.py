@@ -18,6 +18,7 @@ from fedjax_llm.simulation import (
     deadline,
     faults,
     link,
+    poisson,
     simulate,
     simulate_buffered,
 )
@@ -213,3 +214,21 @@ def test_rounds_that_miss_a_client_are_refused_where_a_method_needs_all(given, m
     every = algorithms.streaming_diloco(loss, LIKE, client_optimizer=optax.sgd(0.5))
     with pytest.raises(ValueError, match=message):
         play(every, corpus, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"clients": 3}, "simulate: clients: expected 4, as the algorithm needs every client in"),
+        ({"faults": faults()}, "simulate: conditions.faults: expected None, as the algorithm"),
+        ({"sampler": poisson(rate=0.5)}, "simulate: conditions.sampler: expected None, as the alg"),
+    ],
+)
+def test_rounds_in_which_a_client_misses_a_message_are_refused_with_memory_at_the_receiver(
+    given, message, corpus
+):
+    """Such a client fails for ever: of four clients two, then fewer, then none would count."""
+    down = codec("ef21(top_k(fraction=0.5))")
+    algorithm = fed_avg(loss, LIKE, client_optimizer=optax.sgd(0.5), downlink=down)
+    with pytest.raises(ValueError, match=rf"{message}.*: one that misses a message of the server"):
+        play(algorithm, corpus, **given)

@@ -1,4 +1,4 @@
-"""The contracts of algorithms and aggregators as checks that anyone can call on their own."""
+"""The contract of algorithms as a check that anyone can call on their own."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -9,16 +9,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
-from fedjax_compression.checks import check_integer, check_kind
-from fedjax_compression.testing import ContractError
+from fedjax_compression.checks import check_kind
 from jaxtyping import PyTree
 
-from .aggregators import Aggregator
-from .algorithm import FederatedAlgorithm
-from .algorithms.shared.partials import finish_round, first_round
-from .client_training import Frozen, Params
-from .simulation import chunked, round_program, scan, vmap
-from .simulation.keys import SERVER
+from ..algorithm import FederatedAlgorithm
+from ..client_training import Frozen, Params
+from ..simulation import chunked, round_program, scan, vmap
+from ..simulation.keys import SERVER
+from .promises import close, equal, finite, hold
 
 AXES = {"vmap": vmap(), "scan": scan(), "chunked": chunked(3)}
 ROUNDS = 4
@@ -152,7 +150,7 @@ class AlgorithmTrial:
             return jnp.asarray(leaf).at[clients].set(jnp.nan)
 
         batches = jax.tree_util.tree_map_with_path(fail, self.cohort(9))
-        if _finite(batches):
+        if finite(batches):
             raise ValueError(
                 "check_algorithm: batches: expected a floating-point leaf beside the mask, got "
                 "none; add one, so that a client can fail."
@@ -174,9 +172,9 @@ def rounds_move_the_parameters(trial: AlgorithmTrial) -> None:
     """Rounds change the states and keep them finite."""
     state, client_states, _, _ = trial.played
     first = trial.start()
-    _hold(_finite((state, client_states)), "rounds", "finite states", "others", "check the loss")
-    _hold(
-        not _equal((state.params, client_states), (first[0].params, first[1])),
+    hold(finite((state, client_states)), "rounds", "finite states", "others", "check the loss")
+    hold(
+        not equal((state.params, client_states), (first[0].params, first[1])),
         "rounds",
         "parameters or client states that move",
         "those of the start",
@@ -188,9 +186,9 @@ def client_axes_agree(trial: AlgorithmTrial) -> None:
     """`scan` and `chunked(3)` compute the round that `vmap` computes, to rounding."""
     for axis in trial.axes:
         state, client_states, _ = trial.play(*trial.start(), range(ROUNDS), axis=axis)
-        _hold(
-            _close(state.params, trial.played[0].params, 2e-5)
-            and _close(client_states, trial.played[1], 2e-4),
+        hold(
+            close(state.params, trial.played[0].params, 2e-5)
+            and close(client_states, trial.played[1], 2e-4),
             "client axes",
             f"{axis} to compute the round that vmap computes",
             "other states",
@@ -204,7 +202,7 @@ def states_are_arrays(trial: AlgorithmTrial) -> None:
     first = trial.start()
     uncounted = trial.algorithm.uncounted or (lambda old, new: old)
     for states in (kept, (kept[0], uncounted(first[1], kept[1]))):
-        _hold(
+        hold(
             jax.tree.map(jnp.shape, first) == jax.tree.map(jnp.shape, states),
             "states",
             "states of the shapes that init made",
@@ -213,8 +211,8 @@ def states_are_arrays(trial: AlgorithmTrial) -> None:
         )
     leaves = jax.device_get(jax.tree.leaves(kept))
     again: Any = jax.tree.unflatten(jax.tree.structure(first), leaves)
-    _hold(
-        _equal(trial.play(again[0], again[1], range(1, ROUNDS))[:2], trial.played[:2]),
+    hold(
+        equal(trial.play(again[0], again[1], range(1, ROUNDS))[:2], trial.played[:2]),
         "states",
         "the same bits after a copy of the states to the host and back",
         "others",
@@ -225,7 +223,7 @@ def states_are_arrays(trial: AlgorithmTrial) -> None:
 def rounds_trace_once(trial: AlgorithmTrial) -> None:
     """Later rounds trace nothing again."""
     once, *later = trial.played[3]
-    _hold(
+    hold(
         once > 0 and set(later) == {once},
         "tracing",
         "no trace after the first round",
@@ -243,15 +241,15 @@ def failed_clients_are_left_out(trial: AlgorithmTrial) -> None:
     without = jnp.asarray(trial.weights).at[1].set(0)
     expected = trial.play(state, client_states, [5], batches=trial.cohort(9), weights=without)[0]
     counts = (int(server.accepted), int(server.failed))
-    _hold(
+    hold(
         counts == (trial.clients - 1, 1) and bool(np.isnan(info.loss[1])),
         "failures",
         f"(accepted, failed) of {(trial.clients - 1, 1)} and a NaN loss",
         counts,
         "send NaNs where has_failed(info, update), and gather with gather_updates",
     )
-    _hold(
-        _close(got, expected, 1e-6) and _finite(after),
+    hold(
+        close(got, expected, 1e-6) and finite(after),
         "failures",
         "the server state without that client, and finite client states",
         "others",
@@ -268,14 +266,31 @@ def a_round_of_failures_changes_no_parameters(trial: AlgorithmTrial) -> None:
     counts = (int(server.accepted), int(server.failed))
     key = jr.split(jr.fold_in(jr.fold_in(jr.key(3), 5), SERVER))[0]
     sent = jax.jit(trial.algorithm.broadcast)(key, state)[1]
-    _hold(
-        counts == (0, trial.clients)
-        and _equal(got.params, state.params)
-        and _close(got, sent, 1e-6),
+    hold(
+        counts == (0, trial.clients) and equal(got.params, state.params) and close(got, sent, 1e-6),
         "failures",
         f"(accepted, failed) of {(0, trial.clients)} and the state that broadcast left",
         counts,
         "end server_update with server_result",
+    )
+
+
+def a_client_that_missed_a_message_takes_part_again(trial: AlgorithmTrial) -> None:
+    """A client that was not in a round counts in the next, unless the method needs it in each."""
+    if trial.algorithm.every_round or trial.algorithm.every_message:
+        return
+    state, before, _ = trial.play(*trial.start(), range(1))
+    without = jnp.asarray(trial.weights).at[0].set(0)
+    state, after, _ = trial.play(state, before, [1], weights=without)
+    rows = jax.tree.map(lambda old, new: new.at[0].set(old[0]), before, after)
+    server = trial.play(state, rows, [2])[2][3]
+    counts = (int(server.accepted), int(server.failed))
+    hold(
+        counts == (trial.clients, 0),
+        "a missed message",
+        f"(accepted, failed) of {(trial.clients, 0)} in the next round",
+        counts,
+        "declare every_message (a Channel has it), or send what does not build on earlier messages",
     )
 
 
@@ -286,7 +301,7 @@ def messages_have_the_bytes_that_are_made(trial: AlgorithmTrial) -> None:
     for payload in (downlink, *sent):
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), payload)
         data = wire.dumps(payload)
-        _hold(
+        hold(
             wire.dumps(wire.loads(data, like)) == data,
             "messages",
             "a message that reads back",
@@ -301,7 +316,7 @@ def other_structures_are_refused(trial: AlgorithmTrial) -> None:
         trial.algorithm.init(jr.key(0), {"other": jnp.zeros(1)})
     except ValueError:
         return
-    _hold(False, "structure", "a ValueError from init", "none", "call check_structure in init")
+    hold(False, "structure", "a ValueError from init", "none", "call check_structure in init")
 
 
 ALGORITHM_PROMISES: tuple[Callable[[AlgorithmTrial], None], ...] = (
@@ -311,137 +326,8 @@ ALGORITHM_PROMISES: tuple[Callable[[AlgorithmTrial], None], ...] = (
     rounds_trace_once,
     failed_clients_are_left_out,
     a_round_of_failures_changes_no_parameters,
+    a_client_that_missed_a_message_takes_part_again,
     messages_have_the_bytes_that_are_made,
     other_structures_are_refused,
 )
 """Every promise of an algorithm, each a function that raises `ContractError`."""
-
-
-def check_aggregator(
-    aggregator: Aggregator, like: PyTree | None = None, *, clients: int = 5
-) -> None:
-    """Check every promise of the aggregator contract.
-
-    Args:
-        aggregator: The rule to check.
-        like: A pytree whose shapes the updates have. Default: a matrix and a scalar.
-        clients: Clients of the trial, at least 5, for a rule that needs more. Default: 5.
-
-    Raises:
-        ContractError: Naming the first promise that does not hold, what was expected, what was
-            got, and how to mend it.
-        TypeError: For anything but an `Aggregator`.
-        ValueError: For fewer than 5 clients.
-
-    Example:
-        >>> from fedjax_llm import weighted_mean
-        >>> check_aggregator(weighted_mean())
-
-    """
-    who, remedy = "check_aggregator", "call the factory first" if callable(aggregator) else ""
-    expected = "an Aggregator"
-    check_kind(aggregator, Aggregator, who=who, name="aggregator", expected=expected, remedy=remedy)
-    check_integer(clients, who=who, name="clients", at_least=5)
-    like = {"matrix": jnp.zeros((3, 2)), "scalar": jnp.zeros(())} if like is None else like
-    more = list(range(5, clients))
-    updates = jax.tree.map(lambda leaf: jr.normal(jr.key(leaf.size), (clients, *leaf.shape)), like)
-    weights = jnp.array([1.0, 2.0, 0.5, 3.0, 1.5, *(1.0 for _ in more)])
-    empty, add = jax.jit(aggregator.empty, static_argnums=1), jax.jit(aggregator.add)
-    merge, of_rule = jax.jit(aggregator.merge), first_round(aggregator, jr.key(0), like)
-    finish = jax.jit(lambda partial: finish_round(aggregator, jr.key(0), of_rule, partial)[0])
-
-    def folded(
-        chunks: list[list[int]], weights: Any = weights, updates: PyTree = updates
-    ) -> PyTree:
-        partial = empty(like, clients)
-        for rows in chunks:
-            index = jnp.array(rows)
-            chunk = jax.tree.map(lambda leaf, index=index: leaf[index], updates)
-            partial = add(partial, chunk, weights[index])
-        return partial
-
-    everyone = [[0, 1, 2, 3, 4, *more]]
-    whole = finish(folded(everyone))
-    _hold(
-        jax.tree.map(jnp.shape, whole) == jax.tree.map(jnp.shape, like) and _finite(whole),
-        "result",
-        "a finite update of the shapes of `like`",
-        jax.tree.map(jnp.shape, whole),
-        "reduce the client axis in finish",
-    )
-    for chunks in ([[i] for i in range(clients)], [[0, 1, 2], [3, 4, *more]]):
-        _hold(
-            _close(finish(folded(chunks)), whole, 1e-5),
-            "chunks",
-            f"the same result from chunks {chunks}",
-            "another",
-            "let add append or sum a chunk, whatever its size",
-        )
-    padded = jnp.concatenate([weights, jnp.zeros(1)])
-    filled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[-1:]]), updates)
-    _hold(
-        _close(finish(folded([[0, 1, 2], [3, 4, *more, clients]], padded, filled)), whole, 1e-5),
-        "padding",
-        "rows of weight zero, which fill up the last chunk, to count as nothing",
-        "another result",
-        "drop them in add: with `stacked`, which stores only rows of weight above zero",
-    )
-    without = jnp.asarray(weights).at[1].set(0)
-    zeroed = jax.tree.map(lambda leaf: leaf.at[1].set(0), updates)
-    dropped = finish(folded([[0, 1, 2], [3, 4, *more]], without, zeroed))
-    _hold(
-        _close(dropped, finish(folded([[0, 2, 3, 4, *more]])), 1e-5),
-        "dropped clients",
-        "a row of zeros and weight zero, a client that dropped out, to count as nothing",
-        "another result",
-        "skip it in add, and count rows of weight above zero instead of `clients`",
-    )
-    nobody = folded([[0, 1, 2]], jnp.zeros(clients), jax.tree.map(jnp.zeros_like, updates))
-    all_of_them = folded(everyone)
-    halves = [(folded([[0, 1]]), folded([[2, 3, 4, *more]]))]
-    halves += [(nobody, all_of_them), (all_of_them, nobody)]
-    _hold(
-        all(_close(finish(merge(*both)), whole, 1e-5) for both in halves),
-        "merge",
-        "the same result from two partial aggregates, one of which may have no client",
-        "another",
-        "let merge sum, or append the rows of the second to those of the first",
-    )
-    none = finish(folded(everyone, jnp.zeros(clients)))
-    _hold(
-        _finite(none),
-        "no clients",
-        "a finite update where every weight is zero",
-        none,
-        "divide by jnp.where(weight > 0, weight, 1)",
-    )
-
-
-def _hold(holds: Any, promise: str, expected: str, got: Any, remedy: str) -> None:
-    if not holds:
-        shown = " ".join(repr(got).split())[:120]
-        raise ContractError(f"{promise}: expected {expected}, got {shown}; {remedy}.")
-
-
-def _finite(tree: PyTree) -> bool:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves)
-
-
-def _equal(one: PyTree, other: PyTree) -> bool:
-    return _same_structure(one, other) and all(
-        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    )
-
-
-def _close(one: PyTree, other: PyTree, tolerance: float) -> bool:
-    return _same_structure(one, other) and all(
-        np.allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance)
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    )
-
-
-def _same_structure(one: PyTree, other: PyTree) -> bool:
-    first: Any = jax.tree.structure(one)
-    return first == jax.tree.structure(other)
