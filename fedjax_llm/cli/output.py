@@ -48,6 +48,8 @@ def keep_programs(folder: Path | None) -> None:
         return
     if folder is None and jax.config.values["jax_compilation_cache_dir"]:
         return
+    if folder is not None:
+        jax.config.update("jax_enable_compilation_cache", True)
     try:
         folder = _programs_of_user() if folder is None else folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)

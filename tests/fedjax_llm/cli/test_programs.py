@@ -19,8 +19,9 @@ NAMES = (
 
 
 @pytest.fixture(autouse=True)
-def no_programs_are_kept():
+def no_programs_are_kept(tmp_path, monkeypatch):
     """Settings as they are without an environment, put back afterwards."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = {name: getattr(jax.config, name) for name in NAMES}
     jax.config.update("jax_compilation_cache_dir", None)
     yield
@@ -43,12 +44,16 @@ def test_the_folder_of_jax_itself_is_left_as_it_is(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == "/somewhere"
     keep_programs(tmp_path / "given")  # a flag comes before the environment
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "given")
-    assert [path.name for path in tmp_path.iterdir()] == ["given"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given"]
 
 
-def test_off_keeps_none():
+def test_off_keeps_none_until_a_folder_is_given(tmp_path):
     keep_programs(OFF)
     assert not jax.config.jax_enable_compilation_cache
+    keep_programs(None)  # as after JAX_ENABLE_COMPILATION_CACHE=0
+    assert not jax.config.jax_enable_compilation_cache
+    keep_programs(tmp_path)
+    assert jax.config.jax_enable_compilation_cache
 
 
 def test_a_folder_that_cannot_be_written_is_a_line(tmp_path, capsys, monkeypatch):
