@@ -40,7 +40,7 @@ UPLINKS = [
 METHODS = [
     {"algorithm": "ffa_lora()"},
     {"algorithm": "ffa_lora()", "uplink": "preconditioned(trellis_fixed(bits=0.1))"},
-    {"algorithm": "flasc(density=0.1)"},
+    {"algorithm": "flasc(up=0.25, down=0.25)"},
     {"algorithm": "fed_sb()"},
 ]
 

@@ -12,6 +12,8 @@ from ..studies.figure import MARKERS
 
 LARGEST = 4.0
 """Larger errors are drawn on the upper edge; sending nothing has error 1."""
+SMALLEST = 1e-12
+"""Smaller errors are those of a mean in float32, and are not drawn."""
 
 
 class Point(NamedTuple):
@@ -78,7 +80,7 @@ def _panels(rows: Sequence[Row], panel: str, error: str) -> dict[Any, list[Point
     """Points by the value of a field; a codec without error is not among them."""
     out: dict[Any, list[Point]] = {row[panel]: [] for row in rows}
     for row in rows:
-        if 0 < row[error] < np.inf:
+        if SMALLEST < row[error] < np.inf:
             point = Point(family(row["codec"]), row["bits_per_entry"], row[error])
             out[row[panel]].append(point)
     return out
