@@ -69,8 +69,9 @@ def adapter_digest(task: Task) -> str:
     """
     added = {
         ".".join(map(str, path)): [type(module).__name__, _settings(module)]
-        for path, module in nnx.iter_modules(task.model(task.params, task.frozen))
-        if any(isinstance(value, Added) for value in vars(module).values())
+        for path, module in nnx.iter_graph(task.model(task.params, task.frozen))
+        if isinstance(module, nnx.Module)
+        and any(isinstance(value, Added) for value in vars(module).values())
     }
     return _text_digest([digest(task.params), added])
 
