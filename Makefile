@@ -12,7 +12,7 @@ CORES = $(shell getconf _NPROCESSORS_ONLN)
 RATES = --client-optimizer "adam(0.005)" --server-optimizer "sgd(0.5, momentum=0.75, nesterov=True)"
 
 demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
-	JAX_NUM_CPU_DEVICES=$(CORES) $(BIN)/fedjax-llm frontier --client-axis "sharded(inner=scan())" --evaluate-every 5 $(RATES) --out runs/demo
+	JAX_NUM_CPU_DEVICES=$(CORES) $(BIN)/fedjax-llm frontier --client-axis "sharded(inner=scan())" $(RATES) --out runs/demo
 
 quick: $(VENV)/.demo  ## a small sweep, in about a minute
 	$(BIN)/fedjax-llm frontier --quick --client-axis "scan()" --out runs/quick
