@@ -21,8 +21,8 @@ import time
 import numpy as np
 
 from fedjax_llm.secure_aggregation import Client, SecureAggregationError, Server, Setup
-
-STEPS = ("advertise", "share", "mask", "unmask")
+from fedjax_llm.secure_aggregation.client import STEPS
+from fedjax_llm.secure_aggregation.rounds import answer
 
 
 def integers_of(number, setup):
@@ -60,22 +60,14 @@ def most_bytes(setup):
 
 def run_client(number, port, dies, seconds, setup):
     """One client's process: answers the server's messages, or dies before a step."""
-    client = Client(setup, number)
+    client, integers = Client(setup, number), integers_of(number, setup)
     deadline = time.monotonic() + seconds
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         for step in STEPS:
             if step == dies:
                 os._exit(1)
             data = b"" if step == "advertise" else receive(connection, most_bytes(setup), deadline)
-            if step == "advertise":
-                message = client.advertise()
-            elif step == "share":
-                message = client.share(data)
-            elif step == "mask":
-                message = client.mask(data, integers_of(number, setup))
-            else:
-                message = client.unmask(data)
-            send(connection, message)
+            send(connection, answer(client, step, data, integers))
 
 
 def run_server(setup, dying, seconds):

@@ -19,10 +19,9 @@ import time
 import numpy as np
 
 from fedjax_llm.secure_aggregation import Client, Server, Setup, choose_degree
+from fedjax_llm.secure_aggregation.client import STEPS
 from fedjax_llm.secure_aggregation.messages import Survivors, write
 from fedjax_llm.secure_aggregation.primitives import add_stream
-
-STEPS = ("advertise", "share", "mask", "unmask")
 
 
 def least(measured, tries):

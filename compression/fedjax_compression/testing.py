@@ -90,7 +90,7 @@ def structure_comes_back(trial: CompressorTrial) -> None:
         decoded = jax.eval_shape(
             lambda payload, like=like: c.decode(payload, like), payload_structure(c, like)
         )
-        _hold(
+        hold(
             _structure(decoded) == _structure(like),
             "structure",
             "decode to return the structure, shapes and dtypes of `like`",
@@ -104,7 +104,7 @@ def bfloat16_stays_finite(trial: CompressorTrial) -> None:
     x = _cast(trial.update, jnp.bfloat16)
     payload, _ = trial.encode(jr.key(1), x, trial.compressor.init(x))
     decoded = trial.decode(payload, x)
-    _hold(
+    hold(
         _structure(decoded) == _structure(x) and _finite(decoded),
         "bfloat16",
         "a finite bfloat16 update",
@@ -118,7 +118,7 @@ def state_keeps_its_structure(trial: CompressorTrial) -> None:
     x = _cast(trial.update, jnp.bfloat16)
     state = trial.compressor.init(jax.eval_shape(lambda: x))
     _, after = trial.encode(jr.key(1), x, state)
-    _hold(
+    hold(
         _structure(after) == _structure(state),
         "state",
         f"a state like {_structure(state)}",
@@ -134,7 +134,7 @@ def bytes_are_made_and_read(trial: CompressorTrial) -> None:
     data = wire.dumps(payload)
     leaves = jax.tree.leaves(payload, is_leaf=is_symbols)
     if not any(map(is_symbols, leaves)):
-        _hold(
+        hold(
             len(data) == wire.nbytes(like),
             "bytes",
             f"{wire.nbytes(like)} bytes, as the payload's shapes say",
@@ -142,15 +142,15 @@ def bytes_are_made_and_read(trial: CompressorTrial) -> None:
             "give payload leaves static shapes",
         )
     read = wire.loads(data, like)
-    _hold(
-        _equal(read, payload),
+    hold(
+        equal(read, payload),
         "bytes",
         "loads(dumps(payload)) to be the payload",
         read,
         "keep only numeric and boolean arrays, Symbols and Prefix in a payload",
     )
-    _hold(
-        _equal(trial.decode(read, trial.update), trial.decode(payload, trial.update)),
+    hold(
+        equal(trial.decode(read, trial.update), trial.decode(payload, trial.update)),
         "bytes",
         "the same update from the message as from the payload",
         "another",
@@ -164,7 +164,7 @@ def jit_equals_eager(trial: CompressorTrial) -> None:
     x = dict(list(trial.update.items())[:1]) if isinstance(trial.update, dict) else trial.update
     eager = c.decode(c.encode(jr.key(1), x, c.init(x))[0], x)
     jitted = trial.decode(trial.encode(jr.key(1), x, c.init(x))[0], x)
-    _hold(
+    hold(
         _close(jitted, eager),
         "jit",
         "the same update with and without jit",
@@ -186,7 +186,7 @@ def vmap_equals_a_loop(trial: CompressorTrial) -> None:
     together = jax.vmap(lambda payload: trial.decode(payload, clients[0]))(payloads)
     for row, (key, x) in enumerate(zip(keys, clients, strict=True)):
         alone = trial.decode(trial.encode(key, x, c.init(x))[0], x)
-        _hold(
+        hold(
             _close(jax.tree.map(lambda leaf, row=row: leaf[row], together), alone),
             "vmap",
             f"client {row} to get what it gets alone",
@@ -200,8 +200,8 @@ def zeros_are_exact(trial: CompressorTrial) -> None:
     zeros = jax.tree.map(jnp.zeros_like, trial.update)
     payload, state = trial.encode(jr.key(1), zeros, trial.compressor.init(zeros))
     decoded = trial.decode(payload, zeros)
-    _hold(
-        _equal(decoded, zeros) and _finite(state),
+    hold(
+        equal(decoded, zeros) and _finite(state),
         "zeros",
         "zeros and a finite state",
         decoded,
@@ -214,7 +214,7 @@ def constants_stay_finite(trial: CompressorTrial) -> None:
     constant = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), trial.update)
     payload, _ = trial.encode(jr.key(1), constant, trial.compressor.init(constant))
     decoded = trial.decode(payload, constant)
-    _hold(
+    hold(
         _finite(decoded), "constants", "finite entries", decoded, "guard divisions by a range of 0"
     )
 
@@ -224,7 +224,7 @@ def empty_trees_and_leaves_come_back(trial: CompressorTrial) -> None:
     init = trial.compressor.init
     for x in ({}, {"empty": jnp.zeros((0, 2)), "full": jnp.ones(3)}):
         decoded = trial.decode(trial.encode(jr.key(1), x, init(x))[0], x)
-        _hold(
+        hold(
             _structure(decoded) == _structure(x),
             "empty",
             f"an update like {_structure(x)}",
@@ -238,14 +238,14 @@ def failures_are_reported_and_do_not_spread(trial: CompressorTrial) -> None:
     _, state = trial.encoded
     for index, value, broken in _with_one_value(trial.update, (jnp.nan, jnp.inf, -jnp.inf)):
         payload, after = trial.encode(jr.key(2), broken, state)
-        _hold(
+        hold(
             not _finite(trial.decode(payload, trial.update)),
             "failures",
             f"a non-finite entry after decoding an update with {value} in leaf {index}",
             "finite entries",
             "send a NaN scale where the largest magnitude is not finite",
         )
-        _hold(
+        hold(
             _finite(after),
             "failures",
             f"a finite state after an update with {value} in leaf {index}",
@@ -268,7 +268,7 @@ def rounds_trace_once(trial: CompressorTrial) -> None:
     state = c.init(x)
     for seed in range(3):
         _, state = step.eval_shape(jr.key(seed), x, state)  # traces, and does not compile
-    _hold(
+    hold(
         traces == 1,
         "tracing",
         "one trace for three rounds",
@@ -284,8 +284,8 @@ def integers_are_refused_or_exact(trial: CompressorTrial) -> None:
         decoded = c.decode(c.encode(jr.key(0), x, c.init({"n": jnp.zeros(3)}))[0], x)
     except TypeError:
         return
-    _hold(
-        _equal(decoded, x), "integers", "a TypeError", decoded, "call ops.flat.check_floating first"
+    hold(
+        equal(decoded, x), "integers", "a TypeError", decoded, "call ops.flat.check_floating first"
     )
 
 
@@ -294,7 +294,7 @@ def receiver_state_stays_finite(trial: CompressorTrial) -> None:
     c, x = trial.compressor, trial.update
     memory = c.receiver(jax.eval_shape(lambda: x))
     received, after = c.receive(x, memory, 1.0)
-    _hold(
+    hold(
         jax.tree.map(jnp.shape, received) == jax.tree.map(jnp.shape, x)
         and _structure(after) == _structure(memory),
         "receiver",
@@ -304,7 +304,7 @@ def receiver_state_stays_finite(trial: CompressorTrial) -> None:
     )
     _, _, broken = next(_with_one_value(x, (jnp.nan,)))
     _, still = c.receive(broken, after, 1.0)
-    _hold(_equal(still, after), "receiver", "the old state after a NaN", still, "keep it there")
+    hold(equal(still, after), "receiver", "the old state after a NaN", still, "keep it there")
 
 
 def integers_add_up(trial: CompressorTrial) -> None:
@@ -316,7 +316,7 @@ def integers_add_up(trial: CompressorTrial) -> None:
     payloads = [trial.encode(jr.key(seed), x, c.init(x))[0] for seed in range(3)]
     of_each = [adds.integers(payload, x) for payload in payloads]
     half = 2 ** (adds.bits - 1)
-    _hold(
+    hold(
         all(((each >= -half) & (each < half)).all() for each in of_each),
         "sums",
         f"integers of {adds.bits} bits",
@@ -325,14 +325,14 @@ def integers_add_up(trial: CompressorTrial) -> None:
     )
     whole = adds.total(of_each[0] + of_each[1] + of_each[2], x)
     decoded = [trial.decode(payload, x) for payload in payloads]
-    _hold(
+    hold(
         _close(whole, jax.tree.map(lambda *leaves: sum(leaves), *decoded)),
         "sums",
         "the sum of the decoded updates from the sum of the integers",
         whole,
         "give all messages one scale and one order",
     )
-    _hold(
+    hold(
         not adds.failed(of_each[0]),
         "sums",
         "a finite update not to have failed",
@@ -341,7 +341,7 @@ def integers_add_up(trial: CompressorTrial) -> None:
     )
     for index, value, broken in _with_one_value(x, (jnp.nan, jnp.inf)):
         payload, _ = trial.encode(jr.key(2), broken, c.init(x))
-        _hold(
+        hold(
             adds.failed(adds.integers(payload, x)),
             "sums",
             f"an update with {value} in leaf {index} to have failed",
@@ -369,7 +369,8 @@ PROMISES: tuple[Callable[[CompressorTrial], None], ...] = (
 """Every promise, each a function that raises `ContractError`."""
 
 
-def _hold(holds: Any, promise: str, expected: str, got: Any, remedy: str) -> None:
+def hold(holds: Any, promise: str, expected: str, got: Any, remedy: str) -> None:
+    """Raise `ContractError` with the promise and its remedy unless it holds."""
     if not holds:
         shown = " ".join(repr(got).split())[:120]
         raise ContractError(f"{promise}: expected {expected}, got {shown}; {remedy}.")
@@ -399,8 +400,9 @@ def _finite(tree: PyTree) -> bool:
     return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(tree))
 
 
-def _equal(one: PyTree, other: PyTree) -> bool:
-    return _same_structure(one, other) and all(
+def equal(one: PyTree, other: PyTree) -> bool:
+    """Whether two pytrees have the same structure and values; NaN equals NaN."""
+    return same_structure(one, other) and all(
         np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
@@ -413,6 +415,7 @@ def _close(one: PyTree, other: PyTree) -> bool:
     )
 
 
-def _same_structure(one: PyTree, other: PyTree) -> bool:
+def same_structure(one: PyTree, other: PyTree) -> bool:
+    """Whether two pytrees have the same structure."""
     first: Any = jax.tree.structure(one)
     return first == jax.tree.structure(other)

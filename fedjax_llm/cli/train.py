@@ -9,9 +9,6 @@ from ..runs.training import train_until_stopped
 from ..studies import table
 from .output import failures, keep_programs, nats, print_table
 
-ENDING = "ending the evaluation"
-"""What a signal makes of an evaluation, in words."""
-
 
 def train(
     run: RunConfig = RunConfig(),

@@ -1,8 +1,7 @@
 """Integers of a few bits each in whole bytes, lowest bit first, on the host."""
 
-import math
-
 import numpy as np
+from fedjax_compression.ops.bits import bytes_of, group, packed_size
 from jaxtyping import UInt8, UInt32
 
 
@@ -17,14 +16,14 @@ def pack(integers: UInt32[np.ndarray, " entries"], *, bits: int) -> UInt8[np.nda
         ceil(entries * bits / 8) bytes; unused bits of the last one are zero.
 
     """
-    per, width = _group(bits)
+    per, width = group(bits)
     groups = -(-integers.size // per)
     columns = np.pad(integers, (0, groups * per - integers.size)).reshape(groups, per)
     out = np.zeros((groups, width), np.uint8)
     for i, byte, shift in _places(bits):
         column = columns[:, i]
         out[:, byte] |= (column << shift if shift >= 0 else column >> -shift).astype(np.uint8)
-    return out.reshape(-1)[: -(-integers.size * bits // 8)]
+    return out.reshape(-1)[: packed_size(integers.size, bits=bits)]
 
 
 def unpack(
@@ -41,7 +40,7 @@ def unpack(
         The integers.
 
     """
-    per, width = _group(bits)
+    per, width = group(bits)
     groups = -(-entries // per)
     bytes_ = np.pad(packed, (0, groups * width - packed.size)).reshape(groups, width)
     out = np.zeros((groups, per), np.uint32)
@@ -51,16 +50,8 @@ def unpack(
     return (out & np.uint32(2**bits - 1)).reshape(-1)[:entries]
 
 
-def _group(bits: int) -> tuple[int, int]:
-    """Smallest number of integers that fills whole bytes, and the number of those bytes."""
-    common = math.gcd(bits, 8)
-    return 8 // common, bits // common
-
-
 def _places(bits: int) -> list[tuple[int, int, int]]:
     """`(integer, byte, shift)` of a group: the byte has the integer's bits shifted left so far."""
     return [
-        (i, byte, i * bits - 8 * byte)
-        for i in range(_group(bits)[0])
-        for byte in range(i * bits // 8, -(-(i + 1) * bits // 8))
+        (i, byte, i * bits - 8 * byte) for i in range(group(bits)[0]) for byte in bytes_of(i, bits)
     ]

@@ -79,9 +79,9 @@ def run_round(
             if arrived is None or u not in clients:  # a number that a changed message made up
                 continue
             try:
-                answer = deliver(step, "up", u, _do(clients[u], step, arrived, integers[u]))
-                if answer is not None:
-                    server.receive(answer)
+                sent = deliver(step, "up", u, answer(clients[u], step, arrived, integers[u]))
+                if sent is not None:
+                    server.receive(sent)
             except SecureAggregationError as error:
                 refused[u] = str(error)
         inbox = server.close()
@@ -89,7 +89,8 @@ def run_round(
     return RoundResult(server.sum, refused)
 
 
-def _do(client: Client, step: str, data: bytes, integers: np.ndarray) -> bytes:
+def answer(client: Client, step: str, data: bytes, integers: np.ndarray) -> bytes:
+    """A client's message in a step: to nothing in the first, to the server's `data` in others."""
     if step == "advertise":
         return client.advertise()
     if step == "mask":

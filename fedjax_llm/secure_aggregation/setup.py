@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from fedjax_compression.checks import check_integer
 from fedjax_compression.errors import message
+from fedjax_compression.ops.bits import packed_size, sum_width
 
 ROUND_BYTES = 16
 """Length of a round's number."""
@@ -42,26 +43,7 @@ class Setup(NamedTuple):
     @property
     def masked_bytes(self) -> int:
         """Bytes of a client's masked integers: `width` bits for each."""
-        return -(-self.entries * self.width // 8)
-
-
-def sum_width(bits: int, clients: int) -> int:
-    """Bits of a sum of integers: bits + ceil(log2(clients)).
-
-    Args:
-        bits: Bits of an integer.
-        clients: Most integers in a sum, or the most that their integer weights sum to.
-
-    Returns:
-        The bits.
-
-    Example:
-        >>> from fedjax_llm.secure_aggregation import sum_width
-        >>> sum_width(16, 1024), sum_width(16, 1025)
-        (26, 27)
-
-    """
-    return bits + (clients - 1).bit_length()
+        return packed_size(self.entries, bits=self.width)
 
 
 def check_setup(setup: Setup) -> None:

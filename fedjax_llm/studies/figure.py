@@ -72,16 +72,13 @@ def draw(
         above = float(p.nats or 0) > top
         low, high = (top, top) if above else _ends(p)
         nats = top if above else float(p.nats or 0)
+        of_family = MARKERS[families.index(kinds[number]) % len(MARKERS)]
         name = _name(p, short[number]) + (f", at {p.nats:.3f}" if above and not lost else "")
         (line, *_) = axes.errorbar(
             (p.cost or 0) / cost.unit,
             nats,
             yerr=[[nats - low], [high - nats]],
-            marker="x"
-            if lost
-            else "D"
-            if plain
-            else MARKERS[families.index(kinds[number]) % len(MARKERS)],
+            marker="x" if lost else "D" if plain else of_family,
             markersize=9 if plain else 7,
             color="black" if plain and alone else colour,
             linestyle="",

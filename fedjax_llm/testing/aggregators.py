@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from fedjax_compression.checks import check_integer, check_kind
+from fedjax_compression.testing import hold
 from jaxtyping import PyTree
 
 from ..aggregators import Aggregator
 from ..algorithms.shared.partials import finish_round, first_round
-from .promises import close, finite, hold
+from .promises import close, finite
 
 
 def check_aggregator(

@@ -10,13 +10,14 @@ import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
 from fedjax_compression.checks import check_kind
+from fedjax_compression.testing import equal, hold
 from jaxtyping import PyTree
 
 from ..algorithm import FederatedAlgorithm
 from ..client_training import Frozen, Params
 from ..simulation import chunked, round_program, scan, vmap
 from ..simulation.keys import SERVER
-from .promises import close, equal, finite, hold
+from .promises import close, finite
 
 AXES = {"vmap": vmap(), "scan": scan(), "chunked": chunked(3)}
 ROUNDS = 4

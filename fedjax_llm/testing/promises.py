@@ -1,19 +1,10 @@
-"""Whether a promise holds, and the comparisons that promises make."""
-
-from typing import Any
+"""Comparisons that the promises of algorithms and aggregators make."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fedjax_compression.testing import ContractError
+from fedjax_compression.testing import same_structure
 from jaxtyping import PyTree
-
-
-def hold(holds: Any, promise: str, expected: str, got: Any, remedy: str) -> None:
-    """Raise `ContractError` with the promise and its remedy unless it holds."""
-    if not holds:
-        shown = " ".join(repr(got).split())[:120]
-        raise ContractError(f"{promise}: expected {expected}, got {shown}; {remedy}.")
 
 
 def finite(tree: PyTree) -> bool:
@@ -22,22 +13,9 @@ def finite(tree: PyTree) -> bool:
     return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves)
 
 
-def equal(one: PyTree, other: PyTree) -> bool:
-    """Whether two pytrees have the same structure and values; NaN equals NaN."""
-    return _same_structure(one, other) and all(
-        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    )
-
-
 def close(one: PyTree, other: PyTree, tolerance: float) -> bool:
     """Whether two pytrees have the same structure, and values within a tolerance."""
-    return _same_structure(one, other) and all(
+    return same_structure(one, other) and all(
         np.allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance)
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
-
-
-def _same_structure(one: PyTree, other: PyTree) -> bool:
-    first: Any = jax.tree.structure(one)
-    return first == jax.tree.structure(other)

@@ -12,6 +12,25 @@ def packed_size(entries: int, *, bits: int) -> int:
     return -(-entries * bits // 8)
 
 
+def sum_width(bits: int, clients: int) -> int:
+    """Bits of a sum of integers: bits + ceil(log2(clients)).
+
+    Args:
+        bits: Bits of an integer.
+        clients: Most integers in a sum, or the most that their integer weights sum to.
+
+    Returns:
+        The bits.
+
+    Example:
+        >>> from fedjax_compression.ops.bits import sum_width
+        >>> sum_width(16, 1024), sum_width(16, 1025)
+        (26, 27)
+
+    """
+    return bits + (clients - 1).bit_length()
+
+
 def pack(codes: UInt32[Array, " entries"], *, bits: int) -> UInt8[Array, " bytes"]:
     """Pack unsigned integers into bytes, `bits` bits each and lowest bit first.
 
@@ -33,7 +52,7 @@ def pack(codes: UInt32[Array, " entries"], *, bits: int) -> UInt8[Array, " bytes
 
     """
     entries = codes.size
-    per, width = _group(bits)
+    per, width = group(bits)
     groups = -(-entries // per)
     codes = jnp.pad(codes, (0, groups * per - entries)).reshape(groups, per)
     columns = [
@@ -58,19 +77,19 @@ def unpack(
         The integers.
 
     """
-    per, width = _group(bits)
+    per, width = group(bits)
     groups = -(-entries // per)
     packed = jnp.pad(packed, (0, groups * width - packed.size)).reshape(groups, width)
     bytes_ = [packed[:, byte].astype(jnp.uint32) for byte in range(width)]
     columns = [
-        sum(_shift_left(bytes_[byte], 8 * byte - i * bits) for byte in _bytes_of(i, bits))
+        sum(_shift_left(bytes_[byte], 8 * byte - i * bits) for byte in bytes_of(i, bits))
         & jnp.uint32(2**bits - 1)
         for i in range(per)
     ]
     return jnp.stack(columns, axis=1).reshape(-1)[:entries]
 
 
-def _group(bits: int) -> tuple[int, int]:
+def group(bits: int) -> tuple[int, int]:
     """Smallest number of entries that fills whole bytes, and the number of those bytes."""
     common = math.gcd(bits, 8)
     return 8 // common, bits // common
@@ -81,7 +100,7 @@ def _entries_of(byte: int, bits: int) -> range:
     return range(8 * byte // bits, -(-8 * (byte + 1) // bits))
 
 
-def _bytes_of(entry: int, bits: int) -> range:
+def bytes_of(entry: int, bits: int) -> range:
     """Bytes of a group that contain bits of the given entry."""
     return range(entry * bits // 8, -(-(entry + 1) * bits // 8))
 

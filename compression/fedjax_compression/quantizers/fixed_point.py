@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from ..checks import check_integer, check_number
 from ..contract import Compressor, Like, Payload, State, Summable, Update
 from ..errors import message
-from ..ops.bits import pack, unpack
+from ..ops.bits import pack, sum_width, unpack
 from ..ops.flat import flatten, size, unflatten
 
 _MOST_WIDTH = 32
@@ -78,7 +78,7 @@ def fixed_point(*, clip: float | int, bits: int = 16, clients: int = 64) -> Comp
     check_number(clip, who=who, name="clip", at_least=2.0**-64, at_most=2.0**64)
     check_integer(bits, who=who, name="bits", at_least=2, at_most=24)
     check_integer(clients, who=who, name="clients", at_least=1, at_most=2**30)
-    width = bits + (clients - 1).bit_length()
+    width = sum_width(bits, clients)
     if width > _MOST_WIDTH:
         expected = f"at most {2 ** (_MOST_WIDTH - bits)} with bits={bits}, whose sum has 32 bits"
         raise ValueError(message(who, "clients", expected, clients))
