@@ -169,8 +169,10 @@ def local_steps_with_state(
             params, memory = carry
             value, gradient = jax.value_and_grad(loss_of_copy)(params, frozen, batch)
             at = first._replace(step=first.step + number)
-            updates, memory = optimizer.update(gradient, memory, params, progress=at)
-            return (optax.apply_updates(params, updates), memory), value.astype(jnp.float32)
+            with jax.named_scope("optimizer"):
+                updates, memory = optimizer.update(gradient, memory, params, progress=at)
+                params = optax.apply_updates(params, updates)
+            return (params, memory), value.astype(jnp.float32)
 
         def step(carry: tuple, batch_and_number: tuple) -> tuple:
             batch, number = batch_and_number
