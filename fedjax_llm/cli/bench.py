@@ -22,8 +22,9 @@ def bench(
     """Measure the speed of rounds on this machine for a ladder of sizes: bench.json in a folder.
 
     Args:
-        rungs: Sizes to measure: short, tiny, middle, middle_lora, large_lora; with --against
-            middle_lora, middle, small, middle_lora_bfloat16. Default: all.
+        rungs: Sizes to measure: short, tiny, middle, middle_lora, large_lora; default all. With
+            --against middle_lora, middle, small, and if named middle_lora_bfloat16, which takes
+            minutes on a processor without a unit for bfloat16.
         repeats: Rounds to time; the median is reported.
         against: Whole rounds beside a plain loop over the same clients in this library, which must
             be installed: 'fedjax-llm[parity]' for torch.
@@ -40,7 +41,7 @@ def bench(
         raise ValueError(f"repeats: expected at least 1, got {repeats}.")
     results = fresh_results(out, "bench.json")
     keep_programs(compilation_cache)
-    chosen = tuple(rungs or ladder)
+    chosen = rungs or tuple(name for name in ladder if not name.endswith("bfloat16"))
     coming: Iterator[Row]
     if against is None:
         coming = measured({name: LADDER[name] for name in chosen}, repeats=repeats)
