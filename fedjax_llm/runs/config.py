@@ -42,10 +42,11 @@ class RunConfig:
         client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),
             sharded(inner=scan()) over devices, or auto() for the fastest of them. Default: vmap()
             for a fresh decoder, scan() for a pretrained model.
-        client_optimizer: Optax optimizer of each client. Default: adam(0.006) for a fresh decoder,
-            adam(0.0005) for a pretrained model, SGD with a small learning rate for zeroth-order
-            methods. A schedule over the rounds, or over the steps, of the run:
-            chain(adam(0.006), over_rounds(cosine_decay_schedule(1.0, 20))), or over_run_steps.
+        client_optimizer: Optax optimizer of each client, or muon(0.02), which orthogonalises the
+            momentum of stacked matrices. Default: adam(0.006) for a fresh decoder, adam(0.0005) for
+            a pretrained model, SGD with a small learning rate for zeroth-order methods. A schedule
+            over the rounds, or over the steps, of the run: chain(adam(0.006),
+            over_rounds(cosine_decay_schedule(1.0, 20))), or over_run_steps.
         server_optimizer: Optax optimizer that takes the negative mean update as its gradient, or
             fed_adam(0.01), fed_yogi(0.01) or fed_adagrad(0.01) of arXiv:2003.00295. Default:
             sgd(1.0, momentum=0.5, nesterov=True), or the method's own.
