@@ -15,7 +15,7 @@ from fedjax_compression.ops.hadamard import rotate, unrotate
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ..privacy import Mechanism, clip_rows
-from ..privacy.skellam import Skellam, draw_skellam, rounded_norms, scale_for
+from ..privacy.skellam import MOST_VARIANCE, Skellam, draw_skellam, rounded_norms, scale_for
 from .contract import Aggregator, AtClients, Partial, Summing
 from .secure_mean import secure_mean
 
@@ -60,7 +60,7 @@ def distributed_dp(
         least: Clients whose noise the epsilon counts on, from 1 to `clients`. Default: `clients`;
             then a round with a drop-out is discarded.
         bits: Bits of an entry, from 2 to 32. Default: 16. With fewer, steps are wide, and rounding
-            costs privacy: `epsilon` tells.
+            costs privacy: `epsilon` tells. Beyond some 20, steps stay as they are.
         tails: Deviations of an entry of the sum that fit into its range on each side, above 0.
             Default: 5.
 
@@ -99,9 +99,13 @@ def distributed_dp(
     scale_for(clip, deviation, entries=2**20, clients=clients, bits=bits, tails=tails)
 
     def scale_of(like: Like) -> float:
-        return scale_for(
-            clip, deviation, entries=size(like), clients=clients, bits=bits, tails=tails
+        entries = max(size(like), 1)
+        largest = scale_for(
+            clip, deviation, entries=entries, clients=clients, bits=bits, tails=tails
         )
+        return min(
+            largest, 0.999 * math.sqrt(MOST_VARIANCE) / deviation
+        )  # finer steps gain nothing
 
     def build(codec: Compressor | None, like: PyTree) -> tuple[Compressor, Mechanism]:
         if codec is not None:
@@ -180,11 +184,12 @@ def _integers(
         return jax.tree.map(lambda x, leaf: x.astype(leaf.dtype), whole, like)
 
     summable = Summable(
-        max(bits - (clients - 1).bit_length(), 1),
+        bits,
         clients,
         integers_of,
         lambda integers: jnp.array(False),  # an update that is not finite is zero, and noised
         total,
         lambda integers: jnp.float32(0),  # a count of what was clipped would have no noise
+        wraps=True,
     )
     return Compressor(lambda like: (), encode, decode, summable=summable)

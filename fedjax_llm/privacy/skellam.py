@@ -15,7 +15,8 @@ from .mechanism import Skellam
 
 ORDERS = (*range(2, 129), 256)
 """Orders of the Renyi divergences: integers, for which the bound is proven."""
-_MOST_VARIANCE = 2.0**30
+MOST_VARIANCE = 2.0**30
+"""Largest variance of the integers that are drawn."""
 
 
 class SkellamAccount:
@@ -109,7 +110,7 @@ def scale_for(
     """
     room = 4.0**bits - clients * tails**2
     if room <= 0:
-        needed = math.ceil(math.log(clients * tails**2, 4)) + 1
+        needed = math.floor(math.log(clients * tails**2, 4)) + 1
         expected = f"at least {needed} for {clients} clients"
         raise ValueError(message("distributed_dp", "bits", expected, bits))
     spread = clip**2 * clients**2 / entries + clients * deviation**2
@@ -142,7 +143,9 @@ def draw_skellam(key: Key[Array, ""], variance: float, entries: int) -> Int[Arra
         True
 
     """
-    check_number(variance, who="draw_skellam", name="variance", above=0, at_most=_MOST_VARIANCE)
+    check_number(
+        variance, who="draw_skellam", name="variance", above=0, at_most=1.001 * MOST_VARIANCE
+    )
     high, low = (jnp.asarray(words) for words in _thresholds(variance))
     bits = jr.bits(key, (3, entries), jnp.uint32)
     first = jnp.zeros(entries, jnp.int32)
@@ -165,7 +168,7 @@ def _thresholds(variance: float) -> tuple[np.ndarray, np.ndarray]:
     most = int(10 * math.sqrt(variance)) + 60
     mass = special.ive(np.arange(most + 1), variance)  # e^-v I_k(v) is the probability of k
     tail = 2 * np.cumsum(mass[::-1])[::-1][1:]
-    tail = tail[tail >= 2.0**-64]
+    tail = tail[: max(int((tail >= 2.0**-64).sum()), 1)]
     high = np.floor(np.minimum(tail, 1 - 2.0**-53) * 2.0**32)
     low = np.floor((tail * 2.0**32 - high) * 2.0**32)
     return high.astype(np.uint32), np.minimum(low, 2.0**32 - 1).astype(np.uint32)

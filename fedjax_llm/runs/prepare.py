@@ -19,7 +19,7 @@ from ..attacks import attackable
 from ..client_training import Loss
 from ..data import Batching, HoldOut
 from ..evaluation import backdoor_success
-from ..privacy import dp_sgd
+from ..privacy import PrivateLoss, dp_sgd
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
 from ..tasks import Measure, Task
 from ..tasks.registry import TaskSpec
@@ -147,8 +147,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     inputs = method_inputs(parsed, parts, load, task, split)
     loss = _loss(parsed, task)
     algorithm = _algorithm(parsed, task, inputs, loss)
-    if loss is not task.loss:
-        check_gradients(parsed, algorithm, task, split, batching)
+    if isinstance(loss, PrivateLoss):
+        check_gradients(parsed, algorithm, loss)
     check_declared(parsed, algorithm, population)
     if under.sampler:
         in_field("sampler", under.sampler.participation, config.clients, population)

@@ -8,18 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.random as jr
-import numpy as np
-from jaxtyping import Array
-
 from ..algorithm import FederatedAlgorithm, SplitMethod
-from ..data import Batching, ClientData, HoldOut, cohort_batches
+from ..data import Batching, ClientData
 from ..privacy import (
     Account,
     Mechanism,
     Participation,
     Poisson,
+    PrivateLoss,
     Secret,
     Separated,
     SkellamAccount,
@@ -27,7 +23,6 @@ from ..privacy import (
     releases_of_row,
 )
 from ..simulation import Conditions
-from ..tasks import Task
 from .config import ENDS, ParsedConfig, RunConfig
 from .contents import Contents
 from .results import Row
@@ -239,27 +234,21 @@ def _rows(
     return _Kept(Separated(), of_rounds(most), told, units)
 
 
-def check_gradients(
-    parsed: ParsedConfig, algorithm: Any, task: Task, split: HoldOut, batching: Batching
-) -> None:
-    """Raise `ValueError` where a method would compute something of the data without noise."""
+def check_gradients(parsed: ParsedConfig, algorithm: Any, loss: PrivateLoss) -> None:
+    """Raise `ValueError` where a method or its batches cannot have the noise of `dp_sgd`."""
     config = parsed.config
-    of_one = cohort_batches(split.train, batching, [0], np.zeros((1, 2), np.uint32))
-
-    def a_round(key: Array) -> Any:
-        state = algorithm.init(key, task.params)
-        down, _ = algorithm.broadcast(key, state)
-        client, batches = algorithm.client_init(task.params), jax.tree.map(lambda x: x[0], of_one)
-        return algorithm.client_update(key, task.frozen, down, client, batches)
-
-    in_field("gradients", jax.eval_shape, a_round, jr.key(0))
     if algorithm.mechanism is None:
         raise ValueError(
-            f"gradients: expected a method that declares its noise, such as fed_avg(), got "
-            f"{config.algorithm}."
+            "gradients: expected a method whose clients take local steps of one optimizer and send "
+            f"the difference, such as fed_avg(), got {config.algorithm}, which would compute "
+            "something of the data without noise."
         )
-    rate = algorithm.mechanism.rate
-    if rate is not None and batching.steps is None:
+    if loss.microbatch and config.batch % loss.microbatch:
+        raise ValueError(
+            f"gradients: microbatch: expected a divisor of batch={config.batch}, got "
+            f"{loss.microbatch}."
+        )
+    if loss.rate is not None and config.local_steps is None:
         raise ValueError(
             f"local_epochs: expected local_steps with rows drawn at a rate, got "
             f"{config.local_epochs} epochs."

@@ -53,7 +53,7 @@ def summed(rule, rows, *, weights=None, key=0):
     coder, _ = rule.at_clients.build(None, LIKE)
     summing = rule.summing(coder, LIKE)
     read = jax.jit(jax.vmap(summing.read))(encoded(coder, rows, key))
-    weights = jnp.ones(len(rows)) if weights is None else jnp.asarray(weights)
+    weights = jnp.ones(len(rows)) if weights is None else jnp.asarray(weights, jnp.float32)
     partial = jax.jit(summing.rule.add)(summing.rule.empty(LIKE, CLIENTS), read, weights)
     return partial, summing.rule
 
@@ -79,7 +79,7 @@ def test_the_norm_of_the_rounded_integers_is_within_what_accounting_has():
     whole = np.asarray(jax.vmap(lambda p: quiet.summable.integers(p, LIKE))(sent), float)
     norms = np.linalg.norm(whole, axis=1) / scale
     assert norms.max() <= mechanism.skellam.l2
-    assert norms.max() > 0.97 * mechanism.skellam.l2
+    assert norms.max() > 0.9 * mechanism.skellam.l2
     assert mechanism.skellam.l2 > 1.2 * CLIP
     assert np.abs(whole).sum(axis=1).max() / scale <= mechanism.skellam.l1
 
@@ -190,7 +190,7 @@ def test_a_round_of_clients_with_integer_noise_is_drawn_from_the_secret():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("uplink", [None, "error_feedback(eden(bits=8))"])
+@pytest.mark.parametrize("uplink", [None, "error_feedback(blockwise_int(bits=8, block=32))"])
 def test_local_noise_comes_before_the_codec_and_is_of_the_stated_size(uplink):
     """The mean of 8 clients of equal weight, with noise of their own, from the secret."""
     algorithm = method(rules.local_dp(CLIP, 3.0), uplink=uplink and codec(uplink))
@@ -255,7 +255,7 @@ def test_what_cannot_be_combined_is_refused():
         (lambda: rules.distributed_dp(1, 0, clients=4), "noise_multiplier: expected"),
         (lambda: rules.distributed_dp(1, 1, clients=4, least=5), "least: expected an integer"),
         (lambda: rules.distributed_dp(1, 1, clients=4, bits=33), "bits: expected an integer"),
-        (lambda: rules.distributed_dp(1, 1, clients=99, bits=5), "bits: expected at least 7 for"),
+        (lambda: rules.distributed_dp(1, 1, clients=99, bits=5), "bits: expected at least 6 for"),
         (lambda: rules.local_dp(1, 0), "local_dp: noise_multiplier: expected"),
         (lambda: rules.local_dp(0, 1), "local_dp: clip: expected"),
     ],

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import dp_accounting as dp
+import jax
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ TINY = DecoderConfig(
     num_attention_heads=2,
     num_key_value_heads=1,
 )
+pytestmark = pytest.mark.slow  # runs are prepared, one is trained
 SGD = "dp_sgd(clip=0.1, noise_multiplier=2.0)"
 
 
@@ -72,7 +74,6 @@ def test_passes_whose_borders_a_step_crosses_are_counted():
     np.testing.assert_allclose(row["epsilon"], expected, rtol=1e-9)
 
 
-@pytest.mark.slow
 def test_rows_at_a_rate_are_amplified_with_draws_that_are_cut():
     """The truncated Poisson mechanism, of the client with the most rows."""
     noise = "dp_sgd(clip=0.1, noise_multiplier=2.0, rate=0.01)"
@@ -89,7 +90,52 @@ def test_rows_at_a_rate_are_amplified_with_draws_that_are_cut():
     assert less.get_epsilon(1e-5) <= row["epsilon"]  # the client with the most rows has the most
 
 
-@pytest.mark.slow
+def noised(rule, rounds, **options):
+    return prepare(config(gradients=None, aggregate=rule, **options)).private.row(rounds)
+
+
+def test_rules_whose_clients_add_noise_tell_theirs():
+    """Who is drawn is seen by the server, and amplifies nothing; a separation counts."""
+    row = noised("local_dp(clip=0.5, noise_multiplier=9.0)", 3, sampler="without_replacement()")
+    expected = dp.get_epsilon_gaussian(
+        4.5 / np.sqrt(3), 1e-5
+    )  # neighbours are twice the clip apart
+    np.testing.assert_allclose(row["epsilon"], expected, rtol=1e-9)
+    assert (row["unit"], row["relation"]) == ("client", "replace_one")
+    rule = "distributed_dp(clip=0.5, noise_multiplier=2.0, clients=2, bits=18)"
+    run = prepare(config(gradients=None, aggregate=rule, adapter="lora(rank=1)"))
+    entries = sum(leaf.size for leaf in jax.tree.leaves(run.task.params))
+    scale = np.sqrt(4.0**18 - 2 * 25) / (10 * np.sqrt(0.25 * 4 / entries + 2 * 0.5))
+    c = 0.5 * scale
+    bound = min(c + entries**0.5, np.sqrt(c**2 + entries / 4 + c + entries**0.5 / 2))
+    l2, l1 = bound / scale, bound * min(entries**0.5, bound) / scale
+    orders = [*range(2, 129), 256]
+    spent = [
+        4
+        * (
+            a * l2**2 / 2
+            + min(((2 * a - 1) * scale * l2**2 + 6 * l1) / (4 * scale**3), 3 * l1 / (2 * scale))
+        )
+        for a in orders
+    ]  # of four rounds, with noise of variance 1
+    expected = dp.rdp.compute_epsilon(orders, spent, 1e-5)[0]
+    row = run.private.row(4)
+    np.testing.assert_allclose(row["epsilon"], expected, rtol=1e-9)
+    assert (row["relation"], row["accountant"]) == ("zero_out", "rdp")
+
+
+def test_correlated_noise_is_told_for_clients_whose_rounds_are_apart():
+    rule = "banded_dp_fed_avg(clip=0.5, noise_multiplier=2.0, bands=2, rounds=9)"
+    apart = {"sampler": "cyclic(3)", "clients": 1}
+    row = noised(rule, 7, **apart)
+    expected = dp.get_epsilon_gaussian(2.0 / np.sqrt(3), 1e-5)
+    np.testing.assert_allclose(row["epsilon"], expected, rtol=1e-9)
+    with pytest.raises(ValueError, match="rounds: expected at most 9, for which the noise of"):
+        noised(rule, 7, rounds=10, **apart)
+    with pytest.raises(ValueError, match=r"sampler: with banded_dp_fed_avg.* expected cyclic"):
+        noised(rule, 7)
+
+
 def test_a_run_with_an_adapter_and_a_codec_trains_and_tells(tmp_path):
     """Error feedback comes after the noise, so that it costs nothing."""
     summary = train(
@@ -114,8 +160,14 @@ def test_a_delta_of_one_row_in_all_warns():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"algorithm": "scaffold()"}, "gradients: dp_sgd: loss: expected a method"),
-        ({"algorithm": "fed_mezo()"}, "gradients: dp_sgd: loss: expected a method"),
+        (
+            {"algorithm": "scaffold()"},
+            "gradients: expected a method whose clients take local steps",
+        ),
+        (
+            {"algorithm": "fed_mezo()"},
+            "gradients: expected a method whose clients take local steps",
+        ),
         ({"algorithm": "split_lora(cut=1)"}, "gradients: expected none with split_lora"),
         (
             {"aggregate": "dp_fed_avg(clip=1.0, noise_multiplier=1.0)"},
@@ -137,7 +189,7 @@ def test_a_delta_of_one_row_in_all_warns():
         ({"secret": None}, "secret: with dp_sgd"),
         (
             {"gradients": "dp_sgd(clip=0.1, noise_multiplier=2.0, microbatch=3)"},
-            "gradients: dp_sgd: microbatch",
+            "gradients: microbatch: expected a divisor of batch=2",
         ),
     ],
 )
