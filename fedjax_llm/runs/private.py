@@ -226,7 +226,7 @@ def _rows(
         releases_of_row(
             rows,
             batch=batching.batch,
-            drawn=batching.steps * batching.batch if batching.steps else batching.epochs * rows,
+            drawn=(batching.steps or 0) * batching.batch or (batching.epochs or 0) * rows,
         )
         for rows in sizes
     )

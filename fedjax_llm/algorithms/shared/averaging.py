@@ -200,7 +200,7 @@ def averaging(
     check_codecs(who=who, known=("uplink",), uplink=uplink, downlink=downlink)
     check_aggregate(aggregate, who=who)
     aggregate = aggregate or weighted_mean()
-    at_clients = None
+    at_clients: Mechanism | None = None
     if aggregate.at_clients:
         uplink, at_clients = aggregate.at_clients.build(uplink, like)
         aggregate = aggregate._replace(at_clients=None)

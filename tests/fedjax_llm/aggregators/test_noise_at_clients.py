@@ -68,6 +68,7 @@ def test_the_mean_is_that_of_clipped_updates():
     np.testing.assert_allclose(flat(rule.finish(partial)), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_norm_of_the_rounded_integers_is_within_what_accounting_has():
     """With wide steps, where rounding adds more than the clip; noise is switched off by its key."""
     rule = rules.distributed_dp(CLIP, 1.0, clients=CLIENTS, bits=6)
@@ -104,6 +105,7 @@ def test_the_noise_of_the_sum_is_that_of_least_clients():
     assert np.abs(pairs).max() < 5.8
 
 
+@pytest.mark.slow
 def test_fewer_clients_than_the_epsilon_counts_on_are_discarded():
     rule = rules.distributed_dp(CLIP, 1e-4, clients=CLIENTS, least=6, bits=20)
     partial, finisher = summed(rule, ROWS, weights=[1, 1, 1, 1, 1, 1, 0, 0])
@@ -113,6 +115,7 @@ def test_fewer_clients_than_the_epsilon_counts_on_are_discarded():
     assert not flat(finisher.finish(partial)).any()
 
 
+@pytest.mark.slow
 def test_neighbours_differ_by_what_accounting_has():
     """A client zeroed out, with the noise and rounding of one key: at most l2 and a step."""
     zeroed = ROWS.copy()

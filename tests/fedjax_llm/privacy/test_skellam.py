@@ -62,6 +62,7 @@ def test_thresholds_are_the_distribution(variance):
     np.testing.assert_allclose(tail[some - 1], expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_draws_are_of_the_distribution_and_rejected_with_another_scale():
     """Chi-square over the values, and the variance, which 1.05 of the noise would fail."""
     variance, count = 6.0, 200_000
