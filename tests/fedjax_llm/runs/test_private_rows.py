@@ -45,8 +45,8 @@ def config(**options):
     )
 
 
-def told(rounds, **options):
-    return prepare(config(**options)).private.row(rounds)
+def told(after, **options):
+    return prepare(config(**options)).private.row(after)
 
 
 def test_epsilon_counts_the_steps_that_see_a_row():
@@ -90,8 +90,8 @@ def test_rows_at_a_rate_are_amplified_with_draws_that_are_cut():
     assert less.get_epsilon(1e-5) <= row["epsilon"]  # the client with the most rows has the most
 
 
-def noised(rule, rounds, **options):
-    return prepare(config(gradients=None, aggregate=rule, **options)).private.row(rounds)
+def noised(rule, after, **options):
+    return prepare(config(gradients=None, aggregate=rule, **options)).private.row(after)
 
 
 def test_rules_whose_clients_add_noise_tell_theirs():
