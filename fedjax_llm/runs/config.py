@@ -37,6 +37,9 @@ class RunConfig:
             noise_multiplier=1.0), secure_mean() of integers with the uplink
             fixed_point(clip=0.05, clients=32), or a registered rule of your own. Default: the
             method's.
+        gradients: How clients compute the gradients of local steps: dp_sgd(clip=0.1,
+            noise_multiplier=1.0) clips that of each row (window, pair) and adds noise, for the
+            privacy of rows, from the server too. Default: without noise.
         prediction: Share of the last round's update that clients and server subtract before coding
             an uplink; above 0 the downlink carries that update too, at 4 bits per entry.
         client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),
@@ -129,6 +132,7 @@ class RunConfig:
     uplink: str = "identity()"
     downlink: str = "identity()"
     aggregate: str | None = None
+    gradients: str | None = None
     prediction: float = 0.0
     client_axis: str | None = None
     client_optimizer: str | None = None
@@ -168,6 +172,7 @@ TEXTS = (
     "uplink",
     "downlink",
     "aggregate",
+    "gradients",
     "client_axis",
     "client_optimizer",
     "server_optimizer",
