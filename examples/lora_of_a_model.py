@@ -8,8 +8,17 @@ import jax
 import optax
 from fedjax_compression import eden
 
-from fedjax_llm import export_adapter, fed_avg, language_model, lora, models, scan, simulate
-from fedjax_llm import tokenize, total_bytes
+from fedjax_llm import (
+    export_adapter,
+    fed_avg,
+    language_model,
+    lora,
+    models,
+    scan,
+    simulate,
+    tokenize,
+    total_bytes,
+)
 from fedjax_llm.data import Batching, chitchat
 
 

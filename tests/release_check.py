@@ -63,7 +63,7 @@ def main():
     run(args.python, "-m", "venv", out / "bare")
     pins = ("--constraint", args.constraint.resolve()) if args.constraint else ()
     for built in (wheel, sdist):
-        install = (python, "-m", "pip", "install", "--quiet", *pins)
+        install = (python, "-m", "pip", "install", "--quiet", "--no-compile", *pins)
         if built is sdist:
             install = (*install, "--force-reinstall", "--no-deps")
         run(*install, built)

@@ -7,10 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import fedjax_compression
-import fedjax_llm
 import jax
 import numpy as np
 from fedjax_compression import codec, payload_structure, wire
+
+import fedjax_llm
 
 BIN = Path(sys.executable).parent
 TEXT = "to be or not to be, that is the question whether it is nobler in the mind " * 8
@@ -56,7 +57,9 @@ def main():
     assert Path("run/model/model.safetensors").exists()
     command("report", "run")
     assert "<html" in Path("run/report.html").read_text()
-    print(f"fedjax-llm {version('fedjax-llm')}, jax {version('jax')}, Python {sys.version.split()[0]}")
+    print(
+        f"fedjax-llm {version('fedjax-llm')}, jax {version('jax')}, Python {sys.version.split()[0]}"
+    )
 
 
 if __name__ == "__main__":

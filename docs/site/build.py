@@ -19,7 +19,15 @@ import yaml
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PAGES, HTML = ROOT / "runs/site/pages", ROOT / "runs/site/html"
-COPIED = ("*.md", "docs/*.md", "docs/*.png", "docs/*.svg", "compression/*.md", "examples/*.py", "examples/flower/*.md")
+COPIED = (
+    "*.md",
+    "docs/*.md",
+    "docs/*.png",
+    "docs/*.svg",
+    "compression/*.md",
+    "examples/*.py",
+    "examples/flower/*.md",
+)
 COPIED_ALONE = ("CITATION.cff", "LICENSE")
 FETCHED_SHIM = "https://unpkg.com/iframe-worker/shim"
 """What the theme has browsers fetch for its search from disk; ours takes its place."""

@@ -138,7 +138,9 @@ if importlib.util.find_spec("torch") and importlib.util.find_spec("peft"):
     theirs = PeftModel.from_pretrained(theirs, folder / "adapter").eval()
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens)).logits.numpy()
-    print(f"largest difference of a logit: {np.abs(np.asarray(model(tokens)) - expected).max():.1e}")
+    print(
+        f"largest difference of a logit: {np.abs(np.asarray(model(tokens)) - expected).max():.1e}"
+    )
 else:
     print("torch and peft are not installed here: pip install torch peft")
 

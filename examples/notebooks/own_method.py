@@ -45,7 +45,9 @@ def mean_direction() -> Aggregator:
 
     def add(partial, updates, weights):
         rows = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), updates)
-        squares = [(leaf**2).reshape(len(weights), -1).sum(axis=1) for leaf in jax.tree.leaves(rows)]
+        squares = [
+            (leaf**2).reshape(len(weights), -1).sum(axis=1) for leaf in jax.tree.leaves(rows)
+        ]
         lengths = jnp.sqrt(sum(squares))
         scales = weights / jnp.where(lengths > 0, lengths, 1.0)
         units = jax.tree.map(lambda leaf: jnp.tensordot(scales, leaf, axes=1), rows)
@@ -144,7 +146,7 @@ def smoothed_averaging(loss, like, *, client_optimizer, uplink=None, decay: floa
     def server_update(key, state, partial):
         update = mean.finish(partial.aggregate)
         last = jax.tree.map(jnp.add, state.last, update)
-        params = jax.tree.map(lambda p, l: decay * p + (1 - decay) * l, state.params, last)
+        params = jax.tree.map(lambda p, new: decay * p + (1 - decay) * new, state.params, last)
         return server_result(partial, Smoothed(params, last), state, update)
 
     return FederatedAlgorithm(

@@ -127,7 +127,9 @@ def right(params, frozen, batch):
 for name, held in (("held out", split.heldout), ("unseen clients", split.unseen_clients)):
     measured = by_client(right, r.state.params, (), held, seq=None)
     found = distribution(measured, higher_is_better=True)
-    print(f"{name}: {100 * found.mean:.0f} % right, {100 * found.worst_tenth:.0f} % for the worst tenth")
+    print(
+        f"{name}: {100 * found.mean:.0f} % right, {100 * found.worst_tenth:.0f} % for the worst tenth"
+    )
 
 # %% [markdown]
 # ## Go on

@@ -51,9 +51,7 @@ from fedjax_llm.data import shakespeare
 corpus = byte_corpus(shakespeare(at_least=20_000))
 config = DecoderConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1)
 task = language_model(config, key=jax.random.key(0))
-algorithm = fed_avg(
-    task.loss, task.params, client_optimizer=optax.adam(0.01), uplink=eden(bits=2)
-)
+algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adam(0.01), uplink=eden(bits=2))
 federation = (algorithm, task.params, task.frozen, corpus, Batching(seq=32, batch=4, steps=4))
 
 
@@ -76,7 +74,9 @@ for name, (r, sent) in results.items():
 import numpy as np
 
 one, other = (jax.tree.leaves(r.state.params) for r, _ in results.values())
-farthest = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(one, other, strict=True))
+farthest = max(
+    float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(one, other, strict=True)
+)
 print(f"largest difference of a parameter: {farthest:.1e}")
 
 # %% [markdown]
@@ -95,7 +95,11 @@ mesh = Mesh(devices, ("clients", "model"), axis_types=(AxisType.Auto, AxisType.A
 
 
 def place(leaf):
-    spec = PartitionSpec(*[None] * (leaf.ndim - 1), "model") if leaf.shape[-1] % wide == 0 else PartitionSpec()
+    spec = (
+        PartitionSpec(*[None] * (leaf.ndim - 1), "model")
+        if leaf.shape[-1] % wide == 0
+        else PartitionSpec()
+    )
     return jax.device_put(leaf, NamedSharding(mesh, spec))
 
 
