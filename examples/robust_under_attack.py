@@ -30,7 +30,7 @@ def data(seed=0):
 def main(rounds=20):
     """Train under attack with each rule; return the cosine of the result to the true direction."""
     corpus, direction = data()
-    loss = masked_mean(lambda w, frozen, row: jnp.log1p(jnp.exp(-row["y"] * (row["x"] @ w))))
+    loss = masked_mean(lambda w, frozen, rows: jnp.log1p(jnp.exp(-rows["y"] * (rows["x"] @ w))))
     attack = Conditions(attack=scaling(fraction=0.25, factor=-10.0))
     found = {}
     for name, rule in RULES.items():

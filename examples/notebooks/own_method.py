@@ -173,7 +173,7 @@ from fedjax_llm.testing import check_algorithm
 
 draw = np.random.default_rng(0).normal
 people = {f"client {i}": {"x": draw(size=(4, 3)).astype(np.float32)} for i in range(4)}
-loss = masked_mean(lambda params, frozen, row: (row["x"] @ params["w"] - 1) ** 2)
+loss = masked_mean(lambda params, frozen, rows: (rows["x"] @ params["w"] - 1) ** 2)
 weights = {"w": jnp.zeros(3)}
 keys = np.arange(8, dtype=np.uint32).reshape(4, 2)
 batches = cohort_batches(from_arrays(people), Batching(batch=2, steps=2), range(4), keys)

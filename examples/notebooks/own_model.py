@@ -77,15 +77,15 @@ jax.tree.map(lambda leaf: leaf.shape, nnx.to_pure_dict(params))
 
 # %% [markdown]
 # ## A loss for each example
-# `masked_mean` makes the loss of a batch of one for each example. A client with fewer examples than a batch has rows that do not count; `masked_mean` knows which.
+# `masked_mean` makes the loss of a batch of a function that returns one value for each row. A client with fewer examples than a batch has rows that do not count; `masked_mean` knows which.
 
 # %%
 from fedjax_llm import masked_mean
 
 
-def cross_entropy(params, frozen, row):
-    logits = nnx.merge(graph, params)(row["point"])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, row["label"])
+def cross_entropy(params, frozen, rows):
+    logits = nnx.merge(graph, params)(rows["point"])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, rows["label"])
 
 
 loss = masked_mean(cross_entropy)
