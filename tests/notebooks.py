@@ -17,7 +17,7 @@ from tests.helpers.notebooks import ROOT, environment, kernel, notebook, with_se
 SCRIPTS = sorted((ROOT / "examples/notebooks").glob("*.py"))
 UNKNOWN = "OWNER/REPOSITORY"
 SMALL = {
-    "finetune_lora": "ROUNDS, CLIENTS, PEOPLE = 1, 2, 3",
+    "finetune_lora": "ROUNDS, CLIENTS, PEOPLE, ROWS = 1, 1, 3, 2",
     "first_frontier": "ROUNDS, CLIENTS, EVALUATE_ROWS = 1, 2, 64",
     "own_codec": "ROUNDS, CLIENTS, EVALUATE_ROWS = 1, 2, 64",
     "own_method": "ROUNDS, CLIENTS, EVALUATE_ROWS = 1, 4, 32",

@@ -110,8 +110,13 @@ def api_pages() -> list[dict[str, str]]:
                 elsewhere.append(f"[`{name}`][{found.path}]")
             else:
                 shown.add(found.path)
-                members = "    options: {members: true}\n" * (found.kind is griffe.Kind.CLASS)
-                full.append(f"\n::: {found.path}\n{members}")
+                methods = [
+                    method.name
+                    for method in found.members.values()
+                    if not method.is_alias and method.is_function and method.is_public
+                ]
+                options = f"    options: {{members: [{', '.join(methods)}]}}\n" if methods else ""
+                full.append(f"\n::: {found.path}\n{options}")
         listed = f"\nAlso here: {', '.join(elsewhere)}.\n" if elsewhere else ""
         (PAGES / f"api/{place}.md").write_text("".join([f"# {place}\n\n{what}\n", listed, *full]))
     return [{place: f"api/{place}.md"} for place in MODULES]

@@ -1,29 +1,29 @@
 /* Browsers start no Worker from disk: there, the search's script runs in a hidden frame instead. */
 if (location.protocol === "file:") {
-  window.IFrameWorker = class extends EventTarget {
-    constructor(url) {
-      super()
-      const frame = document.createElement("iframe")
-      frame.hidden = true
-      document.body.appendChild(frame)
-      const inside = frame.contentWindow
-      const load = address => new Promise((resolve, reject) => {
+  window.Worker = class {
+    constructor(address) {
+      this.frame = document.createElement("iframe")
+      this.frame.hidden = true
+      document.body.appendChild(this.frame)
+      const inside = this.frame.contentWindow
+      inside.document.open()
+      inside.document.write("<!doctype html><body></body>")
+      inside.document.close()
+      inside.postMessage = data => this.onmessage?.(new MessageEvent("message", { data }))
+      this.loaded = new Promise((resolve, reject) => {
         const script = inside.document.createElement("script")
         script.src = new URL(address, location.href).href
-        script.onload = resolve
+        script.onload = () => resolve(inside)
         script.onerror = reject
         inside.document.body.appendChild(script)
       })
-      inside.postMessage = data => this.dispatchEvent(new MessageEvent("message", { data }))
-      inside.importScripts = (...addresses) =>
-        addresses.reduce((before, address) => before.then(() => load(address)), Promise.resolve())
-      this.inside = inside
-      this.loaded = load(url)
+      this.loaded.catch(error => this.onerror?.(error))
     }
     postMessage(data) {
-      this.loaded.then(() => this.inside.dispatchEvent(new this.inside.MessageEvent("message", { data })))
+      this.loaded.then(inside => inside.onmessage(new MessageEvent("message", { data })))
     }
-    terminate() {}
+    terminate() {
+      this.frame.remove()
+    }
   }
-  window.Worker = window.IFrameWorker
 }
