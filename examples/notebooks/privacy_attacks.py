@@ -56,7 +56,7 @@ for name, codec in {"identity": identity(), "sign": sign(), "eden": eden(bits=0.
     print(f"{name}: precision {found.precision:.2f}, recall {found.recall:.2f}")
 
 # %% [markdown]
-# Compression is not protection. One bit for each entry tells all of it; a tenth of a bit defeats this simple rule, which finds noise instead (its precision is low), but a better attack may still succeed: `docs/privacy.md` has measured some that do.
+# Compression is not protection. One bit for each entry tells all of it. A tenth of a bit defeats this simple rule, which then finds nothing, or noise; a better attack may still succeed: `docs/privacy.md` has measured some that do.
 #
 # ## Noise with an epsilon
 # `dp_fed_avg` clips each client's update and adds Gaussian noise to the sum. The noise comes from a `Secret`, not from the seed, because noise that anyone can draw again protects nothing. A secret is for one run only, so this cell draws a new one each time.
