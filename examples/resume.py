@@ -26,7 +26,8 @@ def main(config=CONFIG):
         parts = Path(folder) / "parts"
         train(replace(config, rounds=config.rounds // 2), out=parts)
         resumed = train(config, out=parts, resume=True)
-        rounds = [json.loads(line)["round"] for line in (parts / "rounds.jsonl").open()]
+        lines = (parts / "rounds.jsonl").read_text().splitlines()
+        rounds = [json.loads(line)["round"] for line in lines]
     print(f"rounds {rounds}; the same bits: {whole['digest'] == resumed['digest']}")
     return whole["digest"], resumed["digest"], rounds
 
