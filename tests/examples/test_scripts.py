@@ -31,7 +31,6 @@ def test_the_examples_are_these_and_short():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Creating legend")  # on a busy machine
 def test_bytes_to_a_loss_are_fewer_with_a_codec(tmp_path, capsys):
     example = loaded("bytes_to_a_loss")
     config = replace(example.CONFIG, rounds=3, **SMALL)
