@@ -76,15 +76,13 @@ def distributed_dp(
         >>> rule, like = distributed_dp(1.0, 0.5, clients=2), jnp.zeros(100)
         >>> codec, mechanism = rule.at_clients.build(None, like)
         >>> summing = rule.summing(codec, like)
-        >>> @jax.jit
-        ... def round_of(keys, rows):
-        ...     sent = jax.vmap(lambda key, row: codec.encode(key, row, ())[0])(keys, rows)
-        ...     partial = summing.rule.empty(like, 2)
-        ...     partial = summing.rule.add(partial, jax.vmap(summing.read)(sent), jnp.ones(2))
-        ...     return summing.rule.finish(partial)
         >>> rows = jnp.zeros((2, 100)).at[:, 3].set(jnp.array([0.5, 8.0]))
-        >>> mean = round_of(jax.random.split(jax.random.key(0), 2), rows)
-        >>> # (0.5 + 1) / 2, and noise of deviation 0.5 / 2
+        >>> sent = jax.vmap(lambda key, row: codec.encode(key, row, ())[0])(
+        ...     jax.random.split(jax.random.key(0), 2), rows
+        ... )
+        >>> read = jax.vmap(summing.read)(sent)
+        >>> partial = summing.rule.add(summing.rule.empty(like, 2), read, jnp.ones(2))
+        >>> mean = summing.rule.finish(partial)  # (0.5 + 1) / 2, and noise of deviation 0.5 / 2
         >>> bool(abs(mean[3] - 0.75) < 1.0), bool(abs(mean.std() - 0.25) < 0.1)
         (True, True)
 
