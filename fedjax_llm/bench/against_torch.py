@@ -39,13 +39,8 @@ def against_torch(works: Mapping[str, Work], *, repeats: int = 5) -> Iterator[Ro
     torch_module().set_num_threads(jax.device_count())
     for name, work in works.items():
         with closing(rounds_of(work)) as rounds:
-            times = _alternating(
-                {
-                    "ours": lambda rounds=rounds: next(rounds),
-                    **{dtype: torch_round(work, dtype) for dtype in work.torch_dtypes},
-                },
-                repeats,
-            )
+            loops = {dtype: torch_round(work, dtype) for dtype in work.torch_dtypes}
+            times = _alternating({"ours": rounds.__next__, **loops}, repeats)
         ours = times.pop("ours")
         dtype = min(times, key=lambda each: times[each]["wall"])
         theirs = times[dtype]

@@ -59,8 +59,8 @@ class _Llama:
 
     def __init__(self, torch: Any, work: Work, dtype: Any) -> None:
         c, self.torch, self.functions = work.config, torch, torch.nn.functional
-        self.heads, self.adapted, self.trained = c.num_attention_heads, work.adapted, []
-        self.dtype = dtype
+        self.heads, self.adapted, self.dtype = c.num_attention_heads, work.adapted, dtype
+        self.trained: list[Any] = []
         width, inner = c.hidden_size, c.intermediate_size
         sizes = [(width, width)] * 4 + [(width, inner)] * 2 + [(inner, width)]
         self.embedding = self._parameter((c.vocab_size, width), width**-0.5)

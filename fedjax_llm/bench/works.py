@@ -1,6 +1,6 @@
 """Workloads that are timed here and in plain PyTorch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
 import jax
@@ -63,7 +63,7 @@ WORKS: Mapping[str, Work] = {
 }
 
 
-def rounds_of(work: Work) -> Iterator[Round]:
+def rounds_of(work: Work) -> Generator[Round, None, None]:
     """Rounds of a workload without end, the cohort spread over all devices."""
     task = language_model(
         work.config, key=jr.key(0), adapter=lora(rank=RANK) if work.adapted else None
@@ -76,7 +76,7 @@ def rounds_of(work: Work) -> Iterator[Round]:
         each * np.arange(work.clients + 1),
         work.config.vocab_size,
     )
-    return simulate(
+    yield from simulate(
         fed_avg(task.loss, task.params, client_optimizer=optax.adamw(RATE)),
         task.params,
         task.frozen,
