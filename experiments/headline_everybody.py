@@ -1,6 +1,10 @@
 """Who needs the fewest bytes, if the same few clients take part in every round?
 
     fedjax-llm study experiments/headline_everybody.py --out runs/everybody
+    python experiments/headline_everybody.py
+
+The first runs the study. The second prints the table of docs/measurements.md, from the rows in
+results/headline_everybody.
 
 The longest 32 roles of Shakespeare: 16 to tune on, and 16 that all take part in each of 30 rounds,
 where what clients remember, such as residuals of error feedback, has the best chance. Each
@@ -9,8 +13,12 @@ all, seeds 1 and 2 for those that were near the front with it.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from fedjax_llm import RunConfig, Study, Tuning
+from fedjax_llm.runs.results import read_rows
+
+ROWS = Path(__file__).parent / "results/headline_everybody/results.jsonl"
 
 BASE = RunConfig(
     data="shakespeare(at_least=21800)",
@@ -88,3 +96,38 @@ study = Study(
     costs=("uplink", "both"),
     highest=2.6,
 )
+
+
+def table() -> list[str]:
+    """A line of Markdown for each configuration, most bytes first."""
+    loss, found = "heldout_nats_per_byte", {}
+    for row in read_rows(ROWS):
+        config = row["config"]
+        client = config["client_optimizer"] or ""
+        name = row["codec"] if config["algorithm"] == "fed_avg()" else config["algorithm"]
+        if name == "diloco()":
+            name = f"{name}, {row['codec']}"
+        found.setdefault((client.startswith("muon"), name), {})[row["seed"]] = row
+    plain = found[False, "identity()"]
+    lines = []
+    for (muon, name), rows in sorted(found.items(), key=lambda each: -each[1][0]["uplink_bytes"]):
+        first, sent = rows[0], rows[0]["uplink_bytes"]
+        above = [rows[seed][loss] - plain[seed][loss] for seed in sorted(rows)]
+        told = len(above) > 1 and rows is not plain
+        rates = [first["config"][field] for field in ("client_optimizer", "server_optimizer")]
+        cells = [
+            f"`{name}`" + (", Muon" if muon else ""),
+            f"{sent / 2**20:.3g}",
+            f"{plain[0]['uplink_bytes'] / sent:.1f}",
+            f"{first['uplink_bits_per_parameter']:.3f}",
+            f"{first[loss]:.4f}",
+            f"{sum(above) / len(above):+.4f}",
+            ", ".join(f"{each:+.4f}" for each in above) if told else "",
+            ", ".join(f"`{rate}`" for rate in rates if rate),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))
