@@ -1,0 +1,190 @@
+"""A federation of real processes on the loopback interface, disturbed, against the simulation.
+
+    python -m tests.federation --out runs/federation
+
+A SuperLink and four SuperNodes train a LoRA with error feedback, whose residuals lie at the
+clients. After round 1 a node is killed; in round 3 the server's app is killed; then the node is
+started again and the run resumes. Flower gives a killed node up after some 72 seconds. Each round must have the bytes, and the last one the bits, of the
+simulation in which that client dropped out of the same rounds. Prints three counts of the same
+bytes: our ledger, Flower's own counters and those of the sockets between nodes and SuperLink. Ends
+with status 1 where anything does not fit.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from fedjax_llm import DecoderConfig, RunConfig, chunked, simulate, total_bytes
+from fedjax_llm.flower.client_files import client_folder
+from fedjax_llm.flower.loopback import Loopback
+from fedjax_llm.flower.server_app import last_standing, rows_file
+from fedjax_llm.runs.federated.local import environment, node_name, write_app
+from fedjax_llm.runs.federated.parts import RUN, federated_run
+from fedjax_llm.simulation import Conditions, Fate, Faults
+from fedjax_llm.simulation.digest import digest
+
+from .helpers.counting_proxy import CountingProxy
+
+ROLES = "hamlet/HAMLET, hamlet/HORATIO, macbeth/MACBETH, macbeth/BANQUO"
+CONFIG = RunConfig(
+    rounds=5,
+    clients=4,
+    local_steps=2,
+    batch=4,
+    seq=32,
+    adapter="lora(rank=8)",
+    uplink="error_feedback(top_k(fraction=0.25))",
+    data=f"shakespeare(roles='{ROLES}')",
+    unseen="share(0)",
+    decoder=DecoderConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2
+    ),
+)
+HEADERS = 2000
+"""Most bytes that HTTP and Flower's protocol add to a request, in each direction."""
+
+
+def wait(what, done, *, seconds, processes=()):
+    """Wait until something is done; raise where it takes too long or a process has ended."""
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until, f"{what}: not after {seconds} seconds"
+        for each in processes:
+            assert each.poll() is None, f"{what}: process {each.args} ended"
+        time.sleep(0.02)
+    print(f"{time.monotonic() - BEGAN:4.0f} s  {what}", flush=True)
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def disturbed(run, out, patience):
+    """Run it over Flower, with a node and the server's app killed; the rows and the counters."""
+    names, killed = run.split.train.names, run.split.train.names[-1]
+    rows = rows_file(out / "server", RUN)
+    app = write_app(run, out)
+    configs = {node_name(name): {"client": name} for name in names}
+
+    def trained(name):
+        lines = read_lines(client_folder(out / "clients", RUN, name) / "rounds.jsonl")
+        return lines[-1]["round"] if lines else 0
+
+    with Loopback(out, cwd=Path.cwd(), environment=environment(out)) as loopback:
+        with CountingProxy(loopback.port) as proxy:
+            loopback.start_nodes(configs, superlink=proxy.address)
+            first = loopback.run(app)
+            wait(
+                "round 1",
+                lambda: len(read_lines(rows)) == 1,
+                seconds=90 * patience,
+                processes=[first],
+            )
+            loopback.nodes[node_name(killed)].kill()
+            assert trained(killed) == 1
+            wait(
+                f"round 2, in which the node of {killed} was killed",
+                lambda: (rows.with_name("checkpoints") / "2").exists(),
+                seconds=60 + 60 * patience,
+                processes=[first],
+            )
+            wait(
+                "a client has trained in round 3",
+                lambda: trained(names[0]) == 3,
+                seconds=60 * patience,
+            )
+            for process in loopback.find("flwr-serverapp"):
+                os.kill(process, signal.SIGKILL)
+            first.terminate()
+            first.wait()
+            assert len(read_lines(rows)) == 2
+            loopback.stop_run(loopback.runs()[0]["run-id"])
+            loopback.start_nodes(
+                {node_name(killed): configs[node_name(killed)]}, superlink=proxy.address
+            )
+            print("        the server's app was killed in round 3, and the node started again")
+            second = loopback.run(app)
+            wait("round 3", lambda: len(read_lines(rows)) == 3, seconds=60 + 60 * patience)
+            second.wait(60 * patience)
+            counters = loopback.runs()
+        left = loopback.find("flwr-serverapp")
+    assert not left, left
+    return read_lines(rows), counters, proxy
+
+
+def simulated(run, rows):
+    """The same rounds in the simulation, in which the clients that failed dropped out."""
+    names = run.split.train.names
+    out = jnp.array([[name in row["failed"] for name in names] for row in rows])
+
+    def fate(key, number, client):
+        nothing = jnp.zeros((), bool)
+        return Fate(out[number - 1, client], nothing, nothing, jnp.float32(1))
+
+    return list(
+        simulate(
+            *(run.algorithm, run.task.params, run.task.frozen, run.split.train, run.batching),
+            rounds=run.config.rounds,
+            clients=run.config.clients,
+            seed=run.config.seed,
+            client_axis=chunked(1),
+            conditions=Conditions(Faults(fate)),
+        )
+    )
+
+
+def check(run, out, rows, counters, proxy):
+    """Compare the rounds, and the three counts of bytes."""
+    killed = run.split.train.names[-1]
+    lost = [row["round"] for row in rows if row["failed"]]
+    assert lost == [2], (
+        f"expected a client to fail in round 2 alone, got {[r['failed'] for r in rows]}"
+    )
+    assert list(rows[1]["failed"]) == [killed], rows[1]
+    rounds = simulated(run, rows)
+    standing = last_standing(
+        *(run.algorithm, run.task.params), folder=out / "server", run=RUN, seed=run.config.seed
+    )
+    for row, theirs in zip(rows, rounds, strict=True):
+        for way in ("up", "down"):
+            assert row[f"{way}_bytes"] == total_bytes(theirs.messages, way), (row, way)
+    ours, theirs = (digest(params) for params in (standing.state.params, rounds[-1].state.params))
+    print(f"parameters after round {standing.round}: {ours[:16]}, simulation: {theirs[:16]}")
+    messages = sum(len(row["by_client"]) for row in rows)
+    print(f"{messages} messages to clients in {len(rows)} rounds, {proxy.requests} requests")
+    print(f"{'':8}{'our messages':>14}{'in Flower':>14}{'Flower counts':>16}{'sockets':>12}")
+    for way, flower_way in (("up", "inbound"), ("down", "outbound")):
+        ledger = sum(row[f"{way}_bytes"] for row in rows)
+        inside = ledger + sum(row[f"{way}_envelope_bytes"] for row in rows)
+        flower = sum(each[f"{flower_way}-bytes"] for each in counters)
+        socket = getattr(proxy, way)
+        print(f"{way:8}{ledger:14,}{inside:14,}{flower:16,}{socket:12,}")
+        repeated = inside / len(rows)  # of the round that was run twice
+        assert ledger < inside < flower < socket, (ledger, inside, flower, socket)
+        assert flower - inside < 1.5 * repeated + HEADERS * 2 * messages, (flower, inside)
+        assert socket - flower < HEADERS * proxy.requests, (socket, flower)
+    assert ours == theirs, "the parameters are not those of the simulation"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path("runs/federation"))
+    parser.add_argument("--patience", type=float, default=1.0, help="more on a busy machine")
+    args = parser.parse_args()
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    run = federated_run(CONFIG, cache=None)
+    found = disturbed(run, args.out, args.patience)
+    check(run, args.out, *found)
+    print(f"{time.monotonic() - BEGAN:.0f} s: bits and bytes are those of the simulation")
+
+
+BEGAN = time.monotonic()
+if __name__ == "__main__":
+    main()
