@@ -3,11 +3,11 @@
     python -m tests.federation --out runs/federation
 
 A SuperLink and four SuperNodes train a LoRA with error feedback, whose residuals lie at the
-clients. After round 1 a node is killed; in round 3 the server's app is killed; then the node is
-started again and the run resumes. Flower gives a killed node up after some 72 seconds. Each round must have the bytes, and the last one the bits, of the
-simulation in which that client dropped out of the same rounds. Prints three counts of the same
-bytes: our ledger, Flower's own counters and those of the sockets between nodes and SuperLink. Ends
-with status 1 where anything does not fit.
+clients. After round 1 a node is killed, which Flower gives up after some 72 seconds; in round 3 the
+server's app is killed; then the node is started again and the run resumes. Each round must have the
+bytes, and the last one the bits, of the simulation in which that client dropped out of the same
+rounds. Prints three counts of the same bytes: our ledger, Flower's own counters and those of the
+sockets between nodes and SuperLink. Ends with status 1 where anything does not fit.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def disturbed(run, out, patience):
             assert trained(killed) == 1
             wait(
                 f"round 2, in which the node of {killed} was killed",
-                lambda: (rows.with_name("checkpoints") / "2").exists(),
+                (rows.with_name("checkpoints") / "2").exists,
                 seconds=60 + 60 * patience,
                 processes=[first],
             )

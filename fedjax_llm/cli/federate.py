@@ -1,6 +1,5 @@
 """`fedjax-llm federate`."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,19 +56,17 @@ def federate(
     from ..runs.federated.parts import check_applies, drawn  # noqa: PLC0415
 
     check_applies(run)
-    _check_flower()
     from ..runs.federated.local import federate_locally  # noqa: PLC0415 - needs the extra flower
 
     load_plugins(plugin)
     keep_programs(compilation_cache)
-    with stop_signals() as stop, _shown(run.rounds) as show:
-        stop.doing = "ending the processes of the federation"
+    with _shown(run.rounds) as show:
         row = federate_locally(
             drawn(run, local),
             out,
             nodes=local,
             show=show,
-            stop=stop,
+            stopping=stop_signals,
             resume=resume,
             timeout=timeout,
             warm=False if cold else None,
@@ -83,14 +80,6 @@ def federate(
         f"{out / 'summary.json'}  digest {row['digest']}",
         *(f"{out / place}  {what}" for place, what in row.get("delivered", {}).items()),
     )
-
-
-def _check_flower() -> None:
-    if importlib.util.find_spec("flwr") is None:
-        raise ValueError(
-            "federate: flwr: expected Flower 1.40 or newer, got none; install it with "
-            "pip install 'fedjax-llm[flower]'."
-        )
 
 
 @contextmanager

@@ -57,6 +57,24 @@ class Node(NamedTuple):
             each.wait()
 
 
+class Secured(NamedTuple):
+    """Files of TLS and of SuperNode authentication.
+
+    Attributes:
+        ca: The certificate that signed the SuperLink's; every node has it.
+        certificate: The SuperLink's certificate, whose alternative names have 127.0.0.1.
+        key: Its private key.
+        node_keys: The private key of each node, by the node's name; the public keys lie beside
+            them, with the suffix `.pub`.
+
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+    node_keys: Mapping[str, Path]
+
+
 class Loopback:
     """A federation on this machine: processes of Flower that listen on 127.0.0.1 alone.
 
@@ -74,6 +92,9 @@ class Loopback:
         warm: Whether a node's messages are served by one Python process, `worker`, instead of a new
             one for each. By default where the installed Flower is one that `worker` knows.
         environment: Further variables of all processes.
+        secured: Files for TLS and SuperNode authentication. Default: neither.
+        superlink_options: Further options of the SuperLink, such as `--database` with a file that
+            outlives it.
 
     Raises:
         OSError: On another system than Linux.
@@ -88,6 +109,8 @@ class Loopback:
         cwd: Path | None = None,
         warm: bool | None = None,
         environment: Mapping[str, str] | None = None,
+        secured: Secured | None = None,
+        superlink_options: Sequence[str] = (),
     ) -> None:
         if not Path("/proc/self/environ").exists():
             raise OSError(
@@ -97,6 +120,7 @@ class Loopback:
         self._cwd = self.folder if cwd is None else cwd.absolute()
         self.warm = is_known() if warm is None else warm
         self.nodes: dict[str, Node] = {}
+        self._secured, self._superlink_options = secured, superlink_options
         self._mark = secrets.token_hex(16)
         self._environment = {
             **os.environ,
@@ -122,9 +146,12 @@ class Loopback:
     def __enter__(self) -> "Loopback":
         home = self.folder / "flwr"
         home.mkdir(parents=True, exist_ok=True)
+        trust = "insecure = true"
+        if self._secured:
+            trust = f"root-certificates = {json.dumps(str(self._secured.ca))}"
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "loop"\n\n[superlink.loop]\naddress = "{self.address}"\n'
-            "insecure = true\n"
+            f"{trust}\n"
         )
         self._keeper = subprocess.Popen(  # noqa: S603 - our own file
             [sys.executable, "-I", "-S", keeper.__file__, self._mark],
@@ -149,28 +176,38 @@ class Loopback:
     def close(self) -> None:
         """End all processes, and wait until they have ended."""
         if self._keeper and self._keeper.stdin:
+            keeper.end(self._mark)
             self._keeper.stdin.close()
-            started = [self.superlink, *(p for node in self.nodes.values() for p in node.processes)]
-            while self._keeper.poll() is None:
-                for each in started:  # so that none stays as a zombie that has the mark
-                    if each:
-                        each.poll()
-                time.sleep(0.05)
+            self._keeper.wait()
             self._keeper = None
+            for each in [self.superlink, *(p for n in self.nodes.values() for p in n.processes)]:
+                if each:
+                    each.wait()
 
-    def start_superlink(self, *options: str) -> None:
-        """Start the SuperLink, or start it again on the same port after it ended.
-
-        Args:
-            *options: Further options, such as `--database` with a file that outlives it.
-
-        """
+    def start_superlink(self) -> None:
+        """Start the SuperLink, or start it again on the same port after it ended."""
+        files = self._secured
+        trust = ["--insecure"]
+        if files:
+            trust = ["--ssl-ca-certfile", str(files.ca), "--ssl-certfile", str(files.certificate)]
+            trust += ["--ssl-keyfile", str(files.key), "--enable-supernode-auth"]
         self.superlink = self.start(
             "superlink",
-            *("flower-superlink", "--insecure", "--host", HOST, "--port", str(self.port)),
-            *("--disable-runtime-dependency-installation", *options),
+            *("flower-superlink", *trust, "--host", HOST, "--port", str(self.port)),
+            *("--disable-runtime-dependency-installation", *self._superlink_options),
         )
         self.wait_for(self.port, self.superlink, "superlink")
+
+    def register(self, name: str) -> None:
+        """Make a node's public key known to the SuperLink, before the node starts.
+
+        Args:
+            name: The node's name in `Secured.node_keys`.
+
+        """
+        if self._secured:
+            public = self._secured.node_keys[name].with_suffix(".pub")
+            self._ask("supernode", "register", str(public))
 
     def start_nodes(
         self, configs: Mapping[str, Mapping[str, str | int]], *, superlink: str | None = None
@@ -192,7 +229,7 @@ class Loopback:
             isolation = "process" if self.warm else "subprocess"
             supernode = self.start(
                 log,
-                *("flower-supernode", "--insecure", "--superlink", superlink or self.address),
+                *("flower-supernode", *self._trust(name), "--superlink", superlink or self.address),
                 *("--host", HOST, "--port", str(ports[name]), "--node-config", str(place)),
                 *("--isolation", isolation),
             )
@@ -286,6 +323,13 @@ class Loopback:
         lines = path.read_text(errors="replace").split("\n") if path.exists() else []
         said = [line.strip() for line in lines if line.strip()]
         return f"{path}: {said[-1] if said else 'it said nothing'}"
+
+    def _trust(self, name: str) -> tuple[str, ...]:
+        """The options by which a node knows the SuperLink, and the SuperLink the node."""
+        if not self._secured:
+            return ("--insecure",)
+        key = str(self._secured.node_keys[name])
+        return "--root-certificates", str(self._secured.ca), "--auth-supernode-private-key", key
 
     def _ask(self, *words: str) -> str:
         done = subprocess.run(  # noqa: S603 - Flower's own command

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from ..folder import check_same_run
 from ..prepare import Run
 from ..results import Row, read_lines, write_object, write_text
 from ..rows import Trained, summary, versions
-from ..stopping import Stop, locked
+from ..stopping import Stop, locked, stop_signals
 from .parts import ABOUT, FAILURE, FOLDER, RUN, algorithm_of, federated_run
 
 APP = """\
@@ -92,7 +93,7 @@ def federate_locally(
     *,
     nodes: int,
     show: Callable[[Status], None],
-    stop: Stop,
+    stopping: Callable[[], AbstractContextManager[Stop]] = stop_signals,
     resume: bool = False,
     timeout: float | None = None,
     warm: bool | None = None,
@@ -111,7 +112,8 @@ def federate_locally(
             of each process, `summary.json` and what was trained, as `train` writes them.
         nodes: Number of SuperNodes, one for each training client.
         show: Called with each change of the status.
-        stop: Asked whether to stop.
+        stopping: What asks the rounds to stop. Default: SIGTERM and SIGINT, which then end the
+            process with status 128 plus the signal's number, after the federation's processes.
         resume: Continue the folder's run after its last completed round.
         timeout: Seconds to wait for the messages of a round; without end for None.
         warm: Whether a node is served by one Python process; see `Loopback`.
@@ -150,7 +152,9 @@ def federate_locally(
             return json.loads(done.read_text(encoding="utf-8"))
         app = write_app(run, out, timeout=timeout, cache=cache, plugins=plugins)
         began = time.perf_counter()
-        with Loopback(out, cwd=Path.cwd(), warm=warm, environment=environment(out)) as loopback:
+        federation = Loopback(out, cwd=Path.cwd(), warm=warm, environment=environment(out))
+        with stopping() as stop, federation as loopback:
+            stop.doing = "ending the processes of the federation"
             loopback.start_nodes({node_name(name): {"client": name} for name in names})
             rows = _rounds(run, out, loopback, app, show, stop)
         row = _ended(run, out, rows, time.perf_counter() - began, save_base)
