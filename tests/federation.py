@@ -16,11 +16,13 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import jax.numpy as jnp
 
 from fedjax_llm import DecoderConfig, RunConfig, chunked, simulate, total_bytes
+from fedjax_llm.flower import keeper
 from fedjax_llm.flower.client_files import client_folder
 from fedjax_llm.flower.loopback import Loopback
 from fedjax_llm.flower.server_app import last_standing, rows_file
@@ -65,6 +67,16 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def programs(loopback, name):
+    """The ids of the federation's processes that run a program."""
+    found = []
+    for process in keeper.marked(loopback.mark):
+        with suppress(OSError):
+            words = Path(f"/proc/{process}/cmdline").read_text().split("\0")[:2]
+            found += [process] * any(Path(word).name == name for word in words)
+    return found
+
+
 def disturbed(run, out, patience):
     """Run it over Flower, with a node and the server's app killed; the rows and the counters."""
     names, killed = run.split.train.names, run.split.train.names[-1]
@@ -99,7 +111,7 @@ def disturbed(run, out, patience):
                 lambda: trained(names[0]) == 3,
                 seconds=60 * patience,
             )
-            for process in loopback.find("flwr-serverapp"):
+            for process in programs(loopback, "flwr-serverapp"):
                 os.kill(process, signal.SIGKILL)
             first.terminate()
             first.wait()
@@ -113,7 +125,7 @@ def disturbed(run, out, patience):
             wait("round 3", lambda: len(read_lines(rows)) == 3, seconds=60 + 60 * patience)
             second.wait(60 * patience)
             counters = loopback.runs()
-        left = loopback.find("flwr-serverapp")
+        left = programs(loopback, "flwr-serverapp")
     assert not left, left
     return read_lines(rows), counters, proxy
 

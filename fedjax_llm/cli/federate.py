@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ..runs import RunConfig
+from ..runs import Row, RunConfig
+from ..runs.federated.parts import check_applies, drawn
+from ..runs.federated.status import Status
 from ..runs.live import line, mebibytes, on_terminal
 from ..runs.registries import load_plugins
 from ..runs.stopping import stop_signals
@@ -53,8 +54,6 @@ def federate(
         plugin: Modules that register codecs, methods or data of your own, such as mypkg.codecs.
 
     """
-    from ..runs.federated.parts import check_applies, drawn  # noqa: PLC0415
-
     check_applies(run)
     from ..runs.federated.local import federate_locally  # noqa: PLC0415 - needs the extra flower
 
@@ -83,11 +82,11 @@ def federate(
 
 
 @contextmanager
-def _shown(rounds: int) -> Iterator[Callable[[Any], None]]:
+def _shown(rounds: int) -> Iterator[Callable[[Status], None]]:
     """A table of clients that changes in place on a terminal; elsewhere a line for each round."""
     said = 0
 
-    def say(status: Any) -> None:
+    def say(status: Status) -> None:
         nonlocal said
         for row in status.rounds[said:]:
             line(_round_line(row, rounds))
@@ -100,11 +99,11 @@ def _shown(rounds: int) -> Iterator[Callable[[Any], None]]:
         yield lambda status: live.update(clients_table(status), refresh=True)
 
 
-def clients_table(status: Any) -> Table:
+def clients_table(status: Status) -> Table:
     """The table of clients.
 
     Args:
-        status: The `Status` of a federation.
+        status: What is known of the federation.
 
     """
     shown = Table(title=f"round {len(status.rounds)} of {status.of}")
@@ -124,7 +123,7 @@ def clients_table(status: Any) -> Table:
     return shown
 
 
-def _round_line(row: Any, rounds: int) -> str:
+def _round_line(row: Row, rounds: int) -> str:
     """A round in one line."""
     bytes_sent = f"up {mebibytes(row['up_bytes'])}, down {mebibytes(row['down_bytes'])}"
     count = f"{len(row['counted'])} of {len(row['clients'])} clients counted"

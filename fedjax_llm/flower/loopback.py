@@ -84,7 +84,8 @@ class Loopback:
     dependencies are off, so nothing but the loopback interface is used. Needs Linux, which can name
     the processes of a federation.
 
-    Each process writes a log in `folder`.
+    Each process writes a log in `folder`. All of them have the value `mark` in the environment
+    variable of `keeper`, and `nodes` has the processes of each node by its name.
 
     Args:
         folder: Folder of logs and of Flower's own files (`flwr`); made where it is missing.
@@ -121,7 +122,7 @@ class Loopback:
         self.warm = is_known() if warm is None else warm
         self.nodes: dict[str, Node] = {}
         self._secured, self._superlink_options = secured, superlink_options
-        self._mark = secrets.token_hex(16)
+        self.mark = secrets.token_hex(16)
         self._environment = {
             **os.environ,
             "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
@@ -132,7 +133,7 @@ class Loopback:
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
             "FLWR_HOME": str(self.folder / "flwr"),
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            keeper.MARK: self._mark,
+            keeper.MARK: self.mark,
         }
         self.port = _free_port()
         self.superlink: subprocess.Popen | None = None
@@ -154,7 +155,7 @@ class Loopback:
             f"{trust}\n"
         )
         self._keeper = subprocess.Popen(  # noqa: S603 - our own file
-            [sys.executable, "-I", "-S", keeper.__file__, self._mark],
+            [sys.executable, "-I", "-S", keeper.__file__, self.mark],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -176,7 +177,7 @@ class Loopback:
     def close(self) -> None:
         """End all processes, and wait until they have ended."""
         if self._keeper and self._keeper.stdin:
-            keeper.end(self._mark)
+            keeper.end(self.mark)
             self._keeper.stdin.close()
             self._keeper.wait()
             self._keeper = None
@@ -266,15 +267,6 @@ class Loopback:
         """
         self._ask("stop", number)
 
-    def find(self, program: str) -> list[int]:
-        """The ids of the processes of the federation that run a program, such as `flwr-serverapp`.
-
-        Args:
-            program: The name of the program, without its folder.
-
-        """
-        return [each for each in keeper.marked(self._mark) if program in _programs(each)]
-
     def start(self, log: str, *command: str) -> subprocess.Popen:
         """Start a process that belongs to the federation, as the leader of a process group.
 
@@ -349,14 +341,6 @@ def _program(command: Sequence[str]) -> list[str]:
     """The command, with the path of a program that lies beside this Python."""
     beside = BIN / command[0]
     return [str(beside) if beside.exists() else command[0], *command[1:]]
-
-
-def _programs(process: int) -> list[str]:
-    """The file names among the first words of a process's command line."""
-    with suppress(OSError):
-        words = Path(f"/proc/{process}/cmdline").read_text().split("\0")[:2]
-        return [Path(word).name for word in words]
-    return []
 
 
 def _free_port() -> int:

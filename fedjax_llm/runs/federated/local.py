@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from ...algorithms.shared.base_changes import base_of
@@ -24,6 +24,7 @@ from ..results import Row, read_lines, write_object, write_text
 from ..rows import Trained, summary, versions
 from ..stopping import Stop, locked, stop_signals
 from .parts import ABOUT, FAILURE, FOLDER, RUN, algorithm_of, federated_run
+from .status import ClientStatus, Status
 
 APP = """\
 [project]
@@ -44,47 +45,6 @@ clientapp = "fedjax_llm.runs.federated.client:app"
 """
 """The app that Flower is given: its code is that of this package, which every node has."""
 _POLL_SECONDS = 0.25
-
-
-class ClientStatus(NamedTuple):
-    """What is known of a client.
-
-    Attributes:
-        name: Its name.
-        lost: Whether its node has ended.
-        trained: The last round in which it trained, by its own log; 0 for none.
-        loss: Its loss in that round, which the server is not told; None for none.
-        counted: In how many rounds its update counted.
-        up: Bytes that it sent.
-        down: Bytes that it was sent.
-        failure: Why its update did not count in the last round that it was drawn for; empty where
-            it did.
-
-    """
-
-    name: str
-    lost: bool
-    trained: int
-    loss: float | None
-    counted: int
-    up: int
-    down: int
-    failure: str
-
-
-class Status(NamedTuple):
-    """What is known of a federation.
-
-    Attributes:
-        rounds: The rounds that are done, one row for each.
-        of: The number of all rounds.
-        clients: The clients.
-
-    """
-
-    rounds: Sequence[Row]
-    of: int
-    clients: Sequence[ClientStatus]
 
 
 def federate_locally(

@@ -1,10 +1,15 @@
 """What `fedjax-llm federate` refuses before it starts anything; no test here needs Flower."""
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from fedjax_llm import DecoderConfig
+from fedjax_llm.cli.federate import clients_table
 from fedjax_llm.runs import RunConfig
 from fedjax_llm.runs.federated.parts import REFUSED, drawn, federated_run
+from fedjax_llm.runs.federated.status import ClientStatus, Status
 from tests.helpers.commands import ROLES, SMALL, refused
 
 GIVEN = {
@@ -65,3 +70,16 @@ def test_as_many_clients_as_nodes_are_drawn_unless_it_says_how_many():
 def test_methods_that_only_the_simulation_runs_are_refused(fields, reason):
     with pytest.raises(ValueError, match=reason):
         federated_run(config(**fields), cache=None)
+
+
+def test_the_table_says_of_each_client_what_is_known():
+    ann = ClientStatus("ann", False, 3, 2.5, 3, 2**20, 2**21, "")
+    bob = ClientStatus("bob", True, 0, None, 0, 0, 2**21, "reply: expected one in time, got none.")
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(clients_table(Status([{}] * 3, 5, [ann, bob])))
+    shown = console.export_text()
+    assert "round 3 of 5" in shown
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
+    assert ["ann", "up", "round 3", "2.500", "3", "1 MiB", "2 MiB", ""] in lines
+    reason = "reply: expected one in time, got none."
+    assert ["bob", "lost", "", "", "0", "0 MiB", "2 MiB", reason] in lines

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ with Loopback(pathlib.Path(sys.argv[1])) as loopback:
     loopback.start("one", "sleep", "1000")
     loopback.start("two", "setsid", "sleep", "1000")
     loopback.start("three", "sh", "-c", "trap '' TERM; while true; do sleep 1; done")
-    print(loopback._mark, flush=True)
+    print(loopback.mark, flush=True)
     {then}
 """
 SMALL = [
@@ -63,18 +64,18 @@ def marks(folder):
     """The marks of the processes that belong to a folder's federation."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            environment = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if f"FEDJAX_LLM_FOLDER={folder}".encode() in environment:
-            found |= {e.decode() for e in environment if e.startswith(keeper.MARK.encode())}
-    return {each.split("=")[1] for each in found}
+        with suppress(OSError):
+            words = dict(
+                e.split("=", 1) for e in path.read_text(errors="replace").split("\0") if "=" in e
+            )
+            if words.get("FEDJAX_LLM_FOLDER") == str(folder):
+                found.add(words[keeper.MARK])
+    return found
 
 
 @pytest.mark.slow
 def test_federate_stops_resumes_and_has_the_numbers_of_train(tmp_path):
-    """Stopped by SIGINT after round 1; the processes end, and --resume goes on to train's digest."""
+    """Stopped by SIGINT after round 1: all processes end; --resume goes on to the digest."""
     env = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
     def command(*words):
