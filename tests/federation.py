@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,19 +49,24 @@ CONFIG = RunConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2
     ),
 )
+LOST = 2
+"""The round in which a node is killed."""
 HEADERS = 2000
 """Most bytes that HTTP and Flower's protocol add to a request, in each direction."""
 
 
-def wait(what, done, *, seconds, processes=()):
-    """Wait until something is done; raise where it takes too long or a process has ended."""
+def say(what):
+    print(f"{time.monotonic() - BEGAN:4.0f} s  {what}", flush=True)
+
+
+def wait(what, done, *, seconds, process):
+    """Wait until something is done; raise where it takes too long or the process has ended."""
     until = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until, f"{what}: not after {seconds} seconds"
-        for each in processes:
-            assert each.poll() is None, f"{what}: process {each.args} ended"
+        assert process.poll() is None, f"{what}: process {process.args} ended"
         time.sleep(0.02)
-    print(f"{time.monotonic() - BEGAN:4.0f} s  {what}", flush=True)
+    say(what)
 
 
 def read_lines(path):
@@ -77,7 +83,7 @@ def programs(loopback, name):
     return found
 
 
-def disturbed(run, out, patience):
+def disturbed(run, out, patience, meanwhile):
     """Run it over Flower, with a node and the server's app killed; the rows and the counters."""
     names, killed = run.split.train.names, run.split.train.names[-1]
     rows = rows_file(out / "server", RUN)
@@ -88,56 +94,43 @@ def disturbed(run, out, patience):
         lines = read_lines(client_folder(out / "clients", RUN, name) / "rounds.jsonl")
         return lines[-1]["round"] if lines else 0
 
-    with Loopback(out, cwd=Path.cwd(), environment=environment(out)) as loopback:
-        with CountingProxy(loopback.port) as proxy:
-            loopback.start_nodes(configs, superlink=proxy.address)
-            first = loopback.run(app)
-            wait(
-                "round 1",
-                lambda: len(read_lines(rows)) == 1,
-                seconds=90 * patience,
-                processes=[first],
-            )
-            loopback.nodes[node_name(killed)].kill()
-            assert trained(killed) == 1
-            wait(
-                f"round 2, in which the node of {killed} was killed",
-                (rows.with_name("checkpoints") / "2").exists,
-                seconds=60 + 60 * patience,
-                processes=[first],
-            )
-            wait(
-                "a client has trained in round 3",
-                lambda: trained(names[0]) == 3,
-                seconds=60 * patience,
-            )
-            for process in programs(loopback, "flwr-serverapp"):
-                os.kill(process, signal.SIGKILL)
-            first.terminate()
-            first.wait()
-            assert len(read_lines(rows)) == 2
-            loopback.stop_run(loopback.runs()[0]["run-id"])
-            loopback.start_nodes(
-                {node_name(killed): configs[node_name(killed)]}, superlink=proxy.address
-            )
-            print("        the server's app was killed in round 3, and the node started again")
-            second = loopback.run(app)
-            wait("round 3", lambda: len(read_lines(rows)) == 3, seconds=60 + 60 * patience)
-            second.wait(60 * patience)
-            counters = loopback.runs()
-        left = programs(loopback, "flwr-serverapp")
-    assert not left, left
+    def until(what, done, seconds, process):
+        wait(what, done, seconds=seconds * patience, process=process)
+
+    federation = Loopback(out, cwd=Path.cwd(), environment=environment(out))
+    with federation as loopback, CountingProxy(loopback.port) as proxy:
+        loopback.start_nodes(configs, superlink=proxy.address)
+        first = loopback.run(app)
+        until("round 1", lambda: len(read_lines(rows)) == 1, 90, first)
+        loopback.nodes[node_name(killed)].kill()
+        assert trained(killed) == 1
+        meanwhile()
+        second = (rows.with_name("checkpoints") / "2").exists
+        until(f"round 2, in which the node of {killed} was killed", second, 120, first)
+        until("a client has trained in round 3", lambda: trained(names[0]) == 3, 60, first)
+        for process in programs(loopback, "flwr-serverapp"):
+            os.kill(process, signal.SIGKILL)
+        first.terminate()
+        first.wait()
+        assert len(read_lines(rows)) == 2
+        loopback.stop_run(loopback.runs()[0]["run-id"])
+        again = node_name(killed)
+        loopback.start_nodes({again: configs[again]}, superlink=proxy.address)
+        say("the server's app was killed in round 3, and the node started again")
+        rest = loopback.run(app)
+        rest.wait(120 * patience)
+        say("the rest of the run")
+        counters = loopback.runs()
     return read_lines(rows), counters, proxy
 
 
-def simulated(run, rows):
-    """The same rounds in the simulation, in which the clients that failed dropped out."""
-    names = run.split.train.names
-    out = jnp.array([[name in row["failed"] for name in names] for row in rows])
+def simulated(run):
+    """The same rounds in the simulation, in which the client of the killed node dropped out."""
+    killed = len(run.split.train.names) - 1
 
     def fate(key, number, client):
         nothing = jnp.zeros((), bool)
-        return Fate(out[number - 1, client], nothing, nothing, jnp.float32(1))
+        return Fate((number == LOST) & (client == killed), nothing, nothing, jnp.float32(1))
 
     return list(
         simulate(
@@ -151,15 +144,11 @@ def simulated(run, rows):
     )
 
 
-def check(run, out, rows, counters, proxy):
-    """Compare the rounds, and the three counts of bytes."""
+def check(run, out, rows, counters, proxy, rounds):
+    """Compare the rounds with the simulation's, and the three counts of bytes."""
     killed = run.split.train.names[-1]
-    lost = [row["round"] for row in rows if row["failed"]]
-    assert lost == [2], (
-        f"expected a client to fail in round 2 alone, got {[r['failed'] for r in rows]}"
-    )
-    assert list(rows[1]["failed"]) == [killed], rows[1]
-    rounds = simulated(run, rows)
+    failed = {row["round"]: list(row["failed"]) for row in rows if row["failed"]}
+    assert failed == {LOST: [killed]}, [row["failed"] for row in rows]
     standing = last_standing(
         *(run.algorithm, run.task.params), folder=out / "server", run=RUN, seed=run.config.seed
     )
@@ -192,8 +181,12 @@ def main():
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     run = federated_run(CONFIG, cache=None)
-    found = disturbed(run, args.out, args.patience)
-    check(run, args.out, *found)
+    with ThreadPoolExecutor(1) as thread:
+        rounds: list = []
+        found = disturbed(
+            run, args.out, args.patience, lambda: rounds.append(thread.submit(simulated, run))
+        )
+        check(run, args.out, *found, rounds[0].result())
     print(f"{time.monotonic() - BEGAN:.0f} s: bits and bytes are those of the simulation")
 
 

@@ -8,16 +8,18 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import flwr
 from fedjax_compression.errors import message
 
 from . import keeper
-from .worker import is_known
+from .worker import KNOWN, is_known
 
 HOST = "127.0.0.1"
 BIN = Path(sys.executable).parent
@@ -91,7 +93,8 @@ class Loopback:
         folder: Folder of logs and of Flower's own files (`flwr`); made where it is missing.
         cwd: Working directory of all processes, those of the apps among them. Default: `folder`.
         warm: Whether a node's messages are served by one Python process, `worker`, instead of a new
-            one for each. By default where the installed Flower is one that `worker` knows.
+            one for each. By default where the installed Flower is one that `worker` knows;
+            otherwise a warning names it.
         environment: Further variables of all processes.
         secured: Files for TLS and SuperNode authentication. Default: neither.
         superlink_options: Further options of the SuperLink, such as `--database` with a file that
@@ -120,6 +123,12 @@ class Loopback:
         self.folder = folder.absolute()
         self._cwd = self.folder if cwd is None else cwd.absolute()
         self.warm = is_known() if warm is None else warm
+        if warm is None and not self.warm:
+            warnings.warn(
+                f"Loopback: flwr: expected {KNOWN[0]}*, which the worker knows, got "
+                f"{flwr.__version__}; Flower starts a Python process for each message.",
+                stacklevel=2,
+            )
         self.nodes: dict[str, Node] = {}
         self._secured, self._superlink_options = secured, superlink_options
         self.mark = secrets.token_hex(16)

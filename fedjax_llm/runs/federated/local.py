@@ -14,6 +14,7 @@ from ...flower.client_files import client_folder
 from ...flower.loopback import Loopback
 from ...flower.server_app import last_standing, rows_file
 from ...simulation import Conditions
+from ...simulation.checks import check_above_zero
 from ...simulation.loop.arguments import check_every_round
 from ..config import RunConfig
 from ..delivery import check_save_base, deliver
@@ -89,6 +90,8 @@ def federate_locally(
         ValueError: For bad input, naming the field.
 
     """
+    if timeout is not None:
+        check_above_zero(timeout, who="federate", name="timeout", unit="seconds")
     run = federated_run(config, cache=cache)
     config, names = run.config, list(run.split.train.names)
     if len(names) != nodes:

@@ -3,13 +3,18 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import flwr
 import pytest
 
 from fedjax_llm.flower import keeper
+from fedjax_llm.flower.loopback import Loopback
+from fedjax_llm.flower.worker import Worker
 
 from ...helpers.commands import ROLES
 from ...helpers.processes import python
@@ -39,6 +44,39 @@ def none_left(mark, seconds=30):
         assert time.monotonic() < until, left
         time.sleep(0.1)
     return True
+
+
+def test_an_unknown_version_of_flower_is_named(monkeypatch, tmp_path):
+    """The SuperNodes then start a process for each message, and a worker refuses."""
+    monkeypatch.setattr(flwr, "__version__", "9.9.9")
+    with pytest.warns(UserWarning, match=r"Loopback: flwr: expected 1\.42\.\*.*got 9\.9\.9"):
+        assert not Loopback(tmp_path).warm
+    assert not Loopback(tmp_path, warm=False).warm
+    with pytest.raises(RuntimeError, match=r"worker: flwr: expected 1\.42\.\*, got 9\.9\.9"):
+        Worker("127.0.0.1:1")
+
+
+def sleeper(mark, first="pass"):
+    """A process with a mark that says when it has begun to sleep."""
+    code = f"import signal, time; {first}; print(1, flush=True); time.sleep(1000)"
+    process = subprocess.Popen(  # noqa: S603 - our own code
+        [sys.executable, "-I", "-S", "-c", code],
+        env={**os.environ, keeper.MARK: mark},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    process.stdout.readline()
+    return process
+
+
+def test_the_keeper_ends_marked_processes_alone_even_those_that_refuse(monkeypatch):
+    monkeypatch.setattr(keeper, "GRACE", 1.0)
+    refuse = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    with sleeper("own") as first, sleeper("own", refuse) as second, sleeper("other") as third:
+        keeper.end("own")
+        assert (first.wait(), second.wait()) == (-signal.SIGTERM, -signal.SIGKILL)
+        assert third.poll() is None
+        third.kill()
 
 
 @pytest.mark.slow
