@@ -40,11 +40,11 @@ FLOWER = .venv-flower
 
 flower:  ## what runs over Flower: its tests and doctests, the example over real processes included
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
-	$(FLOWER)/bin/python -m pytest -q fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py
+	$(FLOWER)/bin/python -m pytest -q fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py tests/examples/test_flower_torch.py
 
 flower-quick:  ## the same without its slow tests
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
-	$(FLOWER)/bin/python -m pytest -q -m "not slow" fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py
+	$(FLOWER)/bin/python -m pytest -q -m "not slow" fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py tests/examples/test_flower_torch.py
 
 federation:  ## a SuperLink and four SuperNodes, killed and resumed, against the simulation
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower

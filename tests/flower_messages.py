@@ -1,9 +1,9 @@
 """CPU seconds of a message at a node: python -m tests.flower_messages [--cold]
 
 One node trains a linear model of 54 parameters, so that nearly all of it is overhead: Python, JAX
-and Flower. The CPU time of the node's processes in rounds 3 to 12, less what they use while they
-wait for messages, is divided by the number of rounds. `--cold` starts a Python process for each
-message, as Flower does.
+and Flower. The CPU time of the node's processes in the rounds after the second, less what they use
+while they wait for messages, is divided by the number of rounds. `--cold` starts a Python process
+for each message, as Flower does.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from fedjax_llm.flower.loopback import Loopback
 
 from .helpers.disturbed import APP, ENVIRONMENT, rows
 
-ROUNDS = 12
 IDLE_SECONDS = 20.0
 
 
@@ -37,7 +36,9 @@ def cpu_seconds(groups):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--cold", action="store_true")
-    cold = parser.parse_args().cold
+    parser.add_argument("--rounds", type=int, default=12)
+    args = parser.parse_args()
+    cold, rounds = args.cold, args.rounds
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         with Loopback(out, warm=not cold, environment=ENVIRONMENT) as loopback:
@@ -47,18 +48,18 @@ def main():
             before = time.monotonic(), cpu_seconds(groups)
             time.sleep(IDLE_SECONDS)
             idle = (cpu_seconds(groups) - before[1]) / (time.monotonic() - before[0])
-            run = loopback.run(APP, config=f'rounds={ROUNDS} clients="ann"')
+            run = loopback.run(APP, config=f'rounds={rounds} clients="ann"')
             while len(rows(out)) < 2:
                 time.sleep(0.1)
             began = time.monotonic(), cpu_seconds(groups)
-            while len(rows(out)) < ROUNDS:
+            while len(rows(out)) < rounds:
                 time.sleep(0.1)
             seconds, used = time.monotonic() - began[0], cpu_seconds(groups) - began[1]
             run.wait()
-    each = (used - idle * seconds) / (ROUNDS - 2)
+    each = (used - idle * seconds) / (rounds - 2)
     what = "a process for each message" if cold else "one process"
     print(
-        f"{what}: {each:.2f} CPU s a message, {seconds / (ROUNDS - 2):.1f} s between two rounds, "
+        f"{what}: {each:.2f} CPU s a message, {seconds / (rounds - 2):.1f} s between two rounds, "
         f"{idle:.3f} CPU s a second while waiting"
     )
 
