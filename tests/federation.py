@@ -163,7 +163,7 @@ def check(run, out, rows, counters, proxy, rounds):
     for way, flower_way in (("up", "inbound"), ("down", "outbound")):
         ledger = sum(row[f"{way}_bytes"] for row in rows)
         inside = ledger + sum(row[f"{way}_envelope_bytes"] for row in rows)
-        flower = sum(each[f"{flower_way}-bytes"] for each in counters)
+        flower = sum(each["network-traffic"][f"{flower_way}-bytes"] for each in counters)
         socket = getattr(proxy, way)
         print(f"{way:8}{ledger:14,}{inside:14,}{flower:16,}{socket:12,}")
         repeated = inside / len(rows)  # of the round that was run twice

@@ -54,7 +54,8 @@ def main():
             for seed in range(args.seeds):
                 config = f'seed={seed} results="{name}.jsonl"'
                 loopback.run(here, config=config).wait()
-            uplink[name] = [run["inbound-bytes"] for run in loopback.runs()[: args.seeds]]
+            traffic = [run["network-traffic"] for run in loopback.runs()[: args.seeds]]
+            uplink[name] = [each["inbound-bytes"] for each in traffic]
     for name, counted in uplink.items():
         lines = (out / f"{name}.jsonl").read_text().splitlines()
         found = [json.loads(line)["accuracy"] for line in lines]

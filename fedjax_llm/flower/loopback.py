@@ -24,6 +24,7 @@ from .worker import KNOWN, is_known
 HOST = "127.0.0.1"
 BIN = Path(sys.executable).parent
 _START_SECONDS = 120.0
+_ASK_SECONDS = 600.0
 
 
 class Node(NamedTuple):
@@ -340,7 +341,7 @@ class Loopback:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_START_SECONDS,
+            timeout=_ASK_SECONDS,
             check=True,
         )
         return done.stdout
