@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedjax_llm.flower.loopback import Loopback
 
-from .helpers.disturbed import APP, ENVIRONMENT, rows
+from .helpers.linear_app import APP, ENVIRONMENT, rows
 
 IDLE_SECONDS = 20.0
 

@@ -14,5 +14,5 @@ ENVIRONMENT = {
 
 def rows(out):
     """The rows of the rounds that are done."""
-    path = out / "server/run-disturbed/rounds.jsonl"
+    path = out / "server/run-linear/rounds.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -20,7 +20,7 @@ def main(grid, context):
         algorithm(),
         *(PARAMS, (), batches(), names),
         folder=Path("server"),
-        run="disturbed",
+        run="linear",
         rounds=config["rounds"],
         clients=len(names),
         seed=11,

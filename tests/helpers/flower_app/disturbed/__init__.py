@@ -1,1 +1,0 @@
-"""A linear model over Flower, one of whose clients misbehaves."""
