@@ -101,13 +101,13 @@ def disturbed(run, out, patience, meanwhile):
     with federation as loopback, CountingProxy(loopback.port) as proxy:
         loopback.start_nodes(configs, superlink=proxy.address)
         first = loopback.run(app)
-        until("round 1", lambda: len(read_lines(rows)) == 1, 90, first)
+        until("round 1", lambda: len(read_lines(rows)) == 1, 200, first)
         loopback.nodes[node_name(killed)].kill()
         assert trained(killed) == 1
         meanwhile()
         second = (rows.with_name("checkpoints") / "2").exists
         until(f"round 2, in which the node of {killed} was killed", second, 120, first)
-        until("a client has trained in round 3", lambda: trained(names[0]) == 3, 60, first)
+        until("a client has trained in round 3", lambda: trained(names[0]) == 3, 120, first)
         for process in programs(loopback, "flwr-serverapp"):
             os.kill(process, signal.SIGKILL)
         first.terminate()
@@ -118,7 +118,7 @@ def disturbed(run, out, patience, meanwhile):
         loopback.start_nodes({again: configs[again]}, superlink=proxy.address)
         say("the server's app was killed in round 3, and the node started again")
         rest = loopback.run(app)
-        rest.wait(120 * patience)
+        rest.wait(200 * patience)
         say("the rest of the run")
         counters = loopback.runs()
     return read_lines(rows), counters, proxy
