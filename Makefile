@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-all test-colab flower flower-quick federation same parity golden fuzz fuzz-config kill stop report-check notebooks check format
+.PHONY: demo quick test test-all test-colab flower flower-quick federation same parity golden fuzz fuzz-config kill stop report-check notebooks site release-check check format
 
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 RATES = --client-optimizer "adam(0.005)" --server-optimizer "sgd(0.5, momentum=0.75, nesterov=True)"
@@ -69,6 +69,15 @@ report-check: $(VENV)/.check  ## the report page in a headless Chromium, which m
 notebooks: $(VENV)/.check  ## the notebooks of examples/notebooks, each executed with small settings
 	$(BIN)/python -m tests.notebooks --out runs/notebooks --repository "$(REPOSITORY)"
 
+SITE = .venv-site
+
+site:  ## runs/site/html/index.html: all documents and public names, strictly, with its links checked
+	$(MAKE) VENV=$(SITE) $(SITE)/.site
+	$(SITE)/bin/python docs/site/build.py
+
+release-check: $(VENV)/.release  ## wheel and sdist, each of which tests itself in a bare environment
+	$(BIN)/python -m tests.release_check --python $(PYTHON) $(if $(PINS),--constraint $(PINS))
+
 kill: $(VENV)/.check  ## thirty runs killed at random moments, and resumed
 	$(BIN)/python -m tests.kill_runs --kills 30
 
@@ -81,6 +90,15 @@ check: $(VENV)/.check  ## format, lint and types
 format: $(VENV)/.check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site reads sources and imports none of them: its tools are all that it needs.
+$(VENV)/.site: pyproject.toml | $(VENV)
+	$(INSTALL) $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['site'])")
+	touch $@
+
+$(VENV)/.release: pyproject.toml | $(VENV)
+	$(INSTALL) "build>=1.2"
+	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)
 	$(INSTALL) --editable ".[demo]"

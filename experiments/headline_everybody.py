@@ -39,16 +39,17 @@ UPLINKS = [
     "error_feedback(sparse_ternary(fraction=0.01))",
     "error_feedback(top_k(fraction=0.1))",
     "error_feedback(power_sgd(rank=2))",
-    f"error_feedback({LEAST_ERROR}, decay=0.9)",
-    "ef21(top_k(fraction=0.01))",
-    "adaptive(rate=0.25)",
-    "error_feedback(adaptive(rate=0.25))",
 ]
 METHODS = [
     {"algorithm": "diloco()", "uplink": "blockwise_int(bits=4)"},
     {"algorithm": "sparse_loco()"},
     {"algorithm": "muloco()"},
     {"algorithm": "demo(rate=0.001)"},
+]
+
+MUON = [
+    {"client_optimizer": "muon()", "uplink": uplink}
+    for uplink in ("identity()", "preconditioned(trellis_fixed(bits=0.1))", "eden(bits=0.1)")
 ]
 
 CLIENT = ("adam(0.0025)", "adam(0.005)")
@@ -73,11 +74,12 @@ def candidates(config):
     if name == "sparse_loco":
         outer = ("sparse_loco(rate=1.0)", "sparse_loco(rate=2.0)")
         return combined(config, algorithm=outer, client_optimizer=CLIENT)
-    return combined(config, client_optimizer=CLIENT, server_optimizer=SERVER)
+    client = ("muon(0.01)", "muon(0.02)") if config.client_optimizer else CLIENT
+    return combined(config, client_optimizer=client, server_optimizer=SERVER)
 
 
 first = [replace(BASE, uplink=uplink) for uplink in UPLINKS]
-first += [replace(BASE, **fields) for fields in METHODS]
+first += [replace(BASE, **fields) for fields in (*METHODS, *MUON)]
 again = [replace(BASE, uplink=uplink, seed=seed) for uplink in NEAR for seed in (1, 2)]
 study = Study(
     first + again,

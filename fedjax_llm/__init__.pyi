@@ -14,6 +14,7 @@ from .algorithm import ServerInfo as ServerInfo
 from .algorithm import SplitMethod as SplitMethod
 from .algorithms import fed_avg as fed_avg
 from .algorithms.contract import Method as Method
+from .client_optimizers import muon as muon
 from .client_training import full_gradient as full_gradient
 from .client_training import local_steps as local_steps
 from .client_training import local_steps_with_state as local_steps_with_state

@@ -5,11 +5,14 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import optax
+from fedjax_compression.errors import message
 from jaxtyping import Array, Float, Int, PyTree
 
 from .checks import check_loss, check_optimizer
 from .precision import float32_zeros, in_dtypes, master_copy
+from .privacy.dp_sgd import KeyedBatches, PrivateLoss
 from .schedules import Progress, first_step
 
 Params: TypeAlias = PyTree
@@ -124,6 +127,9 @@ def local_steps_with_state(
     A step with an empty mask leaves the optimizer state unchanged, too. The state is that of the
     float32 copies of narrower parameters: `optimizer.init(master_copy(params))`.
 
+    With a loss of `dp_sgd`, each step's noise comes from the key of `KeyedBatches`; where rows are
+    drawn with a rate, a step without a row is taken too, as its noise is released.
+
     Args:
         loss: The loss to minimise.
         optimizer: The Optax optimizer of the steps.
@@ -135,6 +141,7 @@ def local_steps_with_state(
 
     Raises:
         TypeError: For a loss that cannot be called, and for anything but an Optax optimizer.
+        ValueError: From the function, for a loss of `dp_sgd` with batches that have no key.
 
     Example:
         >>> import jax.numpy as jnp
@@ -163,20 +170,28 @@ def local_steps_with_state(
         progress: Progress | None = None,
     ) -> tuple[Params, optax.OptState, ClientInfo]:
         first = first_step((), batches) if progress is None else progress
-        loss_of_copy = in_dtypes(loss, params)
+        batches, gradient_of = _gradient(loss, params, batches)
+        always = isinstance(loss, PrivateLoss) and loss.rate is not None
 
         def take(carry: tuple, batch: Any, number: Array) -> tuple:
             params, memory = carry
-            value, gradient = jax.value_and_grad(loss_of_copy)(params, frozen, batch)
+            value, gradient = gradient_of(number, params, frozen, batch)
             at = first._replace(step=first.step + number)
-            updates, memory = optimizer.update(gradient, memory, params, progress=at)
-            return (optax.apply_updates(params, updates), memory), value.astype(jnp.float32)
+            with jax.named_scope("optimizer"):
+                updates, memory = optimizer.update(gradient, memory, params, progress=at)
+                params = optax.apply_updates(params, updates)
+            return (params, memory), value.astype(jnp.float32)
 
         def step(carry: tuple, batch_and_number: tuple) -> tuple:
             batch, number = batch_and_number
             targets = batch.mask.sum(dtype=jnp.int32)
             carry, value = jax.lax.cond(
-                targets > 0, take, lambda carry, *_: (carry, jnp.float32(0)), carry, batch, number
+                (targets > 0) | always,
+                take,
+                lambda carry, *_: (carry, jnp.float32(0)),
+                carry,
+                batch,
+                number,
             )
             return carry, (value, targets)
 
@@ -188,6 +203,20 @@ def local_steps_with_state(
         return params, memory, ClientInfo(mean, targets.sum())
 
     return train
+
+
+def _gradient(loss: Loss, params: Params, batches: Batches) -> tuple[Batches, Callable[..., tuple]]:
+    """The batches, and `(step, params, frozen, batch) -> (loss, gradient)` for float32 copies."""
+    if not isinstance(loss, PrivateLoss):
+        plain = jax.value_and_grad(in_dtypes(loss, params))
+        return batches, lambda number, *rest: plain(*rest)
+    if not isinstance(batches, KeyedBatches):
+        expected = "a method that gives local steps a key for their noise, such as fed_avg"
+        raise ValueError(message("dp_sgd", "loss", expected, "one that does not"))
+    private, key = loss.for_copy_of(params), batches.key
+    return batches.batches, lambda number, *rest: private.value_and_gradient(
+        jr.fold_in(key, number), *rest
+    )
 
 
 def full_gradient(

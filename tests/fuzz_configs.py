@@ -78,6 +78,12 @@ POOLS = {
         "1",
         "",
     ],
+    "gradients": [
+        "dp_sgd(clip=1, noise_multiplier=1)",
+        "dp_sgd(clip=1, noise_multiplier=1, rate=0.1, microbatch=1)",
+        "dp_sgd()",
+        "x",
+    ],
     "attack": [
         "sign_flip(fraction=0.5)",
         "alie(fraction=0.5)",

@@ -16,7 +16,16 @@ from tests.helpers.notebooks import ROOT, environment, kernel, notebook, with_se
 
 SCRIPTS = sorted((ROOT / "examples/notebooks").glob("*.py"))
 UNKNOWN = "OWNER/REPOSITORY"
-SMALL = "ROUNDS, CLIENTS, EVALUATE_ROWS = 1, 2, 64"
+SMALL = {
+    "finetune_lora": "ROUNDS, CLIENTS, PEOPLE, ROWS = 1, 1, 3, 2",
+    "first_frontier": "ROUNDS, CLIENTS, EVALUATE_ROWS = 1, 2, 64",
+    "own_codec": "ROUNDS, CLIENTS, EVALUATE_ROWS = 1, 2, 64",
+    "own_method": "ROUNDS, CLIENTS, EVALUATE_ROWS = 1, 4, 32",
+    "own_model": "ROUNDS, CLIENTS, EXAMPLES = 30, 8, 200",
+    "privacy_attacks": "ROUNDS, CLIENTS = 2, 13",
+    "several_devices": "ROUNDS, CLIENTS = 1, 5",
+}
+"""Settings for a quick run, by notebook."""
 
 
 def built(script, repository=UNKNOWN):
@@ -26,7 +35,7 @@ def built(script, repository=UNKNOWN):
 
 def executed(script, folder):
     """The notebook with the outputs of its cells, run in a folder with small settings."""
-    small = with_settings(built(script), SMALL)
+    small = with_settings(built(script), SMALL[script.stem])
     kernel(small, folder).execute(env=environment())
     return small
 

@@ -1,7 +1,9 @@
 """The documents: their code runs, their tables are whole, their links lead somewhere."""
 
+import ast
 import re
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,77 @@ def test_the_components_of_contributing_work(number):
         for table, names in zip(tables, before, strict=True):
             table.clear()
             table.update(names)
+
+
+def test_the_study_of_choose_a_codec_can_be_built():
+    (code,) = examples("docs/choose-a-codec.md")
+    names = {}
+    exec(compile(code, "docs/choose-a-codec.md", "exec"), names)  # noqa: S102 - our own text
+    study = names["study"]
+    assert [c.uplink for c in study.configurations] == list(names["codecs"])
+    assert all(registry.codec(c.uplink) for c in study.configurations)
+
+
+def test_the_figures_of_choose_a_codec_are_the_measured_ones():
+    text = (ROOT / "docs/choose-a-codec.md").read_text()
+    measured = (ROOT / "docs/measurements.md").read_text()
+    rows = re.findall(r"\| (`\S+`) \| ([\d.]+) \| ([\d.]+) \| (\+[\d.]+) \|\n", text)
+    assert len(rows) == 5
+    for codec, bits, fewer, above in rows:
+        (row,) = (r for r in measured.splitlines() if r.startswith(f"| {codec} |") and above in r)
+        cells = [cell.strip() for cell in row.split("|")]
+        assert [cells[4], cells[3], cells[6]] == [bits, fewer, above], codec
+    for figure in ("+0.8707", "+0.2511", "1.15 times", "1.27", "4.3"):
+        assert figure in text
+        assert figure in measured
+    for figure in (".363", ".571", ".112", ".364"):
+        assert figure in text
+        assert figure in CODECS
+
+
+def test_the_examples_of_how_to_name_clients_and_resume(capsys):
+    data, resume = examples("docs/how-to.md")
+    run(data, "docs/how-to.md")
+    assert capsys.readouterr().out == "('ann', 'bob') [5 2]\n"
+    run(resume, "docs/how-to.md")
+    assert capsys.readouterr().out == "4 True\n"
+
+
+def test_the_example_of_sharp_edges_is_refused_and_mended(capsys):
+    (code,) = examples("docs/sharp-edges.md")
+    run(code, "docs/sharp-edges.md")
+    assert "over_run_steps" in capsys.readouterr().out
+
+
+def test_the_example_for_those_who_come_from_fedjax_learns(capsys):
+    (code,) = examples("docs/coming-from.md")
+    run(code, "docs/coming-from.md")
+    rounds = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rounds] == ["1", "2", "3"]
+    assert float(rounds[-1][1]) < float(rounds[0][1])
+    # four clients: 25 bytes of codes, two floats and a header of 12 bytes
+    assert {row[2] for row in rounds} == {str(4 * (25 + 8 + 12))}
+
+
+def test_every_package_with_public_names_has_a_page_of_the_site():
+    tree = ast.parse((ROOT / "docs/site/build.py").read_text())
+    (pages,) = (
+        set(ast.literal_eval(node.value))
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
+    )
+    inside = {"fedjax_llm.bench", "fedjax_llm.cli", "fedjax_llm.model_files"}
+    found = {
+        f"fedjax_llm.{path.parent.name}" for path in (ROOT / "fedjax_llm").glob("*/__init__.py")
+    }
+    assert found - inside <= pages
+    assert pages <= found | {name for name in pages if find_spec(name)}
+
+
+def test_the_navigation_of_the_site_has_every_document_and_notebook():
+    text = (ROOT / "docs/site/mkdocs.yml").read_text()
+    for path in (*ROOT.glob("docs/*.md"), *ROOT.glob("examples/notebooks/*.py")):
+        assert f": {path.relative_to(ROOT).with_suffix('.md')}\n" in text, path
 
 
 def test_every_codec_is_in_the_table():

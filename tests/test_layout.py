@@ -22,6 +22,7 @@ LAYERS = {
             "signals",
             "checks",
             "server_optimizers",
+            "client_optimizers",
             "precision",
             "schedules",
             "privacy",

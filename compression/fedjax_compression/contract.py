@@ -48,7 +48,8 @@ class Summable(NamedTuple):
 
     Attributes:
         bits: Bits of an integer: it is at least -2^(bits - 1) and below 2^(bits - 1).
-        clients: Most messages in a sum; a sum has `bits + ceil(log2(clients))` bits, at most 32.
+        clients: Most messages in a sum; a sum has `bits + ceil(log2(clients))` bits, at most 32,
+            unless it `wraps`.
         integers: `(payload, like) -> integers`: those of one message, int32 `[integers]`, for
             updates of the structure of `like`.
         failed: `(integers) -> failed`: whether the update of one message was not finite. Such
@@ -56,6 +57,8 @@ class Summable(NamedTuple):
         total: `(integers, like) -> update`: the sum of the decoded updates, from the sum of the
             integers, in float32.
         clipped: `(integers) -> count`: entries that were clipped, in all summed updates.
+        wraps: Whether sums are meant modulo 2^bits: `total` takes them modulo 2^32. Default: False,
+            a sum never wraps.
 
     """
 
@@ -65,6 +68,7 @@ class Summable(NamedTuple):
     failed: Callable[[Int[Array, " integers"]], Bool[Array, ""]]
     total: Callable[[Int[Array, " integers"], Like], Update]
     clipped: Callable[[Int[Array, " integers"]], Float[Array, ""]]
+    wraps: bool = False
 
 
 class Compressor(NamedTuple):

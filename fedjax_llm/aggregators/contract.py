@@ -52,6 +52,20 @@ class Summing(NamedTuple):
     clipped: Callable[[Partial], Float[Array, ""]]
 
 
+class AtClients(NamedTuple):
+    """Noise that clients add to what they send, for a rule.
+
+    Attributes:
+        build: `(codec, like) -> (codec, mechanism)`: what clients encode their updates with, given
+            the run's uplink (None for none) and the structure of an update, and what a client's
+            round releases. The codec draws its noise from the key of `encode`, and sends an update
+            that is not finite as noise, as that a client failed is told without noise.
+
+    """
+
+    build: Callable[[Compressor | None, PyTree], tuple[Compressor, Mechanism]]
+
+
 class Aggregator(NamedTuple):
     """A rule that combines decoded updates, as a fold over chunks of clients.
 
@@ -81,6 +95,8 @@ class Aggregator(NamedTuple):
             codec and the structure of its updates; it raises `ValueError` for a codec whose
             messages do not add up. Its `add` and `finish` raise. None (default): the rule combines
             decoded updates.
+        at_clients: For a rule whose clients add noise: `AtClients`. A method that does not know it
+            refuses the rule. None (default): clients add none.
 
     """
 
@@ -91,3 +107,4 @@ class Aggregator(NamedTuple):
     begin: Callable[[Key[Array, ""], PyTree, int], Partial] | None = None
     noised: Noised | None = None
     summing: Callable[[Compressor, PyTree], Summing] | None = None
+    at_clients: AtClients | None = None

@@ -177,7 +177,7 @@ def check_rule(rule: Any, *, who: str) -> None:
     """Raise unless a wrapped rule is an `Aggregator`, without noise and of decoded updates."""
     remedy = "call the factory first" if callable(rule) else ""
     check_kind(rule, Aggregator, who=who, name="rule", expected="an Aggregator", remedy=remedy)
-    if rule.noised is not None:
+    if rule.noised is not None or rule.at_clients is not None:
         expected = "a rule without noise, which bounds what one client moves only as it stands"
         raise ValueError(message(who, "rule", expected, "a rule with noise"))
     if rule.summing is not None:

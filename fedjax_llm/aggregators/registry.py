@@ -5,15 +5,18 @@ from collections.abc import Callable
 from fedjax_compression.checks import check_function, check_new_name
 
 from .adaptive_dp_fed_avg import adaptive_dp_fed_avg
+from .banded_dp_fed_avg import banded_dp_fed_avg
 from .bucketing import bucketing
 from .bulyan import bulyan
 from .centered_clipping import centered_clipping
 from .contract import Aggregator
+from .distributed_dp import distributed_dp
 from .dnc import dnc
 from .dp_fed_avg import dp_fed_avg
 from .flame import flame
 from .fools_gold import fools_gold
 from .krum import krum, multi_krum
+from .local_dp import local_dp
 from .mean import mean
 from .median import median
 from .nearest_neighbor_mixing import nearest_neighbor_mixing
@@ -26,14 +29,17 @@ from .weighted_mean import weighted_mean
 
 AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "adaptive_dp_fed_avg": adaptive_dp_fed_avg,
+    "banded_dp_fed_avg": banded_dp_fed_avg,
     "bucketing": bucketing,
     "bulyan": bulyan,
     "centered_clipping": centered_clipping,
+    "distributed_dp": distributed_dp,
     "dnc": dnc,
     "dp_fed_avg": dp_fed_avg,
     "flame": flame,
     "fools_gold": fools_gold,
     "krum": krum,
+    "local_dp": local_dp,
     "mean": mean,
     "median": median,
     "multi_krum": multi_krum,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt32
+from jaxtyping import Bool, Int, UInt32
 
 from ..checks import check_count
 from .checks import check_client_data
@@ -97,12 +97,15 @@ def cohort_batches(
     keys: UInt32[np.ndarray, "clients words"],
     *,
     steps: Int[np.ndarray, " clients"] | None = None,
+    rate: float | int | None = None,
 ) -> Any:
     """Build the batches of one round for some clients.
 
     A client's rows come in an order drawn from its key alone; no row comes twice before all of the
-    client's rows came once. The shape depends on `data` and `batching` only, not on which clients
-    are asked for.
+    client's rows came once. With a `rate`, each row is instead in each step with that probability,
+    independently of others and of other steps, and a draw above `batching.batch` rows is cut to a
+    random part of that size; a step may have no row. The shape depends on `data` and `batching`
+    only, not on which clients are asked for.
 
     Args:
         data: The data by client.
@@ -111,6 +114,8 @@ def cohort_batches(
         keys: One key for each client, as words of key data (`jax.random.key_data`).
         steps: Steps that each client completes, shape `[clients]`; later steps are masked out.
             Default: all steps.
+        rate: Probability of a row to be in a step, above 0 and at most 1; for a `batching` of
+            steps. Default: shuffled passes.
 
     Returns:
         A pytree with leaves `[clients, steps, batch, ...]` and a field `mask`. The steps of a
@@ -144,11 +149,15 @@ def cohort_batches(
     if steps is not None:
         wanted = np.minimum(wanted, steps * batching.batch)
     order = np.zeros((len(clients), size), np.int64)
+    inside = np.arange(size) < wanted[:, None]
     first = np.cumsum(rows.counts) - rows.counts
     for row, key in enumerate(keys):
         count, draws = int(rows.counts[row]), int(wanted[row])
-        order[row, :draws] = first[row] + drawn_order(count, draws, key)
-    inside = np.arange(size) < wanted[:, None]
+        if rate is None:
+            order[row, :draws] = first[row] + drawn_order(count, draws, key)
+        elif draws:
+            numbers, drawn = rows_at_rate(count, draws // batching.batch, batching.batch, rate, key)
+            order[row, :draws], inside[row, :draws] = first[row] + numbers, drawn
     shape = (len(clients), size // batching.batch, batching.batch)
     return rows.take(order.reshape(shape), inside.reshape(shape))
 
@@ -170,6 +179,32 @@ def drawn_order(
     random = np.random.Generator(np.random.Philox(key=_seed(key)))
     passes = [random.permutation(count) for _ in range(-(-wanted // max(count, 1)))]
     return np.concatenate([np.zeros(0, np.int64), *passes])[:wanted]
+
+
+def rows_at_rate(
+    count: int, steps: int, most: int, rate: float | int, key: UInt32[np.ndarray, " words"]
+) -> tuple[Int[np.ndarray, " drawn"], Bool[np.ndarray, " drawn"]]:
+    """Draw row numbers for each step, each with one probability (Poisson sampling).
+
+    Args:
+        count: Rows to draw from.
+        steps: Steps.
+        most: Rows of a step; a larger draw is cut to a random part.
+        rate: The probability.
+        key: Words of key data.
+
+    Returns:
+        Row numbers, and which of them were drawn, shape `[steps * most]`.
+
+    """
+    random = np.random.Generator(np.random.Philox(key=_seed(key)))
+    numbers = np.zeros((steps, most), np.int64)
+    drawn = np.zeros((steps, most), bool)
+    for step in range(steps):
+        chosen = np.flatnonzero(random.random(count) < rate)  # of 53 bits, so that q is q
+        kept = random.permutation(chosen)[:most]
+        numbers[step, : len(kept)], drawn[step, : len(kept)] = kept, True
+    return numbers.reshape(-1), drawn.reshape(-1)
 
 
 def all_windows(data: ClientData, *, seq: int | None = None, batch: int, pack: bool = True) -> Any:

@@ -10,10 +10,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .config import DecoderConfig, check
-from .layers import Block, Linear, Past, View, norm
+from .layers import KEPT, Block, Linear, Past, View, norm
 from .masks import ALL_SEGMENTS, causal_mask, cut_to_window, positions_in_segments, segment_mask
 from .params import filled, shapes
 from .rope import rates, turns
+
+PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(*KEPT),
+)
+"""What the backward pass of a block does not compute again."""
 
 
 class Cache(NamedTuple):
@@ -301,8 +307,7 @@ class Decoder(nnx.Module):
         layer: int = 0,
     ) -> tuple[Float[Array, "batch seq width"], Past | None]:
         view = self._views(positions, mask, first)
-        products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        keep = None if self.config.remat else products
+        keep = None if self.config.remat else PRODUCTS
         index, slides = jnp.arange(self.config.num_hidden_layers), jnp.array(self.config.sliding)
         done = layer
         for blocks in (self.before, self.blocks, self.after):
@@ -355,6 +360,7 @@ class Decoder(nnx.Module):
         both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views)
         return lambda slides: jax.tree.map(lambda leaf: leaf[slides], both)
 
+    @jax.named_scope("embedding")
     def _embed(
         self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"]
     ) -> Float[Array, "batch seq width"]:
@@ -380,6 +386,7 @@ class Decoder(nnx.Module):
             x = x + self.position_embedding[...][positions]
         return x.astype(self.config.dtype)
 
+    @jax.named_scope("head")
     def _logits(self, x: Float[Array, "batch seq width"]) -> Float[Array, "batch seq vocab"]:
         flat = self.norm(x).reshape(-1, x.shape[-1])
         if self.head is None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from .config import DecoderConfig
@@ -65,6 +66,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.zeros(width) if plus_one else jnp.ones(width))
         self.epsilon, self.plus_one = epsilon, plus_one
 
+    @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt((wide * wide).mean(axis=-1, keepdims=True) + self.epsilon)
@@ -82,6 +84,7 @@ class LayerNorm(nnx.Module):
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
         self.epsilon = epsilon
 
+    @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         wide = x.astype(jnp.float32)
         wide = wide - wide.mean(axis=-1, keepdims=True)
@@ -133,6 +136,12 @@ class Past(NamedTuple):
         return keys[self.layer], values[self.layer], self._replace(keys=keys, values=values)
 
 
+KEPT = ("attention maxima", "attention sums", "attention numerators")
+"""Names of the small results of `attend` that its backward pass needs, for `save_only_these_names`
+of `jax.checkpoint`: with them kept, only scores and their exponentials are computed again."""
+
+
+@jax.named_scope("attend")
 def attend(
     q: Float[Array, "batch seq heads head"],
     k: Float[Array, "batch keys kv_heads head"],
@@ -146,17 +155,30 @@ def attend(
 
     A softcap c replaces each score by c * tanh(score / c) before the mask (arXiv:2408.00118).
     Memory: batch * heads * seq * keys scores.
+
+    The softmax divides after the product with v, so that its gradient needs sums over a head's
+    entries in place of sums over keys (as in arXiv:2205.14135).
     """
-    if softcap is None:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
+    batch, seq, _, head = q.shape
+    keys, shared = k.shape[1:3]
+    rows = q.reshape(batch, seq, shared, -1, head).transpose(0, 2, 3, 1, 4)
+    rows = rows.reshape(batch, shared, -1, head)  # one product for the queries of a key's heads
+    k, v = (y.transpose(0, 2, 1, 3) for y in (k, v))
+    scores = scale * jnp.matmul(rows, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
     if mask is None:
-        mask = jnp.tril(jnp.ones((1, 1, q.shape[1], k.shape[1]), bool))
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    scores = softcap * jnp.tanh(scores * (scale / softcap))
+        mask = jnp.tril(jnp.ones((1, 1, seq, keys), bool))
+    scores = scores.reshape(batch, shared, -1, seq, keys)
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+    maxima, sums, numerators = KEPT
+    largest = checkpoint_name(scores.max(axis=-1, keepdims=True), maxima)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
+    total = checkpoint_name(weights.sum(axis=-1, keepdims=True), sums)
+    weights = weights.reshape(batch, shared, -1, keys).astype(v.dtype)
+    mixed = jnp.matmul(weights, v, preferred_element_type=jnp.float32)
+    mixed = checkpoint_name(mixed, numerators).reshape(*total.shape[:-1], head) / total
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)
 
 
 class Attention(nnx.Module):
@@ -187,6 +209,7 @@ class Attention(nnx.Module):
         self.q_norm = norm(config, head) if config.qk_norm else None
         self.k_norm = norm(config, head) if config.qk_norm else None
 
+    @jax.named_scope("attention")
     def __call__(
         self, x: Float[Array, "batch seq width"], view: View, past: Past | None
     ) -> tuple[Float[Array, "batch seq width"], Past | None]:
@@ -224,6 +247,7 @@ class MLP(nnx.Module):
         self.down_proj = Linear(inner, width, bias=bias, rngs=rngs)
         self.act = config.hidden_act
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Float[Array, "batch seq width"]) -> Float[Array, "batch seq width"]:
         flat, act = x.reshape(-1, x.shape[-1]), ACTIVATIONS[self.act]
         if self.gate_proj is None:

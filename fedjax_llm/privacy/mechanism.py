@@ -1,19 +1,62 @@
-"""What a private rule releases in each round, for those who account for it."""
+"""What a private method releases in each round, for those who account for it."""
 
 from typing import NamedTuple
 
 
-class Mechanism(NamedTuple):
-    """The Gaussian mechanism of a round: one client moves what is noised by at most one unit.
+class Skellam(NamedTuple):
+    """What a sum of integers with Skellam noise releases of one client.
 
     Attributes:
-        noise_multiplier: Standard deviation of the noise, in units of what one client moves: z of
-            the whole round, all that it releases taken together.
-        divisor: Constant that the noised sum is divided by; None for the planned cohort.
-        unit: Whose presence is hidden: "client".
+        scale: Integer steps for each unit of an update.
+        variance: Variance of the noise of each entry of the sum, in units of updates.
+        l2: Largest Euclidean norm of a client's rounded update, in units of updates.
+        l1: Largest sum of its magnitudes.
+
+    """
+
+    scale: float
+    variance: float
+    l2: float
+    l1: float
+
+    def divergence(self, order: int) -> float:
+        """Renyi divergence of a round, for a client whose update is zeroed out.
+
+        The bound of Agarwal, Kairouz and Liu (2021, arXiv:2110.04995) for integer orders.
+        """
+        s, mu = self.scale, self.variance
+        second = ((2 * order - 1) * s * self.l2**2 + 6 * self.l1) / (4 * s**3 * mu**2)
+        return order * self.l2**2 / (2 * mu) + min(second, 3 * self.l1 / (2 * s * mu))
+
+
+class Mechanism(NamedTuple):
+    """What a release tells: by default one of the Gaussian mechanism.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise in units of what someone who is zeroed
+            out moves: z of a release, all that it tells taken together. A rule releases once a
+            round, `dp_sgd` once a local step.
+        divisor: Constant that the noised sum is divided by; None for the planned cohort, or for
+            the rows of a batch.
+        unit: Whose presence is hidden: "client", or "row", one row of a client's batches.
+        at_clients: Whether clients add the noise. Then clients have keys of the run's secret, and
+            not of its seed. Default: False, the server adds it.
+        rate: Probability with which a row is in a local step, drawn from the secret; None
+            (default) for the passes of shuffled rows that a `Batching` makes.
+        rounds: Most rounds of a run, where the noise of rounds is correlated: then its key is one
+            for the run. None (default): rounds have noise of their own, and keys of their own.
+        separation: Rounds by which those of a client must be apart for the account. Default: 1.
+        relation: What neighbours differ in; None (default) for the first that `Account` knows.
+        skellam: The `Skellam` mechanism, where the noise is that; None (default) for Gaussian.
 
     """
 
     noise_multiplier: float | int
     divisor: float | int | None = None
     unit: str = "client"
+    at_clients: bool = False
+    rate: float | int | None = None
+    rounds: int | None = None
+    separation: int = 1
+    relation: str | None = None
+    skellam: Skellam | None = None

@@ -37,15 +37,19 @@ class RunConfig:
             noise_multiplier=1.0), secure_mean() of integers with the uplink
             fixed_point(clip=0.05, clients=32), or a registered rule of your own. Default: the
             method's.
+        gradients: How clients compute the gradients of local steps: dp_sgd(clip=0.1,
+            noise_multiplier=1.0) clips that of each row (window, pair) and adds noise, for the
+            privacy of rows, from the server too. Default: without noise.
         prediction: Share of the last round's update that clients and server subtract before coding
             an uplink; above 0 the downlink carries that update too, at 4 bits per entry.
         client_axis: How a round's clients run: vmap(), scan(), chunked(size=8),
             sharded(inner=scan()) over devices, or auto() for the fastest of them. Default: vmap()
             for a fresh decoder, scan() for a pretrained model.
-        client_optimizer: Optax optimizer of each client. Default: adam(0.006) for a fresh decoder,
-            adam(0.0005) for a pretrained model, SGD with a small learning rate for zeroth-order
-            methods. A schedule over the rounds, or over the steps, of the run:
-            chain(adam(0.006), over_rounds(cosine_decay_schedule(1.0, 20))), or over_run_steps.
+        client_optimizer: Optax optimizer of each client, or muon(0.02), which orthogonalises the
+            momentum of stacked matrices. Default: adam(0.006) for a fresh decoder, adam(0.0005) for
+            a pretrained model, SGD with a small learning rate for zeroth-order methods. A schedule
+            over the rounds, or over the steps, of the run: chain(adam(0.006),
+            over_rounds(cosine_decay_schedule(1.0, 20))), or over_run_steps.
         server_optimizer: Optax optimizer that takes the negative mean update as its gradient, or
             fed_adam(0.01), fed_yogi(0.01) or fed_adagrad(0.01) of arXiv:2003.00295. Default:
             sgd(1.0, momentum=0.5, nesterov=True), or the method's own.
@@ -128,6 +132,7 @@ class RunConfig:
     uplink: str = "identity()"
     downlink: str = "identity()"
     aggregate: str | None = None
+    gradients: str | None = None
     prediction: float = 0.0
     client_axis: str | None = None
     client_optimizer: str | None = None
@@ -167,6 +172,7 @@ TEXTS = (
     "uplink",
     "downlink",
     "aggregate",
+    "gradients",
     "client_axis",
     "client_optimizer",
     "server_optimizer",

@@ -2,6 +2,7 @@
 
 import optax
 
+from ..client_optimizers import muon
 from ..schedules import over_rounds, over_run_steps, within_round
 from ..server_optimizers import fed_adagrad, fed_adam, fed_yogi
 
@@ -20,6 +21,7 @@ OPTIMIZERS = {
         fed_adagrad,
         fed_adam,
         fed_yogi,
+        muon,
         over_rounds,
         over_run_steps,
         within_round,

@@ -16,8 +16,10 @@ from ..aggregators.registry import AGGREGATORS
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..algorithms.shared.base_changes import base_of
 from ..attacks import attackable
+from ..client_training import Loss
 from ..data import Batching, HoldOut
 from ..evaluation import backdoor_success
+from ..privacy import PrivateLoss, dp_sgd
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
 from ..tasks import Measure, Task
 from ..tasks.registry import TaskSpec
@@ -28,7 +30,7 @@ from .held_out import Evaluated, held_out, to_evaluate
 from .memory import check_memory
 from .method_inputs import check_adapter, check_client_axis, method_inputs, names_in
 from .optimizers import OPTIMIZERS
-from .private import Private, private
+from .private import Private, check_gradients, private
 from .texts import Parsed, built, in_field
 from .workload import Workload, workload
 
@@ -139,14 +141,19 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
     attack = under.attack
     if attack and attack.on_updates:
         parts["uplink"] = attackable(parts["uplink"], informed=attack.informed)
+    if "aggregate" in parts and parts["aggregate"].at_clients and config.uplink == "identity()":
+        parts["uplink"] = None if attack is None or not attack.on_updates else parts["uplink"]
     _check_sums(config, parts, task)
     inputs = method_inputs(parsed, parts, load, task, split)
-    algorithm = _algorithm(parsed, task, inputs)
+    loss = _loss(parsed, task)
+    algorithm = _algorithm(parsed, task, inputs, loss)
+    if isinstance(loss, PrivateLoss):
+        check_gradients(parsed, algorithm, loss)
     check_declared(parsed, algorithm, population)
     if under.sampler:
         in_field("sampler", under.sampler.participation, config.clients, population)
     contents = _contents(parsed, load, task, under)
-    of_privacy = private(parsed, algorithm, under, split.train.names, contents)
+    of_privacy = private(parsed, algorithm, under, split.train, batching, contents)
     client_axis = built("client_axis", texts["client_axis"], CLIENT_AXES)
     ready = task_spec.ready(task, load.corpus, config.seq)
     if ready is not load.corpus:
@@ -202,7 +209,7 @@ def _contents(parsed: ParsedConfig, load: Workload, task: Task, under: Condition
 def _check_sums(config: RunConfig, parts: Mapping[str, Any], task: Task) -> None:
     """Raise for a rule that sums integers, with an uplink that has none or too few bits."""
     summing = parts["aggregate"].summing if "aggregate" in parts else None
-    if summing is None:
+    if summing is None or parts["aggregate"].at_clients:
         return
     if parts["uplink"].summable is None:
         raise ValueError(
@@ -214,17 +221,31 @@ def _check_sums(config: RunConfig, parts: Mapping[str, Any], task: Task) -> None
     in_field("uplink", jax.eval_shape, lambda: rule.empty(task.params, cohort))
 
 
+def _loss(parsed: ParsedConfig, task: Task) -> Loss:
+    """The loss that clients train on: the task's, or one with noise in its gradient."""
+    texts, config = parsed.texts, parsed.config
+    if "gradients" not in texts:
+        return task.loss
+    if parsed.method.split:
+        raise ValueError(
+            f"gradients: expected none with {config.algorithm}, whose clients send activations, "
+            f"got {config.gradients}."
+        )
+    loss: Loss = built("gradients", texts["gradients"], {"dp_sgd": partial(dp_sgd, task.loss)})
+    return loss
+
+
 def _codec(field: str, text: Parsed) -> Compressor:
     return text.value if text.value is not None else in_field(field, codec, text.text)
 
 
 def _algorithm(
-    parsed: ParsedConfig, task: Task, inputs: Mapping[str, Any]
+    parsed: ParsedConfig, task: Task, inputs: Mapping[str, Any], loss: Loss
 ) -> FederatedAlgorithm | SplitMethod:
     """The method of a configuration, built with the inputs it needs and its own arguments."""
     method, text = parsed.method, parsed.texts["algorithm"]
     like = jax.eval_shape(lambda: task.params)
-    start = (like,) if method.split else (task.loss, like)
+    start = (like,) if method.split else (loss, like)
     factory = partial(method.factory, *start, **inputs)
     algorithm = built("algorithm", Parsed(text.call), {text.call.name: factory})
     in_field("algorithm", _check_base, algorithm, task)

@@ -2,21 +2,33 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..algorithm import FederatedAlgorithm, SplitMethod
-from ..privacy import Account, Poisson, Secret, Separated, read_secret
+from ..data import Batching, ClientData
+from ..privacy import (
+    Account,
+    Mechanism,
+    Participation,
+    Poisson,
+    PrivateLoss,
+    Secret,
+    Separated,
+    SkellamAccount,
+    read_secret,
+    releases_of_row,
+)
 from ..simulation import Conditions
 from .config import ENDS, ParsedConfig, RunConfig
 from .contents import Contents
 from .results import Row
 from .texts import in_field
 
-WITHHELD = ("accepted", "failed", "update_norm", "clients", "malicious")
+WITHHELD = ("accepted", "failed", "update_norm", "clients", "malicious", "clipped")
 """Fields of a round's row that follow from clients' data or from the secret draw without noise; so
 do the training loss and those of `OF_CLIENTS`."""
 OF_CLIENTS = ("steps", "dropped", "silent", "late")
@@ -39,15 +51,17 @@ class Private(NamedTuple):
     """The privacy of a run.
 
     Attributes:
-        account: Epsilon by rounds.
+        account: Epsilon by releases.
+        releases: `(rounds) -> releases` that see a unit, at most.
         secret: The secret of this run alone, made of the user's and of the configuration.
         unit: Whose presence is hidden.
-        sampler: The sampler, as text.
+        sampler: How clients, and rows where they are the unit, are drawn, as text.
         contents: The digest of the user's secret.
 
     """
 
-    account: Account
+    account: Account | SkellamAccount
+    releases: Callable[[int], int]
     secret: Secret
     unit: str
     sampler: str
@@ -57,7 +71,7 @@ class Private(NamedTuple):
         """What rows say of privacy after a number of rounds."""
         account = self.account
         return {
-            "epsilon": account.epsilon(rounds),
+            "epsilon": account.epsilon(self.releases(rounds)),
             "delta": account.delta,
             "noise_multiplier": account.noise_multiplier,
             "unit": self.unit,
@@ -81,7 +95,8 @@ def private(
     parsed: ParsedConfig,
     algorithm: FederatedAlgorithm | SplitMethod,
     under: Conditions,
-    names: Sequence[str],
+    data: ClientData,
+    batching: Batching,
     contents: Contents,
 ) -> Private | None:
     """The privacy of a run; None for one whose method adds no noise.
@@ -90,7 +105,8 @@ def private(
         parsed: The configuration.
         algorithm: Its method, built.
         under: Its conditions.
-        names: All training clients.
+        data: All training clients' data.
+        batching: Their batches.
         contents: Digests of all that the run reads.
 
     Raises:
@@ -108,35 +124,138 @@ def private(
                     "--aggregate 'dp_fed_avg(clip=1.0, noise_multiplier=1.0)' adds it."
                 )
         return None
-    _check(parsed, algorithm)
+    by = config.gradients or config.aggregate
+    _check(parsed, algorithm, str(by))
     assert config.secret is not None and config.delta is not None  # noqa: S101, PT018 - as checked
-    clients, population = config.clients, len(names)
+    clients, population = config.clients, len(data.names)
     participation = under.sampler and under.sampler.participation(clients, population)
-    if isinstance(participation, Poisson) and mechanism.divisor is None:
+    cohorts = config.sampler or "one cohort size, drawn from the run's seed"
+    if mechanism.unit == "row":
+        kept = _rows(mechanism, participation, data, batching, cohorts)
+    elif mechanism.at_clients:
+        # nobody's draw is hidden from a server that sees who answers
+        apart = participation.rounds if isinstance(participation, Separated) else 1
+        kept = _Kept(Separated(), lambda rounds: -(-rounds // apart), cohorts, population)
+    elif isinstance(participation, Poisson) and mechanism.divisor is None:
         expected = participation.rate * population
         raise ValueError(
             f"aggregate: expected a divisor with {config.sampler}, such as divisor={expected:g}, "
             f"the clients that a round expects, got {config.aggregate}."
         )
-    account_of = partial(Account, mechanism.noise_multiplier, participation or Separated())
+    else:
+        kept = _Kept(participation or Separated(), lambda rounds: rounds, cohorts, population)
+    if mechanism.separation > 1 and not (
+        isinstance(participation, Separated) and participation.rounds >= mechanism.separation
+    ):
+        raise ValueError(
+            f"sampler: with {by} expected cyclic(min_separation={mechanism.separation}) or more, "
+            f"as its noise hides a client whose rounds are so far apart, got {config.sampler}."
+        )
+    if mechanism.rounds is not None and config.rounds > mechanism.rounds:
+        raise ValueError(
+            f"rounds: expected at most {mechanism.rounds}, for which the noise of {by} is made, "
+            f"got {config.rounds}."
+        )
+    account_of: Callable[..., Account | SkellamAccount]
+    if mechanism.skellam:
+        account_of = partial(SkellamAccount, mechanism.skellam, mechanism.noise_multiplier)
+    else:
+        account_of = partial(
+            Account, mechanism.noise_multiplier, kept.participation, relation=mechanism.relation
+        )
     account = in_field("delta", partial(account_of, delta=config.delta))
-    if config.delta >= 1 / population:
+    if config.delta >= 1 / kept.units:
+        unit = mechanism.unit
         warnings.warn(
-            f"delta: expected well below {1 / population:.2g}, one in {population} clients, got "
-            f"{config.delta:g}, with which publishing a random client's data is private.",
+            f"delta: expected well below {1 / kept.units:.2g}, one in {kept.units} {unit}s, got "
+            f"{config.delta:g}, with which publishing a random {unit}'s data is private.",
             stacklevel=2,
         )
     secret = in_field("secret", read_secret, Path(config.secret))
     return Private(
         account,
+        kept.releases,
         secret.bound(_context(config, contents)),
         mechanism.unit,
-        config.sampler or "one cohort size, drawn from the run's seed",
+        kept.sampler,
         {"secret": secret.digest},
     )
 
 
-def _check(parsed: ParsedConfig, algorithm: Any) -> None:
+class _Kept(NamedTuple):
+    """What is private: who is in which release, releases by rounds, told as text, and units."""
+
+    participation: Participation
+    releases: Callable[[int], int]
+    sampler: str
+    units: int
+
+
+def _rows(
+    mechanism: Mechanism,
+    participation: Participation | None,
+    data: ClientData,
+    batching: Batching,
+    cohorts: str,
+) -> _Kept:
+    """The privacy of rows: of the client whose rows are in most releases.
+
+    The server sees who was drawn, so that no draw of clients amplifies; a separation of a client's
+    rounds counts.
+    """
+    counts = data.rows(range(len(data.names)), seq=batching.seq, pack=batching.pack).counts
+    sizes = sorted({int(count) for count in counts if count})
+    apart = participation.rounds if isinstance(participation, Separated) else 1
+
+    def of_rounds(each: int) -> Callable[[int], int]:
+        return lambda rounds: -(-rounds // apart) * each
+
+    units = int(counts.sum())
+    if mechanism.rate is not None:
+        assert batching.steps is not None  # noqa: S101 - as it is checked
+        if mechanism.rate * sizes[-1] > batching.batch:
+            raise ValueError(
+                f"batch: expected room for {mechanism.rate * sizes[-1]:.0f} rows or more, which a "
+                f"step draws on average of the client with {sizes[-1]}, got {batching.batch}; "
+                "leave room for twice as many, as draws that are cut cost privacy."
+            )
+        drawn = Poisson(mechanism.rate, sizes[-1], batching.batch)
+        told = f"{cohorts}; each row in each step with probability {mechanism.rate:g}"
+        return _Kept(drawn, of_rounds(batching.steps), told, units)
+    most = max(
+        releases_of_row(
+            rows,
+            batch=batching.batch,
+            drawn=(batching.steps or 0) * batching.batch or (batching.epochs or 0) * rows,
+        )
+        for rows in sizes
+    )
+    told = f"{cohorts}; rows in shuffled passes, at most {most} releases of a row in a round"
+    return _Kept(Separated(), of_rounds(most), told, units)
+
+
+def check_gradients(parsed: ParsedConfig, algorithm: Any, loss: PrivateLoss) -> None:
+    """Raise `ValueError` where a method or its batches cannot have the noise of `dp_sgd`."""
+    config = parsed.config
+    if algorithm.mechanism is None:
+        raise ValueError(
+            "gradients: expected a method whose clients take local steps of one optimizer and send "
+            f"the difference, such as fed_avg(), got {config.algorithm}, which would compute "
+            "something of the data without noise."
+        )
+    if loss.microbatch and config.batch % loss.microbatch:
+        raise ValueError(
+            f"gradients: microbatch: expected a divisor of batch={config.batch}, got "
+            f"{loss.microbatch}."
+        )
+    if loss.rate is not None and config.local_steps is None:
+        raise ValueError(
+            f"local_epochs: expected local_steps with rows drawn at a rate, got "
+            f"{config.local_epochs} epochs."
+        )
+
+
+def _check(parsed: ParsedConfig, algorithm: Any, by: str) -> None:
     config = parsed.config
     wanted = {
         "secret": "a file of random digits that stays secret; "
@@ -146,20 +265,20 @@ def _check(parsed: ParsedConfig, algorithm: Any) -> None:
     }
     for name, expected in wanted.items():
         if getattr(config, name) is None:
-            raise ValueError(f"{name}: with {config.aggregate} expected {expected}; got none.")
+            raise ValueError(f"{name}: with {by} expected {expected}; got none.")
     if config.buffer is not None:
         raise ValueError(
-            f"buffer: expected none with {config.aggregate}, whose noise is for whole rounds, got "
+            f"buffer: expected none with {by}, whose noise is for whole rounds, got "
             f"{config.buffer}."
         )
     if config.deadline is not None:
         raise ValueError(
-            f"deadline: expected none with {config.aggregate}, as who counts may not depend on "
+            f"deadline: expected none with {by}, as who counts may not depend on "
             f"others' data, got {config.deadline}."
         )
     if algorithm.personal is not None:
         raise ValueError(
-            f"algorithm: expected a method of one model with {config.aggregate}, as the models of "
+            f"algorithm: expected a method of one model with {by}, as the models of "
             f"clients have no noise, got {config.algorithm}."
         )
 

@@ -25,6 +25,7 @@ class Setup(NamedTuple):
         degree: Neighbours of a client, with whom it shares masks and keys: an even number, or
             `clients - 1` for all others (Bonawitz et al. 2017).
         threshold: Neighbours of a client that must answer at the end, from 2 to `degree`.
+        wraps: Whether sums are meant modulo 2^bits, so that they need no room. Default: False.
 
     """
 
@@ -34,11 +35,12 @@ class Setup(NamedTuple):
     clients: int
     degree: int
     threshold: int
+    wraps: bool = False
 
     @property
     def width(self) -> int:
-        """Bits of the modulus, with room for the sum of all clients."""
-        return sum_width(self.bits, self.clients)
+        """Bits of the modulus, with room for the sum of all clients unless sums wrap."""
+        return self.bits if self.wraps else sum_width(self.bits, self.clients)
 
     @property
     def masked_bytes(self) -> int:

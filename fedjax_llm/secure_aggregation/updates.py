@@ -59,7 +59,7 @@ def codec_setup(
     adds = _summable(codec, who="codec_setup")
     payload = payload_structure(codec, like)
     entries = jax.eval_shape(lambda sent: adds.integers(sent, like), payload).size
-    setup = Setup(number, entries, adds.bits, adds.clients, degree, threshold)
+    setup = Setup(number, entries, adds.bits, adds.clients, degree, threshold, adds.wraps)
     check_setup(setup)
     return setup
 

@@ -186,7 +186,8 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
             return
     handles, labels = axes.get_legend_handles_labels()
     own = [(h, text) for h, text in zip(handles, labels, strict=True) if text in REFERENCES]
-    axes.legend(*zip(*own, strict=True), fontsize=8, frameon=False)
+    # where a curve that falls has room; "best" takes seconds, and warns of it, on a busy machine
+    axes.legend(*zip(*own, strict=True), loc="upper right", fontsize=8, frameon=False)
 
 
 def _gap(box: Any, x: float, y: float) -> float:

@@ -62,7 +62,8 @@ def language_model(
             for leaf in (batch.tokens, batch.targets, batch.segments, batch.positions)
         )
         logits = merge(params, frozen)(tokens, positions=positions, segments=segments)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets) * batch.mask
+        with jax.named_scope("loss"):
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets) * batch.mask
 
     def loss(params: Params, frozen: Frozen, batch: Batch) -> Float[Array, ""]:
         return each(params, frozen, batch).sum() / jnp.maximum(batch.mask.sum(), 1)

@@ -21,8 +21,8 @@ def test_peft_reads_the_adapter_that_the_readme_trains(tmp_path, monkeypatch):
     made = {}
     exec(compile(code, "README.md", "exec"), made)  # noqa: S102 - code of this repository
     base, task, params = made["base"], made["task"], made["r"].state.params
-    models.save("runs/base", base.config, base.params, tokenizer=made["reader"])
-    ids = np.array([made["reader"].encode("Hi! What did you do today? " * 4)])
+    models.save("runs/base", base.config, base.params, tokenizer=made["tokenizer"])
+    ids = np.array([made["tokenizer"].encode("Hi! What did you do today? " * 4)])
     got = np.asarray(jax.jit(lambda p, f, i: task.model(p, f)(i))(params, task.frozen, ids))
     plain = AutoModelForCausalLM.from_pretrained("runs/base", attn_implementation="eager")
     with torch.no_grad():

@@ -96,6 +96,9 @@ def fl_trust(
     count = _batches(root)
     root = jax.tree.map(jnp.asarray, root)
     work = fresh_optimizer(loss, client_optimizer, like)
+    if work.mechanism:
+        expected = "one without noise, as the server takes steps on it too, without a secret"
+        raise ValueError(message(who, "loss", expected, "one of dp_sgd"))
     method = averaging(
         work,
         like,

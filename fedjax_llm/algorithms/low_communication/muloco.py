@@ -1,17 +1,14 @@
 """MuLoCo (Therien et al. 2025, arXiv:2505.23725): DiLoCo with Muon and two-bit messages."""
 
-from typing import Any
-
 import jax
 import optax
 from fedjax_compression import Compressor, least_error_scale
 from fedjax_compression.quantizers import eden
 from fedjax_compression.wrappers import error_feedback
-from jaxtyping import PyTree
-from optax.contrib import MuonDimensionNumbers, muon
 
 from ...algorithm import FederatedAlgorithm
 from ...checks import check_optimizer, check_scalar
+from ...client_optimizers import muon
 from ...client_training import Loss, Params
 from ..shared.averaging import averaging, persistent_optimizer
 from ..shared.checks import check_like, check_loss, check_positive
@@ -92,21 +89,7 @@ def muloco(
             "muloco: like: expected stacked matrices, leaves of at least three axes, got shapes "
             f"{[leaf.shape for leaf in jax.tree.leaves(like)]}; use diloco."
         )
-    inner = optax.partition(
-        {
-            "matrices": muon(
-                rate,
-                beta=momentum,
-                weight_decay=weight_decay,
-                muon_weight_dimension_numbers=stacked_matrices,
-            ),
-            # not left to Optax's Muon, whose AdamW has Nesterov momentum
-            "others": optax.adamw(rate, weight_decay=weight_decay),
-        },
-        lambda params: jax.tree.map(
-            lambda leaf: "matrices" if len(leaf.shape) > 2 else "others", params
-        ),
-    )
+    inner = muon(rate, momentum=momentum, weight_decay=weight_decay)
     return averaging(
         persistent_optimizer(loss, inner, like),
         like,
@@ -115,13 +98,3 @@ def muloco(
         uplink=error_feedback(least_error_scale(eden(bits=bits)), decay=decay),
         downlink=downlink,
     )
-
-
-def stacked_matrices(params: PyTree) -> PyTree:
-    """Compute Muon's matrix axes for each leaf: the last two if it has at least three."""
-
-    def axes(leaf: Any) -> MuonDimensionNumbers | None:
-        last = len(leaf.shape) - 1
-        return MuonDimensionNumbers(last - 1, last) if last >= 2 else None
-
-    return jax.tree.map(axes, params)

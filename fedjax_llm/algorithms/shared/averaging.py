@@ -17,9 +17,18 @@ from ...algorithm import ClientState, Downlink, FederatedAlgorithm, ServerInfo, 
 from ...checks import check_codecs, check_optimizer
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params, local_steps_with_state
 from ...precision import cast, master_copy
+from ...privacy.dp_sgd import KeyedBatches, PrivateLoss
+from ...privacy.mechanism import Mechanism
 from ...schedules import Progress, check_client_optimizer, first_step, needs_round
 from .channel import ChannelState, Message, channel, keep_uplink
-from .checks import check_aggregate, check_like, check_loss, check_population, check_structure
+from .checks import (
+    check_aggregate,
+    check_like,
+    check_loss,
+    check_population,
+    check_structure,
+    one_mechanism,
+)
 from .failures import has_failed, nan_where
 from .partials import (
     PartialAggregate,
@@ -47,6 +56,8 @@ class Work(NamedTuple):
             have their dtypes. `progress` is the `Progress` of the first local step.
         numbered: Whether `update` needs the number of the round, which the downlink then carries
             in 4 bytes. Default: False.
+        mechanism: What each local step releases with noise, where the loss is of `dp_sgd`; then
+            `update` gets `KeyedBatches`. Default: None.
 
     """
 
@@ -56,6 +67,7 @@ class Work(NamedTuple):
         tuple[PyTree, PyTree, ClientInfo],
     ]
     numbered: bool = False
+    mechanism: Mechanism | None = None
 
 
 class AveragingState(NamedTuple):
@@ -187,9 +199,13 @@ def averaging(
     check_optimizer(server_optimizer, who=who, name="server_optimizer")
     check_codecs(who=who, known=("uplink",), uplink=uplink, downlink=downlink)
     check_aggregate(aggregate, who=who)
+    aggregate = aggregate or weighted_mean()
+    at_clients: Mechanism | None = None
+    if aggregate.at_clients:
+        uplink, at_clients = aggregate.at_clients.build(uplink, like)
+        aggregate = aggregate._replace(at_clients=None)
     uplink, downlink = uplink or identity(), downlink or identity()
     down = channel(downlink, like, numbered=work.numbered)
-    aggregate = aggregate or weighted_mean()
     summing = aggregate.summing and aggregate.summing(uplink, like)
     if summing:
         if prediction:
@@ -199,6 +215,7 @@ def averaging(
             )
         aggregate = summing.rule
     noised = aggregate.noised
+    mechanism = one_mechanism(work.mechanism, at_clients, noised and noised.mechanism, who=who)
     check_population(uplink, population, who=who)
     remembers = has_receiver_memory(uplink)
     any_cohort = 2**20  # nothing is allocated, and no rule refuses so many clients
@@ -248,13 +265,16 @@ def averaging(
     ) -> tuple[Uplink, ClientState, ClientInfo]:
         received, end = down.receive(sent.params, client_state.downlink)
         progress = first_step(sent.params.number, batches)
+        if work.mechanism:
+            key, noise_key = jax.random.split(key)
+            batches = KeyedBatches(batches, noise_key)
         update, memory, info = work.update(received, client_state.work, frozen, batches, progress)
         update = cast(update, like)
         failed = has_failed(info, update)
         known = KNOWN.decode(sent.known, like) if knows else ()
         payload, coder = uplink_given(known).encode(
             key, nan_where(failed, update), client_state.uplink
-        )
+        )  # where clients add noise, it also covers that one failed
         return payload, AveragingClient(choose(failed, client_state.work, memory), coder, end), info
 
     def decode(state: AveragingState, payload: Uplink) -> PyTree:
@@ -297,7 +317,7 @@ def averaging(
             if in_order
             else stale_adder(decode, aggregate, like, round_of=lambda state: state.of_rule)
         ),
-        mechanism=noised and noised.mechanism,
+        mechanism=mechanism,
     )
 
 
@@ -342,7 +362,7 @@ def fresh_optimizer(loss: Loss, optimizer: optax.GradientTransformation, like: P
         trained, _, info = train(received, optimizer.init(received), frozen, batches, progress)
         return jax.tree.map(jnp.subtract, trained, received), memory, info
 
-    return Work(lambda params: (), update, needs_round(optimizer, like))
+    return Work(lambda params: (), update, needs_round(optimizer, like), _mechanism(loss))
 
 
 def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation, like: Params) -> Work:
@@ -389,5 +409,12 @@ def persistent_optimizer(loss: Loss, optimizer: optax.GradientTransformation, li
         return jax.tree.map(jnp.subtract, trained, received), memory, info
 
     return Work(
-        lambda params: optimizer.init(master_copy(params)), update, needs_round(optimizer, like)
+        lambda params: optimizer.init(master_copy(params)),
+        update,
+        needs_round(optimizer, like),
+        _mechanism(loss),
     )
+
+
+def _mechanism(loss: Loss) -> Mechanism | None:
+    return loss.mechanism if isinstance(loss, PrivateLoss) else None

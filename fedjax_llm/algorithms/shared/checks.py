@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from fedjax_compression import Compressor, has_receiver_memory
 from fedjax_compression.checks import check_kind
 from fedjax_compression.contract import has_sender_state
+from fedjax_compression.errors import message
 
 from ...aggregators.contract import Aggregator
 from ...checks import check_loss, check_scalar
 from ...client_training import Params
+from ...privacy.mechanism import Mechanism
 
 __all__ = [
     "check_aggregate",
@@ -22,6 +24,7 @@ __all__ = [
     "check_population",
     "check_positive",
     "check_structure",
+    "one_mechanism",
 ]
 
 
@@ -60,6 +63,20 @@ def check_aggregate(value: Any, *, who: str) -> None:
         check_kind(
             value, Aggregator, who=who, name="aggregate", expected="an Aggregator", remedy=remedy
         )
+
+
+def one_mechanism(*mechanisms: Mechanism | None, who: str) -> Mechanism | None:
+    """The only mechanism among several places for noise; None if there is none.
+
+    Raises `ValueError` for two: each hides another unit or from another reader, and a run tells one
+    epsilon.
+    """
+    found = [each for each in mechanisms if each is not None]
+    if len(found) > 1:
+        units = " and ".join(f"one for a {each.unit}" for each in found)
+        expected = "noise in one place: that of dp_sgd, or that of a rule"
+        raise ValueError(message(who, "noise", expected, units))
+    return found[0] if found else None
 
 
 def check_structure(params: Params, like: Params, *, who: str) -> None:

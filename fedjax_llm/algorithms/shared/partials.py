@@ -109,7 +109,8 @@ def gather_updates(
 
     Raises:
         TypeError: For a `decode` that cannot be called, and for anything but an `Aggregator`.
-        ValueError: For a rule with `begin` or noise without `round_of`, and for one with `summing`.
+        ValueError: For a rule with `begin` or noise without `round_of`, and for one with `summing`
+            or `at_clients`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,6 +135,9 @@ def gather_updates(
     if aggregate.summing:
         expected = "a rule that combines decoded updates, or what its summing(codec, like) gives"
         raise ValueError(message("gather_updates", "aggregate", expected, "a rule with summing"))
+    if aggregate.at_clients:
+        expected = "a rule whose noise is not at the clients, or a method such as fed_avg"
+        raise ValueError(message("gather_updates", "aggregate", expected, "one with at_clients"))
     if (begin or noised) and round_of is None:
         expected = "a rule that depends on no round, or a round_of that keeps one for it"
         got = "a rule with begin" if begin else "a rule with noise"

@@ -10,7 +10,7 @@ from ...algorithm import FederatedAlgorithm, SplitMethod
 from ...attacks.contract import Attack
 from ...checks import check_count
 from ...data import Batching, ClientData, HoldOut
-from ...privacy import Poisson, Secret
+from ...privacy import Poisson, Secret, Separated
 from ..client_axes.auto import Auto
 from ..client_axes.contract import ClientAxis
 from ..conditions.availability import Availability
@@ -132,6 +132,8 @@ def check_private(
     conditions: Conditions,
     secret: Any,
     *,
+    batching: Batching,
+    rounds: int,
     clients: int,
     population: int,
     who: str,
@@ -139,7 +141,8 @@ def check_private(
     """Raise unless the noise of an algorithm can come from a secret and bounds what a client moves.
 
     Raises `TypeError` for a secret of another kind, `ValueError` for one that is missing or unused,
-    and for conditions under which one client changes what others send.
+    for rows drawn at a rate in epochs, for more rounds or closer ones of a client than correlated
+    noise is for, and for conditions under which one client changes what others send.
     """
     remedy = "Secret(secrets.token_bytes(32)) makes one"
     if secret is not None and not isinstance(secret, Secret):  # whose value is not shown
@@ -153,7 +156,22 @@ def check_private(
     if secret is None:
         expected = "a Secret, from which the algorithm's noise is drawn"
         raise ValueError(message(who, "secret", expected, None, remedy))
-    if conditions.sampler is not None and algorithm.mechanism.divisor is None:
+    mechanism = algorithm.mechanism
+    if mechanism.rate is not None and batching.steps is None:
+        expected = "steps, as rows drawn at a rate make no epochs"
+        raise ValueError(message(who, "batching", expected, batching))
+    if mechanism.rounds is not None:
+        if rounds > mechanism.rounds:
+            expected = f"at most {mechanism.rounds}, for which the algorithm's noise is made"
+            raise ValueError(message(who, "rounds", expected, rounds))
+        drawn = conditions.sampler and conditions.sampler.participation(clients, population)
+        apart = drawn.rounds if isinstance(drawn, Separated) else 1
+        if apart < mechanism.separation:
+            expected = f"cyclic(min_separation={mechanism.separation}) or more, as the algorithm's "
+            expected += "noise hides a client whose rounds are so far apart"
+            raise ValueError(message(who, "conditions.sampler", expected, conditions.sampler))
+    at_server = not mechanism.at_clients
+    if conditions.sampler is not None and at_server and mechanism.divisor is None:
         drawn = conditions.sampler.participation(clients, population)
         if isinstance(drawn, Poisson):
             mean = drawn.rate * population

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 from ...attacks.malicious import AttackedBatches
 from ...data import Batching, ClientData, cohort_batches, step_counts
-from ...privacy import Secret
+from ...privacy import Mechanism, Secret
 from ..client_axes.contract import ClientAxis
 from ..client_axes.placing import local_rows, put_clients, shards
 from ..conditions.availability import wait_for
@@ -152,6 +152,26 @@ def sampled_cohorts(
     return lambda number: sampler.draw(key_of(0), key_of(number), number, population, clients)
 
 
+class DrawnRows(NamedTuple):
+    """How the rows of local steps are drawn where not in shuffled passes.
+
+    Attributes:
+        rate: Probability of a row to be in a step.
+        key: `(round) -> key`, from which each client's is made.
+
+    """
+
+    rate: float | int
+    key: Callable[[int], Key[Array, ""]]
+
+
+def drawn_rows(mechanism: Mechanism | None, secret: Secret | None) -> DrawnRows | None:
+    """The draw of rows that a mechanism's accounting is for; None for shuffled passes."""
+    if secret is None or mechanism is None or mechanism.rate is None:
+        return None
+    return DrawnRows(mechanism.rate, lambda number: secret.key("rows", number))
+
+
 def cohort_chunks(
     corpus: ClientData,
     batching: Batching,
@@ -165,12 +185,14 @@ def cohort_chunks(
     now: Callable[[], float] = lambda: 0.0,
     malicious: Bool[np.ndarray, " population"] | None = None,
     sampled: Callable[[int], Int[np.ndarray, " cohort"]] | None = None,
+    drawn_rows: DrawnRows | None = None,
 ) -> Generator[CohortChunk, None, None]:
     """Yield the chunks of each round in turn; a thread makes each while the last is in use.
 
     If clients are not always available, a round waits until enough of them are, and its chunks are
     made only after the round before it has ended at the simulated time `now()`. `sampled(round)`,
     which is of `sampled_cohorts`, draws cohorts of at most `clients` clients, possibly of none.
+    With `drawn_rows`, the rows of each step are drawn with its rate.
     """
     devices = shards(client_axis)
     padded = -(-clients // devices) * devices
@@ -195,6 +217,8 @@ def cohort_chunks(
         else:
             cohort, keys = draw(round_key, len(corpus.names), clients, available)
             members = cohort
+        if drawn_rows:
+            keys = data_keys(drawn_rows.key(number), members)
         plan = None
         if planner and planner.plan:
             steps = step_counts(corpus, batching, members.tolist())
@@ -212,6 +236,7 @@ def cohort_chunks(
             members[local].tolist(),
             keys[rows][local],
             steps=plan and plan.steps[rows][local],
+            rate=drawn_rows and drawn_rows.rate,
         )
         if malicious is not None:
             batches = AttackedBatches(batches, malicious[members][local], numbers[members][local])

@@ -16,7 +16,7 @@ from ...attacks.malicious import check_attackable, draw_malicious, with_attack
 from ...client_training import Frozen, Params
 from ...data import Batching, ClientData, cohort_batches
 from ...ledger import Entry, entries
-from ...privacy import Secret
+from ...privacy import Mechanism, Secret
 from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
 from ..client_axes.placing import get_all, put_clients, put_shared
@@ -40,7 +40,7 @@ from .arguments import (
 from .chunk_programs import run_chunk
 from .chunk_results import ChunkResult, chunks_of_round, read_chunk, store_chunk
 from .client_store import ClientStore
-from .cohorts import CohortChunk, cohort_chunks, sampled_cohorts
+from .cohorts import CohortChunk, cohort_chunks, drawn_rows, sampled_cohorts
 from .compiled_rounds import CompiledRounds, build_with
 from .crafted import Crafting, ObservedRound, crafting
 from .programs import (
@@ -89,9 +89,10 @@ def simulate(
     It keeps its old client state, apart from what the algorithm's `uncounted` lets it keep of the
     new one. However many clients answer, nothing is compiled again.
 
-    An algorithm with a `mechanism` draws its noise from `secret`, once a round, after all clients
-    are folded in: the same noise for every client axis. The secret is in no state and snapshot; a
-    run that resumes needs it again and then draws the same noise.
+    An algorithm with a `mechanism` draws its noise from `secret`: a rule's once a round, after all
+    clients are folded in, that of `dp_sgd` for each client and step, and with a `rate` also the
+    rows of each step. It is the same noise for every client axis. The secret is in no state and
+    snapshot; a run that resumes needs it again and then draws the same noise.
 
     Args:
         algorithm: The algorithm, such as `fed_avg(...)`.
@@ -163,7 +164,16 @@ def simulate(
     check_compiled(compiled, who=who)
     check_every_round(algorithm, clients, len(corpus.names), conditions, who=who)
     key, sampler, population = jr.key(seed), conditions.sampler, len(corpus.names)
-    check_private(algorithm, conditions, secret, clients=clients, population=population, who=who)
+    check_private(
+        algorithm,
+        conditions,
+        secret,
+        batching=batching,
+        rounds=rounds,
+        clients=clients,
+        population=population,
+        who=who,
+    )
     return _simulate(
         algorithm,
         params,
@@ -206,6 +216,7 @@ def _simulate(
     build: Callable[..., Any],
 ) -> Generator[Round, None, None]:
     """`simulate` with checked arguments; `build` is of `build_with`."""
+    mechanism = algorithm.mechanism
     planner = plan_rounds(
         conditions,
         corpus.names,
@@ -224,7 +235,16 @@ def _simulate(
     if axis.at_most or judge or crafts or secret:
         make_programs = measured_programs if judge or crafts else round_programs
         programs = build(make_programs, algorithm, axis, clients)
-        run_round = _in_chunks(programs, axis, shared_frozen, uncounted, judge, crafts, secret)
+        run_round = _in_chunks(
+            programs,
+            axis,
+            shared_frozen,
+            uncounted,
+            judge,
+            crafts,
+            secret,
+            mechanism,
+        )
     else:
         program = build(donating_round, algorithm, axis)
         run_round = _at_once(program, axis, shared_frozen, uncounted)
@@ -249,6 +269,7 @@ def _simulate(
         now=lambda: seconds,
         malicious=malicious,
         sampled=sampled,
+        drawn_rows=drawn_rows(mechanism, secret),
     )
     with closing(chunks):
         cohort = np.zeros(0, np.int32)
@@ -323,14 +344,18 @@ def _in_chunks(
     judge: Judge | None,
     crafts: Crafting | None,
     secret: Secret | None,
+    mechanism: Mechanism | None,
 ) -> _RunRound:
     """Rounds that run in chunks.
 
     The host holds two chunks at a time: it reads one while the device computes the next. With
     `judge` or `crafts`, the programs are of `measured_programs`, and the host holds the uplinks and
     client states of the cohort until it knows which of them count, and what malicious clients send.
-    With `secret`, the server's step has a key of that secret in place of the round's.
+    With `secret`, the server's step has a key of that secret in place of the round's, or one for
+    the run where the `mechanism` correlates rounds, and so have clients that add noise.
     """
+    lasts = mechanism is not None and mechanism.rounds is not None
+    of_clients = secret if mechanism and mechanism.at_clients else None
 
     def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
         def read(chunk: CohortChunk, client_states: PyTree, outputs: tuple) -> None:
@@ -347,8 +372,10 @@ def _in_chunks(
             if chunk.first:
                 downlink, state, folded = programs.begin(chunk.round_key, state)
                 down = len(wire.dumps(get_all(downlink)))
+            key = of_clients.key("clients", chunk.round) if of_clients else chunk.round_key
+            keyed = chunk._replace(round_key=key)
             folded, client_states, outputs = run_chunk(
-                programs, client_axis, chunk, frozen, downlink, state, folded
+                programs, client_axis, keyed, frozen, downlink, state, folded
             )
             if read_previous:
                 read_previous()
@@ -372,7 +399,7 @@ def _in_chunks(
                 uplinks = put_clients(client_axis, result.uplinks, len(each.clients))
                 folded = programs.fold(state, folded, uplinks, counted.weights)
                 store_chunk(counted, result, store, uncounted)
-        key = secret.key("noise", chunk.round) if secret else chunk.round_key
+        key = secret.key("noise", 0 if lasts else chunk.round) if secret else chunk.round_key
         state, server_info = programs.finish(key, state, folded)
         return _RoundResult(
             state,
