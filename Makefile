@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-all test-colab flower flower-quick same parity golden fuzz fuzz-config kill stop report-check notebooks site release-check check format
+.PHONY: demo quick test test-all test-colab flower flower-quick federation same parity golden fuzz fuzz-config kill stop report-check notebooks site release-check check format
 
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 RATES = --client-optimizer "adam(0.005)" --server-optimizer "sgd(0.5, momentum=0.75, nesterov=True)"
@@ -40,11 +40,15 @@ FLOWER = .venv-flower
 
 flower:  ## what runs over Flower: its tests and doctests, the example over real processes included
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
-	$(FLOWER)/bin/python -m pytest -q fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py
+	$(FLOWER)/bin/python -m pytest -q fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py tests/examples/test_flower_torch.py
 
 flower-quick:  ## the same without its slow tests
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
-	$(FLOWER)/bin/python -m pytest -q -m "not slow" fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py
+	$(FLOWER)/bin/python -m pytest -q -m "not slow" fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py tests/examples/test_flower_torch.py
+
+federation:  ## a SuperLink and four SuperNodes, killed and resumed, against the simulation
+	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
+	$(FLOWER)/bin/python -m tests.federation --out runs/federation
 
 golden:  ## write again what the tests without torch compare with
 	$(MAKE) VENV=$(PARITY) $(PARITY)/.parity

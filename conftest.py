@@ -6,9 +6,16 @@ NEED_FLOWER = (
     "fedjax_llm/flower/",
     "tests/fedjax_llm/flower/",
     "tests/examples/test_flower.py/",
+    "tests/examples/test_flower_torch.py/",
     "tests/flower_bits.py/",
+    "tests/federation.py/",
+    "tests/flower_messages.py/",
+    "tests/helpers/flower_app/",
     "tests/helpers/flower_nodes.py/",
     "tests/helpers/in_memory_grid.py/",
+    "fedjax_llm/runs/federated/client.py/",
+    "fedjax_llm/runs/federated/local.py/",
+    "fedjax_llm/runs/federated/server.py/",
 )
 HAS_FLOWER = importlib.util.find_spec("flwr") is not None
 

@@ -133,8 +133,8 @@ def test_imports_go_in_no_circle():
         visit(name, ())
 
 
-def test_nothing_is_unpickled_or_evaluated():
-    for _, path in modules():
+def test_nothing_is_unpickled_or_evaluated_and_one_file_starts_processes():
+    for name, path in modules():
         tree = ast.parse(path.read_text())
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         roots = {
@@ -144,7 +144,8 @@ def test_nothing_is_unpickled_or_evaluated():
             for i in [a.name for a in node.names]
         }
         assert not names & {"eval", "exec"}, path
-        assert not roots & {"pickle", "subprocess", "marshal"}, path
+        assert not roots & {"pickle", "marshal"}, path
+        assert "subprocess" not in roots or name == "fedjax_llm.flower.loopback", path
 
 
 def test_files_stay_short():

@@ -15,6 +15,7 @@ from ..runs import RunConfig
 from ..runs.registries import names_by_field, summary_line
 from .bench import bench
 from .codecs import codecs
+from .federate import federate
 from .frontier import QUICK, frontier_from
 from .report import report
 from .study import study
@@ -38,6 +39,7 @@ def run(args: Sequence[str]) -> None:
         return
     commands: dict[str, Callable[..., Any]] = {
         "train": train,
+        "federate": federate,
         "codecs": codecs,
         "bench": bench,
         "frontier": frontier_from(QUICK if "--quick" in args else RunConfig()),
@@ -57,7 +59,7 @@ def run(args: Sequence[str]) -> None:
     except SystemExit as ended:
         if ended.code:
             raise ValueError(_one_line(said.getvalue())) from None
-        if args[0] in ("train", "frontier"):
+        if args[0] in ("train", "federate", "frontier"):
             print(names())
         raise
     start()

@@ -60,7 +60,7 @@ class ClientFile:
         self._names = {"run": run, "client": client}
         self._first = first
         self._arrays = _as_arrays(first)
-        self.path = folder / f"run-{_quoted(run)}" / f"client-{_quoted(client)}" / "state"
+        self.path = client_folder(folder, run, client) / "state"
 
     def begin(self, number: int, counted: int, uncounted: Uncounted | None) -> Kept:
         """The state to train from in a round, given which of the client's messages counted.
@@ -151,6 +151,18 @@ class ClientFile:
 
 
 _AFRESH = "remove it to start this client afresh under another run name."
+
+
+def client_folder(folder: Path, run: str, client: str) -> Path:
+    """Where a client keeps what it has of a run.
+
+    Args:
+        folder: The client's folder.
+        run: The name of the run.
+        client: The name of the client.
+
+    """
+    return folder / f"run-{_quoted(run)}" / f"client-{_quoted(client)}"
 
 
 def _quoted(name: str) -> str:

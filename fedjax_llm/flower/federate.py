@@ -44,7 +44,7 @@ JOINED = {"client": str, "version": str, "targets": int}
 """The values that a client says of itself, and their types."""
 MOST_TARGETS = 2**31 - 1
 """Most targets that a client may claim, unless `federate` is told otherwise."""
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.4
 
 
 class Standing(NamedTuple):

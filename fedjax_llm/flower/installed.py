@@ -3,7 +3,7 @@
 try:
     import flwr
 except ModuleNotFoundError as error:
-    raise ImportError(
+    raise ModuleNotFoundError(
         "fedjax_llm.flower: flwr: expected Flower 1.40 or newer, got none; install it with "
         "pip install 'fedjax-llm[flower]'."
     ) from error

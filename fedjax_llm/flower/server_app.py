@@ -49,8 +49,9 @@ def server_app(
     `rounds` trains on), to the same bits: `flwr run` once more. Flower itself resumes no run.
 
     A row has `round`, the names in `clients` and `counted`, the reasons in `failed`, the bytes of
-    all messages `up_bytes` and `down_bytes` with their headers, and apart from them what Flower
-    adds, `up_envelope_bytes` and `down_envelope_bytes`.
+    all messages `up_bytes` and `down_bytes` with their headers, those of each client that was sent
+    one in `by_client` as `{"up": ..., "down": ...}`, and apart from them what Flower adds,
+    `up_envelope_bytes` and `down_envelope_bytes`.
 
     Args:
         algorithm: The algorithm, the same one as the clients'.
@@ -93,9 +94,8 @@ def server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        place = folder / f"run-{quote(run, safe='')}"
-        rows = place / "rounds.jsonl"
-        with RunCheckpoints(place / "checkpoints") as checkpoints:
+        rows = rows_file(folder, run)
+        with RunCheckpoints(rows.with_name("checkpoints")) as checkpoints:
             start = _resume(checkpoints, first_state(algorithm, jr.key(seed), params), notes)
             _cut(rows, start.round if start else 0)
             for done in federate(
@@ -117,23 +117,59 @@ def server_app(
                 if each:
                     each(done)
                 with rows.open("a") as file:
-                    file.write(json.dumps(round_row(done)) + "\n")
+                    file.write(json.dumps(round_row(done, names)) + "\n")
                 checkpoints.save(_snapshot(done.standing), notes)
                 checkpoints.wait()
 
     return app
 
 
-def round_row(done: FlowerRound) -> dict[str, Any]:
+def last_standing(
+    algorithm: FederatedAlgorithm, params: Params, *, folder: Path, run: str, seed: int
+) -> Standing | None:
+    """What the app of `server_app` has reached, by its newest checkpoint.
+
+    Args:
+        algorithm: The algorithm.
+        params: Initial trainable parameters.
+        folder: The server's folder.
+        run: The run's name.
+        seed: Seed of the run.
+
+    Returns:
+        The standing; None before the first round.
+
+    """
+    with RunCheckpoints(_place(folder, run) / "checkpoints") as checkpoints:
+        return _resume(checkpoints, first_state(algorithm, jr.key(seed), params), {})
+
+
+def rows_file(folder: Path, run: str) -> Path:
+    """Where the app of `server_app` writes its rows.
+
+    Args:
+        folder: The server's folder.
+        run: The run's name.
+
+    """
+    return _place(folder, run) / "rounds.jsonl"
+
+
+def round_row(done: FlowerRound, names: Sequence[str]) -> dict[str, Any]:
     """The row of a round, of values that JSON can hold.
 
     Args:
         done: The round's result.
+        names: The names of all clients.
 
     Returns:
         The values by name; `server_app` says which.
 
     """
+    by_client: dict[str, dict[str, int]] = {}
+    for each in done.messages:
+        of_client = by_client.setdefault(names[each.client], {})
+        of_client[each.direction] = each.payload_bytes + each.header_bytes
     return {
         "round": done.round,
         "clients": list(done.clients),
@@ -141,9 +177,14 @@ def round_row(done: FlowerRound) -> dict[str, Any]:
         "failed": done.failed,
         "up_bytes": total_bytes(done.messages, "up"),
         "down_bytes": total_bytes(done.messages, "down"),
+        "by_client": by_client,
         "up_envelope_bytes": done.envelope[0],
         "down_envelope_bytes": done.envelope[1],
     }
+
+
+def _place(folder: Path, run: str) -> Path:
+    return folder / f"run-{quote(run, safe='')}"
 
 
 def _snapshot(standing: Standing) -> Snapshot:

@@ -102,7 +102,7 @@ def open_run_folder(
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         held.enter_context(locked(out))
-        same_end = _check_same_run(out, run) if resume else True
+        same_end = check_same_run(out, run) if resume else True
         if not resume:
             _refuse_run(out)
         run = _begun(out / "run.json", run, resume=resume)
@@ -166,14 +166,22 @@ def _refuse_delivered(out: Path) -> None:
             )
 
 
-def _check_same_run(out: Path, run: Run) -> bool:
-    """Whether the folder's run, which must be this one, also ends where this one does."""
-    about = out / "run.json"
+def check_same_run(out: Path, run: Run, file: str = "run.json") -> bool:
+    """Whether the folder's run, which must be this one, also ends where this one does.
+
+    Args:
+        out: The folder.
+        run: The run.
+        file: The file in it that records the configuration.
+
+    Raises:
+        ValueError: For a run with another configuration or other contents, naming the field.
+
+    """
+    about = out / file
     if not about.exists():
         if (out / "rounds.jsonl").exists():
-            raise ValueError(
-                f"{out}: expected run.json, which records the configuration, got none."
-            )
+            raise ValueError(f"{out}: expected {file}, which records the configuration, got none.")
         _refuse_delivered(out)
         return True
     before = json.loads(about.read_text(encoding="utf-8"))

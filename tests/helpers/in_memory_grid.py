@@ -13,9 +13,9 @@ class InMemoryGrid(Grid):
     A handler that raises is answered by an error with code 2, as a SuperNode does.
     """
 
-    def __init__(self, nodes, tamper=lambda reply: [reply]):
+    def __init__(self, nodes, tamper=lambda reply: [reply], run_config=None):
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 3
-        self.nodes, self.tamper = nodes, tamper
+        self.nodes, self.tamper, self.run_config = nodes, tamper, run_config or {}
         self.sent, self.waiting = [], {}
         self._numbers = itertools.count(1)
 
@@ -42,7 +42,7 @@ class InMemoryGrid(Grid):
         message.metadata.__dict__["_message_id"] = name
         self.sent.append(message)
         app, config = self.nodes[message.metadata.dst_node_id]
-        context = Context(7, message.metadata.dst_node_id, config, RecordDict(), {})
+        context = Context(7, message.metadata.dst_node_id, config, RecordDict(), self.run_config)
         try:
             reply = app(message, context)
         except Exception as error:

@@ -1,0 +1,1 @@
+"""A PyTorch classifier of handwritten digits, trained by four nodes."""

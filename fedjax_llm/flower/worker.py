@@ -1,0 +1,167 @@
+"""Serves the messages of a SuperNode in one Python process, which compiles once.
+
+    flower-supernode --isolation process --host 127.0.0.1 --port 9094 ...
+    python -m fedjax_llm.flower.worker --node 127.0.0.1:9094
+
+Without it, Flower starts a Python process for each message. It asks the SuperNode for tasks, runs
+the client app in this process and sends its reply, with the functions of Flower that the command
+`flwr-clientapp` calls. They are not public, so only versions of Flower that it was tried with are
+taken; with another one let the SuperNode start its processes (`--isolation subprocess`).
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from logging import ERROR, WARNING
+from typing import Any
+
+import flwr
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.cli.install import install_from_fab
+from flwr.clientapp.utils import get_load_client_app_fn
+from flwr.common import log
+from flwr.common.constant import ErrorCode, SubStatus
+
+KNOWN = ("1.42.",)
+"""The versions of Flower that this was tried with."""
+POLL_SECONDS = 0.2
+"""Time between two questions for a task."""
+_TOKEN = "FEDJAX_LLM_TASK"  # noqa: S105 - the name of a variable
+
+
+def is_known() -> bool:
+    """Whether the installed Flower is one that a worker was tried with."""
+    return flwr.__version__.startswith(KNOWN)
+
+
+class Worker:
+    """The worker of one SuperNode.
+
+    An app stays loaded, with what it has compiled, until a message of another app comes. Code that
+    is loaded cannot be replaced, so the process then begins anew.
+
+    Args:
+        node: Where the SuperNode listens for its processes, `HOST:PORT`.
+
+    Raises:
+        RuntimeError: For a version of Flower that it was not tried with.
+
+    """
+
+    def __init__(self, node: str) -> None:
+        if not is_known():
+            raise RuntimeError(
+                f"worker: flwr: expected {KNOWN[0]}*, got {flwr.__version__}; start the SuperNode "
+                "with --isolation subprocess, which needs no worker."
+            )
+        self._node = node
+        self._loaded: tuple[str, Callable[[Message, Context], Message]] | None = None
+
+    def serve(self) -> None:
+        """Serve tasks until the SuperNode is gone."""
+        from flwr.proto.runtime_pb2 import AcquireTaskRequest  # noqa: PLC0415 - only where known
+        from flwr.supercore.constant import TaskType  # noqa: PLC0415
+
+        if token := os.environ.pop(_TOKEN, ""):
+            self._serve(token)
+        wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+        with _client(self._node) as tasks:
+            while True:
+                found = tasks.AcquireTask(wanted)
+                if not found.token:
+                    time.sleep(POLL_SECONDS)
+                    continue
+                if self._loaded and found.task.fab_hash != self._loaded[0]:
+                    os.environ[_TOKEN] = found.token
+                    words = [sys.executable, "-m", "fedjax_llm.flower.worker", "--node", self._node]
+                    os.execv(sys.executable, words)  # noqa: S606 - this very program
+                self._serve(found.token)
+
+    def _serve(self, token: str) -> None:
+        """Serve one task; one that was lost on the way is named in the log."""
+        from flwr.supercore.heartbeat import HeartbeatSender  # noqa: PLC0415
+        from flwr.supernode.runtime import run_clientapp as steps  # noqa: PLC0415
+
+        with _client(self._node, token) as client:
+            heartbeat = HeartbeatSender(_beat(client))
+            heartbeat.start()
+            try:
+                asked, context, run, fab = steps.pull_task_input(client)
+                failure = ""
+                try:
+                    reply = self._app(run, fab)(asked, context)
+                except Exception as error:
+                    log(ERROR, "the client app raised an exception", exc_info=error)
+                    failure = f"{type(error)}:<'{error}'>"  # as flwr-clientapp words it
+                    code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+                    reply = Message(Error(code, failure), reply_to=asked)
+                steps.push_message(client, reply, context)
+                status = SubStatus.FAILED if failure else SubStatus.COMPLETED
+                steps.push_task_output(client, context, status, failure)
+            except Exception as error:  # the run was stopped, the lease ended, or the node did
+                log(WARNING, "a message was lost: %r", error)
+            finally:
+                heartbeat.stop()
+
+    def _app(self, run: Any, fab: Any) -> Callable[[Message, Context], Message]:
+        """The client app of a run, loaded once."""
+        if self._loaded is None:
+            install_from_fab(fab.content, skip_prompt=True)
+            load = get_load_client_app_fn(default_app_ref="", app_path=None, multi_app=True)
+            self._loaded = fab.hash_str, load(run.fab_id, run.fab_version, fab.hash_str)
+        return self._loaded[1]
+
+
+def _client(node: str, token: str = "") -> Any:
+    """A client of the SuperNode: for its tasks, or with a token for one of them.
+
+    Flower's own one ends the process where the SuperNode refuses a request, such as for a task that
+    took too long; this one raises.
+    """
+    from flwr.supercore import interceptors  # noqa: PLC0415
+    from flwr.supercore.retry import RetryInvoker, exponential  # noqa: PLC0415
+    from flwr.supercore.runtime import RuntimeHttpClient  # noqa: PLC0415
+
+    name = "flwr-clientapp" if token else "SuperExec"
+    used: list[Any] = [interceptors.RuntimeVersionHttpInterceptor(component_name=name)]
+    if token:
+        used.append(interceptors.RuntimeTokenHttpInterceptor(token))
+    return RuntimeHttpClient.from_server_address(
+        server_address=node,
+        insecure=True,
+        root_certificates=None,
+        interceptors=used,
+        retry_invoker=RetryInvoker(
+            lambda: exponential(max_delay=1), httpx.TransportError, max_tries=None, max_time=60
+        ),
+    )
+
+
+def _beat(client: Any) -> Callable[[], bool]:
+    """What holds the lease of a task, which ends after a minute without."""
+    from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest  # noqa: PLC0415
+
+    def beat() -> bool:
+        try:
+            client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+        except httpx.HTTPStatusError:  # the task was lost, as its reply will say
+            return True
+        except httpx.TransportError:
+            return False
+        return True
+
+    return beat
+
+
+def main() -> None:
+    """Serve the messages of a SuperNode, as the arguments of the process say."""
+    parser = argparse.ArgumentParser(prog="python -m fedjax_llm.flower.worker")
+    parser.add_argument("--node", required=True, help="where the SuperNode listens: HOST:PORT")
+    Worker(parser.parse_args().node).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A run over Flower on this machine, by its configuration."""

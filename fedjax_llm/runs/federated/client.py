@@ -1,0 +1,37 @@
+"""The app of a federation's nodes: `app` of this module, as the generated app names it."""
+
+import functools
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from ...flower import client_app
+from .parts import algorithm_of, opened
+
+app = ClientApp()
+
+
+@app.query("join")
+def join(asked: Message, context: Context) -> Message:
+    """Say which client this node has."""
+    return _built()(asked, context)
+
+
+@app.train()
+def train(asked: Message, context: Context) -> Message:
+    """Train one round."""
+    return _built()(asked, context)
+
+
+@functools.cache
+def _built() -> ClientApp:
+    """The app, built when the first message comes."""
+    folder, run, _ = opened()
+    return client_app(
+        algorithm_of(run),
+        run.task.params,
+        run.task.frozen,
+        run.split.train,
+        run.batching,
+        folder=folder / "clients",
+    )

@@ -1,0 +1,120 @@
+"""What the processes of a federation build from one configuration, each for itself."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from fedjax_compression.errors import message
+from jaxtyping import PyTree
+
+from ...algorithm import FederatedAlgorithm, SplitMethod
+from ...data import cohort_batches
+from ...models import DecoderConfig
+from ...simulation.loop.arguments import check_without_noise
+from ..config import RunConfig
+from ..prepare import Run, prepare
+from ..registries import load_plugins
+
+FOLDER = "FEDJAX_LLM_FOLDER"
+"""The variable that tells a process of a federation the folder of its run."""
+ABOUT = "federation.json"
+"""The file in it that says what all processes build."""
+FAILURE = "failure.txt"
+"""The file in it that says why the server's app failed."""
+RUN = "federation"
+"""The name of the run, in whose folder each of them has one."""
+_SIMULATED = "is simulated and not sent"
+REFUSED = {
+    "client_axis": "as each client runs on a node of its own",
+    "faults": f"what {_SIMULATED} goes wrong by itself",
+    "link": f"a network that {_SIMULATED}",
+    "deadline": "but --timeout, in seconds that pass",
+    "availability": f"a network that {_SIMULATED}",
+    "buffer": "as a round waits for its clients",
+    "attack": "as it is a client's own code that would attack",
+    "sampler": "as cohorts have --clients clients",
+    "secret": "as noise for privacy is drawn in the simulation alone",
+    "delta": "as noise for privacy is drawn in the simulation alone",
+    "evaluate_every": "as the model is evaluated after the last round",
+    "target_loss": "as the model is evaluated after the last round",
+}
+"""The fields of a configuration that say nothing to a federation, and why."""
+
+
+def check_applies(config: RunConfig) -> None:
+    """Refuse what a federation would have to ignore.
+
+    Raises:
+        ValueError: Naming the field.
+
+    """
+    for name, why in REFUSED.items():
+        if (got := getattr(config, name)) != getattr(RunConfig(), name):
+            raise ValueError(f"{name}: expected none over Flower, {why}, got {got!r}.")
+
+
+def drawn(config: RunConfig, nodes: int) -> RunConfig:
+    """The configuration with as many clients as there are nodes, unless it says how many."""
+    if config.population is not None:
+        return config
+    return dataclasses.replace(config, population=nodes)
+
+
+def federated_run(config: RunConfig, *, cache: Path | None) -> Run:
+    """Build a run, and refuse one that cannot run over Flower.
+
+    Args:
+        config: The configuration.
+        cache: Folder for tokens.
+
+    Raises:
+        ValueError: Naming the field, what was expected and what was got.
+
+    """
+    check_applies(config)
+    run = prepare(config, cache=cache)
+    check_without_noise(algorithm_of(run), who="federate")
+    return run
+
+
+def algorithm_of(run: Run) -> FederatedAlgorithm:
+    """The algorithm of a run.
+
+    Raises:
+        ValueError: For a split method, and one whose clients have models of their own.
+
+    """
+    if isinstance(run.algorithm, SplitMethod) or run.algorithm.personal:
+        expected = "a method whose model is the server's alone"
+        remedy = "fedjax-llm train simulates it"
+        raise ValueError(message("federate", "algorithm", expected, run.config.algorithm, remedy))
+    return run.algorithm
+
+
+def opened() -> tuple[Path, Run, Mapping[str, Any]]:
+    """The run of the federation that this process belongs to.
+
+    Returns:
+        Its folder, the run, and what `federation.json` says.
+
+    """
+    folder = Path(os.environ[FOLDER])
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    load_plugins(about["plugins"])
+    cache = about["cache"]
+    return folder, prepare(_read(about["config"]), cache=cache and Path(cache)), about
+
+
+def _read(values: Mapping[str, Any]) -> RunConfig:
+    return RunConfig(**{**values, "decoder": DecoderConfig(**values["decoder"])})
+
+
+def batches_like(run: Run) -> PyTree:
+    """The batches of one client, for their structure."""
+    rows = cohort_batches(run.split.train, run.batching, [0], np.zeros((1, 2), np.uint32))
+    return jax.tree.map(lambda leaf: leaf[0], rows)

@@ -1,0 +1,41 @@
+"""The app of a federation's server: `app` of this module, as the generated app names it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from ...flower import server_app
+from ..prepare import Run
+from .parts import FAILURE, RUN, algorithm_of, batches_like, opened
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the rounds that are left."""
+    folder, run, about = opened()
+    try:
+        _run(grid, context, folder, run, about)
+    except Exception as error:
+        (folder / FAILURE).write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+        raise
+
+
+def _run(grid: Grid, context: Context, folder: Path, run: Run, about: Mapping[str, Any]) -> None:
+    server_app(
+        algorithm_of(run),
+        run.task.params,
+        run.task.frozen,
+        batches_like(run),
+        run.split.train.names,
+        folder=folder / "server",
+        run=RUN,
+        rounds=run.config.rounds,
+        clients=run.config.clients,
+        seed=run.config.seed,
+        timeout=about["timeout"],
+    )(grid, context)
