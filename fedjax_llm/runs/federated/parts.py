@@ -12,13 +12,15 @@ import numpy as np
 from fedjax_compression.errors import message
 from jaxtyping import PyTree
 
+from ...aggregators.registry import AGGREGATORS
 from ...algorithm import FederatedAlgorithm, SplitMethod
 from ...data import cohort_batches
 from ...models import DecoderConfig
 from ...simulation.loop.arguments import check_without_noise
-from ..config import RunConfig
+from ..config import RunConfig, parse_config
 from ..prepare import Run, prepare
 from ..registries import load_plugins
+from ..texts import built
 
 FOLDER = "FEDJAX_LLM_FOLDER"
 """The variable that tells a process of a federation the folder of its run."""
@@ -38,6 +40,7 @@ REFUSED = {
     "buffer": "as a round waits for its clients",
     "attack": "as it is a client's own code that would attack",
     "sampler": "as cohorts have --clients clients",
+    "gradients": "as noise for privacy is drawn in the simulation alone",
     "secret": "as noise for privacy is drawn in the simulation alone",
     "delta": "as noise for privacy is drawn in the simulation alone",
     "evaluate_every": "as the model is evaluated after the last round",
@@ -56,6 +59,13 @@ def check_applies(config: RunConfig) -> None:
     for name, why in REFUSED.items():
         if (got := getattr(config, name)) != getattr(RunConfig(), name):
             raise ValueError(f"{name}: expected none over Flower, {why}, got {got!r}.")
+    if (text := parse_config(config).texts.get("aggregate")) is not None:
+        rule = built("aggregate", text, AGGREGATORS)
+        if rule.noised is not None or rule.at_clients is not None:
+            raise ValueError(
+                f"aggregate: expected a rule without noise over Flower, {REFUSED['secret']}, got "
+                f"{config.aggregate!r}."
+            )
 
 
 def drawn(config: RunConfig, nodes: int) -> RunConfig:

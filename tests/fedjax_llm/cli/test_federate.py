@@ -60,10 +60,13 @@ def test_as_many_clients_as_nodes_are_drawn_unless_it_says_how_many():
     ("fields", "reason"),
     [
         ({"algorithm": "ditto(mu=0.5)"}, "whose model is the server's alone"),
-        ({"algorithm": "split_lora()"}, "whose model is the server's alone"),
+        (
+            {"algorithm": "split_lora(cut=1)", "adapter": "lora(rank=2)"},
+            "whose model is the server's alone",
+        ),
         (
             {"aggregate": "dp_fed_avg(clip=0.5, noise_multiplier=1.0)"},
-            "federate: algorithm: expected one without noise",
+            "aggregate: expected a rule without noise over Flower",
         ),
     ],
 )
