@@ -21,6 +21,7 @@ GIVEN = {
     "buffer": "2",
     "attack": "sign_flip(fraction=0.5)",
     "sampler": "poisson(0.5)",
+    "gradients": "dp_sgd(clip=1.0, noise_multiplier=1.0)",
     "secret": "a-file",
     "delta": "1e-5",
     "evaluate_every": "1",
@@ -44,7 +45,7 @@ def test_flags_of_train_that_it_has_not_are_refused_by_name(capsys):
 
 def config(**fields):
     decoder = DecoderConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
     )
     data = f"shakespeare(roles='{', '.join(ROLES)}')"
     chosen = {"clients": 2, "local_steps": 1, "batch": 1, "seq": 16, "data": data}
