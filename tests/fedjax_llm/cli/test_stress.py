@@ -156,7 +156,7 @@ def test_a_config_json_out_of_range_is_one_line(capsys, tmp_path, model, key, va
         (("train", "--roun", "3"), "Unrecognized options: --roun, 3 (did you mean --rounds?)."),
         (("train", "--rounds"), "Missing value for argument '--rounds'. Expected 1 values."),
         (("trian",), "Unrecognized options: trian."),
-        ((), "Expected one of {train, codecs, bench, frontier, report, study}."),
+        ((), "Expected one of {train, federate, codecs, bench, frontier, report, study}."),
     ],
 )
 def test_words_that_are_no_flags_are_one_line(capsys, args, said):
