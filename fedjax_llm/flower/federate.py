@@ -372,7 +372,7 @@ def _only(replies: list[Message]) -> Message:
     (reply,) = replies
     if reply.has_error():
         reason = repr(str(reply.error.reason))
-        shown = reason if len(reason) <= 300 else f"{reason[:150]}...{reason[-150:]}"
+        shown = reason if len(reason) <= 800 else f"{reason[:400]}...{reason[-400:]}"
         raise ReplyError(f"reply: expected an update, got error {reply.error.code}: {shown}.")
     if not reply.has_content():
         raise ReplyError("reply: expected a content, got none.")
