@@ -21,7 +21,7 @@ from fedjax_llm.data.batches import rows_at_rate
 from fedjax_llm.privacy import Secret, dp_sgd, releases_of_row
 from fedjax_llm.privacy.dp_sgd import KeyedBatches
 from fedjax_llm.simulation import CompiledRounds, chunked, simulate
-from tests.helpers import dense_task
+from tests.helpers import dense_task, low_rank_task
 
 SIZE, CLIP, Z, ROWS = 14, 0.7, 1.3, 6
 PARAMS = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(5), "c": jnp.zeros(5)}
@@ -271,11 +271,9 @@ def test_releases_bound_what_the_batches_of_a_client_do():
 @pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].split])
 def test_a_method_adds_the_noise_or_refuses_the_loss(name):
     """None computes anything else of the data in silence."""
-    table = {**dense_task.TABLE}
-    if name not in table:
-        pytest.skip("a method of low-rank adapters, which is built on other steps")
-    task = dense_task
-    taken = {"fed_avg", "fed_prox", "fed_exp", "diloco", "sparse_loco", "muloco"}
+    task = dense_task if name in dense_task.TABLE else low_rank_task
+    table = task.TABLE
+    taken = {"fed_avg", "fed_prox", "fed_exp", "diloco", "sparse_loco", "muloco", "flasc"}
     noised = dp_sgd(task.loss, clip=1.0, noise_multiplier=1.0)
 
     def built():
