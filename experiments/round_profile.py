@@ -23,17 +23,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.random as jr
-import numpy as np
-import optax
 
-from fedjax_llm import fed_avg, language_model, lora, scan
+from fedjax_llm import scan
 from fedjax_llm.bench.rounds import MIDDLE, product_peak
-from fedjax_llm.data import Batching, Corpus
+from fedjax_llm.bench.works import Work, federation_of
 from fedjax_llm.simulation.loop.chunk_programs import repeatable_round
 
-WORKS = ("full", "lora", "wide_full", "wide_lora")
-CLIENTS, BATCHING = 8, Batching(seq=128, batch=4, steps=4)
+WORKS = {
+    f"{wide}{kind}": Work(
+        replace(MIDDLE, vocab_size=tokens),
+        clients=8,
+        steps=4,
+        batch=4,
+        seq=128,
+        adapted=kind == "lora",
+    )
+    for wide, tokens in (("", 256), ("wide_", 4096))
+    for kind in ("full", "lora")
+}
 PARTS = ("attention", "attend", "mlp", "norm", "embedding", "head", "loss", "optimizer")
 """Scopes that the library gives its computations; all else is `other`."""
 
@@ -66,32 +73,12 @@ def main() -> None:
         peak = product_peak("float32")
         print(f"large products: {peak / 1e9:.1f} GFLOP/s")
         for name in args.works:
-            show(name, *profile(round_of(name), Path(folder)), peak)
+            show(name, *profile(round_of(WORKS[name]), Path(folder)), peak)
 
 
-def round_of(work: str) -> Callable[[], None]:
+def round_of(work: Work) -> Callable[[], None]:
     """The programs of a round, on data that is on the device."""
-    config = replace(MIDDLE, vocab_size=4096 if work.startswith("wide_") else 256)
-    adapter = lora(rank=8) if work.endswith("lora") else None
-    task = language_model(config, key=jr.key(0), adapter=adapter)
-    each = 4 * BATCHING.batch * BATCHING.seq + 1
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, CLIENTS * each)
-    corpus = Corpus(
-        tuple(f"{client:03}" for client in range(CLIENTS)),
-        tokens.astype(np.int32),
-        each * np.arange(CLIENTS + 1),
-        config.vocab_size,
-    )
-    return repeatable_round(
-        fed_avg(task.loss, task.params, client_optimizer=optax.adamw(1e-3)),
-        task.params,
-        task.frozen,
-        corpus,
-        BATCHING,
-        clients=CLIENTS,
-        seed=0,
-        client_axis=scan(),
-    )
+    return repeatable_round(*federation_of(work), clients=work.clients, seed=0, client_axis=scan())
 
 
 def profile(

@@ -9,11 +9,14 @@ import numpy as np
 import optax
 
 from ..adapters import lora
+from ..algorithm import FederatedAlgorithm
 from ..algorithms import fed_avg
+from ..client_training import Frozen, Params
 from ..data import Batching, Corpus
 from ..models import DecoderConfig
 from ..simulation import Round, scan, sharded, simulate
 from ..tasks import language_model
+from .rounds import MIDDLE
 
 RATE, RANK = 1e-3, 8
 """AdamW's learning rate, and the rank of the adapters."""
@@ -43,14 +46,7 @@ class Work:
     torch_dtypes: tuple[str, ...] = ("float32",)
 
 
-_MIDDLE = DecoderConfig(
-    vocab_size=4096,
-    hidden_size=256,
-    intermediate_size=768,
-    num_hidden_layers=6,
-    num_attention_heads=8,
-    num_key_value_heads=8,
-)
+_MIDDLE = replace(MIDDLE, vocab_size=4096)
 _LORA = Work(_MIDDLE, clients=2, steps=4, batch=4, seq=128, adapted=True)
 _SMALL = DecoderConfig(num_attention_heads=4, num_key_value_heads=4)
 WORKS: Mapping[str, Work] = {
@@ -63,8 +59,8 @@ WORKS: Mapping[str, Work] = {
 }
 
 
-def rounds_of(work: Work) -> Generator[Round, None, None]:
-    """Rounds of a workload without end, the cohort spread over all devices."""
+def federation_of(work: Work) -> tuple[FederatedAlgorithm, Params, Frozen, Corpus, Batching]:
+    """The algorithm and data of a workload, on random tokens: what `simulate` takes first."""
     task = language_model(
         work.config, key=jr.key(0), adapter=lora(rank=RANK) if work.adapted else None
     )
@@ -76,12 +72,15 @@ def rounds_of(work: Work) -> Generator[Round, None, None]:
         each * np.arange(work.clients + 1),
         work.config.vocab_size,
     )
+    algorithm = fed_avg(task.loss, task.params, client_optimizer=optax.adamw(RATE))
+    batching = Batching(seq=work.seq, batch=work.batch, steps=work.steps)
+    return algorithm, task.params, task.frozen, corpus, batching
+
+
+def rounds_of(work: Work) -> Generator[Round, None, None]:
+    """Rounds of a workload without end, the cohort spread over all devices."""
     yield from simulate(
-        fed_avg(task.loss, task.params, client_optimizer=optax.adamw(RATE)),
-        task.params,
-        task.frozen,
-        corpus,
-        Batching(seq=work.seq, batch=work.batch, steps=work.steps),
+        *federation_of(work),
         rounds=10**6,
         clients=work.clients,
         seed=0,
