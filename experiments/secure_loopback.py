@@ -76,7 +76,8 @@ def run_server(setup, dying, seconds):
     sent = dict.fromkeys(range(setup.clients), 0)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        public = [setup.round.hex(), *map(str, setup[1:])]
+        numbers = (setup.entries, setup.bits, setup.clients, setup.degree, setup.threshold)
+        public = [setup.round.hex(), *map(str, numbers)]
         processes = [
             subprocess.Popen(  # noqa: S603
                 [
