@@ -11,8 +11,8 @@ INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS)
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 RATES = --client-optimizer "adam(0.005)" --server-optimizer "sgd(0.5, momentum=0.75, nesterov=True)"
 
-demo: $(VENV)/.demo  ## the default sweep: a table, and runs/demo/frontier.png
-	JAX_NUM_CPU_DEVICES=$(CORES) $(BIN)/fedjax-llm frontier --client-axis "sharded(inner=scan())" $(RATES) --out runs/demo
+demo: $(VENV)/.demo  ## the default sweep in 15 rounds: a table, and runs/demo/frontier.png
+	JAX_NUM_CPU_DEVICES=$(CORES) $(BIN)/fedjax-llm frontier --rounds 15 --client-axis "sharded(inner=scan())" $(RATES) --out runs/demo
 
 quick: $(VENV)/.demo  ## a small sweep, in about a minute
 	$(BIN)/fedjax-llm frontier --quick --client-axis "scan()" --out runs/quick

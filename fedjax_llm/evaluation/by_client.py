@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from fedjax_compression.checks import check_function, check_kind
-from jaxtyping import Float
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, PyTree
 
 from ..checks import check_count, check_real
 from ..client_training import Frozen, Params
@@ -63,7 +64,8 @@ def by_client(
 
     Batches have one size and take rows of any client, so that no client is padded to the size of
     another. A measure is compiled once for all clients, and again only for other shapes. Sums over
-    batches are float64.
+    batches are float64. If parameters lie on several devices of one mesh, as those of a simulation
+    with `sharded()` do, the devices share the rows of a batch.
 
     Args:
         measure: `(params, frozen, batch) -> scores`, such as `task.nats`.
@@ -71,7 +73,8 @@ def by_client(
         frozen: The frozen parameters.
         data: Client data, such as the `heldout` of a `HoldOut`.
         seq: Tokens per row; data without tokens ignores it.
-        batch: Rows per batch; default 64.
+        batch: Rows per batch; default 64. Devices that share them take the same number each, which
+            is rounded up.
         pack: Whether a window of text takes several documents; default True.
         clients: Indices of the clients to measure; default all.
         go_on: `(done, rows) -> whether to go on`, called before the first batch and after each.
@@ -105,6 +108,10 @@ def by_client(
     check_count(batch, who="by_client", name="batch")
     clients = range(len(data.names)) if clients is None else clients
     rows = data.rows(clients, seq=seq, pack=pack)
+    sharding = _rows_over_devices((params, frozen))
+    if sharding:
+        shards = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
+        batch = -(-batch // shards) * shards
     owner = np.repeat(np.arange(len(clients)), rows.counts)
     totals, counts = np.zeros(len(clients)), np.zeros(len(clients))
     for start in range(0, len(owner), batch):
@@ -113,7 +120,10 @@ def by_client(
         number = np.arange(start, start + batch)
         wanted = number < len(owner)
         number = np.minimum(number, len(owner) - 1)
-        scores = jax.device_get(_run(params, frozen, rows.take(number, wanted), measure=measure))
+        taken = rows.take(number, wanted)
+        if sharding:
+            taken = jax.tree.map(partial(_distributed, sharding=sharding), taken)
+        scores = jax.device_get(_run(params, frozen, taken, measure=measure, sharding=sharding))
         np.add.at(totals, owner[number], scores.totals * wanted)
         np.add.at(counts, owner[number], scores.counts * wanted)
     else:
@@ -199,9 +209,44 @@ def by_own_model(
     return measured
 
 
-@partial(jax.jit, static_argnames="measure")
-def _run(params: Params, frozen: Frozen, batch: object, *, measure: Measure) -> Scores:
-    return measure(params, frozen, batch)
+@partial(jax.jit, static_argnames=("measure", "sharding"))
+def _run(
+    params: Params,
+    frozen: Frozen,
+    batch: PyTree,
+    *,
+    measure: Measure,
+    sharding: NamedSharding | None,
+) -> Scores:
+    scores = measure(params, frozen, batch)
+    if sharding is None:
+        return scores
+    # On every device, so that each of several processes can read all scores.
+    return jax.lax.with_sharding_constraint(scores, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def _rows_over_devices(parameters: PyTree) -> NamedSharding | None:
+    """Rows over those axes of the parameters' mesh that hold the same parameters.
+
+    None if the parameters lie on one device, or no axis of their mesh is free.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(parameters) if isinstance(leaf, jax.Array)]
+    there = [s for leaf in leaves if isinstance(s := leaf.sharding, NamedSharding)]
+    meshes = {s.mesh for s in there if s.num_devices > 1}
+    if len(meshes) != 1:
+        return None
+    (mesh,) = meshes
+    if not isinstance(mesh, Mesh):
+        return None
+    taken = set(jax.tree.leaves([tuple(s.spec) for s in there]))
+    free = tuple(name for name in mesh.axis_names if name not in taken)
+    return NamedSharding(mesh, PartitionSpec(free)) if free else None
+
+
+def _distributed(leaf: np.ndarray, *, sharding: NamedSharding) -> jax.Array:
+    """A leaf `[rows, ...]` that every process has whole, on the devices."""
+    leaf = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
 
 
 class Distribution(NamedTuple):

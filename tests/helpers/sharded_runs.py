@@ -1,4 +1,5 @@
-"""Runs a few rounds on one device, several, or two processes; saves parameters and messages.
+"""Runs a few rounds on one device, several, or two processes, and measures the model by client;
+saves parameters, messages and what was measured.
 
 python sharded_runs.py OUT AXIS UPLINK CLIENTS [PORT PROCESS]
 """
@@ -21,6 +22,7 @@ def main():
 
     from fedjax_llm import DecoderConfig, fed_avg, language_model, lora  # noqa: PLC0415
     from fedjax_llm.data import Batching, byte_corpus  # noqa: PLC0415
+    from fedjax_llm.evaluation import by_client  # noqa: PLC0415
     from fedjax_llm.simulation import chunked, scan, sharded, simulate, vmap  # noqa: PLC0415
 
     devices = len(jax.devices())
@@ -81,10 +83,21 @@ def main():
     ):
         rounds.append([list(entry) for entry in r.messages])
         counts.append(traces)
+    shares = []
+
+    def nats(params, frozen, batch):
+        def see(sharding):
+            shares.append(sharding.shard_shape(batch.tokens.shape)[0])
+
+        jax.debug.inspect_array_sharding(batch.tokens, callback=see)
+        return task.nats(params, frozen, batch)
+
+    measured = by_client(nats, r.state.params, frozen, corpus, seq=16, batch=9)
     if jax.process_index() == 0:
         leaves = jax.tree.leaves((r.state.params, r.snapshot().store.states))
         np.savez(Path(out), *[np.asarray(leaf) for leaf in leaves])
         about = {"rounds": rounds, "loss": r.client_info.loss.tolist(), "traces": counts}
+        about |= {"nats": measured.totals.tolist(), "rows of a device": shares}
         Path(out).with_suffix(".json").write_text(json.dumps(about))
 
 

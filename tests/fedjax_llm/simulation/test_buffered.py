@@ -84,7 +84,7 @@ def test_clients_that_take_equally_long_give_synchronous_rounds(federation, run)
         assert one.clients.tolist() == other.clients.tolist()
         kept = ((r.state, r.snapshot().store) for r in (one, other))
         for a, b in zip(*map(jax.tree.leaves, kept), strict=True):
-            assert np.abs(a - b).mean() < 1e-5  # rounding moves entries to the next level
+            assert np.abs(a - b).mean() < 5e-5  # rounding moves entries to the next level
         assert sorted(one.messages) == sorted(other.messages)
         assert one.seconds == pytest.approx(other.seconds)
         assert one.staleness.tolist() == [0, 0, 0]
