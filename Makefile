@@ -37,14 +37,15 @@ parity:  ## models against transformers on torch, live
 	$(PARITY_ENV) $(PARITY)/bin/python -m pytest -q -s -o python_files="parity_*.py" -o filterwarnings=default tests/parity
 
 FLOWER = .venv-flower
+OF_FLOWER = fedjax_llm/flower tests/fedjax_llm/flower $(addprefix tests/examples/test_,flower.py flower_torch.py federation_notebook.py)
 
 flower:  ## what runs over Flower: its tests and doctests, the example over real processes included
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
-	$(FLOWER)/bin/python -m pytest -q fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py tests/examples/test_flower_torch.py
+	$(FLOWER)/bin/python -m pytest -q $(OF_FLOWER)
 
 flower-quick:  ## the same without its slow tests
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
-	$(FLOWER)/bin/python -m pytest -q -m "not slow" fedjax_llm/flower tests/fedjax_llm/flower tests/examples/test_flower.py tests/examples/test_flower_torch.py
+	$(FLOWER)/bin/python -m pytest -q -m "not slow" $(OF_FLOWER)
 
 federation:  ## a SuperLink and four SuperNodes, killed and resumed, against the simulation
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower

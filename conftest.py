@@ -5,6 +5,7 @@ import importlib.util
 NEED_FLOWER = (
     "fedjax_llm/flower/",
     "tests/fedjax_llm/flower/",
+    "tests/examples/test_federation_notebook.py/",
     "tests/examples/test_flower.py/",
     "tests/examples/test_flower_torch.py/",
     "tests/flower_bits.py/",

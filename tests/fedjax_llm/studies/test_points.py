@@ -71,6 +71,12 @@ def test_links_of_one_text_and_other_contents_are_other_points():
     assert [p.nats for p in points(rows)] == [2.0, 2.0]
 
 
+def test_a_run_with_noise_is_compared_with_one_without():
+    noisy = {"aggregate": "dp_fed_avg(clip=0.5, noise_multiplier=1.0)", "secret": "noise.secret"}
+    rows = [row(2.0), row(3.0, contents=DIGESTS | {"secret": "c" * 64}, **noisy, delta=1e-4)]
+    assert [p.nats for p in points(rows)] == [2.0, 3.0]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
