@@ -6,7 +6,7 @@ PINS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS))
 
-.PHONY: demo quick test test-all test-colab flower flower-quick federation same parity golden fuzz fuzz-config kill stop report-check notebooks site release-check check format
+.PHONY: demo quick test test-most test-all test-colab flower flower-quick federation same parity golden fuzz fuzz-config kill stop report-check notebooks site release-check check format
 
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 RATES = --client-optimizer "adam(0.005)" --server-optimizer "sgd(0.5, momentum=0.75, nesterov=True)"
@@ -17,8 +17,11 @@ demo: $(VENV)/.demo  ## the default sweep in 15 rounds: a table, and runs/demo/f
 quick: $(VENV)/.demo  ## a small sweep, in about a minute
 	$(BIN)/fedjax-llm frontier --quick --client-axis "scan()" --out runs/quick
 
-test: $(VENV)/.check  ## tests and doctests, but for slow ones
-	$(BIN)/python -m pytest -n auto -m "not slow"
+test: $(VENV)/.check  ## tests and doctests, but for slow and long ones
+	$(BIN)/python -m pytest -n auto -m "not slow and not long"
+
+test-most: $(VENV)/.check  ## tests and doctests, but for long ones
+	$(BIN)/python -m pytest -n auto -m "not long"
 
 test-all: $(VENV)/.check  ## tests and doctests
 	$(BIN)/python -m pytest -n auto

@@ -77,9 +77,8 @@ def distributed_dp(
         >>> codec, mechanism = rule.at_clients.build(None, like)
         >>> summing = rule.summing(codec, like)
         >>> rows = jnp.zeros((2, 100)).at[:, 3].set(jnp.array([0.5, 8.0]))
-        >>> sent = jax.vmap(lambda key, row: codec.encode(key, row, ())[0])(
-        ...     jax.random.split(jax.random.key(0), 2), rows
-        ... )
+        >>> encode = jax.jit(jax.vmap(lambda key, row: codec.encode(key, row, ())[0]))
+        >>> sent = encode(jax.random.split(jax.random.key(0), 2), rows)
         >>> read = jax.vmap(summing.read)(sent)
         >>> partial = summing.rule.add(summing.rule.empty(like, 2), read, jnp.ones(2))
         >>> mean = summing.rule.finish(partial)  # (0.5 + 1) / 2, and noise of deviation 0.5 / 2

@@ -44,7 +44,7 @@ def test_every_codec_keeps_every_promise(text, promise):
     promise(trial(text))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("text", LONG)
 def test_codecs_with_a_rate_also_keep_every_promise_for_long_updates(text):
     long = CompressorTrial(codec(text), long_update())

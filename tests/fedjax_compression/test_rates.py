@@ -79,7 +79,7 @@ def test_codecs_with_a_rate_are_those_known():
     assert WITH_RATE == ["adaptive", "dithered", "entropy_coded", "trellis"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("rate", "entries"), CASES)
 @pytest.mark.parametrize("name", WITH_RATE)
 def test_a_message_has_at_most_the_rate_or_the_least_bytes(name, rate, entries):

@@ -34,14 +34,14 @@ def error(x, out):
     return float(left / sum((a**2).sum() for a in jax.tree.leaves(x)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("rate", [1, 2])
 def test_the_rate_is_met_on_other_sources(rate):
     got, _, _ = coded(trellis(rate=rate, states=16), heavy(jr.key(1)))
     assert 0.97 * rate <= got <= rate
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rate", "scalar", "documented"),
     [(0.5, 0.6173, 0.55), (1, 0.3484, 0.284), (2, 0.0891, 0.0695), (3, 0.0223, 0.0171)],
@@ -56,7 +56,7 @@ def test_the_error_on_a_gaussian_is_below_the_scalar_error(rate, scalar, documen
         assert error(x, out) == pytest.approx(documented, rel=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_more_states_give_less_error():
     x = gaussian(jr.key(1))
     few, many = (error(x, coded(trellis(rate=1, states=states), x)[1]) for states in (4, 128))

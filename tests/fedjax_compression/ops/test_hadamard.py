@@ -15,7 +15,7 @@ def rotations(x, count):
     return jax.vmap(rotate, in_axes=(None, 0))(x, jnp.arange(count, dtype=jnp.uint32))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("entries", [1, 2, 3, 63, 64, 300, BLOCK - 1, BLOCK, 3 * BLOCK - 5])
 def test_a_rotation_keeps_norms_and_is_undone(entries):
     x = jr.normal(jr.key(0), (entries,))

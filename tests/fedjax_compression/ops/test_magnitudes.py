@@ -36,7 +36,7 @@ def test_the_maximum_of_zeros_and_of_no_entries_is_zero():
     assert largest_magnitude(jnp.zeros((0, 2))) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [

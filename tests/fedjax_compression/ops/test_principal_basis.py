@@ -150,7 +150,7 @@ def test_a_basis_varies_smoothly_with_the_directions():
         close(one, other, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.3])
 @pytest.mark.parametrize(("rows", "columns", "rank", "count"), [(32, 96, 4, 8), (48, 48, 6, 6)])
 def test_directions_have_the_energy_of_the_singular_vectors(rows, columns, rank, count, noise):

@@ -12,14 +12,14 @@ def decoded(c, key, x):
     return c.decode(c.encode(key, x, ())[0], x)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("entries", [1, 50, 5000])
 def test_the_whole_space_is_exact(entries):
     x = jr.normal(jr.key(0), (entries,))
     np.testing.assert_allclose(decoded(random_subspace(fraction=1.0), jr.key(1), x), x, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_an_orthogonal_projection_times_entries_over_k():
     c, x = random_subspace(fraction=0.25), jr.normal(jr.key(0), (64,))
     columns = jax.vmap(lambda e: decoded(c, jr.key(1), e))(jnp.eye(64))
@@ -30,7 +30,7 @@ def test_it_is_an_orthogonal_projection_times_entries_over_k():
     np.testing.assert_allclose(decoded(c, jr.key(1), x), 4 * projection @ x, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_unbiased_with_the_docstrings_variance():
     c, x, draws = random_subspace(fraction=0.2), jr.normal(jr.key(0), (50,)), 8000
     outs = jax.vmap(lambda key: decoded(c, key, x))(jr.split(jr.key(1), draws))
@@ -41,7 +41,7 @@ def test_it_is_unbiased_with_the_docstrings_variance():
     assert errors.mean() == pytest.approx(5 - 1, abs=5 * float(errors.std()) / draws**0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_error_of_a_spike_varies_less_than_random_ks():
     x, keys = jnp.zeros(1024).at[3].set(1.0), jr.split(jr.key(0), 400)
     errors = {

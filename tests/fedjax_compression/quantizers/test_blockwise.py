@@ -32,7 +32,7 @@ def test_integers_of_two_blocks_worked_by_hand():
     np.testing.assert_array_equal(c.decode(payload, x), [7, -3, 0, -14, 4])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("c", "size"),
     [
@@ -48,7 +48,7 @@ def test_a_message_of_100_entries_has_the_size_worked_by_hand(c, size):
     assert len(wire.dumps(payload)) == 12 + size
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("c", "expected", "tolerance"),
     [
@@ -62,7 +62,7 @@ def test_the_error_on_a_gaussian_is_the_known_value(c, expected, tolerance):
     assert error(c, jr.normal(jr.key(0), (200_000,))) == pytest.approx(expected, abs=tolerance)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("c", ALL)
 @pytest.mark.parametrize("power", [-100, -27, 27, 100])
 def test_scales_neither_underflow_nor_overflow(c, power):
@@ -70,7 +70,7 @@ def test_scales_neither_underflow_nor_overflow(c, power):
     np.testing.assert_array_equal(decoded(c, x * 2.0**power), decoded(c, x) * 2.0**power)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("c", ALL)
 def test_blocks_of_very_different_scale_do_not_affect_each_other(c):
     x = jr.normal(jr.key(0), (128,))
@@ -88,7 +88,7 @@ def test_a_nan_or_infinity_affects_only_its_block(c, value):
     np.testing.assert_array_equal(out[64:], decoded(c, jnp.ones(64)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_blockwise_int_errs_by_at_most_half_a_step(bits):
     x = jr.normal(jr.key(0), (100, 64))

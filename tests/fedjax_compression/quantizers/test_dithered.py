@@ -37,7 +37,7 @@ def test_levels_and_values_worked_by_hand():
     np.testing.assert_allclose(out, sign * (levels - dither) * step, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("rate", "error"), [(0.5, 2.264), (1, 0.5514), (2, 0.0976), (3, 0.02274)])
 def test_rate_and_error_on_a_gaussian_are_those_of_the_theory(rate, error):
     x = jr.normal(jr.key(1), (ENTRIES,))
@@ -48,7 +48,7 @@ def test_rate_and_error_on_a_gaussian_are_those_of_the_theory(rate, error):
     assert float(((out - x) ** 2).sum() / (x**2).sum()) == pytest.approx(error, rel=0.07)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("rate", [0.5, 1, 3, 6])
 def test_a_message_is_never_longer_than_its_rate(rate):
     encode = jax.jit(dithered(rate=rate).encode)
@@ -59,7 +59,7 @@ def test_a_message_is_never_longer_than_its_rate(rate):
         assert 0.965 * rate < bits(payload, entries) <= rate
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_errors_are_uniform_and_independent_of_the_entry():
     x = jnp.concatenate([jr.normal(jr.key(1), (ENTRIES,)), jnp.zeros(ENTRIES), jnp.full(9, 3.0)])
     payload, out = coded(x, 1)
@@ -93,7 +93,7 @@ def test_every_entry_is_unbiased():
     np.testing.assert_allclose(out.std(axis=0), deviation, rtol=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_error_of_a_mean_over_clients_falls_as_one_over_their_number():
     x = jr.normal(jr.key(1), (2**16,))
     c = dithered(rate=1)
@@ -104,7 +104,7 @@ def test_the_error_of_a_mean_over_clients_falls_as_one_over_their_number():
     assert float(((outs.mean(axis=0) - x) ** 2).mean()) == pytest.approx(single / 8, rel=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("ranges", [1, 2, 8])
 def test_dithers_are_uniform_and_each_row_has_one_in_each_range(ranges):
     sign, magnitude, range_of = _dithers(jnp.uint32(5), 8 * 4096, ranges)
@@ -119,7 +119,7 @@ def test_dithers_are_uniform_and_each_row_has_one_in_each_range(ranges):
     assert (np.diff(np.asarray(grouped)) >= 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("rate", "entries"), [(8, 500), (3, 2000), (1, 9000)])
 def test_the_step_does_not_depend_on_the_dither(rate, entries):
     x, draws = jr.normal(jr.key(1), (entries,)).at[7].set(6.0), 1000

@@ -41,7 +41,7 @@ def spike_train(key, entries):
     return jnp.where(spikes, jr.normal(key, (entries,)), 0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bits", VARIANCE)
 def test_the_variance_is_the_papers_for_any_update(bits):
     c, entries = eden(bits=bits), 100_001
@@ -50,7 +50,7 @@ def test_the_variance_is_the_papers_for_any_update(bits):
     assert error(c, jr.key(1), sparse) == pytest.approx(VARIANCE[bits], rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [0.5, 1, 1.5, 2])
 def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     c, x, clients = eden(bits=bits), spike_train(jr.key(5), 9000), 64
@@ -60,7 +60,7 @@ def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("update", HARD)
 def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
     x = HARD[update](4096)
@@ -68,7 +68,7 @@ def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
     assert excess(eden(bits=1), x) == pytest.approx(1, abs=0.11)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [0.7, 3])
 @pytest.mark.parametrize("entries", [5, 63, 100, 1500])
 def test_a_mean_of_short_updates_errs_by_one_over_the_messages(entries, bits):

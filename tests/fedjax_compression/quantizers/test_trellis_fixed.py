@@ -49,7 +49,7 @@ def test_longer_memory_errs_less():
     assert errors[-1] == pytest.approx(0.0776, rel=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [1, 2])
 def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     c, x, clients = trellis_fixed(bits=bits), spike_train(jr.key(5), 9000), 64
@@ -59,7 +59,7 @@ def test_the_error_of_a_mean_over_clients_falls_as_one_over_n(bits):
     assert 0.8 < ratio < 1.2  # the least-error scale would give about 1 + clients * D^2 / omega
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("update", HARD)
 def test_a_mean_errs_by_one_over_the_messages_whatever_the_update(update):
     x = HARD[update](4096)
@@ -149,7 +149,7 @@ def test_below_one_bit_the_variance_is_the_docstrings_for_any_update(bits):
     assert error(c, jr.key(1), few) < 1.08 * SUB_BIT[bits]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [0.25, 0.1])
 @pytest.mark.parametrize("update", HARD)
 def test_below_one_bit_a_mean_errs_by_one_over_the_messages(update, bits):

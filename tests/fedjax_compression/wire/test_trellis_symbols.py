@@ -61,7 +61,7 @@ def test_the_extreme_integers_come_back():
         round_trip(symbols([extreme]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("memory", range(2, 11))
 @pytest.mark.parametrize("count", [LANE - 1, LANE + 1, 3 * LANE, 5 * LANE + 7])
 def test_many_integers_come_back(count, memory):
@@ -127,7 +127,7 @@ def test_random_sections_are_refused_or_read(section, count):
     assert got.runs.sum() == count
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_changed_messages_are_refused_or_are_messages(data):

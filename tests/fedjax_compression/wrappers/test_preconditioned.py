@@ -61,7 +61,7 @@ def test_scaling_is_undone_whatever_is_known(factor):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), decoded, UPDATE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_known_update_costs_error_and_no_bias():
     wrong = jax.tree.map(lambda k: jr.normal(jr.key(9), k.shape) ** 3, KNOWN)
     c, draws = preconditioned(eden(bits=1)).given(wrong), 3000
@@ -95,7 +95,7 @@ def test_a_nan_that_is_known_is_reported():
     assert not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(decoded))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_known_direction_of_most_power_costs_less():
     x = jax.tree.map(lambda k: k + 0.1 * jr.normal(jr.key(5), k.shape), KNOWN)
 

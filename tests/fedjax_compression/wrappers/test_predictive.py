@@ -42,7 +42,7 @@ def test_weight_zero_is_the_inner_codec():
     jax.tree.map(np.testing.assert_array_equal, known, plain)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_error_is_that_of_the_difference():
     cosine, n = 0.8, 2**16
     x, other = jr.normal(jr.key(1), (2, n))
@@ -81,7 +81,7 @@ def test_error_feedback_still_sends_the_sum_of_all_updates():
         np.testing.assert_allclose(sent + state[0], sum(updates), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("text", CODECS)
 def test_it_keeps_the_contract(text, dtype):

@@ -48,7 +48,7 @@ def test_one_large_entry_costs_little_after_rotation():
     assert error(rotated(plain), jr.key(1), x) < error(plain, jr.key(1), x) / 25
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_unbiased_codecs_stay_unbiased():
     c, x, draws = rotated(qsgd(levels=8)), jnp.arange(-20.0, 21.0), 4000
     out = jax.vmap(lambda key: decoded(c, key, x))(jr.split(jr.key(1), draws))

@@ -14,7 +14,7 @@ def decoded(c, x):
     return c.decode(c.encode(jr.key(0), x, c.init(x))[0], x)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_unbiased_scale_preserves_the_inner_product():
     x = {"w": jr.normal(jr.key(1), (60, 5)), "b": jr.normal(jr.key(2), (7,))}
     out = decoded(unbiased_scale(top_k(fraction=0.2)), x)

@@ -93,7 +93,7 @@ def test_the_table_has_a_line_for_each_codec():
     assert mean_table(rows).row_count == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_updates_of_a_round_resemble_the_mean_of_the_one_before():
     (cohort,) = cohorts((2, 2), seed=0)
     assert cohort.round == 2

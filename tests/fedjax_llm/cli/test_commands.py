@@ -302,7 +302,7 @@ def test_a_row_without_a_configuration_is_refused(capsys, tmp_path):
     assert "line 1: expected a row with config" in error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_codecs_are_measured_on_every_source(tmp_path, capsys):
     texts = ("eden(bits=1)", "entropy_coded(rate=1)")
     flags = ["codecs", "--codecs", *texts, "--entries", "16384", "--out", str(tmp_path)]
@@ -325,7 +325,7 @@ def test_codecs_are_measured_on_every_source(tmp_path, capsys):
     assert "expected a folder without results" in refused(capsys, *flags)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_codecs_are_measured_by_the_error_of_the_mean(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(codecs_command, "ROUNDS", (2,))  # of three, to save time
     texts = ("eden(bits=0.25)", "preconditioned(trellis_fixed(bits=0.25))")

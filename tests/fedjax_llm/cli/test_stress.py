@@ -163,7 +163,7 @@ def test_words_that_are_no_flags_are_one_line(capsys, args, said):
     assert f"fedjax-llm: {said}" in refused(capsys, *args)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_configurations_drawn_at_random_end_in_a_result_or_in_one_line(tmp_path):
     """`make fuzz-config` draws 2,000."""
     fuzz_configs.write_models(tmp_path)
