@@ -97,11 +97,17 @@ def main() -> None:
                     errors[name] = f"not installed: {error}"
         for number in range(args.passes):
             for name in (name for name in args.only if name not in errors):
-                print(f"{name}: run {number + 1} of {args.passes}", flush=True)
+                print(f"{name}: run {number + 1} of {args.passes}", end=" ", flush=True)
                 try:
-                    runs[name].append(start(name, pythons[name], out, seconds=args.seconds))
+                    run = start(name, pythons[name], out, seconds=args.seconds)
                 except FailedError as error:
                     errors[name] = f"failed: {error}"
+                    print(errors[name], flush=True)
+                else:
+                    runs[name].append(run)
+                    print(
+                        f"took {run.seconds[-1]:.0f} s, {run.cpu_seconds[-1]:.0f} CPU s", flush=True
+                    )
     finally:
         end_all()
     params = {n: read_params(out / f"{n}.npz") for n in args.only if n not in errors}
@@ -119,7 +125,10 @@ def main() -> None:
         for name in args.only
     ]
     print(markdown(rows))
-    written = [row._asdict() | {"runs": runs[n]} for n, row in zip(args.only, rows, strict=True)]
+    written = [
+        row._asdict() | {"runs": [run._asdict() for run in runs[name]]}
+        for name, row in zip(args.only, rows, strict=True)
+    ]
     (out / "rivals.json").write_text(json.dumps(written, indent=1) + "\n")
 
 
