@@ -39,7 +39,11 @@ def interpreter(name: str, folder: Path, *, python: str, seconds: float) -> Path
     try:
         for command in ([python, "-m", "venv", environment], pip):
             subprocess.run(  # noqa: S603
-                command, check=True, capture_output=True, text=True, timeout=seconds
+                [str(word) for word in command],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
             )
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if "ERROR" in line]

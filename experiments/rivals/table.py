@@ -52,7 +52,9 @@ def row_of(
     """Sum up a rival's runs; see `Row`."""
     seconds = each(runs, "seconds", warm_up)
     others = [a / b for a, b in zip(each(runs, "others", warm_up), seconds, strict=True)]
-    distance = ours and max(float(np.abs(params[name] - ours[name]).max()) for name in ours)
+    distance = None
+    if ours is not None:
+        distance = max(float(np.abs(params[name] - ours[name]).max()) for name in ours)
     return Row(
         label,
         1 / median(seconds),
