@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,12 +22,13 @@ def against_torch(works: Mapping[str, Work], *, repeats: int = 5) -> Iterator[Ro
 
     Here a round is one of `simulate` as users call it: it draws batches, computes, and makes and
     measures every message, with the cohort spread over all devices. PyTorch's makes no messages,
-    and has as many threads as there are devices here. Rounds alternate in one process, so that load
-    from other processes affects both alike.
+    and is tried with one thread, which is best for small models, and with as many as there are
+    devices here. Rounds alternate in one process, so that load from other processes affects all
+    alike.
 
-    Fields: `ours` and `torch`, the latter of the fastest dtype, each with `wall` and `cpu`, medians
-    in seconds; `ratio`, PyTorch's wall time over ours, above 1 where ours is faster; `ratio_cpu`,
-    the same of CPU seconds.
+    Fields: `ours` and `torch`, each with `wall` and `cpu`, medians in seconds; the latter of the
+    fastest dtype and number of `threads`; `ratio`, PyTorch's wall time over ours, above 1 where
+    ours is faster; `ratio_cpu`, the same of CPU seconds.
 
     Args:
         works: Workloads by name.
@@ -36,18 +38,28 @@ def against_torch(works: Mapping[str, Work], *, repeats: int = 5) -> Iterator[Ro
         ModuleNotFoundError: Where PyTorch is not installed.
 
     """
-    torch_module().set_num_threads(jax.device_count())
+    torch, counts = torch_module(), sorted({1, jax.device_count()})
+
+    def threaded(once: Callable[[], None], threads: int) -> None:
+        torch.set_num_threads(threads)
+        once()
+
     for name, work in works.items():
         with closing(rounds_of(work)) as rounds:
             loops = {dtype: torch_round(work, dtype) for dtype in work.torch_dtypes}
-            times = _alternating({"ours": rounds.__next__, **loops}, repeats)
-        ours = times.pop("ours")
-        dtype = min(times, key=lambda each: times[each]["wall"])
-        theirs = times[dtype]
+            ways = {
+                (dtype, threads): partial(threaded, once, threads)
+                for dtype, once in loops.items()
+                for threads in counts
+            }
+            times = _alternating({None: rounds.__next__, **ways}, repeats)
+        ours = times.pop(None)
+        dtype, threads = fastest = min(ways, key=lambda way: times[way]["wall"])
+        theirs = times[fastest]
         yield {
             "rung": name,
             "ours": ours,
-            "torch": {"dtype": dtype, **theirs},
+            "torch": {"dtype": dtype, "threads": threads, **theirs},
             "ratio": theirs["wall"] / ours["wall"],
             "ratio_cpu": theirs["cpu"] / ours["cpu"],
             "devices": jax.device_count(),
@@ -62,6 +74,7 @@ def against_table(rows: list[Row]) -> Table:
     for name in ("ours s", "PyTorch s", "PyTorch / ours", "of CPU s"):
         table.add_column(name, justify="right")
     table.add_column("PyTorch's dtype")
+    table.add_column("threads", justify="right")
     for row in rows:
         ours, theirs = row["ours"], row["torch"]
         table.add_row(
@@ -71,15 +84,16 @@ def against_table(rows: list[Row]) -> Table:
             f"{row['ratio']:.2f}",
             f"{row['ratio_cpu']:.2f}",
             theirs["dtype"],
+            str(theirs["threads"]),
         )
     return table
 
 
 def _alternating(
-    runs: Mapping[str, Callable[[], Any]], repeats: int
-) -> dict[str, dict[str, float]]:
+    runs: Mapping[Any, Callable[[], Any]], repeats: int
+) -> dict[Any, dict[str, float]]:
     """Median wall and CPU seconds of each, one call of each in turn."""
-    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    seen: dict[Any, list[tuple[float, float]]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
             wall, cpu = time.perf_counter(), time.process_time()

@@ -5,7 +5,7 @@ import pytest
 
 from fedjax_llm import DecoderConfig
 from fedjax_llm.bench import Work, against_torch
-from fedjax_llm.bench.torch_loop import torch_module, torch_round
+from fedjax_llm.bench.torch_loop import torch_round
 from fedjax_llm.bench.works import rounds_of
 
 CONFIG = DecoderConfig(
@@ -32,4 +32,4 @@ def test_as_many_parameters_are_trained_and_both_are_timed(adapted):
     (row,) = against_torch({"smallest": work}, repeats=1)
     assert row["ratio"] > 0
     assert row["torch"]["dtype"] == "float32"
-    assert torch_module().get_num_threads() == jax.device_count()
+    assert row["torch"]["threads"] in (1, jax.device_count())

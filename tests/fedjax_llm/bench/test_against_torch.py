@@ -16,14 +16,14 @@ def test_a_table_has_both_times_and_ratios():
     row = {
         "rung": "middle",
         "ours": {"wall": 2.0, "cpu": 4.0},
-        "torch": {"dtype": "bfloat16", "wall": 3.0, "cpu": 5.0},
+        "torch": {"dtype": "bfloat16", "threads": 2, "wall": 3.0, "cpu": 5.0},
         "ratio": 1.5,
         "ratio_cpu": 1.25,
     }
     console = Console(file=io.StringIO(), width=100)
     console.print(against_table([row]))
     words = console.file.getvalue().splitlines()[-2].split()
-    assert words == ["middle", "2.00", "3.00", "1.50", "1.25", "bfloat16"]
+    assert words == ["middle", "2.00", "3.00", "1.50", "1.25", "bfloat16", "2"]
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is installed")
