@@ -1,5 +1,7 @@
 """The server of a federation over Flower: the loop of rounds, in the main function of its app."""
 
+import hashlib
+import json
 import time
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +39,7 @@ from .envelope import (
     read_values,
 )
 from .programs import server_programs
+from .replies import MOST_AROUND, most_bytes, pull
 
 ANSWERED = {"client": str, "round": int, "targets": int}
 """The values that a client sends with its update, and their types."""
@@ -217,7 +220,7 @@ def _federate(
     down_like, up_like = messages(algorithm, params, batches, frozen=frozen)
     state = start.state if start else first_state(algorithm, key, params)
     counted = (start.counted if start else np.zeros(len(names), np.int64)).copy()
-    nodes = _Nodes(grid, names)
+    origin, nodes = _origin(key, names, clients), _Nodes(grid, names)
     nodes.wait(join_seconds, timeout)
     for number in range((start.round if start else 0) + 1, rounds + 1):
         round_key = jr.fold_in(key, number)
@@ -234,6 +237,7 @@ def _federate(
             values = {
                 "version": __version__,
                 "run": run,
+                "origin": origin,
                 "client": names[client],
                 "round": number,
                 "counted": int(counted[client]),
@@ -243,7 +247,7 @@ def _federate(
             asked[client] = Message(
                 content, here[client], "train", ttl=timeout, group_id=str(number)
             )
-        replies = _ask(grid, asked, timeout)
+        replies = _ask(grid, asked, timeout, most_bytes(up_like))
         ups, envelope = np.zeros(len(cohort), np.int64), [0, 0]
         for each in asked.values():
             envelope[1] += envelope_bytes(each, len(data))
@@ -266,7 +270,10 @@ def _federate(
             rows = jax.tree.map(lambda leaf: np.asarray(leaf)[None], uplink)
             folded = programs.fold(state, folded, rows, np.array([weight], np.float32))
             if _left_out(folded) > before:
-                failed[client] = "uplink: expected finite numbers, got NaN or an infinity."
+                failed[client] = (
+                    "uplink: expected finite numbers, got NaN or an infinity; its training has "
+                    "diverged, or it has missed more rounds than the method replays."
+                )
                 continue
             counted[client] = number
             took_part.append(names[client])
@@ -313,7 +320,7 @@ class _Nodes:
         present = sorted(self._grid.get_node_ids())
         new = [node for node in present if node not in self._client_of]
         asked = {node: Message(RecordDict(), node, "query.join", ttl=timeout) for node in new}
-        for node, replies in _ask(self._grid, asked, timeout).items():
+        for node, replies in _ask(self._grid, asked, timeout, MOST_AROUND).items():
             try:
                 said = read_values(_only(replies).content, "join", JOINED)
                 if said["version"] != __version__:
@@ -324,7 +331,7 @@ class _Nodes:
                 self._reasons.pop(node, None)
             except ReplyError as error:
                 self._reasons[node] = str(error)
-                if any(each.has_content() for each in replies):  # wrong now, wrong later
+                if any(map(_is_answer, replies)):  # wrong now, wrong later
                     self._client_of[node] = None
         here: dict[int, list[int]] = {}
         for node in present:
@@ -342,10 +349,13 @@ class _Nodes:
 
 
 def _ask(
-    grid: Grid, asked: dict[int, Message], timeout: float | int | None
-) -> dict[int, list[Message]]:
-    """Send messages and wait for the replies, which are matched by the message they answer."""
-    replies: dict[int, list[Message]] = {each: [] for each in asked}
+    grid: Grid, asked: dict[int, Message], timeout: float | int | None, most: int
+) -> dict[int, list[Message | ReplyError]]:
+    """Send messages and wait for the replies, which are matched by the message they answer.
+
+    A reply above `most` bytes, or one that is not a message, is refused by itself.
+    """
+    replies: dict[int, list[Message | ReplyError]] = {each: [] for each in asked}
     if not asked:
         return replies
     ids = list(grid.push_messages(list(asked.values())))
@@ -353,10 +363,9 @@ def _ask(
     sender = dict(waiting)
     until = None if timeout is None else time.monotonic() + timeout
     while waiting:
-        for reply in grid.pull_messages(list(waiting)):
-            each = sender.get(reply.metadata.reply_to_message_id)
-            if each is not None:
-                replies[each].append(reply)
+        for answered, reply in pull(grid, list(waiting), most, until):
+            if answered in sender:
+                replies[sender[answered]].append(reply)
         waiting = {i: each for i, each in waiting.items() if not replies[each]}
         if waiting:
             if until is not None and time.monotonic() >= until:
@@ -365,11 +374,18 @@ def _ask(
     return replies
 
 
-def _only(replies: list[Message]) -> Message:
+def _is_answer(reply: Message | ReplyError) -> bool:
+    """Whether a node has sent something, in contrast to an error of it or of Flower."""
+    return isinstance(reply, ReplyError) or reply.has_content()
+
+
+def _only(replies: list[Message | ReplyError]) -> Message:
     """The one reply to a message, if it has content."""
     if len(replies) != 1:
         raise ReplyError(f"reply: expected one in time, got {len(replies) or 'none'}.")
     (reply,) = replies
+    if isinstance(reply, ReplyError):
+        raise reply
     if reply.has_error():
         reason = repr(str(reply.error.reason))
         shown = reason if len(reason) <= 800 else f"{reason[:400]}...{reason[-400:]}"
@@ -394,6 +410,12 @@ def _weight(reply: Message, name: str, number: int, most: int) -> float:
 def _left_out(folded: Any) -> int:
     """How many clients the fold has left out so far, as their update was not finite."""
     return int(getattr(folded, "failed", 0))
+
+
+def _origin(key: Key[Array, ""], names: Sequence[str], clients: int) -> str:
+    """What tells a run from another one of the same name, at the clients, and not its seed."""
+    about = [jr.key_data(key).tolist(), list(names), clients]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
 def _key_bytes(key: Key[Array, ""]) -> bytes:
