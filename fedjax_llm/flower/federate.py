@@ -39,7 +39,7 @@ from .envelope import (
     read_values,
 )
 from .programs import server_programs
-from .replies import MOST_AROUND, most_bytes, pull
+from .replies import MOST_AROUND, POLL_SECONDS, ask, is_answer, most_bytes, only
 
 ANSWERED = {"client": str, "round": int, "targets": int}
 """The values that a client sends with its update, and their types."""
@@ -47,7 +47,6 @@ JOINED = {"client": str, "version": str, "targets": int}
 """The values that a client says of itself, and their types."""
 MOST_TARGETS = 2**31 - 1
 """Most targets that a client may claim, unless `federate` is told otherwise."""
-_POLL_SECONDS = 0.4
 
 
 class Standing(NamedTuple):
@@ -247,7 +246,7 @@ def _federate(
             asked[client] = Message(
                 content, here[client], "train", ttl=timeout, group_id=str(number)
             )
-        replies = _ask(grid, asked, timeout, most_bytes(up_like))
+        replies = ask(grid, asked, timeout, most_bytes(up_like))
         ups, envelope = np.zeros(len(cohort), np.int64), [0, 0]
         for each in asked.values():
             envelope[1] += envelope_bytes(each, len(data))
@@ -256,7 +255,7 @@ def _federate(
             if client not in asked:
                 continue
             try:
-                reply = _only(replies[client])
+                reply = only(replies[client])
                 silent.remove(client)
                 up = read_bytes(reply.content, "uplink", up_like)
                 ups[row] = len(up)
@@ -313,16 +312,16 @@ class _Nodes:
         """Wait until each client has a node, or the seconds are over."""
         until = time.monotonic() + seconds
         while len(self.find(timeout)) < len(self._names) and time.monotonic() < until:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def find(self, timeout: float | int | None) -> dict[int, int]:
         """The node of each client that has exactly one."""
         present = sorted(self._grid.get_node_ids())
         new = [node for node in present if node not in self._client_of]
         asked = {node: Message(RecordDict(), node, "query.join", ttl=timeout) for node in new}
-        for node, replies in _ask(self._grid, asked, timeout, MOST_AROUND).items():
+        for node, replies in ask(self._grid, asked, timeout, MOST_AROUND).items():
             try:
-                said = read_values(_only(replies).content, "join", JOINED)
+                said = read_values(only(replies).content, "join", JOINED)
                 if said["version"] != __version__:
                     raise ReplyError(message("join", "version", repr(__version__), said["version"]))
                 if said["client"] not in self._numbers:
@@ -331,7 +330,7 @@ class _Nodes:
                 self._reasons.pop(node, None)
             except ReplyError as error:
                 self._reasons[node] = str(error)
-                if any(map(_is_answer, replies)):  # wrong now, wrong later
+                if any(map(is_answer, replies)):  # wrong now, wrong later
                     self._client_of[node] = None
         here: dict[int, list[int]] = {}
         for node in present:
@@ -346,53 +345,6 @@ class _Nodes:
         bad = [f" Node {node}: {why}" for node, why in self._reasons.items()]
         more = f" {len(bad) - 3} more nodes did not join." if len(bad) > 3 else ""
         return f"node: expected one node of this client, got {claimed}.{''.join(bad[:3])}{more}"
-
-
-def _ask(
-    grid: Grid, asked: dict[int, Message], timeout: float | int | None, most: int
-) -> dict[int, list[Message | ReplyError]]:
-    """Send messages and wait for the replies, which are matched by the message they answer.
-
-    A reply above `most` bytes, or one that is not a message, is refused by itself.
-    """
-    replies: dict[int, list[Message | ReplyError]] = {each: [] for each in asked}
-    if not asked:
-        return replies
-    ids = list(grid.push_messages(list(asked.values())))
-    waiting = {i: each for i, each in zip(ids, asked, strict=True) if i}
-    sender = dict(waiting)
-    until = None if timeout is None else time.monotonic() + timeout
-    while waiting:
-        for answered, reply in pull(grid, list(waiting), most, until):
-            if answered in sender:
-                replies[sender[answered]].append(reply)
-        waiting = {i: each for i, each in waiting.items() if not replies[each]}
-        if waiting:
-            if until is not None and time.monotonic() >= until:
-                break
-            time.sleep(_POLL_SECONDS)
-    return replies
-
-
-def _is_answer(reply: Message | ReplyError) -> bool:
-    """Whether a node has sent something, in contrast to an error of it or of Flower."""
-    return isinstance(reply, ReplyError) or reply.has_content()
-
-
-def _only(replies: list[Message | ReplyError]) -> Message:
-    """The one reply to a message, if it has content."""
-    if len(replies) != 1:
-        raise ReplyError(f"reply: expected one in time, got {len(replies) or 'none'}.")
-    (reply,) = replies
-    if isinstance(reply, ReplyError):
-        raise reply
-    if reply.has_error():
-        reason = repr(str(reply.error.reason))
-        shown = reason if len(reason) <= 800 else f"{reason[:400]}...{reason[-400:]}"
-        raise ReplyError(f"reply: expected an update, got error {reply.error.code}: {shown}.")
-    if not reply.has_content():
-        raise ReplyError("reply: expected a content, got none.")
-    return reply
 
 
 def _weight(reply: Message, name: str, number: int, most: int) -> float:

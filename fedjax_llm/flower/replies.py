@@ -1,4 +1,4 @@
-"""Pulls replies from Flower, none of which can end the round or take more memory than it may.
+"""Asks nodes through Flower, and no reply can end the round or take more memory than it may.
 
 Flower's own `Grid.pull_messages` reads whatever a node has sent: it allocates what a message
 claims, as often as the message claims it, and raises where one is not of Flower's form, by which
@@ -26,6 +26,8 @@ from .worker import is_known
 
 MOST_AROUND = 2**16
 """Most bytes of Flower's own objects around a payload, and of an answer without one."""
+POLL_SECONDS = 0.4
+"""Time between two questions for replies."""
 _PULL_OBJECT = "/v1/runtime/pull-object"
 
 
@@ -43,6 +45,74 @@ def most_bytes(like: PyTree) -> int:
     if not any(map(wire.is_symbols, jax.tree.leaves(like, is_leaf=wire.is_symbols))):
         return wire.nbytes(like) + MOST_AROUND
     return 8 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) + 2**20 + MOST_AROUND
+
+
+def ask(
+    grid: Grid, asked: dict[int, Message], timeout: float | int | None, most: int
+) -> dict[int, list[Message | ReplyError]]:
+    """Send messages and wait for the replies, which are matched by the message they answer.
+
+    Args:
+        grid: Flower's grid.
+        asked: The message for each client or node.
+        timeout: Seconds to wait; without end for None.
+        most: Most bytes of one reply.
+
+    Returns:
+        The replies to each message, or why they were refused. There may be none, or more than one.
+
+    """
+    replies: dict[int, list[Message | ReplyError]] = {each: [] for each in asked}
+    if not asked:
+        return replies
+    ids = list(grid.push_messages(list(asked.values())))
+    waiting = {i: each for i, each in zip(ids, asked, strict=True) if i}
+    sender = dict(waiting)
+    until = None if timeout is None else time.monotonic() + timeout
+    while waiting:
+        for answered, reply in pull(grid, list(waiting), most, until):
+            if answered in sender:
+                replies[sender[answered]].append(reply)
+        waiting = {i: each for i, each in waiting.items() if not replies[each]}
+        if waiting:
+            if until is not None and time.monotonic() >= until:
+                break
+            time.sleep(POLL_SECONDS)
+    return replies
+
+
+def is_answer(reply: Message | ReplyError) -> bool:
+    """Whether a reply has content, in contrast to a refused one and an error.
+
+    Args:
+        reply: The reply, or why it was refused.
+
+    """
+    return isinstance(reply, Message) and reply.has_content()
+
+
+def only(replies: list[Message | ReplyError]) -> Message:
+    """The one reply to a message, if it has content.
+
+    Args:
+        replies: All replies to the message.
+
+    Raises:
+        ReplyError: For none or several replies, a refused one, or an error.
+
+    """
+    if len(replies) != 1:
+        raise ReplyError(f"reply: expected one in time, got {len(replies) or 'none'}.")
+    (reply,) = replies
+    if isinstance(reply, ReplyError):
+        raise reply
+    if reply.has_error():
+        reason = repr(str(reply.error.reason))
+        shown = reason if len(reason) <= 800 else f"{reason[:400]}...{reason[-400:]}"
+        raise ReplyError(f"reply: expected an update, got error {reply.error.code}: {shown}.")
+    if not reply.has_content():
+        raise ReplyError("reply: expected a content, got none.")
+    return reply
 
 
 def pull(
@@ -165,12 +235,15 @@ def _inflated_bytes(contents: dict[str, bytes]) -> int:
     """Bytes of all arrays once they are put together; a part may occur in them many times."""
     from flwr.supercore.inflatable import inflatable_object as parts  # noqa: PLC0415
 
+    heads = {
+        name: parts.get_object_head_values_from_object_content(content)
+        for name, content in contents.items()
+    }
     total = 0
-    for content in contents.values():
-        kind, children, length = parts.get_object_head_values_from_object_content(content)
+    for name, (kind, children, length) in heads.items():
         if kind == "Array":
-            about = json.loads(content[len(content) - length :])
-            sizes = [len(contents[child]) for child in children]
+            about = json.loads(contents[name][-length:])
+            sizes = [heads[child][2] for child in children]
             total += sum(sizes[index] for index in about["arraychunk_ids"])
     return total
 

@@ -71,9 +71,10 @@ def open_gate(out, number, *, nodes):
     draft.rename(gate(out, number))
 
 
+@functools.cache
 def simulated(method, rounds, without):
-    """The digest of the parameters in a process of its own; `without` has clients by round."""
-    words = ("-m", "tests.helpers.fault_rounds", method, str(rounds), json.dumps(without))
+    """The digest of the parameters in a process of its own; `without` as this module takes it."""
+    words = ("-m", "tests.helpers.fault_rounds", method, str(rounds), without)
     done = subprocess.run(  # noqa: S603 - our own module
         [sys.executable, *words],
         cwd=ROOT,
@@ -81,7 +82,7 @@ def simulated(method, rounds, without):
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=600,
     )
     return done.stdout.split()[-1]
 

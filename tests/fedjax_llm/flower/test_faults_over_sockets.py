@@ -4,6 +4,7 @@ Each federation ends with the bits of the simulation in which the clients that d
 out of the same rounds. `tests/federation.py` kills a node and the server's app.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -34,7 +35,7 @@ from ...helpers.flower_nodes import nodes
 from ...helpers.flower_task import NAMES, PARAMS, batches
 from ...helpers.in_memory_grid import InMemoryGrid
 
-SECONDS = 300
+SECONDS = 600
 """Most that any wait may take."""
 
 
@@ -64,7 +65,7 @@ def check_rounds(out, without, rounds, method="fed_avg"):
     for row in rows(out):
         left = [name for name in NAMES if name not in without.get(row["round"], [])]
         assert row["counted"] == left
-    assert trained(out, method) == (rounds, simulated(method, rounds, without))
+    assert trained(out, method) == (rounds, simulated(method, rounds, json.dumps(without)))
 
 
 FAULTS = {

@@ -20,7 +20,7 @@ def gated(get_node_ids, gates):
     def get():
         number = row_count(Path()) + 1
         if number in closed:
-            until = time.monotonic() + 300
+            until = time.monotonic() + 600
             while len(get_node_ids()) < opened(Path(), number):
                 assert time.monotonic() < until, f"the gate of round {number} stays closed"
                 time.sleep(0.1)
