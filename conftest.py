@@ -11,6 +11,7 @@ NEED_FLOWER = (
     "tests/flower_bits.py/",
     "tests/federation.py/",
     "tests/flower_messages.py/",
+    "tests/helpers/fault_app/",
     "tests/helpers/flower_app/",
     "tests/helpers/flower_nodes.py/",
     "tests/helpers/in_memory_grid.py/",

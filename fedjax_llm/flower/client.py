@@ -27,7 +27,10 @@ from .client_files import ClientFile, Kept
 from .envelope import bytes_record, read_bytes, read_values
 from .programs import client_program
 
-ASKED = {"version": str, "run": str, "client": str, "round": int, "counted": int, "key": bytes}
+ASKED = {
+    **{"version": str, "run": str, "origin": str, "client": str},
+    **{"round": int, "counted": int, "key": bytes},
+}
 """The values that a server sends with the model, and their types."""
 
 
@@ -129,7 +132,8 @@ def client_app(
             known[name] = messages(algorithm, params, batches, frozen=frozen)
         down_like, up_like = known[name]
         downlink = wire.loads(read_bytes(asked.content, "downlink", down_like), down_like)
-        file = ClientFile(folder, values["run"], name, algorithm.client_init(params))
+        first = algorithm.client_init(params)
+        file = ClientFile(folder, values["run"], name, values["origin"], first)
         number = values["round"]
         kept = file.begin(number, values["counted"], algorithm.uncounted)
         uplink, after, info = program(client_key, frozen, downlink, kept.state, batches)

@@ -52,12 +52,15 @@ class ClientFile:
         folder: The client's folder; it is made where it is missing.
         run: The name of the run.
         client: The name of the client.
+        origin: What tells the run from another one of the same name, as the server sends it.
         first: The state that a client starts with.
 
     """
 
-    def __init__(self, folder: Path, run: str, client: str, first: ClientState) -> None:
-        self._names = {"run": run, "client": client}
+    def __init__(
+        self, folder: Path, run: str, client: str, origin: str, first: ClientState
+    ) -> None:
+        self._names, self._origin = {"run": run, "client": client}, origin
         self._first = first
         self._arrays = _as_arrays(first)
         self.path = client_folder(folder, run, client) / "state"
@@ -113,6 +116,12 @@ class ClientFile:
         names = {name: about[name] for name in self._names}
         if names != self._names:
             raise ValueError(f"{self.path}: expected {self._names}, got {names}; {_AFRESH}")
+        if (origin := about.get("origin")) != self._origin:
+            raise ValueError(
+                f"{self.path}: expected a state of the run with origin {self._origin}, got one of "
+                f"another run of the same name, with origin {origin}; bring back the client's "
+                "file, or start the run under another name."
+            )
         length = about["length"]
         try:
             state, after = (self._load(part) for part in (states[:length], states[length:]))
@@ -132,6 +141,7 @@ class ClientFile:
         state, after = (wire.dumps(_as_arrays(each)) for each in (kept.state, kept.after))
         about = {
             **self._names,
+            "origin": self._origin,
             "counted": kept.counted,
             "trained": kept.trained,
             "length": len(state),

@@ -1,5 +1,7 @@
 """The server of a federation over Flower: the loop of rounds, in the main function of its app."""
 
+import hashlib
+import json
 import time
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +39,7 @@ from .envelope import (
     read_values,
 )
 from .programs import server_programs
+from .replies import MOST_AROUND, POLL_SECONDS, ask, is_answer, most_bytes, only
 
 ANSWERED = {"client": str, "round": int, "targets": int}
 """The values that a client sends with its update, and their types."""
@@ -44,7 +47,6 @@ JOINED = {"client": str, "version": str, "targets": int}
 """The values that a client says of itself, and their types."""
 MOST_TARGETS = 2**31 - 1
 """Most targets that a client may claim, unless `federate` is told otherwise."""
-_POLL_SECONDS = 0.4
 
 
 class Standing(NamedTuple):
@@ -217,7 +219,7 @@ def _federate(
     down_like, up_like = messages(algorithm, params, batches, frozen=frozen)
     state = start.state if start else first_state(algorithm, key, params)
     counted = (start.counted if start else np.zeros(len(names), np.int64)).copy()
-    nodes = _Nodes(grid, names)
+    origin, nodes = _origin(key, names, clients), _Nodes(grid, names)
     nodes.wait(join_seconds, timeout)
     for number in range((start.round if start else 0) + 1, rounds + 1):
         round_key = jr.fold_in(key, number)
@@ -234,6 +236,7 @@ def _federate(
             values = {
                 "version": __version__,
                 "run": run,
+                "origin": origin,
                 "client": names[client],
                 "round": number,
                 "counted": int(counted[client]),
@@ -243,7 +246,7 @@ def _federate(
             asked[client] = Message(
                 content, here[client], "train", ttl=timeout, group_id=str(number)
             )
-        replies = _ask(grid, asked, timeout)
+        replies = ask(grid, asked, timeout, most_bytes(up_like))
         ups, envelope = np.zeros(len(cohort), np.int64), [0, 0]
         for each in asked.values():
             envelope[1] += envelope_bytes(each, len(data))
@@ -252,7 +255,7 @@ def _federate(
             if client not in asked:
                 continue
             try:
-                reply = _only(replies[client])
+                reply = only(replies[client])
                 silent.remove(client)
                 up = read_bytes(reply.content, "uplink", up_like)
                 ups[row] = len(up)
@@ -266,7 +269,10 @@ def _federate(
             rows = jax.tree.map(lambda leaf: np.asarray(leaf)[None], uplink)
             folded = programs.fold(state, folded, rows, np.array([weight], np.float32))
             if _left_out(folded) > before:
-                failed[client] = "uplink: expected finite numbers, got NaN or an infinity."
+                failed[client] = (
+                    "uplink: expected finite numbers, got NaN or an infinity; its training has "
+                    "diverged, or it has missed more rounds than the method replays."
+                )
                 continue
             counted[client] = number
             took_part.append(names[client])
@@ -306,16 +312,16 @@ class _Nodes:
         """Wait until each client has a node, or the seconds are over."""
         until = time.monotonic() + seconds
         while len(self.find(timeout)) < len(self._names) and time.monotonic() < until:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def find(self, timeout: float | int | None) -> dict[int, int]:
         """The node of each client that has exactly one."""
         present = sorted(self._grid.get_node_ids())
         new = [node for node in present if node not in self._client_of]
         asked = {node: Message(RecordDict(), node, "query.join", ttl=timeout) for node in new}
-        for node, replies in _ask(self._grid, asked, timeout).items():
+        for node, replies in ask(self._grid, asked, timeout, MOST_AROUND).items():
             try:
-                said = read_values(_only(replies).content, "join", JOINED)
+                said = read_values(only(replies).content, "join", JOINED)
                 if said["version"] != __version__:
                     raise ReplyError(message("join", "version", repr(__version__), said["version"]))
                 if said["client"] not in self._numbers:
@@ -324,7 +330,7 @@ class _Nodes:
                 self._reasons.pop(node, None)
             except ReplyError as error:
                 self._reasons[node] = str(error)
-                if any(each.has_content() for each in replies):  # wrong now, wrong later
+                if any(map(is_answer, replies)):  # wrong now, wrong later
                     self._client_of[node] = None
         here: dict[int, list[int]] = {}
         for node in present:
@@ -339,44 +345,6 @@ class _Nodes:
         bad = [f" Node {node}: {why}" for node, why in self._reasons.items()]
         more = f" {len(bad) - 3} more nodes did not join." if len(bad) > 3 else ""
         return f"node: expected one node of this client, got {claimed}.{''.join(bad[:3])}{more}"
-
-
-def _ask(
-    grid: Grid, asked: dict[int, Message], timeout: float | int | None
-) -> dict[int, list[Message]]:
-    """Send messages and wait for the replies, which are matched by the message they answer."""
-    replies: dict[int, list[Message]] = {each: [] for each in asked}
-    if not asked:
-        return replies
-    ids = list(grid.push_messages(list(asked.values())))
-    waiting = {i: each for i, each in zip(ids, asked, strict=True) if i}
-    sender = dict(waiting)
-    until = None if timeout is None else time.monotonic() + timeout
-    while waiting:
-        for reply in grid.pull_messages(list(waiting)):
-            each = sender.get(reply.metadata.reply_to_message_id)
-            if each is not None:
-                replies[each].append(reply)
-        waiting = {i: each for i, each in waiting.items() if not replies[each]}
-        if waiting:
-            if until is not None and time.monotonic() >= until:
-                break
-            time.sleep(_POLL_SECONDS)
-    return replies
-
-
-def _only(replies: list[Message]) -> Message:
-    """The one reply to a message, if it has content."""
-    if len(replies) != 1:
-        raise ReplyError(f"reply: expected one in time, got {len(replies) or 'none'}.")
-    (reply,) = replies
-    if reply.has_error():
-        reason = repr(str(reply.error.reason))
-        shown = reason if len(reason) <= 800 else f"{reason[:400]}...{reason[-400:]}"
-        raise ReplyError(f"reply: expected an update, got error {reply.error.code}: {shown}.")
-    if not reply.has_content():
-        raise ReplyError("reply: expected a content, got none.")
-    return reply
 
 
 def _weight(reply: Message, name: str, number: int, most: int) -> float:
@@ -394,6 +362,12 @@ def _weight(reply: Message, name: str, number: int, most: int) -> float:
 def _left_out(folded: Any) -> int:
     """How many clients the fold has left out so far, as their update was not finite."""
     return int(getattr(folded, "failed", 0))
+
+
+def _origin(key: Key[Array, ""], names: Sequence[str], clients: int) -> str:
+    """What tells a run from another one of the same name, at the clients, and not its seed."""
+    about = [jr.key_data(key).tolist(), list(names), clients]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
 def _key_bytes(key: Key[Array, ""]) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ import numpy as np
 from fedjax_compression.checks import check_function, check_kind
 from fedjax_compression.errors import message
 from flwr.app import Context
+from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from jaxtyping import PyTree
 
@@ -51,7 +53,7 @@ def server_app(
     A row has `round`, the names in `clients` and `counted`, the reasons in `failed`, the bytes of
     all messages `up_bytes` and `down_bytes` with their headers, those of each client that was sent
     one in `by_client` as `{"up": ..., "down": ...}`, and apart from them what Flower adds,
-    `up_envelope_bytes` and `down_envelope_bytes`.
+    `up_envelope_bytes` and `down_envelope_bytes`. The log has a line for each client that failed.
 
     Args:
         algorithm: The algorithm, the same one as the clients'.
@@ -114,6 +116,8 @@ def server_app(
                 most_targets=most_targets,
                 start=start,
             ):
+                for name, why in done.failed.items():
+                    log(WARNING, "round %d: %s did not count: %s", done.round, name, why)
                 if each:
                     each(done)
                 with rows.open("a") as file:

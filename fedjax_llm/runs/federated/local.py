@@ -195,7 +195,11 @@ def _rounds(
                 f"{stop.again.format(out=out)} continues it."
             )
         if loopback.superlink and loopback.superlink.poll() is not None:
-            raise ChildProcessError(f"the SuperLink ended: {loopback.last_words('superlink')}")
+            raise ChildProcessError(
+                f"SuperLink: expected it to run until the last round, got its end with status "
+                f"{loopback.superlink.returncode}: {loopback.last_words('superlink')}; "
+                f"{stop.again.format(out=out)} continues the run."
+            )
         if ended:
             break
         time.sleep(_POLL_SECONDS)

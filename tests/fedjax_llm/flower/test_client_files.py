@@ -9,6 +9,8 @@ import pytest
 
 from fedjax_llm.flower.client_files import ClientFile, Kept
 
+ORIGIN = "5eed"
+
 
 class State(NamedTuple):
     sent: np.ndarray
@@ -34,7 +36,7 @@ def trained(file, number, counted):
 
 def test_the_state_moves_with_the_messages_that_count(tmp_path):
     def opened():  # a process of its own for each message
-        return ClientFile(tmp_path, "run", "ann", state(0))
+        return ClientFile(tmp_path, "run", "ann", ORIGIN, state(0))
 
     assert trained(opened(), 1, 0) == (0, 0)
     assert trained(opened(), 4, 1) == (1, 1)  # round 1 counted
@@ -45,14 +47,14 @@ def test_the_state_moves_with_the_messages_that_count(tmp_path):
 
 
 def test_without_uncounted_all_of_the_old_state_is_kept(tmp_path):
-    file = ClientFile(tmp_path, "run", "ann", state(0))
+    file = ClientFile(tmp_path, "run", "ann", ORIGIN, state(0))
     file.write(Kept(3, state(3), 4, state(4)))
     kept = file.begin(5, 3, None)
     assert jax.tree.map(float, kept.state._replace(sent=kept.state.sent[0])) == (3.0, 3.0)
 
 
 def test_a_state_that_the_server_did_not_count_last_is_refused(tmp_path):
-    file = ClientFile(tmp_path, "run", "ann", state(0))
+    file = ClientFile(tmp_path, "run", "ann", ORIGIN, state(0))
     with pytest.raises(ValueError, match="expected the state after round 2, which the server"):
         file.begin(3, 2, None)
     file.write(Kept(5, state(5), 6, state(6)))
@@ -62,7 +64,7 @@ def test_a_state_that_the_server_did_not_count_last_is_refused(tmp_path):
 
 @pytest.mark.parametrize("place", [0, 70, -1])
 def test_a_changed_byte_is_refused(place, tmp_path):
-    file = ClientFile(tmp_path, "run", "ann", state(0))
+    file = ClientFile(tmp_path, "run", "ann", ORIGIN, state(0))
     file.write(Kept(1, state(1), 2, state(2)))
     data = bytearray(file.path.read_bytes())
     data[place] ^= 1
@@ -72,27 +74,34 @@ def test_a_changed_byte_is_refused(place, tmp_path):
 
 
 def test_a_file_of_another_algorithm_or_client_is_refused(tmp_path):
-    file = ClientFile(tmp_path, "run", "ann", state(0))
+    file = ClientFile(tmp_path, "run", "ann", ORIGIN, state(0))
     file.write(Kept(1, state(1), 2, state(2)))
     with pytest.raises(ValueError, match="expected a state of this algorithm"):
-        ClientFile(tmp_path, "run", "ann", {"sent": np.zeros(3)}).read()
-    other = ClientFile(tmp_path, "run", "bob", state(0))
+        ClientFile(tmp_path, "run", "ann", ORIGIN, {"sent": np.zeros(3)}).read()
+    other = ClientFile(tmp_path, "run", "bob", ORIGIN, state(0))
     other.path.parent.mkdir(parents=True)
     other.path.write_bytes(file.path.read_bytes())
     with pytest.raises(ValueError, match=r"expected .*'bob'.*, got .*'ann'"):
         other.read()
 
 
+def test_a_file_of_another_run_of_the_same_name_is_refused(tmp_path):
+    """Also where both runs have counted this client's message of the same round."""
+    ClientFile(tmp_path, "run", "ann", "0ther", state(0)).write(Kept(1, state(1), 2, state(2)))
+    with pytest.raises(ValueError, match="origin 5eed, got one of another run of the same name"):
+        ClientFile(tmp_path, "run", "ann", ORIGIN, state(0)).begin(3, 2, None)
+
+
 def test_names_lead_out_of_no_folder(tmp_path):
     for name in ("..", "../../x", "/etc", "a/b", "."):
-        path = ClientFile(tmp_path, name, name, state(0)).path
+        path = ClientFile(tmp_path, name, name, ORIGIN, state(0)).path
         assert path.resolve().is_relative_to(tmp_path.resolve())
         assert len(path.relative_to(tmp_path).parts) == 3
 
 
 def test_keys_and_scalars_come_back(tmp_path):
     first = {"key": jr.key(3), "count": np.int32(0), "none": ()}
-    file = ClientFile(tmp_path, "run", "ann", first)
+    file = ClientFile(tmp_path, "run", "ann", ORIGIN, first)
     file.write(Kept(0, first, 1, {"key": jr.key(7), "count": np.int32(4), "none": ()}))
     after = file.read().after
     assert (jr.key_data(after["key"]) == jr.key_data(jr.key(7))).all()

@@ -348,7 +348,7 @@ def test_a_client_is_sent_its_own_key_alone(tmp_path):
     keys = {}
     for each in asked:
         values = dict(each.content.config_records["round"])
-        assert set(values) == {"version", "run", "client", "round", "counted", "key"}
+        assert set(values) == {"version", "run", "origin", "client", "round", "counted", "key"}
         keys[values["client"]] = values["key"]
     for number, name in enumerate(NAMES):
         key = jr.fold_in(jr.fold_in(jr.key(11), 1), number)

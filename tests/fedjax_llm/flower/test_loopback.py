@@ -32,7 +32,7 @@ with Loopback(pathlib.Path(sys.argv[1])) as loopback:
 SMALL = [
     *("--local", "2", "--clients", "2", "--local-steps", "2", "--batch", "2", "--seq", "32"),
     *("--hidden-size", "16", "--intermediate-size", "24", "--num-hidden-layers", "1"),
-    *("--num-attention-heads", "2", "--num-key-value-heads", "1", "--rounds", "2"),
+    *("--num-attention-heads", "2", "--num-key-value-heads", "1", "--rounds", "3"),
     *("--data", f"shakespeare(roles='{ROLES[0]}, {ROLES[1]}')"),
     *("--uplink", "error_feedback(top_k(fraction=0.1))", "--compilation-cache", "off"),
 ]
@@ -111,9 +111,21 @@ def marks(folder):
     return found
 
 
+def superlink(mark):
+    """The id of a federation's SuperLink."""
+    for process in keeper.marked(mark):
+        words = Path(f"/proc/{process}/cmdline").read_text().split("\0")[:2]
+        if any(Path(word).name == "flower-superlink" for word in words):
+            return process
+    raise AssertionError(mark)
+
+
 @pytest.mark.slow
 def test_federate_stops_resumes_and_has_the_numbers_of_train(tmp_path):
-    """Stopped by SIGINT after round 1: all processes end; --resume goes on to the digest."""
+    """Stopped by SIGINT after round 1, and by the end of its SuperLink after round 2.
+
+    All processes end each time; --resume goes on to the digest.
+    """
     env = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
     def command(*words):
@@ -121,22 +133,31 @@ def test_federate_stops_resumes_and_has_the_numbers_of_train(tmp_path):
         return python("-c", script, env=env)
 
     out = tmp_path / "federated"
-    process = command("federate", *SMALL, "--out", str(out))
-    until = time.monotonic() + 400
-    while not rows(out):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    (mark,) = marks(out)
-    os.kill(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
-    assert not list(keeper.marked(mark))
-    assert f"fedjax-llm: stopped by SIGINT after round 1 of 2; --resume --out {out}" in error
+    for number, status, expected in (
+        (1, 130, "fedjax-llm: stopped by SIGINT after round 1 of 3"),
+        (2, 2, "SuperLink: expected it to run until the last round, got its end with status -9"),
+    ):
+        resume = ["--resume"] if number > 1 else []
+        process = command("federate", *SMALL, "--out", str(out), *resume)
+        until = time.monotonic() + 400
+        while len(rows(out)) < number:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        (mark,) = marks(out)
+        if number == 1:
+            os.kill(process.pid, signal.SIGINT)
+        else:
+            os.kill(superlink(mark), signal.SIGKILL)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == status, error
+        assert not list(keeper.marked(mark))
+        assert expected in error
+        assert f"; --resume --out {out} continues " in error
     process = command("federate", *SMALL, "--out", str(out), "--resume")
     said, error = process.communicate(timeout=400)
     assert process.returncode == 0, error
-    assert "round 2 of 2: 2 of 2 clients counted, up " in error
+    assert "round 3 of 3: 2 of 2 clients counted, up " in error
     summary = json.loads((out / "summary.json").read_text())
     alike = ("--population", *SMALL[1:], "--client-axis", "chunked(size=1)")
     process = command("train", *alike, "--out", str(tmp_path / "trained"))

@@ -1,0 +1,1 @@
+"""A linear model over Flower, with faults that the nodes' configuration orders."""
