@@ -42,7 +42,7 @@ ATTACKS = (
     None,
     "min_max(fraction=0.2)",
     "ipm(fraction=0.2, epsilon=5.0)",
-    "backdoor(fraction=0.2, trigger='blue moon', target='!', factor=5.0)",
+    "backdoor(fraction=0.2, trigger='blue moon', target='!', poison=0.9, factor=5.0)",
 )
 RULES = (
     None,
