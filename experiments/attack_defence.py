@@ -124,7 +124,7 @@ def draw() -> None:
         labels = ATTACK_NAMES if axis is axes[0] else [""] * len(ATTACK_NAMES)
         axis.set_yticks(range(len(ATTACK_NAMES)), labels, fontsize=8)
         axis.set_title(uplink, fontsize=8)
-    figure.colorbar(image, ax=axes, label="nats per byte above the mean without an attack")
+    figure.colorbar(image, ax=axes, label="nats per byte above `none`, `mean`")
     figure.savefig(PICTURE, dpi=110, metadata={"Software": None})
 
 

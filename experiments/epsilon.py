@@ -85,7 +85,8 @@ configs += [
 ]
 study = Study(configs, seeds=(0, 1, 2))
 
-LOSS = "unseen_nats_per_byte"
+LOSS, HIGHEST = "unseen_nats_per_byte", 4.2
+"""The loss that is shown, and the largest one that the picture has room for."""
 
 
 def rows() -> dict[tuple[str, float, str], list[dict]]:
@@ -94,8 +95,6 @@ def rows() -> dict[tuple[str, float, str], list[dict]]:
     for row in read_rows(ROWS):
         config = row["config"]
         rule = (config["aggregate"] or "mean").split("(")[0]
-        if rule == "distributed_dp":
-            rule += " " + config["aggregate"].split("bits=")[1].split(")")[0]
         epsilon = row["privacy"]["epsilon"] if row.get("privacy") else np.inf
         found.setdefault((rule, round(epsilon, 2), config["uplink"]), []).append(row)
     return found
@@ -106,15 +105,15 @@ def table() -> list[str]:
     lines = []
     for (rule, epsilon, uplink), each in rows().items():
         losses = [row[LOSS] for row in each]
-        name, _, bits = rule.partition(" ")
         cells = [
-            f"`{name}`" + (f", {bits} bits" if bits else ""),
+            f"`{rule}`",
             f"{epsilon:g}" if np.isfinite(epsilon) else "none",
-            f"`{uplink}`" if not bits else "its own",
+            "its own, 16 bits" if rule == "distributed_dp" else f"`{uplink}`",
             f"{each[0]['uplink_bytes'] / 2**20:.3g}",
-            f"{np.mean(losses):.4f}",
-            ", ".join(f"{loss:.4f}" for loss in losses),
+            f"{np.mean(losses):.3f}",
         ]
+        if len(losses) > 1:
+            cells.append(", ".join(f"{loss:.3f}" for loss in losses))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -132,11 +131,13 @@ def draw() -> None:
         clipped = np.mean([row[LOSS] for row in found["norm_bound", np.inf, uplink]])
         (line,) = axis.plot(sorted(private), means, "o-", label=f"{uplink}, {bits:.3g} bits")
         axis.plot([16], [clipped], "s", color=line.get_color())
-    for (rule, epsilon, _), each in found.items():
-        if rule.startswith(("distributed", "local")):
-            loss = np.mean([row[LOSS] for row in each])
-            axis.plot([epsilon], [loss], "x", color="gray")
-            axis.annotate(rule, (epsilon, loss), fontsize=7, ha="right", va="bottom")
+        for epsilon, loss in zip(sorted(private), means, strict=True):
+            if loss > HIGHEST:
+                axis.annotate(f"{loss:.1f}", (epsilon, HIGHEST), color=line.get_color(), va="top")
+    summed = {e: r for (rule, e, _), r in found.items() if rule == "distributed_dp"}
+    means = [np.mean([row[LOSS] for row in summed[e]]) for e in sorted(summed)]
+    axis.plot(sorted(summed), means, "x--", color="gray", label="distributed_dp, 16 bits")
+    axis.set_ylim(top=HIGHEST)
     axis.set_xscale("log", base=2)
     axis.set_xticks([1, 2, 8, 16], ["1", "2", "8", "clip\nalone"])
     axis.set_xlabel("epsilon of a client at delta 1e-4, after 30 rounds")
