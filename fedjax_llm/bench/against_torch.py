@@ -22,9 +22,8 @@ def against_torch(works: Mapping[str, Work], *, repeats: int = 5) -> Iterator[Ro
 
     Here a round is one of `simulate` as users call it: it draws batches, computes, and makes and
     measures every message, with the cohort spread over all devices. PyTorch's makes no messages,
-    and is tried with one thread, which is best for small models, and with as many as there are
-    devices here. Rounds alternate in one process, so that load from other processes affects all
-    alike.
+    and is tried with one thread and with as many as there are devices here. Rounds alternate in one
+    process. Compare on an idle machine: other load slows PyTorch's threads more than ours.
 
     Fields: `ours` and `torch`, each with `wall` and `cpu`, medians in seconds; the latter of the
     fastest dtype and number of `threads`; `ratio`, PyTorch's wall time over ours, above 1 where
