@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .client_training import Batches, ClientInfo, Frozen, Params
 from .privacy.mechanism import Mechanism
@@ -70,6 +70,34 @@ class Gather(NamedTuple):
     merge: Callable[[Partial, Partial], Partial]
 
 
+class IntegerSums(NamedTuple):
+    """How a server that needs only the sum of its clients' integers gets on without their uplinks.
+
+    A secure sum (`fedjax_llm.secure_aggregation`) adds the integers of uplinks, and `add` folds its
+    result in, in place of `Gather.add`, which folds in the uplinks themselves to the same partial.
+
+    Attributes:
+        entries: Integers of a client.
+        bits: Bits of an integer: it is at least -2^(bits - 1) and below 2^(bits - 1).
+        clients: Most clients in a sum.
+        wraps: Whether sums are meant modulo 2^bits.
+        integers: `(uplink) -> integers`: those of one client, int32 `[entries]`.
+        failed: `(integers) -> failed`: whether a client's update was not finite. Such integers must
+            not be summed.
+        add: `(partial, total, counted) -> partial`: fold in the sum of `counted` clients' integers,
+            int32 `[entries]`.
+
+    """
+
+    entries: int
+    bits: int
+    clients: int
+    wraps: bool
+    integers: Callable[[Uplink], Int[Array, " entries"]]
+    failed: Callable[[Int[Array, " entries"]], Bool[Array, ""]]
+    add: Callable[[Partial, Int[Array, " entries"], Int[Array, ""]], Partial]
+
+
 class FederatedAlgorithm(NamedTuple):
     """A federated training method as pure functions, which every runtime calls alike.
 
@@ -79,7 +107,7 @@ class FederatedAlgorithm(NamedTuple):
     All functions trace under `jit` with static shapes. `client_update` is written for one client;
     the runtime adds the client axis, by `vmap` or a loop.
 
-    The last six fields declare what runtimes must know; `simulate` and `simulate_buffered` refuse
+    The last seven fields declare what runtimes must know; `simulate` and `simulate_buffered` refuse
     a method that they cannot run correctly. A client's state and the server's move together: over
     the clients whose message was counted. A client whose message was not counted, because it was
     lost or came too late, keeps its old state, as if it had not been drawn, apart from what
@@ -117,6 +145,8 @@ class FederatedAlgorithm(NamedTuple):
             message.
         mechanism: What `server_update` releases in each round with noise from its key, for those
             who account for it; None (default) for a method without noise.
+        sums: `IntegerSums` of a method whose server needs no more than the sum of its clients'
+            integers (`secure_mean`); None (default) where it needs their uplinks.
 
     """
 
@@ -135,6 +165,7 @@ class FederatedAlgorithm(NamedTuple):
     every_message: bool = False
     add_stale: AddStale | None = None
     mechanism: Mechanism | None = None
+    sums: IntegerSums | None = None
 
 
 class SplitMessages(NamedTuple):

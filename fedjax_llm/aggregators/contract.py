@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from fedjax_compression import Compressor
-from jaxtyping import Array, Float, Key, PyTree
+from fedjax_compression import Compressor, Summable
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ..privacy.mechanism import Mechanism
 
@@ -44,12 +44,17 @@ class Summing(NamedTuple):
             decoded update; it holds a NaN if the client's update was not finite.
         rule: The rule over that; its `finish` returns the combined update, in float32.
         clipped: `(partial) -> count`: entries that clients clipped.
+        adds: How the codec's messages add up.
+        add_sum: `(partial, total, counted) -> partial`: fold in the sum of the integers of
+            `counted` messages, int32 `[integers]`, as `rule.add` does with the messages themselves.
 
     """
 
     read: Callable[[PyTree], PyTree]
     rule: "Aggregator"
     clipped: Callable[[Partial], Float[Array, ""]]
+    adds: Summable
+    add_sum: Callable[[Partial, Int[Array, " integers"], Int[Array, ""]], Partial]
 
 
 class AtClients(NamedTuple):

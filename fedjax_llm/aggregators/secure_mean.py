@@ -61,7 +61,7 @@ def secure_mean() -> Aggregator:
         >>> from fedjax_compression import fixed_point
         >>> from fedjax_llm.aggregators import secure_mean
         >>> codec, like = fixed_point(clip=3.5, bits=4, clients=4), jnp.zeros(2)
-        >>> read, rule, clipped = secure_mean().summing(codec, like)
+        >>> read, rule, clipped, *_ = secure_mean().summing(codec, like)
         >>> rows = jnp.array([[1.0, 0.5], [2.0, -3.5], [0.0, 99.0]])
         >>> keys = jax.random.split(jax.random.key(0), 3)
         >>> payloads = jax.vmap(lambda key, row: codec.encode(key, row, ())[0])(keys, rows)
@@ -117,6 +117,11 @@ def _summing(codec: Compressor, like: PyTree) -> Summing:
     def merge(one: IntegerSum, other: IntegerSum) -> IntegerSum:
         return jax.tree.map(jnp.add, one, other)
 
+    def add_sum(
+        partial: IntegerSum, total: Int[Array, " integers"], counted: Int[Array, ""]
+    ) -> IntegerSum:
+        return merge(partial, IntegerSum(total, counted))
+
     def finish(partial: IntegerSum) -> PyTree:
         counted = jnp.maximum(partial.counted, 1).astype(jnp.float32)
         return jax.tree.map(lambda x: x / counted, adds.total(partial.integers, structure))
@@ -124,4 +129,4 @@ def _summing(codec: Compressor, like: PyTree) -> Summing:
     def clipped(partial: IntegerSum) -> Float[Array, ""]:
         return adds.clipped(partial.integers)
 
-    return Summing(read, Aggregator(empty, add, merge, finish), clipped)
+    return Summing(read, Aggregator(empty, add, merge, finish), clipped, adds, add_sum)

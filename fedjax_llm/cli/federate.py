@@ -29,6 +29,7 @@ def federate(
     resume: bool = False,
     save_base: bool = False,
     timeout: float | None = None,
+    threshold: int | None = None,
     cold: bool = False,
     compilation_cache: Path | None = None,
     plugin: tuple[str, ...] = (),
@@ -47,6 +48,9 @@ def federate(
         save_base: Also write the frozen base of an adapter to base/, for peft to open.
         timeout: Seconds to wait for the messages of a round; clients that are late count as
             failed. Default: until Flower gives a node up, after about 72 seconds.
+        threshold: Neighbours of a client that must answer at the end of a secure sum, which a run
+            with --aggregate "secure_mean()" has: with fewer the round fails, and nobody learns
+            anything. Default: more than half of the other clients.
         cold: Start a Python process for each message, as Flower does. Default: one for each node.
         compilation_cache: Folder in which this command's compiled programs are kept for later
             commands, at most 1 GiB. Default: fedjax-llm/programs in the user's cache folder; `off`
@@ -68,6 +72,7 @@ def federate(
             stopping=stop_signals,
             resume=resume,
             timeout=timeout,
+            threshold=threshold,
             warm=False if cold else None,
             save_base=save_base,
             cache=cache,

@@ -1,5 +1,6 @@
 """One client of a federation over Flower: a fresh process for each message is enough."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..simulation.loop.arguments import check_algorithm, check_batching, check_c
 from .client_files import ClientFile, Kept
 from .envelope import bytes_record, read_bytes, read_values
 from .programs import client_program
+from .secure_sums import STEPS, SecureClients, SecureSums, check_secure
 
 ASKED = {
     **{"version": str, "run": str, "origin": str, "client": str},
@@ -43,6 +45,7 @@ def client_app(
     *,
     folder: Path,
     compilation_cache: bool = True,
+    secure: SecureSums | None = None,
 ) -> ClientApp:
     """Make the Flower app that trains one client, with the arguments that `simulate` takes.
 
@@ -70,12 +73,16 @@ def client_app(
         folder: Folder on the client's disk.
         compilation_cache: Whether to keep JAX's compiled programs in `folder`, which sets JAX's
             options of the process when the first model arrives. True by default.
+        secure: Parameters of secure sums, as for `federate`; the same at the server. By default the
+            client sends its update for the server to read.
 
     Returns:
-        The app, with the handlers `train` and `query.join`.
+        The app, with the handlers `train` and `query.join`, and with secure sums those of the later
+        steps of the protocol, `train.share`, `train.mask` and `train.unmask`.
 
     Raises:
         TypeError: For an argument of the wrong kind.
+        ValueError: For an algorithm with `sums` without `secure`, and the reverse.
 
     Example:
         >>> from pathlib import Path
@@ -100,7 +107,9 @@ def client_app(
     check_batching(batching, who=who)
     check_kind(folder, Path, who=who, name="folder", expected="a pathlib.Path")
     check_kind(compilation_cache, bool, who=who, name="compilation_cache", expected="True or False")
+    sums = check_secure(algorithm, secure, who=who)
     program, app = client_program(algorithm), ClientApp()
+    secure_clients = SecureClients(sums, secure) if sums and secure else None
 
     known: dict[str, tuple[PyTree, PyTree]] = {}
 
@@ -111,9 +120,8 @@ def client_app(
 
     @app.query("join")
     def join(asked: Message, context: Context) -> Message:
-        name, index, data = this_client(context)
-        targets = int(data.targets()[index])
-        about = ConfigRecord({"client": name, "version": __version__, "targets": targets})
+        name, _, _ = this_client(context)
+        about = ConfigRecord({"client": name, "version": __version__})
         return Message(RecordDict({"join": about}), reply_to=asked)
 
     @app.train()
@@ -140,6 +148,13 @@ def client_app(
         file.write(Kept(kept.counted, kept.state, number, jax.device_get(after)))
         _note(file.path.with_name("rounds.jsonl"), number, info)
         targets = int(data.targets()[index])
+        if secure_clients:
+            if not targets:
+                raise ValueError(
+                    message("round", "targets", "1 or more of a client that counts", 0)
+                )
+            content = secure_clients.begin(name, number, asked.content, uplink)
+            return Message(content, reply_to=asked)
         answer = ConfigRecord({"client": name, "round": number, "targets": targets})
         content = RecordDict(
             {
@@ -148,6 +163,14 @@ def client_app(
             }
         )
         return Message(content, reply_to=asked)
+
+    def later(step: str, asked: Message, context: Context) -> Message:
+        assert secure_clients  # noqa: S101 - as only then it is registered
+        name, _, _ = this_client(context)
+        return Message(secure_clients.answer(step, name, asked.content), reply_to=asked)
+
+    for step in STEPS[1:] if secure_clients else ():
+        app.train(step)(functools.partial(later, step))
 
     return app
 

@@ -47,7 +47,21 @@ def bytes_record(data: bytes, like: PyTree) -> ArrayRecord:
         A record with one array, of dtype uint8 and shape `[len(data)]`.
 
     """
-    return ArrayRecord({_NAME: Array("uint8", (len(data),), serialisation_type(like), data)})
+    return array_record(data, serialisation_type(like))
+
+
+def array_record(data: bytes, stype: str) -> ArrayRecord:
+    """Put bytes into a record of Flower.
+
+    Args:
+        data: The bytes.
+        stype: The type that Flower carries with them.
+
+    Returns:
+        A record with one array, of dtype uint8 and shape `[len(data)]`.
+
+    """
+    return ArrayRecord({_NAME: Array("uint8", (len(data),), stype, data)})
 
 
 def read_bytes(content: RecordDict, name: str, like: PyTree) -> bytes:
@@ -68,15 +82,33 @@ def read_bytes(content: RecordDict, name: str, like: PyTree) -> bytes:
             or whose type names another payload.
 
     """
+    return read_array(content, name, serialisation_type(like))
+
+
+def read_array(content: RecordDict, name: str, stype: str) -> bytes:
+    """Take bytes out of a record of Flower, and check all that Flower says about them.
+
+    Args:
+        content: The content of a Flower message.
+        name: The name of the record.
+        stype: The type that Flower must carry with them.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ReplyError: For a record that is missing or is not of the form that `array_record` makes.
+
+    """
     record = content.array_records.get(name)
     if record is None:
         raise ReplyError(f"{name}: expected a record of arrays, got none.")
     if list(record.keys()) != [_NAME]:
         raise ReplyError(message(name, "arrays", f"[{_NAME!r}]", list(record.keys())))
     array = record[_NAME]
-    if array.stype != (expected := serialisation_type(like)):
+    if array.stype != stype:
         remedy = "server and clients need the same codec, model and version"
-        raise ReplyError(message(name, "stype", repr(expected), array.stype, remedy))
+        raise ReplyError(message(name, "stype", repr(stype), array.stype, remedy))
     form = array.dtype, tuple(array.shape)
     if form != (expected_form := ("uint8", (len(array.data),))):
         raise ReplyError(message(name, "dtype and shape", repr(expected_form), form))

@@ -1,10 +1,11 @@
 """The server of a federation over Flower: the loop of rounds, in the main function of its app."""
 
+import functools
 import hashlib
 import json
-import time
+import os
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.random as jr
@@ -16,10 +17,10 @@ from flwr.serverapp import Grid
 from jaxtyping import Array, Int, Key, PyTree
 
 from .._version import __version__
-from ..algorithm import FederatedAlgorithm, ServerInfo, ServerState
+from ..algorithm import FederatedAlgorithm, IntegerSums, ServerInfo, ServerState
 from ..checks import check_count
 from ..client_training import Frozen, Params
-from ..ledger import Entry, entries, messages
+from ..ledger import Entry, messages
 from ..simulation.checks import check_above_zero, check_seconds
 from ..simulation.conditions.contract import Conditions
 from ..simulation.loop.arguments import (
@@ -31,20 +32,12 @@ from ..simulation.loop.arguments import (
 )
 from ..simulation.loop.cohorts import draw
 from ..simulation.loop.programs import first_state
-from .envelope import (
-    ReplyError,
-    bytes_record,
-    envelope_bytes,
-    read_bytes,
-    read_values,
-)
+from .envelope import bytes_record
+from .exchange import Asked, exchange_updates
+from .nodes import Nodes
 from .programs import server_programs
-from .replies import MOST_AROUND, POLL_SECONDS, ask, is_answer, most_bytes, only
+from .secure_sums import RECORD, SecureSums, check_secure, exchange_sums
 
-ANSWERED = {"client": str, "round": int, "targets": int}
-"""The values that a client sends with its update, and their types."""
-JOINED = {"client": str, "version": str, "targets": int}
-"""The values that a client says of itself, and their types."""
 MOST_TARGETS = 2**31 - 1
 """Most targets that a client may claim, unless `federate` is told otherwise."""
 
@@ -110,6 +103,7 @@ def federate(
     join_seconds: float | int = 60,
     most_targets: int = MOST_TARGETS,
     start: Standing | None = None,
+    secure: SecureSums | None = None,
 ) -> Generator[FlowerRound, None, None]:
     """Run a federated algorithm over the nodes of a Flower grid, one round for each item requested.
 
@@ -144,6 +138,10 @@ def federate(
         most_targets: Most targets that a client may claim, which is its weight in a mean; a client
             that claims more counts as failed. 2^31 - 1 by default.
         start: What to resume from; by default the run starts at round 1.
+        secure: Parameters of secure sums, for an algorithm with `sums`, such as FedAvg with
+            `secure_mean()`: the server then learns the sum of the clients' updates and none of
+            them. A round takes four messages each way; one with fewer clients than the threshold
+            fails, and nobody counts. By default the server reads single updates.
 
     Yields:
         The `FlowerRound` of each round.
@@ -152,7 +150,7 @@ def federate(
         TypeError: For an argument of the wrong kind.
         ValueError: For a number out of range, for a roster that is not sorted, for an algorithm
             with `every_round` or `every_message` in cohorts of some clients, and for one with
-            noise, which has no secret here.
+            noise, which has no secret here; for one with `sums` without `secure`, and the reverse.
         RuntimeError: For an algorithm with `every_round`, from a round in which a client failed;
             for one with `every_message`, from a round in which a client sent no reply.
 
@@ -179,6 +177,10 @@ def federate(
     if list(names) != sorted(set(names)):
         raise ValueError(message(who, "names", "each name once, sorted", list(names)))
     check_every_round(algorithm, clients, len(names), Conditions(), who=who)
+    sums = check_secure(algorithm, secure, who=who)
+    if secure and secure.clients != clients:
+        expected = f"{clients}, the clients of a cohort"
+        raise ValueError(message(who, "secure.clients", expected, secure.clients))
     return _federate(
         grid,
         algorithm,
@@ -194,6 +196,8 @@ def federate(
         join_seconds=join_seconds,
         most_targets=most_targets,
         start=start,
+        secure=secure,
+        sums=sums,
     )
 
 
@@ -213,13 +217,15 @@ def _federate(
     join_seconds: float | int,
     most_targets: int,
     start: Standing | None,
+    secure: SecureSums | None,
+    sums: IntegerSums | None,
 ) -> Generator[FlowerRound, None, None]:
     """`federate` with checked arguments."""
     programs = server_programs(algorithm, clients)
     down_like, up_like = messages(algorithm, params, batches, frozen=frozen)
     state = start.state if start else first_state(algorithm, key, params)
     counted = (start.counted if start else np.zeros(len(names), np.int64)).copy()
-    origin, nodes = _origin(key, names, clients), _Nodes(grid, names)
+    origin, nodes = _origin(key, names, clients), Nodes(grid, names)
     nodes.wait(join_seconds, timeout)
     for number in range((start.round if start else 0) + 1, rounds + 1):
         round_key = jr.fold_in(key, number)
@@ -228,6 +234,7 @@ def _federate(
         data = wire.dumps(jax.device_get(downlink))
         record = bytes_record(data, down_like)
         here, failed = nodes.find(timeout), {}
+        setup = secure and sums and secure.setup(os.urandom(16), sums)
         asked: dict[int, Message] = {}
         for client in cohort:
             if client not in here:
@@ -243,125 +250,42 @@ def _federate(
                 "key": _key_bytes(jr.fold_in(round_key, client)),
             }
             content = RecordDict({"downlink": record, "round": ConfigRecord(values)})
+            if setup:
+                content[RECORD] = ConfigRecord({"round": setup.round, "client": client})
             asked[client] = Message(
                 content, here[client], "train", ttl=timeout, group_id=str(number)
             )
-        replies = ask(grid, asked, timeout, most_bytes(up_like))
-        ups, envelope = np.zeros(len(cohort), np.int64), [0, 0]
-        for each in asked.values():
-            envelope[1] += envelope_bytes(each, len(data))
-        took_part, silent = [], set(cohort)
-        for row, client in enumerate(cohort):
-            if client not in asked:
-                continue
-            try:
-                reply = only(replies[client])
-                silent.remove(client)
-                up = read_bytes(reply.content, "uplink", up_like)
-                ups[row] = len(up)
-                envelope[0] += envelope_bytes(reply, len(up))
-                weight = _weight(reply, names[client], number, most_targets)
-                uplink = wire.loads(up, up_like)
-            except (ReplyError, wire.WireError) as error:
-                failed[client] = str(error)
-                continue
-            before = _left_out(folded)
-            rows = jax.tree.map(lambda leaf: np.asarray(leaf)[None], uplink)
-            folded = programs.fold(state, folded, rows, np.array([weight], np.float32))
-            if _left_out(folded) > before:
-                failed[client] = (
-                    "uplink: expected finite numbers, got NaN or an infinity; its training has "
-                    "diverged, or it has missed more rounds than the method replays."
-                )
-                continue
-            counted[client] = number
-            took_part.append(names[client])
+        first = Asked(number, names, asked, len(data), timeout)
+        if sums and setup:
+            done = exchange_sums(grid, first, folded, sums=sums, setup=setup)
+        else:
+            fold = functools.partial(programs.fold, state)
+            done = exchange_updates(
+                grid, first, up_like, folded, fold=fold, most_targets=most_targets
+            )
+        failed |= done.failed
+        counted[done.counted] = number
         reasons = {names[client]: failed[client] for client in sorted(failed)}
-        if reasons and (algorithm.every_round or (algorithm.every_message and silent)):
+        if reasons and (
+            algorithm.every_round
+            or (algorithm.every_message and (done.silent or set(cohort) - set(asked)))
+        ):
             raise RuntimeError(
                 f"federate: round {number}: expected every client, as the algorithm needs, got "
                 f"none from {reasons}; mend that and run again, which repeats the round."
             )
-        state, info = programs.finish(round_key, state, folded)
-        sent = [client for client in cohort if client in asked]
-        rows = [row for row, client in enumerate(cohort) if client in asked]
+        state, info = programs.finish(round_key, state, done.folded)
         yield FlowerRound(
             number,
             state,
             tuple(names[client] for client in cohort),
-            tuple(took_part),
+            tuple(names[client] for client in done.counted),
             reasons,
             jax.device_get(info),
-            entries(number, sent, len(data), ups[rows]),
-            (envelope[0], envelope[1]),
+            done.messages,
+            done.envelope,
             Standing(number, state, counted.copy()),
         )
-
-
-class _Nodes:
-    """Which node serves which client; nodes are asked when they first appear."""
-
-    def __init__(self, grid: Grid, names: Sequence[str]) -> None:
-        self._grid, self._numbers = grid, {name: number for number, name in enumerate(names)}
-        self._names = names
-        self._client_of: dict[int, int | None] = {}
-        self._claimed: dict[int, list[int]] = {}
-        self._reasons: dict[int, str] = {}
-
-    def wait(self, seconds: float | int, timeout: float | int | None) -> None:
-        """Wait until each client has a node, or the seconds are over."""
-        until = time.monotonic() + seconds
-        while len(self.find(timeout)) < len(self._names) and time.monotonic() < until:
-            time.sleep(POLL_SECONDS)
-
-    def find(self, timeout: float | int | None) -> dict[int, int]:
-        """The node of each client that has exactly one."""
-        present = sorted(self._grid.get_node_ids())
-        new = [node for node in present if node not in self._client_of]
-        asked = {node: Message(RecordDict(), node, "query.join", ttl=timeout) for node in new}
-        for node, replies in ask(self._grid, asked, timeout, MOST_AROUND).items():
-            try:
-                said = read_values(only(replies).content, "join", JOINED)
-                if said["version"] != __version__:
-                    raise ReplyError(message("join", "version", repr(__version__), said["version"]))
-                if said["client"] not in self._numbers:
-                    raise ReplyError(message("join", "client", "a name of the roster", said))
-                self._client_of[node] = self._numbers[said["client"]]
-                self._reasons.pop(node, None)
-            except ReplyError as error:
-                self._reasons[node] = str(error)
-                if any(map(is_answer, replies)):  # wrong now, wrong later
-                    self._client_of[node] = None
-        here: dict[int, list[int]] = {}
-        for node in present:
-            if (client := self._client_of.get(node)) is not None:
-                here.setdefault(client, []).append(node)
-        self._claimed = here
-        return {client: nodes[0] for client, nodes in here.items() if len(nodes) == 1}
-
-    def missing(self, client: int) -> str:
-        """Why a client has no node."""
-        claimed = len(self._claimed.get(client, []))
-        bad = [f" Node {node}: {why}" for node, why in self._reasons.items()]
-        more = f" {len(bad) - 3} more nodes did not join." if len(bad) > 3 else ""
-        return f"node: expected one node of this client, got {claimed}.{''.join(bad[:3])}{more}"
-
-
-def _weight(reply: Message, name: str, number: int, most: int) -> float:
-    """The weight that a reply claims, once it is the one that was asked for."""
-    values = read_values(reply.content, "round", ANSWERED)
-    for key, expected in (("client", name), ("round", number)):
-        if values[key] != expected:
-            raise ReplyError(message("round", key, repr(expected), values[key]))
-    if not 0 <= values["targets"] <= most:
-        expected = f"an integer from 0 to {most}"
-        raise ReplyError(message("round", "targets", expected, values["targets"]))
-    return float(values["targets"])
-
-
-def _left_out(folded: Any) -> int:
-    """How many clients the fold has left out so far, as their update was not finite."""
-    return int(getattr(folded, "failed", 0))
 
 
 def _origin(key: Key[Array, ""], names: Sequence[str], clients: int) -> str:

@@ -24,6 +24,7 @@ from ..simulation import RunCheckpoints, Snapshot, StoreRows
 from ..simulation.loop.arguments import check_algorithm
 from ..simulation.loop.programs import first_state
 from .federate import MOST_TARGETS, FlowerRound, Standing, federate
+from .secure_sums import SecureSums
 
 
 def server_app(
@@ -42,6 +43,7 @@ def server_app(
     join_seconds: float | int = 60,
     most_targets: int = MOST_TARGETS,
     each: Callable[[FlowerRound], None] | None = None,
+    secure: SecureSums | None = None,
 ) -> ServerApp:
     """Make the Flower app of the server: `federate`, with checkpoints and a row for each round.
 
@@ -70,6 +72,7 @@ def server_app(
         join_seconds: Seconds to wait at the beginning for all clients to appear; 60 by default.
         most_targets: Most targets that a client may claim; 2^31 - 1 by default.
         each: Called with every round's result, such as to evaluate its parameters. Default: none.
+        secure: Parameters of secure sums, as for `federate`; the same at the clients.
 
     Returns:
         The app, with a main function.
@@ -91,6 +94,7 @@ def server_app(
         "clients": clients,
         "seed": seed,
         "most_targets": most_targets,
+        "secure": secure and list(secure),
     }
     app = ServerApp()
 
@@ -115,6 +119,7 @@ def server_app(
                 join_seconds=join_seconds,
                 most_targets=most_targets,
                 start=start,
+                secure=secure,
             ):
                 for name, why in done.failed.items():
                     log(WARNING, "round %d: %s did not count: %s", done.round, name, why)
@@ -173,7 +178,8 @@ def round_row(done: FlowerRound, names: Sequence[str]) -> dict[str, Any]:
     by_client: dict[str, dict[str, int]] = {}
     for each in done.messages:
         of_client = by_client.setdefault(names[each.client], {})
-        of_client[each.direction] = each.payload_bytes + each.header_bytes
+        so_far = of_client.get(each.direction, 0)
+        of_client[each.direction] = so_far + each.payload_bytes + each.header_bytes
     return {
         "round": done.round,
         "clients": list(done.clients),

@@ -152,6 +152,11 @@ _FIELDS: dict[type, dict[str, tuple[int, ...]]] = {
     Revealed: {"neighbors": (), "shares": (SHARE_BYTES,)},
 }
 """Shapes of the arrays of each kind, without the axis of neighbours."""
+_SENT: dict[str, type] = {
+    **{"advertise": Advertised, "share": Shared},
+    **{"mask": Masked, "unmask": Revealed},
+}
+"""What a client sends in each step."""
 _ONCE = ("sealing", "masking", "commitment")
 _TYPES = dict.fromkeys(("neighbors", "receivers", "senders"), np.uint32) | {"survived": np.bool_}
 
@@ -205,7 +210,7 @@ def read(
         )
     if client is not None and int(found.client) != client:
         raise SecureAggregationError(
-            f"{who}: {kind.__name__}: expected a message for client {client}, got one for "
+            f"{who}: {kind.__name__}: expected a message of client {client}, got one of "
             f"{int(found.client)}."
         )
     for name in ("neighbors", "receivers", "senders"):
@@ -231,6 +236,20 @@ def message_bytes(kind: type, setup: Setup, neighbors: int = 0) -> int:
 
     """
     return wire.nbytes(_structure(kind, setup, neighbors))
+
+
+def longest(step: str, setup: Setup) -> int:
+    """Length of the longest message that a client may send in a step.
+
+    Args:
+        step: The step's name.
+        setup: The parameters of the sum.
+
+    Returns:
+        Bytes.
+
+    """
+    return message_bytes(_SENT[step], setup, setup.degree)
 
 
 def _like(kind: type, length: int, setup: Setup) -> Any:

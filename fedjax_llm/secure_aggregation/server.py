@@ -107,11 +107,13 @@ class Server:
     def __repr__(self) -> str:
         return f"Server(step={self.step!r})"
 
-    def receive(self, data: bytes) -> int:
+    def receive(self, data: bytes, *, client: int | None = None) -> int:
         """Receive a client's message of this step.
 
         Args:
             data: The message.
+            client: The client that it came from, which it must name. Default: any, where the
+                network does not say who sends.
 
         Returns:
             The number of the client.
@@ -128,7 +130,7 @@ class Server:
         }
         if self.step not in kinds:
             raise SecureAggregationError(f"server: expected no message, as it is {self.step}.")
-        return kinds[self.step](data)
+        return kinds[self.step](data, client)
 
     def close(self) -> dict[int, bytes]:
         """End a step.
@@ -156,8 +158,8 @@ class Server:
         self.step = [*STEPS, "done"][STEPS.index(step) + 1]
         return sent
 
-    def _receive_keys(self, data: bytes) -> int:
-        sent = read(Advertised, data, self.setup, who="server")
+    def _receive_keys(self, data: bytes, client: int | None) -> int:
+        sent = read(Advertised, data, self.setup, who="server", client=client)
         u = int(sent.client)
         if u in self._advertised or u > 2**32 - 2:
             self._refuse(u, "one message with keys", "another")
@@ -195,8 +197,8 @@ class Server:
             for u, near in self._neighbors.items()
         }
 
-    def _receive_shares(self, data: bytes) -> int:
-        sent = read(Shared, data, self.setup, who="server")
+    def _receive_shares(self, data: bytes, client: int | None) -> int:
+        sent = read(Shared, data, self.setup, who="server", client=client)
         u = int(sent.client)
         self._check_sender(u, self._neighbors, self._shared)
         if sent.receivers.tolist() != self._neighbors[u]:
@@ -215,8 +217,8 @@ class Server:
             sent[u] = write(Delivered, self.setup, u, senders=senders, sealed=sealed)
         return sent
 
-    def _receive_integers(self, data: bytes) -> int:
-        sent = read(Masked, data, self.setup, who="server")
+    def _receive_integers(self, data: bytes, client: int | None) -> int:
+        sent = read(Masked, data, self.setup, who="server", client=client)
         u = int(sent.client)
         self._check_sender(u, self._shared, self._survivors)
         width, entries = self.setup.width, self.setup.entries
@@ -236,8 +238,8 @@ class Server:
             sent[u] = write(Survivors, self.setup, u, neighbors=near, survived=survived)
         return sent
 
-    def _receive_revealed(self, data: bytes) -> int:
-        sent = read(Revealed, data, self.setup, who="server")
+    def _receive_revealed(self, data: bytes, client: int | None) -> int:
+        sent = read(Revealed, data, self.setup, who="server", client=client)
         u = int(sent.client)
         self._check_sender(u, self._survivors, self._revealed)
         if sent.neighbors.tolist() != self._near(u):

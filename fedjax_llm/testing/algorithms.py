@@ -311,6 +311,35 @@ def messages_have_the_bytes_that_are_made(trial: AlgorithmTrial) -> None:
         )
 
 
+def integer_sums_give_the_partial_of_the_fold(trial: AlgorithmTrial) -> None:
+    """`sums.add` of the sum of integers gives the partial that `gather.add` gives."""
+    sums, gather = trial.algorithm.sums, trial.algorithm.gather
+    if sums is None:
+        return
+    state, uplinks = trial.played[0], trial.played[2][1]
+    empty = gather.empty(state, trial.clients)
+    integers = jax.vmap(sums.integers)(uplinks)
+    limit = 2 ** (sums.bits - 1)
+    hold(
+        integers.shape == (trial.clients, sums.entries)
+        and int(integers.min()) >= -limit
+        and int(integers.max()) < limit,
+        "integer sums",
+        f"{sums.entries} integers of {sums.bits} bits of each client",
+        f"{integers.shape[1:]} from {int(integers.min())} to {int(integers.max())}",
+        "take entries and bits from the codec's Summable",
+    )
+    folded = gather.add(state, empty, uplinks, jnp.ones(trial.clients))
+    summed = sums.add(empty, integers.sum(axis=0), jnp.int32(trial.clients))
+    hold(
+        equal(folded, summed),
+        "integer sums",
+        "the partial that gather.add gives",
+        "another",
+        "count the clients in add as gather.add counts them",
+    )
+
+
 def other_structures_are_refused(trial: AlgorithmTrial) -> None:
     """`init` raises `ValueError` for parameters of another structure."""
     try:
@@ -329,6 +358,7 @@ ALGORITHM_PROMISES: tuple[Callable[[AlgorithmTrial], None], ...] = (
     a_round_of_failures_changes_no_parameters,
     a_client_that_missed_a_message_takes_part_again,
     messages_have_the_bytes_that_are_made,
+    integer_sums_give_the_partial_of_the_fold,
     other_structures_are_refused,
 )
 """Every promise of an algorithm, each a function that raises `ContractError`."""

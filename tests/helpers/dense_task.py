@@ -10,6 +10,7 @@ import optax
 from fedjax_compression import codec
 
 from fedjax_llm import algorithms
+from fedjax_llm.aggregators import secure_mean
 
 PARAMS = {
     "blocks": {"kernel": 0.1 * jnp.arange(24.0).reshape(2, 3, 4)},
@@ -32,6 +33,13 @@ ASKED = {"logits": logits, "vocab": 5, "public": PUBLIC}
 TABLE = {
     "fed_avg": lambda loss: algorithms.fed_avg(
         loss, LIKE, client_optimizer=ADAM, server_optimizer=ADAM
+    ),
+    "fed_avg, sums of integers": lambda loss: algorithms.fed_avg(
+        loss,
+        LIKE,
+        client_optimizer=PLAIN,
+        uplink=codec("error_feedback(fixed_point(clip=0.1, bits=12, clients=8))"),
+        aggregate=secure_mean(),
     ),
     "fed_avg, coded given the last update": lambda loss: algorithms.fed_avg(
         loss, LIKE, client_optimizer=SGD, uplink=codec("eden(bits=3)"), prediction=0.5

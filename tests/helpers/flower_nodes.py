@@ -8,10 +8,13 @@ from fedjax_llm.flower import client_app
 from .flower_task import BATCHING, NAMES, PARAMS, corpus
 
 
-def nodes(algorithm, folder):
+def nodes(algorithm, folder, secure=None):
     """One node for each client, in an order that is not that of the roster."""
     app = client_app(
-        algorithm, PARAMS, (), corpus(), BATCHING, folder=folder, compilation_cache=False
+        *(algorithm, PARAMS, (), corpus(), BATCHING),
+        folder=folder,
+        compilation_cache=False,
+        secure=secure,
     )
     return {90 - i: (app, {"client": name}) for i, name in enumerate(NAMES)}
 

@@ -6,7 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from fedjax_compression import Compressor, eden, has_receiver_memory, identity
+from fedjax_compression import (
+    Compressor,
+    eden,
+    has_receiver_memory,
+    identity,
+    payload_structure,
+)
 from fedjax_compression.checks import check_kind
 from fedjax_compression.wrappers import predictive
 from jaxtyping import Array, Key, PyTree
@@ -35,6 +41,7 @@ from .partials import (
     finish_round,
     first_round,
     gather_updates,
+    integer_sums,
     server_result,
     server_step,
     stale_adder,
@@ -318,6 +325,7 @@ def averaging(
             else stale_adder(decode, aggregate, like, round_of=lambda state: state.of_rule)
         ),
         mechanism=mechanism,
+        sums=summing and integer_sums(summing, payload_structure(uplink, like), like),
     )
 
 

@@ -11,9 +11,9 @@ from fedjax_compression.checks import check_function, check_kind
 from fedjax_compression.errors import message
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
 
-from ...aggregators.contract import Aggregator
+from ...aggregators.contract import Aggregator, Summing
 from ...aggregators.failures import leave_out_failed
-from ...algorithm import AddStale, Gather, ServerInfo, ServerState, Uplink
+from ...algorithm import AddStale, Gather, IntegerSums, ServerInfo, ServerState, Uplink
 from ...client_training import Params
 from ...precision import float32_zeros
 from .trees import choose
@@ -175,6 +175,33 @@ def gather_updates(
         )
 
     return Gather(empty, add, merge)
+
+
+def integer_sums(summing: Summing, payload: PyTree, like: PyTree) -> IntegerSums:
+    """Build the `sums` that belong to `gather_updates(summing.read, summing.rule, like)`.
+
+    Args:
+        summing: The rule that adds integers, of one codec.
+        payload: Structure of one message.
+        like: Structure of an update.
+
+    Returns:
+        How a server gets on with the sum of the integers.
+
+    """
+    adds = summing.adds
+
+    def integers(payload: Uplink) -> Int[Array, " integers"]:
+        return adds.integers(payload, like)
+
+    def add(
+        partial: PartialAggregate, total: Int[Array, " integers"], counted: Int[Array, ""]
+    ) -> PartialAggregate:
+        combined = summing.add_sum(partial.aggregate, total, counted)
+        return PartialAggregate(combined, partial.accepted + counted, partial.failed)
+
+    entries = jax.eval_shape(integers, payload).size
+    return IntegerSums(entries, adds.bits, adds.clients, adds.wraps, integers, adds.failed, add)
 
 
 def times(update: PyTree, discount: Float[Array, ""]) -> PyTree:

@@ -6,7 +6,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from ...flower import client_app
-from .parts import algorithm_of, opened
+from ...secure_aggregation.client import STEPS
+from .parts import algorithm_of, opened, secure_sums
 
 app = ClientApp()
 
@@ -23,10 +24,19 @@ def train(asked: Message, context: Context) -> Message:
     return _built()(asked, context)
 
 
+def later(asked: Message, context: Context) -> Message:
+    """Take a later step of a secure sum."""
+    return _built()(asked, context)
+
+
+for step in STEPS[1:]:
+    app.train(step)(later)
+
+
 @functools.cache
 def _built() -> ClientApp:
     """The app, built when the first message comes."""
-    folder, run, _ = opened()
+    folder, run, about = opened()
     return client_app(
         algorithm_of(run),
         run.task.params,
@@ -34,4 +44,5 @@ def _built() -> ClientApp:
         run.split.train,
         run.batching,
         folder=folder / "clients",
+        secure=secure_sums(run, about["threshold"]),
     )

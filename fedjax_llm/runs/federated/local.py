@@ -13,6 +13,7 @@ from ...algorithms.shared.base_changes import base_of
 from ...flower.client_files import client_folder
 from ...flower.loopback import Loopback
 from ...flower.server_app import last_standing, rows_file
+from ...flower.worker import is_known
 from ...simulation import Conditions
 from ...simulation.checks import check_above_zero
 from ...simulation.loop.arguments import check_every_round
@@ -24,7 +25,7 @@ from ..prepare import Run
 from ..results import Row, read_lines, write_object, write_text
 from ..rows import Trained, summary, versions
 from ..stopping import Stop, locked, stop_signals
-from .parts import ABOUT, FAILURE, FOLDER, RUN, algorithm_of, federated_run
+from .parts import ABOUT, FAILURE, FOLDER, RUN, algorithm_of, federated_run, secure_sums
 from .status import ClientStatus, Status
 
 APP = """\
@@ -57,6 +58,7 @@ def federate_locally(
     stopping: Callable[[], AbstractContextManager[Stop]] = stop_signals,
     resume: bool = False,
     timeout: float | None = None,
+    threshold: int | None = None,
     warm: bool | None = None,
     save_base: bool = False,
     cache: Path | None = None,
@@ -77,6 +79,8 @@ def federate_locally(
             process with status 128 plus the signal's number, after the federation's processes.
         resume: Continue the folder's run after its last completed round.
         timeout: Seconds to wait for the messages of a round; without end for None.
+        threshold: Neighbours of a client that must answer at the end of a secure sum, which a run
+            with `secure_mean()` has; more than half of them for None.
         warm: Whether a node is served by one Python process; see `Loopback`.
         save_base: Also write the frozen base of an adapter.
         cache: Folder for tokens.
@@ -100,6 +104,11 @@ def federate_locally(
             f"--population {nodes} draws as many clients from the data."
         )
     check_every_round(algorithm_of(run), config.clients, nodes, Conditions(), who="federate")
+    if secure_sums(run, threshold) and not (is_known() if warm is None else warm):
+        raise ValueError(
+            "cold: expected one process for each node with secure sums, whose keys are in its "
+            "memory alone, got a new one for each message, as Flower has it without a worker."
+        )
     if save_base:
         check_save_base(run)
     about = out / ABOUT
@@ -113,7 +122,9 @@ def federate_locally(
         done = out / "summary.json"
         if done.exists() and same_end:
             return json.loads(done.read_text(encoding="utf-8"))
-        app = write_app(run, out, timeout=timeout, cache=cache, plugins=plugins)
+        app = write_app(
+            run, out, timeout=timeout, threshold=threshold, cache=cache, plugins=plugins
+        )
         began = time.perf_counter()
         federation = Loopback(out, cwd=Path.cwd(), warm=warm, environment=environment(out))
         with stopping() as stop, federation as loopback:
@@ -130,6 +141,7 @@ def write_app(
     out: Path,
     *,
     timeout: float | None = None,
+    threshold: int | None = None,
     cache: Path | None = None,
     plugins: Sequence[str] = (),
 ) -> Path:
@@ -139,6 +151,7 @@ def write_app(
         run: The run.
         out: Its folder.
         timeout: Seconds to wait for the messages of a round.
+        threshold: As for `federate_locally`.
         cache: Folder for tokens.
         plugins: Modules that every process imports.
 
@@ -148,6 +161,7 @@ def write_app(
         "contents": run.contents,
         "versions": versions(),
         "timeout": timeout,
+        "threshold": threshold,
         "cache": cache and str(cache.absolute()),
         "plugins": list(plugins),
     }

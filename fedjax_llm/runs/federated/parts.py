@@ -124,6 +124,31 @@ def _read(values: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{**values, "decoder": DecoderConfig(**values["decoder"])})
 
 
+def secure_sums(run: Run, threshold: int | None) -> Any:
+    """The `SecureSums` of a run whose server needs sums alone; None for any other run.
+
+    Args:
+        run: The run.
+        threshold: Neighbours of a client that must answer; None for more than half of them.
+
+    Raises:
+        ValueError: For a threshold out of range, and for one of another run.
+
+    """
+    from ...flower import SecureSums  # noqa: PLC0415 - needs the extra flower
+    from ...flower.secure_sums import check_secure  # noqa: PLC0415
+
+    algorithm = algorithm_of(run)
+    if algorithm.sums is None:
+        if threshold is not None:
+            expected = 'none, as only --aggregate "secure_mean()" has sums'
+            raise ValueError(message("federate", "threshold", expected, threshold))
+        return None
+    secure = SecureSums(run.config.clients, threshold)
+    check_secure(algorithm, secure, who="federate")
+    return secure
+
+
 def batches_like(run: Run) -> PyTree:
     """The batches of one client, for their structure."""
     rows = cohort_batches(run.split.train, run.batching, [0], np.zeros((1, 2), np.uint32))

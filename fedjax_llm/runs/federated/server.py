@@ -9,7 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from ...flower import server_app
 from ..prepare import Run
-from .parts import FAILURE, RUN, algorithm_of, batches_like, opened
+from .parts import FAILURE, RUN, algorithm_of, batches_like, opened, secure_sums
 
 app = ServerApp()
 
@@ -38,4 +38,5 @@ def _run(grid: Grid, context: Context, folder: Path, run: Run, about: Mapping[st
         clients=run.config.clients,
         seed=run.config.seed,
         timeout=about["timeout"],
+        secure=secure_sums(run, about["threshold"]),
     )(grid, context)

@@ -7,6 +7,7 @@ import pytest
 from fedjax_compression import codec, wire
 
 from fedjax_llm import algorithms
+from fedjax_llm.aggregators import secure_mean
 from fedjax_llm.algorithms.registry import METHODS
 from fedjax_llm.ledger import entries, lengths, total_bytes
 from fedjax_llm.testing import ALGORITHM_PROMISES, AlgorithmTrial, ContractError
@@ -14,6 +15,7 @@ from fedjax_llm.testing.algorithms import (
     a_client_that_missed_a_message_takes_part_again,
     client_axes_agree,
     failed_clients_are_left_out,
+    integer_sums_give_the_partial_of_the_fold,
     other_structures_are_refused,
     rounds_move_the_parameters,
     rounds_trace_once,
@@ -22,7 +24,7 @@ from tests.helpers import dense_task
 from tests.helpers.algorithm_table import TABLE, close, equal, play, played, program, start, trial
 
 CLIENTS = 4
-ALIKE = ("fed_bpt", "fl_trust")
+ALIKE = ("fed_avg, sums of integers", "fed_bpt", "fl_trust")
 """Methods whose clients count equally, whatever their positive weights."""
 
 
@@ -115,6 +117,19 @@ def undeclared(a):
     return made._replace(every_message=False)._asdict()
 
 
+def miscounted(a):
+    """Sums that count no client."""
+    made = algorithms.fed_avg(
+        *(dense_task.loss, dense_task.LIKE),
+        client_optimizer=dense_task.PLAIN,
+        uplink=codec("fixed_point(clip=0.1, clients=4)"),
+        aggregate=secure_mean(),
+    )
+    add = made.sums.add
+    sums = made.sums._replace(add=lambda partial, total, counted: add(partial, total, 0 * counted))
+    return made._replace(sums=sums)._asdict()
+
+
 def keep_params(a):
     """A server that never steps."""
     return {"server_update": lambda key, s, partial: (s, a.server_update(key, s, partial)[1])}
@@ -155,6 +170,11 @@ def cast_all(tree, dtype):
             r"a missed message: expected \(accepted, failed\) of \(4, 0\) in the next round, got "
             r"\(3, 1\)",
             marks=pytest.mark.slow,
+        ),
+        (
+            miscounted,
+            integer_sums_give_the_partial_of_the_fold,
+            "integer sums: expected the partial that gather.add gives",
         ),
         (take_anything, other_structures_are_refused, "structure: expected a ValueError from init"),
     ],

@@ -43,6 +43,25 @@ def test_flags_of_train_that_it_has_not_are_refused_by_name(capsys):
         assert flag in refused(capsys, "federate", flag, "1")
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--threshold", "2"], 'threshold: expected none, as only --aggregate "secure_mean()" has'),
+        (
+            [
+                *("--uplink", "fixed_point(clip=0.1, clients=2)"),
+                *("--aggregate", "secure_mean()"),
+            ],
+            "Setup: clients: expected an integer at least 3",
+        ),
+    ],
+)
+def test_secure_sums_that_cannot_be_are_refused_by_name(flags, said, capsys, tmp_path):
+    pytest.importorskip("flwr")
+    error = refused(capsys, "federate", *SMALL, "--local", "2", "--out", str(tmp_path), *flags)
+    assert said in error
+
+
 def config(**fields):
     decoder = DecoderConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2

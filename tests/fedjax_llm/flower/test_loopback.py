@@ -15,6 +15,8 @@ import pytest
 from fedjax_llm.flower import keeper
 from fedjax_llm.flower.loopback import Loopback
 from fedjax_llm.flower.worker import Worker
+from fedjax_llm.secure_aggregation import Setup
+from fedjax_llm.secure_aggregation.messages import Advertised, Revealed, Shared, message_bytes
 
 from ...helpers.commands import ROLES
 from ...helpers.processes import python
@@ -118,6 +120,38 @@ def superlink(mark):
         if any(Path(word).name == "flower-superlink" for word in words):
             return process
     raise AssertionError(mark)
+
+
+@pytest.mark.slow
+def test_secure_sums_over_sockets_end_at_the_digest_of_train(tmp_path):
+    """A SuperLink and three nodes; the server is sent masked integers, keys and shares alone."""
+    env = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    flags |= {"--local": "3", "--clients": "3", "--rounds": "2"}
+    flags |= {"--data": f"shakespeare(roles='{', '.join(ROLES[:3])}')"}
+    flags |= {"--uplink": "error_feedback(fixed_point(clip=0.05, bits=10, clients=3))"}
+    flags |= {"--aggregate": "secure_mean()"}
+    summaries = {}
+    for command, changes in (
+        ("federate", {}),
+        ("train", {"--population": flags["--local"], "--client-axis": "chunked(size=1)"}),
+    ):
+        given = flags | changes
+        if command == "train":
+            del given["--local"]
+        out = tmp_path / command
+        words = (command, "--out", str(out), *(each for pair in given.items() for each in pair))
+        script = f"import sys\nsys.argv[1:] = {words!r}\nfrom fedjax_llm.cli import main\nmain()"
+        process = python("-c", script, env=env)
+        _, error = process.communicate(timeout=400)
+        assert process.returncode == 0, error
+        summaries[command] = json.loads((out / "summary.json").read_text())
+    ours, simulated = summaries["federate"], summaries["train"]
+    assert ours["digest"] == simulated["digest"]
+    over = ours["uplink_bytes"] - simulated["uplink_bytes"]
+    setup = Setup(bytes(16), 1, 10, 3, 2, 2)
+    sizes = [message_bytes(kind, setup, 2) for kind in (Advertised, Shared, Revealed)]
+    assert over == 2 * 3 * (sum(sizes) + 16 + 4)  # the integers' message also names round, client
 
 
 @pytest.mark.slow
