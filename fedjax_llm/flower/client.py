@@ -21,7 +21,6 @@ from .._version import __version__
 from ..algorithm import FederatedAlgorithm
 from ..client_training import Frozen, Params
 from ..data import Batching, ClientData, cohort_batches
-from ..ledger import messages
 from ..simulation.keys import DATA
 from ..simulation.loop.arguments import check_algorithm, check_batching, check_corpus
 from .client_files import ClientFile, Kept
@@ -111,7 +110,7 @@ def client_app(
     program, app = client_program(algorithm), ClientApp()
     secure_clients = SecureClients(sums, secure) if sums and secure else None
 
-    known: dict[str, tuple[PyTree, PyTree]] = {}
+    down_like = None
 
     def this_client(context: Context) -> tuple[str, int, ClientData]:
         data = corpus(context.node_config) if callable(corpus) else corpus
@@ -136,9 +135,9 @@ def client_app(
         client_key = jr.wrap_key_data(jnp.asarray(np.frombuffer(values["key"], "<u4")))
         data_key = np.asarray(jr.key_data(jr.fold_in(client_key, DATA)))
         batches = _batches(data, batching, index, data_key)
-        if name not in known:  # a process may serve several messages
-            known[name] = messages(algorithm, params, batches, frozen=frozen)
-        down_like, up_like = known[name]
+        nonlocal down_like
+        if down_like is None:  # a process may serve several messages
+            down_like = _downlink(algorithm, params)
         downlink = wire.loads(read_bytes(asked.content, "downlink", down_like), down_like)
         first = algorithm.client_init(params)
         file = ClientFile(folder, values["run"], name, values["origin"], first)
@@ -158,7 +157,7 @@ def client_app(
         answer = ConfigRecord({"client": name, "round": number, "targets": targets})
         content = RecordDict(
             {
-                "uplink": bytes_record(wire.dumps(uplink), up_like),
+                "uplink": bytes_record(wire.dumps(uplink), uplink),
                 "round": answer,
             }
         )
@@ -190,6 +189,16 @@ def _this_client(context: Context, corpus: ClientData) -> tuple[str, int]:
             )
         )
     return name, corpus.names.index(name)
+
+
+def _downlink(algorithm: FederatedAlgorithm, params: Params) -> PyTree:
+    """The structure of the server's message."""
+
+    def first(params: Params) -> PyTree:
+        key = jr.key(0)
+        return algorithm.broadcast(key, algorithm.init(key, params))[0]
+
+    return jax.eval_shape(first, params)
 
 
 def _batches(corpus: ClientData, batching: Batching, index: int, key: np.ndarray) -> PyTree:

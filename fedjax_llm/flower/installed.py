@@ -1,4 +1,4 @@
-"""Refuses to run where Flower is not installed."""
+"""Which Flower is installed; refuses to run where none is."""
 
 try:
     import flwr
@@ -8,4 +8,11 @@ except ModuleNotFoundError as error:
         "pip install 'fedjax-llm[flower]'."
     ) from error
 
-__all__ = ["flwr"]
+__all__ = ["KNOWN", "flwr", "is_known"]
+KNOWN = ("1.42.",)
+"""The versions of Flower whose functions that are not public were tried."""
+
+
+def is_known() -> bool:
+    """Whether the installed Flower is one of `KNOWN`."""
+    return flwr.__version__.startswith(KNOWN)

@@ -15,11 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import flwr
 from fedjax_compression.errors import message
 
 from . import keeper
-from .worker import KNOWN, is_known
+from .installed import KNOWN, flwr, is_known
 
 HOST = "127.0.0.1"
 BIN = Path(sys.executable).parent

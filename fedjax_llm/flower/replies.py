@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 from jaxtyping import PyTree
 
 from .envelope import ReplyError
-from .worker import is_known
+from .installed import is_known
 
 MOST_AROUND = 2**16
 """Most bytes of Flower's own objects around a payload, and of an answer without one."""

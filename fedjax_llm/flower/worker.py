@@ -17,7 +17,6 @@ from collections.abc import Callable
 from logging import ERROR, WARNING
 from typing import Any
 
-import flwr
 import httpx
 from flwr.app import Context, Error, Message
 from flwr.cli.install import install_from_fab
@@ -25,16 +24,11 @@ from flwr.clientapp.utils import get_load_client_app_fn
 from flwr.common import log
 from flwr.common.constant import ErrorCode, SubStatus
 
-KNOWN = ("1.42.",)
-"""The versions of Flower that this was tried with."""
+from .installed import KNOWN, flwr, is_known
+
 POLL_SECONDS = 0.2
 """Time between two questions for a task."""
 _TOKEN = "FEDJAX_LLM_TASK"  # noqa: S105 - the name of a variable
-
-
-def is_known() -> bool:
-    """Whether the installed Flower is one that a worker was tried with."""
-    return flwr.__version__.startswith(KNOWN)
 
 
 class Worker:

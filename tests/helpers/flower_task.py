@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import optax
 from fedjax_compression import codec
@@ -12,8 +11,8 @@ from fedjax_llm.data import Batching, cohort_batches, from_arrays, masked_mean
 
 NAMES = ("ann", "bob", "cyn", "dan")
 PARAMS = {
-    "w": 0.1 * jnp.arange(48.0, dtype=jnp.float32).reshape(8, 6),
-    "b": jnp.linspace(-1.0, 1.0, 6, dtype=jnp.float32),
+    "w": (0.1 * np.arange(48.0)).reshape(8, 6).astype(np.float32),
+    "b": np.linspace(-1.0, 1.0, 6, dtype=np.float32),
 }
 LIKE = jax.eval_shape(lambda: PARAMS)
 BATCHING = Batching(batch=4, steps=3)
@@ -21,15 +20,18 @@ SGD = optax.sgd(0.1, momentum=0.5)
 
 
 def corpus():
-    """Clients with 5, 7, 9 and 11 examples."""
-    keys = jr.split(jr.key(5), len(NAMES))
+    """Clients with 5, 7, 9 and 11 examples.
+
+    By NumPy, as a process for each message would compile each shape of JAX's anew.
+    """
+    random = np.random.default_rng(5)
     return from_arrays(
         {
             name: {
-                "x": np.asarray(jr.normal(key, (5 + 2 * i, 8))),
-                "y": np.asarray(jr.normal(jr.fold_in(key, 1), (5 + 2 * i, 6))),
+                "x": random.standard_normal((5 + 2 * i, 8), np.float32),
+                "y": random.standard_normal((5 + 2 * i, 6), np.float32),
             }
-            for i, (name, key) in enumerate(zip(NAMES, keys, strict=True))
+            for i, name in enumerate(NAMES)
         }
     )
 

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from ...algorithms.shared.base_changes import base_of
 from ...flower.client_files import client_folder
+from ...flower.installed import is_known
 from ...flower.loopback import Loopback
 from ...flower.server_app import last_standing, rows_file
-from ...flower.worker import is_known
 from ...simulation import Conditions
 from ...simulation.checks import check_above_zero
 from ...simulation.loop.arguments import check_every_round
