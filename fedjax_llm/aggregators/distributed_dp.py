@@ -1,12 +1,13 @@
 """Distributed privacy: clients add integer noise, and the server learns their sum alone."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from fedjax_compression import Compressor
-from fedjax_compression.checks import check_integer, check_number
+from fedjax_compression.checks import check_choice, check_integer, check_number
 from fedjax_compression.contract import Like, Payload, State, Summable, Update
 from fedjax_compression.errors import message
 from fedjax_compression.ops.bits import pack, unpack
@@ -14,12 +15,20 @@ from fedjax_compression.ops.flat import flatten, size, unflatten
 from fedjax_compression.ops.hadamard import rotate, unrotate
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ..privacy import Mechanism, clip_rows
-from ..privacy.skellam import MOST_VARIANCE, Skellam, draw_skellam, rounded_norms, scale_for
+from ..privacy import DiscreteGaussian, Mechanism, Skellam, clip_rows
+from ..privacy.integer_noise import (
+    MOST_VARIANCE,
+    draw_discrete_gaussian,
+    draw_skellam,
+    rounded_norms,
+    scale_for,
+)
 from .contract import Aggregator, AtClients, Partial, Summing
 from .secure_mean import secure_mean
 
 _WORD = 32
+_LEAST_DEVIATION = 0.5
+"""Least parameter of a discrete Gaussian variable for which the bound is proven, in steps."""
 
 
 def distributed_dp(
@@ -29,15 +38,18 @@ def distributed_dp(
     least: int | None = None,
     bits: int = 16,
     tails: float | int = 5,
+    noise: str = "skellam",
 ) -> Aggregator:
-    """Add Skellam noise at each client, sum modulo 2^bits, and divide by the clients that answered.
+    """Add integer noise at each client, sum modulo 2^bits, and divide by the clients that answered.
 
     The Skellam mechanism of Agarwal, Kairouz and Liu (2021, arXiv:2110.04995) with the rounding of
-    Kairouz, Liu and Steinke (2021, arXiv:2102.06387). A client clips its update to norm `clip`,
-    rotates it, scales it to integer steps, rounds at random, again until the norm is within the
-    bound that accounting has, adds Skellam noise of its own, and sends the integers modulo 2^bits.
-    Sums of Skellam variables are Skellam variables: a sum of `least` clients has noise of standard
-    deviation `noise_multiplier * clip` in each entry, one of more clients has more.
+    Kairouz, Liu and Steinke (2021, arXiv:2102.06387), or the distributed discrete Gaussian
+    mechanism of the latter. A client clips its update to norm `clip`, rotates it, scales it to
+    integer steps, rounds at random, again until the norm is within the bound that accounting has,
+    adds noise of its own, and sends the integers modulo 2^bits. A sum of `least` clients has noise
+    of standard deviation `noise_multiplier * clip` in each entry, one of more clients has more.
+    Sums of Skellam variables are Skellam variables; those of discrete Gaussian variables are nearly
+    such, which the epsilon counts, and take a little less of it where steps are wide.
 
     Who learns what: a server that learns the sum alone (`fedjax_llm.secure_aggregation`) learns a
     noised sum, and so does whoever sees the model. One message has 1 / `least` of the variance: the
@@ -47,7 +59,7 @@ def distributed_dp(
 
     The unit is the client, the relation that its update is zeroed out. An update that is not finite
     is zero, and noised. Accounted by Renyi divergences, rounding included
-    (`fedjax_llm.privacy.skellam`).
+    (`fedjax_llm.privacy.integer_noise`).
 
     Error: an entry of the sum beyond `tails` deviations wraps around, and nobody sees it. Messages:
     `bits` bits an entry. Memory: one update of integers. Streams. It brings its own codec: the
@@ -63,12 +75,14 @@ def distributed_dp(
             costs privacy: `epsilon` tells. Beyond some 20, steps stay as they are.
         tails: Deviations of an entry of the sum that fit into its range on each side, above 0.
             Default: 5.
+        noise: "skellam" (default) or "discrete_gaussian".
 
     Returns:
         The `Aggregator`, with `at_clients` and `summing`.
 
     Raises:
-        ValueError: For a number out of range, and for bits that rounding alone would fill.
+        ValueError: For a number out of range, for another noise, for bits that rounding alone would
+            fill, and for discrete Gaussian noise of less than half a step at each client.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -94,6 +108,7 @@ def distributed_dp(
     check_integer(least, who=who, name="least", at_least=1, at_most=clients)
     check_integer(bits, who=who, name="bits", at_least=2, at_most=_WORD)
     check_number(tails, who=who, name="tails", above=0)
+    check_choice(noise, ("skellam", "discrete_gaussian"), who=who, name="noise")
     deviation = noise_multiplier * clip / math.sqrt(least)  # of each client
     scale_for(clip, deviation, entries=2**20, clients=clients, bits=bits, tails=tails)
 
@@ -112,9 +127,16 @@ def distributed_dp(
             raise ValueError(message(who, "uplink", expected, "one"))
         scale = scale_of(like)
         l2, l1 = rounded_norms(clip, entries=size(like), scale=scale)
-        skellam = Skellam(scale, (noise_multiplier * clip) ** 2, l2, l1)
-        mechanism = Mechanism(noise_multiplier, at_clients=True, skellam=skellam)
-        coder = _integers(clip, scale, l2 * scale, (scale * deviation) ** 2, bits, clients)
+        variance, own = (noise_multiplier * clip) ** 2, scale * deviation
+        released: Skellam | DiscreteGaussian = Skellam(scale, variance, l2, l1)
+        if noise == "discrete_gaussian":
+            if own < _LEAST_DEVIATION:
+                expected = "more, for noise of half a step or more at each client"
+                raise ValueError(message(who, "bits", expected, f"{bits}, for {own:.2g} of a step"))
+            released = DiscreteGaussian(scale, variance, l2, l1, size(like), own, clients)
+        mechanism = Mechanism(noise_multiplier, at_clients=True, integers=released)
+        draw = draw_skellam if noise == "skellam" else draw_discrete_gaussian
+        coder = _integers(clip, scale, l2 * scale, own**2, bits, clients, draw)
         return coder, mechanism
 
     def summing(codec: Compressor, like: PyTree) -> Summing:
@@ -139,7 +161,13 @@ def distributed_dp(
 
 
 def _integers(
-    clip: float | int, scale: float, bound: float, variance: float, bits: int, clients: int
+    clip: float | int,
+    scale: float,
+    bound: float,
+    variance: float,
+    bits: int,
+    clients: int,
+    noise: Callable[[Key[Array, ""], float, int], Int[Array, " entries"]],
 ) -> Compressor:
     """The codec of noised integers modulo 2^bits; their norm without noise is at most `bound`."""
     who = "distributed_dp"
@@ -163,7 +191,7 @@ def _integers(
         rows, _ = clip_rows(jax.tree.map(lambda leaf: leaf[None], update), clip)
         x = flatten(jax.tree.map(lambda leaf: leaf[0], rows), who=who)
         code = rounded(rounding_key, rotate(x, jnp.uint32(seed)) * jnp.float32(scale))
-        code = (code + draw_skellam(noise_key, variance, x.size)).astype(jnp.uint32)
+        code = (code + noise(noise_key, variance, x.size)).astype(jnp.uint32)
         return pack(code & jnp.uint32(2**bits - 1), bits=bits), state
 
     def modulo(integers: Int[Array, " integers"]) -> Int[Array, " integers"]:

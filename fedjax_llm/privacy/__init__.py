@@ -3,14 +3,16 @@
 from .accounting import Account, calibrate_noise_multiplier
 from .clipping import clip_rows
 from .dp_sgd import PrivateLoss, dp_sgd, releases_of_row
-from .mechanism import Mechanism, Skellam
+from .integer_noise import IntegerAccount
+from .mechanism import DiscreteGaussian, Mechanism, Skellam
 from .noise import add_noise
 from .participation import Participation, Poisson, Separated, WithoutReplacement
 from .secret import Secret, read_secret
-from .skellam import SkellamAccount
 
 __all__ = [
     "Account",
+    "DiscreteGaussian",
+    "IntegerAccount",
     "Mechanism",
     "Participation",
     "Poisson",
@@ -18,7 +20,6 @@ __all__ = [
     "Secret",
     "Separated",
     "Skellam",
-    "SkellamAccount",
     "WithoutReplacement",
     "add_noise",
     "calibrate_noise_multiplier",

@@ -1,5 +1,6 @@
 """What a private method releases in each round, for those who account for it."""
 
+import math
 from typing import NamedTuple
 
 
@@ -29,6 +30,52 @@ class Skellam(NamedTuple):
         return order * self.l2**2 / (2 * mu) + min(second, 3 * self.l1 / (2 * s * mu))
 
 
+class DiscreteGaussian(NamedTuple):
+    """What a sum of integers with discrete Gaussian noise of each client releases of one client.
+
+    A sum of discrete Gaussian variables is nearly one, and how nearly is in the bound.
+
+    Attributes:
+        scale: Integer steps for each unit of an update.
+        variance: Variance of the noise of each entry of the sum, in units of updates: of as many
+            clients as the epsilon counts on.
+        l2: Largest Euclidean norm of a client's rounded update, in units of updates.
+        l1: Largest sum of its magnitudes.
+        entries: Entries of an update.
+        deviation: Parameter sigma of each client's noise, in integer steps, at least 1/2.
+        clients: Most clients of the sum.
+
+    """
+
+    scale: float
+    variance: float
+    l2: float
+    l1: float
+    entries: int
+    deviation: float
+    clients: int
+
+    def divergence(self, order: int) -> float:
+        """Renyi divergence of a round, for a client whose update is zeroed out.
+
+        Proposition 14 of Kairouz, Liu and Steinke (2021, arXiv:2102.06387).
+        """
+        tau, d = self.distance, self.entries
+        l2, l1 = self.l2 / math.sqrt(self.variance), self.l1 / math.sqrt(self.variance)
+        return min(
+            order * l2**2 / 2 + tau * d,
+            order / 2 * (l2**2 + 2 * l1 * tau + tau**2 * d),
+            order / 2 * (l2 + math.sqrt(d) * tau) ** 2,
+        )
+
+    @property
+    def distance(self) -> float:
+        """How far the sum is from a discrete Gaussian variable, tau of Theorem 1."""
+        exponent = -2 * (math.pi * self.deviation) ** 2
+        terms = (math.exp(exponent * k / (k + 1)) for k in range(1, self.clients))
+        return 10 * math.fsum(terms)
+
+
 class Mechanism(NamedTuple):
     """What a release tells: by default one of the Gaussian mechanism.
 
@@ -47,7 +94,8 @@ class Mechanism(NamedTuple):
             for the run. None (default): rounds have noise of their own, and keys of their own.
         separation: Rounds by which those of a client must be apart for the account. Default: 1.
         relation: What neighbours differ in; None (default) for the first that `Account` knows.
-        skellam: The `Skellam` mechanism, where the noise is that; None (default) for Gaussian.
+        integers: The `Skellam` or `DiscreteGaussian` mechanism, where the noise is integers; None
+            (default) for Gaussian noise.
 
     """
 
@@ -59,4 +107,4 @@ class Mechanism(NamedTuple):
     rounds: int | None = None
     separation: int = 1
     relation: str | None = None
-    skellam: Skellam | None = None
+    integers: Skellam | DiscreteGaussian | None = None

@@ -12,13 +12,13 @@ from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..data import Batching, ClientData
 from ..privacy import (
     Account,
+    IntegerAccount,
     Mechanism,
     Participation,
     Poisson,
     PrivateLoss,
     Secret,
     Separated,
-    SkellamAccount,
     read_secret,
     releases_of_row,
 )
@@ -60,7 +60,7 @@ class Private(NamedTuple):
 
     """
 
-    account: Account | SkellamAccount
+    account: Account | IntegerAccount
     releases: Callable[[int], int]
     secret: Secret
     unit: str
@@ -156,9 +156,9 @@ def private(
             f"rounds: expected at most {mechanism.rounds}, for which the noise of {by} is made, "
             f"got {config.rounds}."
         )
-    account_of: Callable[..., Account | SkellamAccount]
-    if mechanism.skellam:
-        account_of = partial(SkellamAccount, mechanism.skellam, mechanism.noise_multiplier)
+    account_of: Callable[..., Account | IntegerAccount]
+    if mechanism.integers:
+        account_of = partial(IntegerAccount, mechanism.integers, mechanism.noise_multiplier)
     else:
         account_of = partial(
             Account, mechanism.noise_multiplier, kept.participation, relation=mechanism.relation

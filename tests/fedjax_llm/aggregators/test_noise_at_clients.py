@@ -13,7 +13,8 @@ from fedjax_llm import fed_avg
 from fedjax_llm.aggregators.distributed_dp import _integers
 from fedjax_llm.algorithms.shared import gather_updates
 from fedjax_llm.data import Batching, from_arrays, masked_mean
-from fedjax_llm.privacy import Account, Secret, calibrate_noise_multiplier
+from fedjax_llm.privacy import Account, DiscreteGaussian, Secret, calibrate_noise_multiplier
+from fedjax_llm.privacy.integer_noise import draw_skellam
 from fedjax_llm.secure_aggregation import codec_setup, integers_of, mean_of, run_round
 from fedjax_llm.simulation import CompiledRounds, Conditions, faults, simulate
 
@@ -73,22 +74,23 @@ def test_the_norm_of_the_rounded_integers_is_within_what_accounting_has():
     """With wide steps, where rounding adds more than the clip; noise is switched off by its key."""
     rule = rules.distributed_dp(CLIP, 1.0, clients=CLIENTS, bits=6)
     _, mechanism = rule.at_clients.build(None, LIKE)
-    scale = mechanism.skellam.scale
-    quiet = _integers(CLIP, scale, mechanism.skellam.l2 * scale, 1e-30, 6, CLIENTS)
+    scale = mechanism.integers.scale
+    quiet = _integers(CLIP, scale, mechanism.integers.l2 * scale, 1e-30, 6, CLIENTS, draw_skellam)
     many = np.random.default_rng(1).normal(size=(500, SIZE)).astype(np.float32)
     sent = encoded(quiet, many)
     whole = np.asarray(jax.vmap(lambda p: quiet.summable.integers(p, LIKE))(sent), float)
     norms = np.linalg.norm(whole, axis=1) / scale
-    assert norms.max() <= mechanism.skellam.l2
-    assert norms.max() > 0.9 * mechanism.skellam.l2
-    assert mechanism.skellam.l2 > 1.2 * CLIP
-    assert np.abs(whole).sum(axis=1).max() / scale <= mechanism.skellam.l1
+    assert norms.max() <= mechanism.integers.l2
+    assert norms.max() > 0.9 * mechanism.integers.l2
+    assert mechanism.integers.l2 > 1.2 * CLIP
+    assert np.abs(whole).sum(axis=1).max() / scale <= mechanism.integers.l1
 
 
 @pytest.mark.slow
-def test_the_noise_of_the_sum_is_that_of_least_clients():
+@pytest.mark.parametrize("noise", ["skellam", "discrete_gaussian"])
+def test_the_noise_of_the_sum_is_that_of_least_clients(noise):
     """Rejected at 1.05; 6 of 8 answer; one message has a sixth of the variance."""
-    rule = rules.distributed_dp(CLIP, 2.0, clients=CLIENTS, least=6, bits=16)
+    rule = rules.distributed_dp(CLIP, 2.0, clients=CLIENTS, least=6, bits=16, noise=noise)
     coder, _ = rule.at_clients.build(None, LIKE)
     adds, number = coder.summable, 800
     zeros = np.zeros((number * 6, SIZE), np.float32)
@@ -103,6 +105,20 @@ def test_the_noise_of_the_sum_is_that_of_least_clients():
     assert abs(squares / 1.05**2 - count) > 4.9 * np.sqrt(2 * count)
     pairs = np.corrcoef(noise.T)[np.triu_indices(SIZE, 1)] * np.sqrt(number)
     assert np.abs(pairs).max() < 5.8
+
+
+def test_discrete_gaussian_noise_is_accounted_for_with_all_clients_and_refused_below_half_a_step():
+    """As many terms as clients may answer, the variance of as few as must."""
+    rule = rules.distributed_dp(CLIP, 2.0, clients=CLIENTS, least=6, noise="discrete_gaussian")
+    released = rule.at_clients.build(None, LIKE)[1].integers
+    assert isinstance(released, DiscreteGaussian)
+    assert (released.entries, released.clients, released.variance) == (SIZE, CLIENTS, 1.0)
+    np.testing.assert_allclose(released.deviation, released.scale * np.sqrt(1 / 6))
+    narrow = rules.distributed_dp(CLIP, 0.1, clients=CLIENTS, bits=6, noise="discrete_gaussian")
+    with pytest.raises(ValueError, match="distributed_dp: bits: expected more, for noise of half"):
+        narrow.at_clients.build(None, LIKE)
+    with pytest.raises(ValueError, match="distributed_dp: noise: expected"):
+        rules.distributed_dp(CLIP, 1.0, clients=CLIENTS, noise="laplace")
 
 
 @pytest.mark.slow
@@ -122,7 +138,7 @@ def test_neighbours_differ_by_what_accounting_has():
     zeroed[3] = 0
     (one, rule), (other, _) = summed(QUIET, ROWS), summed(QUIET, zeroed)
     moved = CLIENTS * np.linalg.norm(flat(rule.finish(one)) - flat(rule.finish(other)))
-    l2 = QUIET.at_clients.build(None, LIKE)[1].skellam.l2
+    l2 = QUIET.at_clients.build(None, LIKE)[1].integers.l2
     assert 0.98 * CLIP < moved < 1.02 * l2
 
 
