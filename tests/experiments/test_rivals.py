@@ -28,7 +28,7 @@ def compared(*words):
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_our_run_ends_where_a_plain_loop_over_the_exported_rows_ends(tmp_path):
     words = ("--rounds", 2, "--warm-up", 1, "--passes", 1, "--out", tmp_path)
     out = compared("--only", "ours", *words)

@@ -40,7 +40,7 @@ def means_decode_to_means(text):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @every_codec
 def test_exactly_the_listed_codecs_are_linear(text):
     assert means_decode_to_means(text) == (text in LINEAR)

@@ -115,7 +115,7 @@ def test_an_update_of_many_small_matrices_is_sent_within_the_rate():
     assert len(wire.dumps(zeros)) == 528
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("rate", "entries"), CASES)
 @pytest.mark.parametrize("name", WITH_RATE)
 def test_an_update_arrives(name, rate, entries):

@@ -33,7 +33,7 @@ def coded(x, rate):
     return 8 * len(wire.dumps(payload)) / entries, float(left / power), payload
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("source", [gaussian, heavy])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 1, 2, 3, 6])
 def test_the_rate_is_met(source, rate):

@@ -32,7 +32,7 @@ def spike_train(key, entries):
     return jnp.where(spikes, jr.normal(key, (entries,)), 0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_the_variance_is_the_docstrings_for_any_update(bits):
     c, entries = trellis_fixed(bits=bits), 100_001

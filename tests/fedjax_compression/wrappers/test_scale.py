@@ -22,7 +22,7 @@ def test_the_unbiased_scale_preserves_the_inner_product():
     assert inner == pytest.approx(float(sum(jnp.vdot(x[name], x[name]) for name in x)), rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_variance_is_d_over_one_minus_d_for_centroids():
     x, plain = jr.normal(jr.key(1), (2**16,)), entropy_coded(rate=2)
     least = float(((x - decoded(plain, x)) ** 2).sum() / (x**2).sum())

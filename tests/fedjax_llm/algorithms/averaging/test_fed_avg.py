@@ -268,7 +268,7 @@ def test_ef21_reaches_the_optimum_where_top_k_stalls():
     assert (plain > 0.5, memory < 1e-3, failed) == (True, True, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ef21_reaches_the_optimum_with_half_of_the_clients_a_round():
     def half(number):
         return np.random.default_rng(number).permutation(6)[:3]
@@ -278,14 +278,14 @@ def test_ef21_reaches_the_optimum_with_half_of_the_clients_a_round():
     assert (plain > 0.5, memory < 1e-3) == (True, True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_diana_reaches_the_optimum_where_its_codec_alone_stalls():
     plain, _ = quadratic("random_k(fraction=0.5)")
     memory, _ = quadratic("diana(random_k(fraction=0.5), rate=0.5)")
     assert (plain > 0.1, memory < 1e-3) == (True, True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ef21_in_both_directions_reaches_the_optimum():
     top = "ef21(top_k(fraction=0.2))"
     error, failed = quadratic(top, top, rounds=600, rate=0.02)
@@ -372,7 +372,7 @@ def test_a_prediction_is_the_last_aggregate_and_changes_nothing_with_exact_codec
     close(partial.aggregate.total, jax.tree.map(jnp.subtract, direct, state.params), 1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_error_feedback_converges_with_a_prediction_too():
     text = "error_feedback(top_k(fraction=0.3))"
     plain, _ = quadratic(text, rounds=900, rate=0.005)

@@ -42,7 +42,7 @@ def run(text, *, factory=fed_avg, **happens):
     return rounds(algorithm, START, DATA, WEIGHTS, number=ROUNDS, **happens)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "happens",
     [
