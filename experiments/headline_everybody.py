@@ -60,8 +60,31 @@ MUON = [
     for uplink in ("identity()", "preconditioned(trellis_fixed(bits=0.1))", "eden(bits=0.1)")
 ]
 
+RIVALS = [
+    {"server_optimizer": "fed_adam()"},
+    {"uplink": "adaptive(rate=0.25)"},
+    {"uplink": "random_k(fraction=0.1)"},
+    {"uplink": "qsgd(levels=1)"},
+    {"algorithm": "cocktail_sgd()"},
+]
+
+STEP = "sgd(1.0)"
+FEEDBACK = [
+    {"uplink": "diana(eden(bits=0.25), rate=0.15)"},
+    {"uplink": f"error_feedback({LEAST_ERROR}, decay=0.5)"},
+    {"uplink": "ef21(top_k(fraction=0.01))"},
+    {"uplink": f"error_feedback({LEAST_ERROR})", "server_optimizer": STEP},
+    {"uplink": "error_feedback(top_k(fraction=0.01), decay=0.5)"},
+]
+"""Other forms of memory at the clients: shifts, a residual that fades, no momentum at the server.
+"""
+
 CLIENT = ("adam(0.0025)", "adam(0.005)")
 SERVER = ("sgd(1.0, momentum=0.5, nesterov=True)", "sgd(0.5, momentum=0.75, nesterov=True)")
+OTHER_SERVERS = {
+    "fed_adam()": ("fed_adam(0.003)", "fed_adam(0.01)"),
+    STEP: ("sgd(1.0)", "sgd(0.7)"),
+}
 
 
 def combined(config, **fields):
@@ -82,12 +105,16 @@ def candidates(config):
     if name == "sparse_loco":
         outer = ("sparse_loco(rate=1.0)", "sparse_loco(rate=2.0)")
         return combined(config, algorithm=outer, client_optimizer=CLIENT)
+    if name == "cocktail_sgd":
+        shares = ("cocktail_sgd()", "cocktail_sgd(subset=0.2, fraction=0.1)")
+        return combined(config, algorithm=shares, client_optimizer=CLIENT)
     client = ("muon(0.01)", "muon(0.02)") if config.client_optimizer else CLIENT
-    return combined(config, client_optimizer=client, server_optimizer=SERVER)
+    server = OTHER_SERVERS.get(config.server_optimizer, SERVER)
+    return combined(config, client_optimizer=client, server_optimizer=server)
 
 
 first = [replace(BASE, uplink=uplink) for uplink in UPLINKS]
-first += [replace(BASE, **fields) for fields in (*METHODS, *MUON)]
+first += [replace(BASE, **fields) for fields in (*METHODS, *MUON, *RIVALS, *FEEDBACK)]
 again = [replace(BASE, uplink=uplink, seed=seed) for uplink in NEAR for seed in (1, 2)]
 study = Study(
     first + again,

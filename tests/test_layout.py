@@ -20,6 +20,7 @@ LAYERS = {
         *(
             "_version",
             "signals",
+            "locks",
             "checks",
             "server_optimizers",
             "client_optimizers",

@@ -20,6 +20,7 @@ from .._version import __version__
 from ..algorithm import FederatedAlgorithm
 from ..client_training import Frozen, Params
 from ..ledger import total_bytes
+from ..locks import locked
 from ..simulation import RunCheckpoints, Snapshot, StoreRows
 from ..simulation.loop.arguments import check_algorithm
 from ..simulation.loop.programs import first_state
@@ -79,7 +80,8 @@ def server_app(
 
     Raises:
         TypeError: For an argument of the wrong kind. From the app, whatever `federate` raises.
-        ValueError: From the app, for a folder whose run had other arguments.
+        ValueError: From the app, for a folder whose run had other arguments, and for one that
+            another process writes to.
 
     """
     who = "server_app"
@@ -101,7 +103,8 @@ def server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         rows = rows_file(folder, run)
-        with RunCheckpoints(rows.with_name("checkpoints")) as checkpoints:
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        with locked(rows.parent), RunCheckpoints(rows.with_name("checkpoints")) as checkpoints:
             start = _resume(checkpoints, first_state(algorithm, jr.key(seed), params), notes)
             _cut(rows, start.round if start else 0)
             for done in federate(

@@ -8,7 +8,6 @@ from .prepare import Run, prepare
 from .quality import baseline_rows
 from .results import Row
 from .rows import versions
-from .stopping import locked
 from .texts import Named
 from .tracking import Tracker
 from .training import train
@@ -25,7 +24,6 @@ __all__ = [
     "deliver",
     "execute",
     "execute_together",
-    "locked",
     "open_run_folder",
     "prepare",
     "rounds",

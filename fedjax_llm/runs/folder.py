@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.random as jr
 from fedjax_compression.text import build, parse
 
+from ..locks import locked
 from ..simulation import CLIENT_AXES, Auto, Round
 from ..simulation.run_checkpoints import RunCheckpoints
 from .config import ENDS, parse_config
@@ -23,7 +24,7 @@ from .execute import ResumePoint, choose_client_axis
 from .prepare import Run
 from .results import Row, append_row, read_rows, write_object
 from .rows import versions
-from .stopping import Stop, locked, stop_signals
+from .stopping import Stop, stop_signals
 
 
 class RunFolder(NamedTuple):

@@ -1,12 +1,10 @@
-"""Stop signals, answered between two rounds; and a lock on a run's folder."""
+"""Stop signals, answered between two rounds."""
 
-import fcntl
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
 from ..signals import asking, say
@@ -128,19 +126,3 @@ def interrupts() -> Iterator[Stop]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process; the lock ends with the process, even on SIGKILL.
-
-    Raises `ValueError` where another process has locked it.
-    """
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder}: expected a folder that no other run writes to, got one in use."
-            ) from None
-        yield

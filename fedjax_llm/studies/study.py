@@ -8,7 +8,8 @@ from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 
 from ..checks import check_count, check_real
-from ..runs import Row, RunConfig, canonical, locked
+from ..locks import locked
+from ..runs import Row, RunConfig, canonical
 from ..runs.contents import Contents
 from ..runs.live import minute_lines
 from ..runs.results import read_rows, write_object

@@ -14,6 +14,7 @@ from ...flower.client_files import client_folder
 from ...flower.installed import is_known
 from ...flower.loopback import Loopback
 from ...flower.server_app import last_standing, rows_file
+from ...locks import locked
 from ...simulation import Conditions
 from ...simulation.checks import check_above_zero
 from ...simulation.loop.arguments import check_every_round
@@ -24,7 +25,7 @@ from ..folder import check_same_run
 from ..prepare import Run
 from ..results import Row, read_lines, write_object, write_text
 from ..rows import Trained, summary, versions
-from ..stopping import Stop, locked, stop_signals
+from ..stopping import Stop, stop_signals
 from .parts import ABOUT, FAILURE, FOLDER, RUN, algorithm_of, federated_run, secure_sums
 from .status import ClientStatus, Status
 

@@ -9,6 +9,7 @@ from flwr.app import Context, RecordDict
 
 from fedjax_llm import algorithms
 from fedjax_llm.flower import server_app
+from fedjax_llm.locks import locked
 
 from ...helpers.flower_nodes import bits, nodes
 from ...helpers.flower_task import LIKE, NAMES, PARAMS, batches, loss
@@ -29,6 +30,15 @@ def run(algorithm, folder, rounds, *, seed=11, each=None):
     )
     grid = InMemoryGrid(nodes(algorithm, folder / "clients"))
     app(grid, Context(7, 1, {}, RecordDict(), {}))
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
+    place = tmp_path / "server/run-a%2F..%2Fb"
+    place.mkdir(parents=True)
+    algorithm = algorithms.fed_avg(loss, LIKE, client_optimizer=optax.sgd(0.1))
+    with locked(place), pytest.raises(ValueError, match="no other run writes to, got one in use"):
+        run(algorithm, tmp_path, 1)
+    assert not (place / "rounds.jsonl").exists()
 
 
 @pytest.mark.slow
