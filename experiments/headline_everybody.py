@@ -74,7 +74,8 @@ FEEDBACK = [
     {"uplink": f"error_feedback({LEAST_ERROR}, decay=0.5)"},
     {"uplink": "ef21(top_k(fraction=0.01))"},
     {"uplink": f"error_feedback({LEAST_ERROR})", "server_optimizer": STEP},
-    {"uplink": "error_feedback(top_k(fraction=0.01), decay=0.5)"},
+    {"uplink": "diana(preconditioned(trellis_fixed(bits=0.1)), rate=0.1)"},
+    {"uplink": "diana(eden(bits=0.1), rate=0.06)"},
 ]
 """Other forms of memory at the clients: shifts, a residual that fades, no momentum at the server.
 """

@@ -101,7 +101,7 @@ class Compressor(NamedTuple):
       ends need are derived from a seed in the payload.
 
     Receiver memory and `given` are for the outermost codec only: wrappers refuse a codec that has
-    one of them.
+    one of them. But `ef21` and `diana`, which are the memory, pass on what is given.
 
     Attributes:
         init: `(like) -> state`. The sender's state before its first message, for updates with the
@@ -254,7 +254,12 @@ def check_compressor(value: Any, *, who: str, name: str = "codec") -> None:
 
 
 def check_inner(
-    compressor: Compressor, *, who: str, name: str = "compressor", remedy: str = ""
+    compressor: Compressor,
+    *,
+    who: str,
+    name: str = "compressor",
+    remedy: str = "",
+    passes_given: bool = False,
 ) -> None:
     """Check that a wrapper's codec is a `Compressor` that may stand inside another.
 
@@ -263,17 +268,21 @@ def check_inner(
         who: Wrapper that was called.
         name: Name of the argument.
         remedy: What to do instead. Default: put the memory outside the wrapper.
+        passes_given: Whether the wrapper has a `given` of its own, which calls the codec's.
+            Default: False.
 
     Raises:
         TypeError: For something that is not a `Compressor`.
-        ValueError: For a codec whose receiver keeps memory, and for one with `given`.
+        ValueError: For a codec whose receiver keeps memory, and for one with `given` unless the
+            wrapper passes it on.
 
     """
     check_compressor(compressor, who=who, name=name)
-    if compressor.given is not None:
+    if compressor.given is not None and not passes_given:
         raise ValueError(
             f"{who}: {name}: expected a codec that knows nothing but the update, got one that is "
-            f"given another (preconditioned); it goes outermost, around codecs without state."
+            f"given another (preconditioned); it goes around codecs without state, and only ef21 "
+            f"and diana go around it."
         )
     if has_receiver_memory(compressor):
         raise ValueError(

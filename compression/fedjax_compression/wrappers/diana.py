@@ -32,7 +32,7 @@ def diana(compressor: Compressor, *, rate: float | int) -> Compressor:
     optimizer.
 
     Args:
-        compressor: The inner codec C, without receiver memory.
+        compressor: The inner codec C, without receiver memory; `preconditioned(...)` may be one.
         rate: Step of the shift as a share of the decoded message, above 0 and at most 1.
 
     Returns:

@@ -31,7 +31,7 @@ def ef21(compressor: Compressor) -> Compressor:
     update's dtypes.
 
     Args:
-        compressor: The inner codec C, without receiver memory.
+        compressor: The inner codec C, without receiver memory; `preconditioned(...)` may be one.
 
     Returns:
         The codec, with receiver memory.

@@ -36,13 +36,18 @@ def shifted(
     The receiver's h is the weighted mean of all senders' h. It moves by `rate` times `share` times
     the mean of the decoded messages, as the senders that are not in that mean did not move.
     `received(before, after, mean)` returns the received update from the receiver's h before and
-    after the round and that mean. An update or a mean that is not finite leaves h unchanged.
+    after the round and that mean. An update or a mean that is not finite leaves h unchanged. What
+    is known of the update is given to the inner codec, which codes the difference.
 
     Raises `TypeError` and `ValueError` as `ef21` does.
     """
     check_inner(
-        compressor, who=who, remedy=f"give {who} the codec inside it, as one memory is enough."
+        compressor,
+        who=who,
+        remedy=f"give {who} the codec inside it, as one memory is enough.",
+        passes_given=True,
     )
+    of_round = compressor.given
 
     def init(like: Like) -> State:
         return Shifted(zeros(like, who=who), compressor.init(like))
@@ -59,7 +64,18 @@ def shifted(
         moved = add(known, scaled(rate * share, mean))
         return received(known, moved, mean), finite_or(moved, moved, known)
 
-    return Compressor(init, encode, compressor.decode, lambda like: zeros(like, who=who), receive)
+    def given(update: Update) -> Compressor:
+        assert of_round is not None  # noqa: S101 - as only then it is in the codec
+        return shifted(of_round(update), rate=rate, received=received, who=who)
+
+    return Compressor(
+        init,
+        encode,
+        compressor.decode,
+        lambda like: zeros(like, who=who),
+        receive,
+        given=given if of_round else None,
+    )
 
 
 def zeros(like: Like, *, who: str) -> Update:

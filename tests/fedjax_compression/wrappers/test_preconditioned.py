@@ -5,7 +5,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 from fedjax_compression import (
+    diana,
     eden,
+    ef21,
     error_feedback,
     identity,
     payload_structure,
@@ -115,6 +117,30 @@ def test_a_known_direction_of_most_power_costs_less():
 def test_codecs_with_state_or_knowledge_of_their_own_are_refused(inner):
     with pytest.raises(ValueError, match="preconditioned: compressor: expected a codec"):
         preconditioned(inner)
+
+
+@pytest.mark.parametrize("wrapped", [lambda c: diana(c, rate=0.3), ef21])
+def test_a_shift_around_it_passes_on_what_is_known(wrapped):
+    """The message is the scaled codec's, of the difference to the shift, and both ends agree."""
+    inner = preconditioned(eden(bits=2))
+    whole, alone = wrapped(inner), inner.given(KNOWN)
+    c = whole.given(KNOWN)
+    state, memory = whole.init(UPDATE), whole.receiver(UPDATE)
+    for number in range(3):
+        key = jr.key(number)
+        payload, after = c.encode(key, UPDATE, state)
+        difference = jax.tree.map(jnp.subtract, UPDATE, state.known)
+        expected, _ = alone.encode(key, difference, ())
+        assert wire.dumps(payload) == wire.dumps(expected)
+        received, memory = c.receive(c.decode(payload, UPDATE), memory, 1.0)
+        state = after
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+            memory,
+            state.known,
+        )
+    assert payload_structure(whole, UPDATE) == payload_structure(inner, UPDATE)
+    assert jax.tree.map(jnp.shape, received) == jax.tree.map(jnp.shape, UPDATE)
 
 
 def test_it_goes_outermost():

@@ -65,6 +65,29 @@ def test_the_optimum_is_reached_whoever_counts(text, happens):
     assert np.linalg.norm(state.params - OPTIMUM) / np.linalg.norm(OPTIMUM) < 2e-6
 
 
+@pytest.mark.slow
+def test_what_is_known_is_given_to_the_codec_inside():
+    """The last aggregate scales the differences; clients' shifts and the server's stay together."""
+    start = START.reshape(4, 5)
+    data = DATA._replace(
+        optimum=DATA.optimum.reshape(4, 1, 4, 5), strength=DATA.strength.reshape(4, 1, 4, 5)
+    )
+    algorithm = fed_avg(
+        loss,
+        start,
+        client_optimizer=optax.sgd(RATE),
+        server_optimizer=optax.sgd(1.0),
+        uplink=codec("diana(preconditioned(eden(bits=2)), rate=0.5)"),
+        population=10.0,
+    )
+    state, clients = rounds(algorithm, start, data, WEIGHTS, number=200)
+    held = np.einsum("c,c...->...", WEIGHTS / WEIGHTS.sum(), np.asarray(clients.uplink.known))
+    np.testing.assert_allclose(state.uplink, held, atol=1e-4)
+    optimum = OPTIMUM.reshape(4, 5)
+    assert np.linalg.norm(state.params - optimum) / np.linalg.norm(optimum) < 1e-3
+    assert np.linalg.norm(state.known) < 1e-3 * np.linalg.norm(optimum)
+
+
 def test_diloco_has_it_too():
     state, _ = run("ef21(top_k(fraction=0.3))", factory=diloco, broken=ONCE)
     assert np.linalg.norm(state.params - OPTIMUM) / np.linalg.norm(OPTIMUM) < 2e-6
