@@ -63,16 +63,13 @@ MUON = [
 RIVALS = [
     {"server_optimizer": "fed_adam()"},
     {"uplink": "adaptive(rate=0.25)"},
-    {"uplink": "random_k(fraction=0.1)"},
     {"uplink": "qsgd(levels=1)"},
-    {"algorithm": "cocktail_sgd()"},
 ]
 
 STEP = "sgd(1.0)"
 FEEDBACK = [
     {"uplink": "diana(eden(bits=0.25), rate=0.15)"},
     {"uplink": f"error_feedback({LEAST_ERROR}, decay=0.5)"},
-    {"uplink": "ef21(top_k(fraction=0.01))"},
     {"uplink": f"error_feedback({LEAST_ERROR})", "server_optimizer": STEP},
     {"uplink": "diana(preconditioned(trellis_fixed(bits=0.1)), rate=0.1)"},
     {"uplink": "diana(eden(bits=0.1), rate=0.06)"},
@@ -106,9 +103,6 @@ def candidates(config):
     if name == "sparse_loco":
         outer = ("sparse_loco(rate=1.0)", "sparse_loco(rate=2.0)")
         return combined(config, algorithm=outer, client_optimizer=CLIENT)
-    if name == "cocktail_sgd":
-        shares = ("cocktail_sgd()", "cocktail_sgd(subset=0.2, fraction=0.1)")
-        return combined(config, algorithm=shares, client_optimizer=CLIENT)
     client = ("muon(0.01)", "muon(0.02)") if config.client_optimizer else CLIENT
     server = OTHER_SERVERS.get(config.server_optimizer, SERVER)
     return combined(config, client_optimizer=client, server_optimizer=server)
@@ -126,25 +120,35 @@ study = Study(
 )
 
 
+def name_of(row: dict) -> str:
+    """The method or codec, and the optimizers that are not those of most rows."""
+    config = row["config"]
+    name = row["codec"] if config["algorithm"] == "fed_avg()" else config["algorithm"]
+    names = [f"`{name}, {row['codec']}`" if name == "diloco()" else f"`{name}`"]
+    server = config["server_optimizer"] or ""
+    if (config["client_optimizer"] or "").startswith("muon"):
+        names.append("Muon")
+    if server.startswith("fed_adam"):
+        names.append("FedAdam")
+    elif server and "momentum" not in server:
+        names.append("no momentum")
+    return ", ".join(names)
+
+
 def table() -> list[str]:
     """A line of Markdown for each configuration, most bytes first."""
     loss, found = "heldout_nats_per_byte", {}
     for row in read_rows(ROWS):
-        config = row["config"]
-        client = config["client_optimizer"] or ""
-        name = row["codec"] if config["algorithm"] == "fed_avg()" else config["algorithm"]
-        if name == "diloco()":
-            name = f"{name}, {row['codec']}"
-        found.setdefault((client.startswith("muon"), name), {})[row["seed"]] = row
-    plain = found[False, "identity()"]
+        found.setdefault(name_of(row), {})[row["seed"]] = row
+    plain = found["`identity()`"]
     lines = []
-    for (muon, name), rows in sorted(found.items(), key=lambda each: -each[1][0]["uplink_bytes"]):
+    for name, rows in sorted(found.items(), key=lambda each: -each[1][0]["uplink_bytes"]):
         first, sent = rows[0], rows[0]["uplink_bytes"]
         above = [rows[seed][loss] - plain[seed][loss] for seed in sorted(rows)]
         told = len(above) > 1 and rows is not plain
         rates = [first["config"][field] for field in ("client_optimizer", "server_optimizer")]
         cells = [
-            f"`{name}`" + (", Muon" if muon else ""),
+            name,
             f"{sent / 2**20:.3g}",
             f"{plain[0]['uplink_bytes'] / sent:.1f}",
             f"{first['uplink_bits_per_parameter']:.3f}",
