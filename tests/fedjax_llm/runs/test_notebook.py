@@ -9,7 +9,7 @@ import time
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from fedjax_llm.runs import locked
+from fedjax_llm.locks import locked
 from tests.helpers.notebooks import environment, kernel, notebook, said
 
 SCRIPT = """
