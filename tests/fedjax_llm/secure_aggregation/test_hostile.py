@@ -195,7 +195,7 @@ def test_a_list_of_neighbours_that_cannot_be_is_refused():
         ([1, 1, 2], "each client once, in increasing order"),
     ):
         refuses(lambda n=numbers: advertised().share(offered(n, keys)), text)
-    refuses(lambda: advertised(3).share(offered([1, 2], keys)), "a message for client 3, got one")
+    refuses(lambda: advertised(3).share(offered([1, 2], keys)), "a message of client 3, got one")
 
 
 def until(step, lost=None, setup=SETUP):
