@@ -47,9 +47,10 @@ def distributed_dp(
     mechanism of the latter. A client clips its update to norm `clip`, rotates it, scales it to
     integer steps, rounds at random, again until the norm is within the bound that accounting has,
     adds noise of its own, and sends the integers modulo 2^bits. A sum of `least` clients has noise
-    of standard deviation `noise_multiplier * clip` in each entry, one of more clients has more.
-    Sums of Skellam variables are Skellam variables; those of discrete Gaussian variables are nearly
-    such, which the epsilon counts, and take a little less of it where steps are wide.
+    of standard deviation `noise_multiplier * clip` in each entry (of discrete Gaussian noise a
+    little less, where a client's is near half a step), one of more clients has more. A sum of
+    Skellam variables is a Skellam variable. A sum of discrete Gaussian variables is only nearly
+    one, and the epsilon includes how nearly.
 
     Who learns what: a server that learns the sum alone (`fedjax_llm.secure_aggregation`) learns a
     noised sum, and so does whoever sees the model. One message has 1 / `least` of the variance: the

@@ -21,12 +21,13 @@ from .._version import __version__
 from ..algorithm import FederatedAlgorithm
 from ..client_training import Frozen, Params
 from ..data import Batching, ClientData, cohort_batches
+from ..secure_aggregation.client import STEPS
 from ..simulation.keys import DATA
 from ..simulation.loop.arguments import check_algorithm, check_batching, check_corpus
 from .client_files import ClientFile, Kept
 from .envelope import bytes_record, read_bytes, read_values
 from .programs import client_program
-from .secure_sums import STEPS, SecureClients, SecureSums, check_secure
+from .secure_sums import SecureClients, SecureSums, check_secure
 
 ASKED = {
     **{"version": str, "run": str, "origin": str, "client": str},
@@ -106,7 +107,8 @@ def client_app(
     check_batching(batching, who=who)
     check_kind(folder, Path, who=who, name="folder", expected="a pathlib.Path")
     check_kind(compilation_cache, bool, who=who, name="compilation_cache", expected="True or False")
-    sums = check_secure(algorithm, secure, who=who)
+    check_secure(algorithm, secure, who=who)
+    sums = algorithm.sums
     program, app = client_program(algorithm), ClientApp()
     secure_clients = SecureClients(sums, secure) if sums and secure else None
 

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from jaxtyping import Array, Int, Key, PyTree
 
 from .._version import __version__
-from ..algorithm import FederatedAlgorithm, IntegerSums, ServerInfo, ServerState
+from ..algorithm import FederatedAlgorithm, ServerInfo, ServerState
 from ..checks import check_count
 from ..client_training import Frozen, Params
 from ..ledger import Entry, messages
@@ -177,7 +177,7 @@ def federate(
     if list(names) != sorted(set(names)):
         raise ValueError(message(who, "names", "each name once, sorted", list(names)))
     check_every_round(algorithm, clients, len(names), Conditions(), who=who)
-    sums = check_secure(algorithm, secure, who=who)
+    check_secure(algorithm, secure, who=who)
     if secure and secure.clients != clients:
         expected = f"{clients}, the clients of a cohort"
         raise ValueError(message(who, "secure.clients", expected, secure.clients))
@@ -197,7 +197,6 @@ def federate(
         most_targets=most_targets,
         start=start,
         secure=secure,
-        sums=sums,
     )
 
 
@@ -218,9 +217,9 @@ def _federate(
     most_targets: int,
     start: Standing | None,
     secure: SecureSums | None,
-    sums: IntegerSums | None,
 ) -> Generator[FlowerRound, None, None]:
     """`federate` with checked arguments."""
+    sums = algorithm.sums  # as `secure`, or both are None
     programs = server_programs(algorithm, clients)
     down_like, up_like = messages(algorithm, params, batches, frozen=frozen)
     state = start.state if start else first_state(algorithm, key, params)

@@ -79,18 +79,13 @@ degree=30))
         return setup
 
 
-def check_secure(
-    algorithm: FederatedAlgorithm, secure: SecureSums | None, *, who: str
-) -> IntegerSums | None:
+def check_secure(algorithm: FederatedAlgorithm, secure: SecureSums | None, *, who: str) -> None:
     """Refuse an algorithm that needs secure sums without them, and one that cannot have them.
 
     Args:
         algorithm: The algorithm.
         secure: What was asked for.
         who: The function, for messages.
-
-    Returns:
-        How the algorithm reads sums; None without secure sums.
 
     Raises:
         TypeError: For anything but `SecureSums`.
@@ -102,7 +97,7 @@ def check_secure(
             expected = "SecureSums(clients=...), as secure_mean() is for a server that learns sums"
             remedy = "weighted_mean() is for one that reads every message"
             raise ValueError(message(who, "secure", expected, None, remedy))
-        return None
+        return
     check_kind(secure, SecureSums, who=who, name="secure", expected="SecureSums(clients=...)")
     if algorithm.sums is None:
         expected = "None with an algorithm whose server needs single updates"
@@ -112,7 +107,6 @@ def check_secure(
         expected = f"at most {algorithm.sums.clients}, for whose sum the codec has room"
         raise ValueError(message(who, "secure.clients", expected, secure.clients))
     secure.setup(bytes(16), algorithm.sums)
-    return algorithm.sums
 
 
 def exchange_sums(

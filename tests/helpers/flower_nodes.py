@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from fedjax_llm.flower import client_app
+from fedjax_llm.flower import client_app, federate
 
-from .flower_task import BATCHING, NAMES, PARAMS, corpus
+from .flower_task import BATCHING, NAMES, PARAMS, batches, corpus
 
 
 def nodes(algorithm, folder, secure=None):
@@ -17,6 +17,21 @@ def nodes(algorithm, folder, secure=None):
         secure=secure,
     )
     return {90 - i: (app, {"client": name}) for i, name in enumerate(NAMES)}
+
+
+def over_flower(algorithm, grid, *, rounds=3, clients=3, **options):
+    return list(
+        federate(
+            grid,
+            algorithm,
+            *(PARAMS, (), batches(), NAMES),
+            run="test",
+            rounds=rounds,
+            clients=clients,
+            seed=11,
+            **options,
+        )
+    )
 
 
 def bits(tree):

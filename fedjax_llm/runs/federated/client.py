@@ -12,25 +12,15 @@ from .parts import algorithm_of, opened, secure_sums
 app = ClientApp()
 
 
-@app.query("join")
-def join(asked: Message, context: Context) -> Message:
-    """Say which client this node has."""
+def answer(asked: Message, context: Context) -> Message:
+    """Answer any message of the server: joining, a round, a later step of a secure sum."""
     return _built()(asked, context)
 
 
-@app.train()
-def train(asked: Message, context: Context) -> Message:
-    """Train one round."""
-    return _built()(asked, context)
-
-
-def later(asked: Message, context: Context) -> Message:
-    """Take a later step of a secure sum."""
-    return _built()(asked, context)
-
-
+app.query("join")(answer)
+app.train()(answer)
 for step in STEPS[1:]:
-    app.train(step)(later)
+    app.train(step)(answer)
 
 
 @functools.cache

@@ -11,11 +11,10 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedjax_llm import algorithms
 from fedjax_llm.aggregators import dp_fed_avg
-from fedjax_llm.flower import federate
 from fedjax_llm.ledger import messages, total_bytes
 from fedjax_llm.simulation import Conditions, Fate, Faults, chunked, simulate
 
-from ...helpers.flower_nodes import bits, nodes
+from ...helpers.flower_nodes import bits, nodes, over_flower
 from ...helpers.flower_task import (
     ALGORITHMS,
     BATCHING,
@@ -28,21 +27,6 @@ from ...helpers.flower_task import (
     loss,
 )
 from ...helpers.in_memory_grid import InMemoryGrid
-
-
-def over_flower(algorithm, grid, *, rounds=3, clients=3, **options):
-    return list(
-        federate(
-            grid,
-            algorithm,
-            *(PARAMS, (), batches(), NAMES),
-            run="test",
-            rounds=rounds,
-            clients=clients,
-            seed=11,
-            **options,
-        )
-    )
 
 
 @pytest.mark.slow

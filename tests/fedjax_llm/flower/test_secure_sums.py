@@ -1,5 +1,7 @@
 """Secure sums over an in-memory grid: the simulation's numbers, and no update at the server."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +11,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from fedjax_llm import algorithms
 from fedjax_llm.aggregators import secure_mean
-from fedjax_llm.flower import SecureSums, federate
+from fedjax_llm.flower import SecureSums
 from fedjax_llm.ledger import total_bytes
 from fedjax_llm.secure_aggregation import messages as of_protocol
 from fedjax_llm.secure_aggregation.packing import pack
 from fedjax_llm.simulation import Conditions, Fate, Faults, chunked, simulate
 
-from ...helpers.flower_nodes import bits, nodes
-from ...helpers.flower_task import BATCHING, LIKE, NAMES, PARAMS, SGD, batches, corpus, loss
+from ...helpers.flower_nodes import bits, nodes, over_flower
+from ...helpers.flower_task import BATCHING, LIKE, NAMES, PARAMS, SGD, corpus, loss
 from ...helpers.in_memory_grid import InMemoryGrid
 
 ALL = SecureSums(clients=4)
@@ -30,20 +32,7 @@ def method(uplink=UPLINK):
     )
 
 
-def over_flower(algorithm, grid, *, rounds, clients=4, secure=ALL, **options):
-    return list(
-        federate(
-            grid,
-            algorithm,
-            *(PARAMS, (), batches(), NAMES),
-            run="test",
-            rounds=rounds,
-            clients=clients,
-            seed=11,
-            secure=secure,
-            **options,
-        )
-    )
+summed_over_flower = partial(over_flower, clients=4, secure=ALL)
 
 
 def simulated(algorithm, *, rounds, clients=4, lost=()):
@@ -86,7 +75,7 @@ def test_the_parameters_are_those_of_the_simulation_and_the_bytes_those_of_the_p
         return [reply]
 
     grid = InMemoryGrid(nodes(algorithm, tmp_path, secure), keep)
-    done = over_flower(algorithm, grid, rounds=3, clients=3, secure=secure)
+    done = summed_over_flower(algorithm, grid, rounds=3, clients=3, secure=secure)
     for each in done:
         assert not each.failed
         assert each.counted == each.clients
@@ -135,7 +124,7 @@ def test_the_server_is_sent_no_update_and_no_weight(tmp_path):
         return uplink, state, info
 
     grid = InMemoryGrid(nodes(algorithm._replace(client_update=noted), tmp_path, ALL), keep)
-    (done,) = over_flower(algorithm, grid, rounds=1)
+    (done,) = summed_over_flower(algorithm, grid, rounds=1)
     jax.effects_barrier()
     assert done.counted == NAMES
     assert len(plain) == 4
@@ -167,7 +156,7 @@ def test_a_client_that_drops_out_at_a_step_counts_as_the_protocol_has_it(step, t
         return [reply]
 
     grid = InMemoryGrid(nodes(algorithm, tmp_path, ALL), tamper)
-    done = over_flower(algorithm, grid, rounds=3, timeout=0.3)
+    done = summed_over_flower(algorithm, grid, rounds=3, timeout=0.3)
     late = step == "train.unmask"
     check_equal(done, simulated(algorithm, rounds=3, lost=() if late else [(2, 1)]))
     assert done[1].counted == (NAMES if late else ("ann", "cyn", "dan"))
@@ -187,7 +176,7 @@ def test_with_fewer_than_the_threshold_nobody_counts_and_the_next_round_goes_on(
         return [reply]
 
     grid = InMemoryGrid(nodes(algorithm, tmp_path, ALL), tamper)
-    done = over_flower(algorithm, grid, rounds=2, timeout=0.3)
+    done = summed_over_flower(algorithm, grid, rounds=2, timeout=0.3)
     assert done[0].counted == ()
     assert bits(done[0].state.params) == bits(PARAMS)
     assert "mask: reply: expected one in time" in done[0].failed["bob"]
@@ -246,7 +235,7 @@ def test_a_message_that_the_protocol_does_not_have_drops_its_client_by_name(step
         return BAD[bad][0](reply, seen) if name == "bob" else [reply]
 
     grid = InMemoryGrid(nodes(algorithm, tmp_path, ALL), tamper)
-    (done,) = over_flower(algorithm, grid, rounds=1, timeout=0.3)
+    (done,) = summed_over_flower(algorithm, grid, rounds=1, timeout=0.3)
     assert done.counted == ("ann", "cyn", "dan")
     assert BAD[bad][1] in done.failed["bob"]
 
@@ -261,7 +250,7 @@ def test_a_process_that_ends_between_two_steps_drops_its_client_and_says_how_to_
             here[89] = fresh[89]
         return [reply]
 
-    (done,) = over_flower(algorithm, InMemoryGrid(here, tamper), rounds=1)
+    (done,) = summed_over_flower(algorithm, InMemoryGrid(here, tamper), rounds=1)
     assert done.counted == ("ann", "cyn", "dan")
     assert "expected the process that took the step before" in done.failed["bob"]
     assert "--isolation process" in done.failed["bob"]
@@ -280,7 +269,7 @@ def test_a_diverged_update_is_not_summed(tmp_path):
 
     here = nodes(algorithm, tmp_path, ALL)
     here[89] = nodes(algorithm._replace(client_update=failing), tmp_path, ALL)[89]
-    (done,) = over_flower(algorithm, InMemoryGrid(here), rounds=1)
+    (done,) = summed_over_flower(algorithm, InMemoryGrid(here), rounds=1)
     assert done.counted == ("ann", "cyn", "dan")
     assert "expected finite numbers" in done.failed["bob"]
 
@@ -296,4 +285,4 @@ def test_what_does_not_fit_is_refused_by_name():
         (method(), {"secure": SecureSums(3)}, "secure.clients: expected 4, the clients of a coh"),
     ):
         with pytest.raises(ValueError, match=expected):
-            over_flower(algorithm, InMemoryGrid({}), rounds=1, join_seconds=0, **options)
+            summed_over_flower(algorithm, InMemoryGrid({}), rounds=1, join_seconds=0, **options)
