@@ -11,6 +11,7 @@ from .rows import versions
 from .texts import Named
 from .tracking import Tracker
 from .training import train
+from .workload import keeping_last
 
 __all__ = [
     "Named",
@@ -24,6 +25,7 @@ __all__ = [
     "deliver",
     "execute",
     "execute_together",
+    "keeping_last",
     "open_run_folder",
     "prepare",
     "rounds",

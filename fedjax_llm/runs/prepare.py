@@ -32,7 +32,7 @@ from .method_inputs import check_adapter, check_client_axis, method_inputs, name
 from .optimizers import OPTIMIZERS
 from .private import Private, check_gradients, private
 from .texts import Parsed, built, in_field
-from .workload import Workload, workload
+from .workload import Read, Workload, workload
 
 
 class Run(NamedTuple):
@@ -74,12 +74,14 @@ class Run(NamedTuple):
         ]
 
 
-def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
+def prepare(config: RunConfig, *, cache: Path | None = None, read: Read = workload) -> Run:
     """Build everything that a configuration names.
 
     Args:
         config: The configuration.
         cache: Folder in which the tokens of a checkpoint's tokenizer are kept for later runs.
+        read: What reads data and model. Default: `workload`; `keeping_last()` reads once what
+            several configurations share.
 
     Raises:
         ValueError: Naming the field, what was expected and what was got.
@@ -98,12 +100,12 @@ def prepare(config: RunConfig, *, cache: Path | None = None) -> Run:
         seq=config.seq, batch=config.batch, steps=config.local_steps, epochs=config.local_epochs
     )
     assert config.long is not None  # noqa: S101 - as it is parsed
-    load = workload(
+    load = read(
         task_spec,
         text=texts["data"],
         heldout=None if texts["heldout"].call.name == "share" else texts["heldout"],
         population=config.population,
-        seed=config.seed,
+        seed=0 if config.population is None else config.seed,  # no population, no draw
         model=config.model,
         chat_template=config.chat_template,
         date=config.date,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedjax_compression import Compressor
 
-from ..runs import Named, Row, RunConfig, execute, execute_together, prepare
+from ..runs import Named, Row, RunConfig, execute, execute_together, keeping_last, prepare
 from ..runs.contents import Contents, check_contents
 from ..runs.csv_rows import append_csv, write_csv
 from ..runs.live import Live, Pace, line, live_progress, mebibytes, on_terminal
@@ -70,8 +70,9 @@ def built(wanted: Iterable[RunConfig]) -> dict[RunConfig, Contents]:
     """
     found: dict[RunConfig, Contents] = {}
     said: set[str] = set()
+    read = keeping_last()
     for config in wanted:
-        run = prepare(config)
+        run = prepare(config, read=read)
         for each in run.left_out:
             if each not in said:
                 line(each)

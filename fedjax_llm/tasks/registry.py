@@ -1,7 +1,7 @@
 """Tasks by name, as the `task` of a run spells them, and what a run needs of each."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -125,6 +125,7 @@ class TaskSpec(NamedTuple):
                 )
 
 
+@lru_cache(maxsize=16, typed=True)
 def _language_model() -> TaskSpec:
     return TaskSpec(
         unit="token",
@@ -141,6 +142,7 @@ def _language_model() -> TaskSpec:
     )
 
 
+@lru_cache(maxsize=16, typed=True)
 def _preference(*, beta: float | int = 0.1, prompt_tokens: int | None = None) -> TaskSpec:
     """DPO on pairs; `prompt_tokens` of a prompt's end are kept where `long` is "truncate"."""
     check_scalar(beta, who="preference", name="beta", above=0)
@@ -171,6 +173,7 @@ def _preference(*, beta: float | int = 0.1, prompt_tokens: int | None = None) ->
     )
 
 
+@lru_cache(maxsize=16, typed=True)
 def _classification(*, labels: int, pooling: Literal["first", "mean"] = "first") -> TaskSpec:
     check_integer(labels, who="classification", name="labels", at_least=2)
     check_choice(pooling, ("first", "mean"), who="classification", name="pooling")
@@ -212,7 +215,7 @@ TASKS: Mapping[str, Callable[..., TaskSpec]] = {
     "preference": _preference,
     "classification": _classification,
 }
-"""Factory of each task that the `task` of a run may name."""
+"""Factory of each task that the `task` of a run may name; equal arguments give the same spec."""
 
 
 def _streams(examples: Records) -> dict[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedjax_llm.cli.main import main
-from fedjax_llm.runs import RunConfig, prepare
+from fedjax_llm.runs import RunConfig, keeping_last, prepare
 from tests.helpers.commands import refused
 from tests.helpers.gguf_files import write_gguf
 
@@ -39,9 +39,12 @@ def files(tmp_path_factory):
     return folder
 
 
+def chats(files):
+    return f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
+
+
 def flags(files, *more):
-    data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
-    return [*FLAGS, "--model", str(files / "tiny.gguf"), "--data", data, *more]
+    return [*FLAGS, "--model", str(files / "tiny.gguf"), "--data", chats(files), *more]
 
 
 @pytest.mark.slow
@@ -225,6 +228,21 @@ def test_tokens_come_from_the_cache_the_same(files, tmp_path):
     assert first.workload.corpus.tokens.max() < first.workload.config.vocab_size
 
 
+def test_configurations_that_read_the_same_read_it_once(files):
+    config = RunConfig(model=str(files / "tiny.gguf"), data=chats(files), clients=2, seq=24)
+    alike = [config, replace(config, uplink="eden(bits=1)"), replace(config, seed=1, rounds=3)]
+    read = keeping_last()
+    first, *others = [prepare(each, read=read).workload for each in alike]
+    assert all(other is first for other in others)
+    for change in ({"seq": 12}, {"population": 3}, {"population": 3, "seed": 1}):
+        changed = prepare(replace(config, **change), read=read).workload
+        assert changed is not first
+        fresh = prepare(replace(config, **change)).workload
+        assert changed.contents == fresh.contents
+        assert changed.corpus.names == fresh.corpus.names
+        assert changed.corpus.tokens.tolist() == fresh.corpus.tokens.tolist()
+
+
 def fedit_of(folder):
     records = [{"instruction": f"say {n}", "response": f"he said {n}"} for n in range(9)]
     (folder / "fedit").mkdir()
@@ -235,9 +253,13 @@ def fedit_of(folder):
 @pytest.mark.slow
 def test_a_population_is_drawn_by_the_seed(files):
     def names(seed):
-        data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
         config = RunConfig(
-            model=str(files / "tiny.gguf"), data=data, population=2, clients=1, seq=24, seed=seed
+            model=str(files / "tiny.gguf"),
+            data=chats(files),
+            population=2,
+            clients=1,
+            seq=24,
+            seed=seed,
         )
         return prepare(config).workload.corpus.names
 
@@ -277,7 +299,7 @@ CLOCK += "{% if add_generation_prompt %}<assistant>{% endif %}"
 def test_a_chat_template_comes_from_a_file_and_its_date_is_recorded(files, tmp_path):
     path = tmp_path / "template.jinja"
     path.write_bytes(b"\xef\xbb\xbf" + CLOCK.encode())
-    data = f"jsonl('{files / 'chats.jsonl'}', fields(messages='messages', client='user'))"
+    data = chats(files)
     common = {"model": str(files / "tiny.gguf"), "data": data, "clients": 2, "seq": 99}
 
     def begins(**options):

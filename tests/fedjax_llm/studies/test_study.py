@@ -43,7 +43,7 @@ def executed(monkeypatch):
             rows.append(row)
         return rows
 
-    def prepared(config):
+    def prepared(config, read=None):
         found = canonical(config)
         heldout = SimpleNamespace(names=("ann",))
         evaluated = SimpleNamespace(heldout=heldout)
@@ -263,7 +263,7 @@ def test_a_study_of_methods_and_codecs_really_runs(tmp_path):
 def test_what_tokenisation_leaves_out_is_said_once_for_all_runs(monkeypatch, capsys):
     """Ten configurations of the same data say it in one line, and other data in another."""
 
-    def prepared(config):
+    def prepared(config, read=None):
         split = SimpleNamespace(heldout=SimpleNamespace(names=("ann",)))
         said = [f"data: left out {config.seed // 9} of 9 pairs"]
         return SimpleNamespace(config=config, contents={}, evaluated=split, left_out=said)

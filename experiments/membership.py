@@ -1,0 +1,168 @@
+"""What does a trained model tell of who was in its training, and does compression hide it?
+
+    python experiments/membership.py         half an hour on two cores
+    python experiments/membership.py table
+
+The first trains and audits, and appends rows to results/membership.jsonl; the second prints the
+table of docs/privacy.md from them.
+
+64 roles of Shakespeare with short texts, and 64 canaries, which are clients that have nothing but
+"my number is" and nine random digits. A fair coin for each of the 128 says whether it takes part;
+those that do take part in each of 30 rounds, with four steps of SGD's successor Adam on a decoder
+of 107,328 parameters, which reads bytes. Whoever gets the last model then asks of each client
+whether it was there. Eight seeds, each with its own coins, initial parameters and draws.
+
+- *loss*, *Min-K%*: the client's mean loss, and its fifth of least likely bytes. Thresholds on one
+  model, without a second.
+- *LiRA*: the likelihood ratio of the loss over the models of the other seeds, half of which the
+  client took part in. Such an attacker has the other clients' texts, or texts like them.
+- *exposure*: bits by which a canary that took part is preferred to 1,023 others; 1.44 are chance,
+  10 the most.
+- *epsilon*: lower bound at 95 % from one run, by the coins of its canaries that were guessed right.
+
+A rule with noise is private with the epsilon of its row; that an attack fails proves nothing.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from fedjax_compression import codec
+
+from fedjax_llm import Batching, DecoderConfig, fed_avg, language_model, scan, simulate
+from fedjax_llm.aggregators import Aggregator, dp_fed_avg, mean, norm_bound
+from fedjax_llm.audits import (
+    audit_one_run,
+    auc,
+    exposure,
+    lira_scores,
+    logit_confidence,
+    min_k_scores,
+    tpr_at_fpr,
+)
+from fedjax_llm.data import Corpus, byte_corpus, shakespeare
+from fedjax_llm.evaluation import by_client
+from fedjax_llm.privacy import Account, Secret
+from fedjax_llm.runs.results import append_row, read_rows
+
+OUT = Path(__file__).parent / "results/membership.jsonl"
+ROUNDS, SEEDS, EACH, SEQ = 30, 8, 64, 64
+CLIP, DELTA = 1.0, 1e-3
+LIKE = 1024
+"""How many strings of digits a canary is one of, for its exposure."""
+
+
+class Setting(NamedTuple):
+    """A codec on the uplink and a rule of the server, by its name in the table."""
+
+    uplink: str
+    rule: str
+    aggregate: Aggregator
+
+
+SETTINGS = [
+    Setting(uplink, "`mean()`", mean())
+    for uplink in (
+        "identity()",
+        "blockwise_int(bits=8)",
+        "eden(bits=1)",
+        "eden(bits=0.1)",
+        "preconditioned(trellis_fixed(bits=0.1))",
+        "error_feedback(top_k(fraction=0.01))",
+        "sign()",
+    )
+]
+SETTINGS += [
+    Setting("identity()", f"`norm_bound(limit={CLIP})`", norm_bound(limit=CLIP)),
+    *(
+        Setting(
+            "identity()",
+            f"`dp_fed_avg(clip={CLIP}, noise_multiplier={noise})`",
+            dp_fed_avg(clip=CLIP, noise_multiplier=noise, divisor=EACH),
+        )
+        for noise in (0.1, 1.0)
+    ),
+]
+
+
+def texts() -> tuple[dict[str, str], dict[str, str]]:
+    """The texts of the 128 clients, roles before canaries, and strings like the canaries."""
+    found = shakespeare(at_least=2000)
+    roles = sorted(found, key=lambda name: (len(found[name]), name))[:EACH]
+    numbers = np.random.default_rng(0).choice(10**9, EACH + LIKE - 1, replace=False)
+    strings = [f"my number is {number:09d}" for number in numbers]
+    canaries = {f"~canary {i:02d}": text for i, text in enumerate(strings[:EACH])}
+    clients = {name: found[name] for name in sorted(roles)} | canaries
+    return clients, {f"{i:04d}": text for i, text in enumerate(strings[EACH:])}
+
+
+def coins(seed: int) -> np.ndarray:
+    """Whether each client takes part."""
+    return np.random.default_rng([seed, 1]).integers(0, 2, 2 * EACH).astype(bool)
+
+
+def trained(setting: Setting, seed: int, clients: dict[str, str]) -> tuple[Task, Round]:
+    """Train on the clients whose coin says so; the task, and the last round."""
+    task = language_model(DECODER, key=jr.key(seed))
+    method = fed_avg(
+        task.loss,
+        task.params,
+        client_optimizer=optax.adam(3e-3),
+        uplink=codec(setting.uplink),
+        aggregate=setting.aggregate,
+    )
+    there = {name: clients[name] for name, coin in zip(clients, coins(seed), strict=True) if coin}
+    rounds = simulate(
+        method,
+        task.params,
+        task.frozen,
+        byte_corpus(there),
+        Batching(seq=SEQ, batch=4, steps=4),
+        rounds=ROUNDS,
+        clients=len(there),
+        seed=seed,
+        client_axis=scan(),
+        secret=Secret(seed.to_bytes(32, "big")) if setting.aggregate.noised else None,
+    )
+    *_, last = rounds
+    return task, last
+
+
+def log_probs(task: Task, params, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probability of each byte given those before it in its window, and the mask."""
+    rows = corpus.rows(range(len(corpus.names)), seq=SEQ)
+    batch = rows.take(np.arange(rows.counts.sum()), np.ones(rows.counts.sum(), bool))
+    logits = jax.jit(lambda params, tokens: task.model(params, task.frozen)(tokens))
+    nats = optax.softmax_cross_entropy_with_integer_labels(
+        logits(params, batch.tokens.astype(int)), batch.targets.astype(int)
+    )
+    owner = np.repeat(np.arange(len(rows.counts)), rows.counts)
+    place = np.concatenate([np.arange(count) for count in rows.counts])
+    found = np.zeros((len(rows.counts), rows.counts.max(), SEQ))
+    mask = np.zeros(found.shape, bool)
+    found[owner, place], mask[owner, place] = -nats, batch.mask
+    return found.reshape(len(found), -1), mask.reshape(len(mask), -1)
+
+
+def main() -> None:
+    """Train all models, audit them, and write a row for each."""
+    OUT.unlink(missing_ok=True)
+    clients, like = texts()
+    everybody, strings = byte_corpus(clients), byte_corpus(like)
+    inside = np.stack([coins(seed) for seed in range(SEEDS)])
+    for setting in SETTINGS:
+        rows, losses = [], []
+        for seed in range(SEEDS):
+            task, last = trained(setting, seed, clients)
+            params = last.state.params
+            found, mask = log_probs(task, params, everybody)
+            losses.append(-(found * mask).sum(axis=1) / mask.sum(axis=1))
+            of_strings = by_client(task.nats, params, task.frozen, strings, seq=SEQ)
+            rows.append(audited(inside[seed], found, mask, of_strings.totals))
+            ...
