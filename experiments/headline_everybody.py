@@ -1,10 +1,10 @@
 """Who needs the fewest bytes, if the same few clients take part in every round?
 
     fedjax-llm study experiments/headline_everybody.py --out runs/everybody
-    python experiments/headline_everybody.py
+    python experiments/headline_tables.py
 
-The first runs the study. The second prints the table of docs/measurements.md, from the rows in
-results/headline_everybody.
+The first runs the study. The second prints the tables of docs/measurements.md, from the rows in
+results.
 
 The longest 32 roles of Shakespeare: 16 to tune on, and 16 that all take part in each of 30 rounds,
 where what clients remember, such as residuals of error feedback, has the best chance. Each
@@ -13,12 +13,8 @@ all, seeds 1 and 2 for those that were near the front with it.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from fedjax_llm import RunConfig, Study, Tuning
-from fedjax_llm.runs.results import read_rows
-
-ROWS = Path(__file__).parent / "results/headline_everybody/results.jsonl"
 
 BASE = RunConfig(
     data="shakespeare(at_least=21800)",
@@ -118,48 +114,3 @@ study = Study(
     costs=("uplink", "both"),
     highest=2.6,
 )
-
-
-def name_of(row: dict) -> str:
-    """The method or codec, and the optimizers that are not those of most rows."""
-    config = row["config"]
-    name = row["codec"] if config["algorithm"] == "fed_avg()" else config["algorithm"]
-    names = [f"`{name}, {row['codec']}`" if name == "diloco()" else f"`{name}`"]
-    server = config["server_optimizer"] or ""
-    if (config["client_optimizer"] or "").startswith("muon"):
-        names.append("Muon")
-    if server.startswith("fed_adam"):
-        names.append("FedAdam")
-    elif server and "momentum" not in server:
-        names.append("no momentum")
-    return ", ".join(names)
-
-
-def table() -> list[str]:
-    """A line of Markdown for each configuration, most bytes first."""
-    loss, found = "heldout_nats_per_byte", {}
-    for row in read_rows(ROWS):
-        found.setdefault(name_of(row), {})[row["seed"]] = row
-    plain = found["`identity()`"]
-    lines = []
-    for name, rows in sorted(found.items(), key=lambda each: -each[1][0]["uplink_bytes"]):
-        first, sent = rows[0], rows[0]["uplink_bytes"]
-        above = [rows[seed][loss] - plain[seed][loss] for seed in sorted(rows)]
-        told = len(above) > 1 and rows is not plain
-        rates = [first["config"][field] for field in ("client_optimizer", "server_optimizer")]
-        cells = [
-            name,
-            f"{sent / 2**20:.3g}",
-            f"{plain[0]['uplink_bytes'] / sent:.1f}",
-            f"{first['uplink_bits_per_parameter']:.3f}",
-            f"{first[loss]:.4f}",
-            f"{sum(above) / len(above):+.4f}",
-            ", ".join(f"{each:+.4f}" for each in above) if told else "",
-            ", ".join(f"`{rate}`" for rate in rates if rate),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-if __name__ == "__main__":
-    print("\n".join(table()))

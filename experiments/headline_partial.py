@@ -1,10 +1,10 @@
 """Who needs the fewest bytes, if few clients take part in each round?
 
     fedjax-llm study experiments/headline_partial.py --out runs/headline
-    python experiments/headline_partial.py
+    python experiments/headline_tables.py
 
-The first runs the study. The second draws the README's picture and prints the table of
-docs/measurements.md, from the rows in results/headline_partial.
+The first runs the study. The second draws the README's picture and prints the tables of
+docs/measurements.md, from the rows in results.
 
 The default task: 412 roles of Shakespeare, 32 of them in each of 20 rounds, a decoder from scratch.
 Each configuration has four candidates, which train on a fifth of the roles for 10 rounds, and the
@@ -13,14 +13,8 @@ near the front with it.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from fedjax_llm import RunConfig, Study, Tuning
-from fedjax_llm.runs.results import read_rows
-from fedjax_llm.studies.figure import draw
-
-ROWS = Path(__file__).parent / "results/headline_partial/results.jsonl"
-PICTURE = Path(__file__).parents[1] / "docs/frontier.png"
 
 BASE = RunConfig(rounds=20, clients=32, client_axis="scan()", evaluate_every=5)
 UPLINKS = [
@@ -62,39 +56,3 @@ study = Study(
     costs=("uplink", "both"),
     highest=2.5,
 )
-
-
-def table() -> list[str]:
-    """A line of Markdown for each uplink, most bytes first."""
-    by_uplink: dict[str, dict[int, dict]] = {}
-    for row in read_rows(ROWS):
-        by_uplink.setdefault(row["codec"], {})[row["seed"]] = row
-    plain, loss = by_uplink["identity()"], "heldout_nats_per_byte"
-    lines = []
-    for uplink, rows in sorted(by_uplink.items(), key=lambda each: -each[1][0]["uplink_bytes"]):
-        first, sent = rows[0], rows[0]["uplink_bytes"]
-        above = [rows[seed][loss] - plain[seed][loss] for seed in sorted(rows)]
-        told = len(above) > 1 and uplink != "identity()"
-        cells = [
-            f"`{uplink}`",
-            f"{sent / 2**20:.3g}",
-            f"{plain[0]['uplink_bytes'] / sent:.1f}",
-            f"{first['uplink_bits_per_parameter']:.3f}",
-            f"{first[loss]:.4f}",
-            f"{sum(above) / len(above):+.4f}",
-            ", ".join(f"{each:+.4f}" for each in above) if told else "",
-            f"`{first['config']['client_optimizer']}`",
-            f"`{first['config']['server_optimizer']}`",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-if __name__ == "__main__":
-    of_tuning = {"tuned_fields": list(RATES)}
-    draw(
-        [row | of_tuning for row in read_rows(ROWS) if row["seed"] == 0],
-        PICTURE,
-        highest=study.highest,
-    )
-    print("\n".join(table()))

@@ -275,3 +275,10 @@ def test_links_and_paths_lead_somewhere(document):
             assert (document.parent / target).exists(), target
     for path in re.findall(r"`((?:fedjax_llm|compression|tests|experiments|docs)/[\w/.]+)`", text):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_nothing_stands_twice_in_a_document(document):
+    prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL).splitlines()
+    told = [line for line in prose if line.startswith("#") or len(line) >= 80]
+    assert sorted({line for line in told if told.count(line) > 1}) == []

@@ -1,0 +1,74 @@
+"""The tables of the three headline studies, and the README's picture: docs/measurements.md.
+
+    python experiments/headline_tables.py
+
+Everything is made from the rows in results.
+"""
+
+from pathlib import Path
+
+from fedjax_llm.runs.results import read_rows
+from fedjax_llm.studies.figure import draw
+
+RESULTS = Path(__file__).parent / "results"
+PICTURE = Path(__file__).parents[1] / "docs/frontier.png"
+STUDIES = ("headline_partial", "headline_everybody")
+LOSSES = ("heldout_nats_per_byte", "heldout_nats_per_token")
+TUNED = ("client_optimizer", "server_optimizer")
+
+
+def rows_of(study: str) -> list[dict]:
+    """The rows of a study."""
+    return read_rows(RESULTS / study / "results.jsonl")
+
+
+def name_of(row: dict) -> str:
+    """The method and codec, and the optimizers that are not those of most rows."""
+    config = row["config"]
+    parts = [config["algorithm"]] if config["algorithm"] != "fed_avg()" else []
+    if not parts or row["codec"] != "identity()":
+        parts.append(row["codec"])
+    names = [f"`{', '.join(parts)}`"]
+    server = config["server_optimizer"] or ""
+    if (config["client_optimizer"] or "").startswith("muon"):
+        names.append("Muon")
+    if server.startswith("fed_adam"):
+        names.append("FedAdam")
+    elif server.startswith("sgd") and "momentum" not in server:
+        names.append("no momentum")
+    return ", ".join(names)
+
+
+def table(study: str) -> list[str]:
+    """A line of Markdown for each configuration, most bytes first."""
+    found: dict[str, dict[int, dict]] = {}
+    for row in rows_of(study):
+        found.setdefault(name_of(row), {})[row["seed"]] = row
+    plain = found["`identity()`"]
+    (loss,) = (name for name in plain[0] if name in LOSSES)
+    lines = []
+    for name, rows in sorted(found.items(), key=lambda each: -each[1][0]["uplink_bytes"]):
+        first, sent = rows[0], rows[0]["uplink_bytes"]
+        above = [rows[seed][loss] - plain[seed][loss] for seed in sorted(rows)]
+        told = len(above) > 1 and rows is not plain
+        rates = [first["config"][field] for field in TUNED]
+        cells = [
+            name,
+            f"{sent / 2**20:.3g}",
+            f"{plain[0]['uplink_bytes'] / sent:.1f}",
+            f"{first['uplink_bits_per_parameter']:.3f}",
+            f"{first[loss]:.4f}",
+            f"{sum(above) / len(above):+.4f}",
+            ", ".join(f"{each:+.4f}" for each in above) if told else "",
+            ", ".join(f"`{rate}`" for rate in rates if rate),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    of_tuning = {"tuned_fields": list(TUNED)}
+    drawn = [row | of_tuning for row in rows_of("headline_partial") if row["seed"] == 0]
+    draw(drawn, PICTURE, highest=2.5)
+    for study in STUDIES:
+        print(study, *table(study), "", sep="\n")

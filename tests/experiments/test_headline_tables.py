@@ -1,0 +1,20 @@
+"""The tables of the headline studies, in the documents, are those of the rows."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from experiments import headline_tables
+
+DOCUMENT = Path(__file__).parents[2] / "docs/measurements.md"
+
+
+@pytest.mark.parametrize("study", headline_tables.STUDIES)
+def test_the_table_in_the_documents_is_that_of_the_rows(study):
+    lines = headline_tables.table(study)
+    fields = ("algorithm", "uplink", "client_optimizer", "server_optimizer")
+    first = importlib.import_module(f"experiments.{study}").first
+    configured = {tuple(getattr(config, field) for field in fields) for config in first}
+    assert len(lines) == len(configured)
+    assert "\n".join(lines) in DOCUMENT.read_text()
