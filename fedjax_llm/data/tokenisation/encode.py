@@ -1,5 +1,6 @@
 """Texts and chats to tokens, with a tokenizer of `transformers`."""
 
+import json
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -89,12 +90,39 @@ def _texts(tokenizer: Any, texts: list[str]) -> list[Document]:
 
 def _chats(tokenizer: Any, chats: list[list[Piece]]) -> list[Document | str]:
     """Documents of chats, or the errors of those that have none."""
-    whole = ids_of(tokenizer, ["".join(piece.text for piece in chat) for chat in chats])
     parts = iter(ids_of(tokenizer, [piece.text for chat in chats for piece in chat]))
+    of_pieces = [[next(parts) for _ in chat] for chat in chats]
+    if reads_bytes(tokenizer):
+        return [_document(chat, each) for chat, each in zip(chats, of_pieces, strict=True)]
+    whole = ids_of(tokenizer, ["".join(piece.text for piece in chat) for chat in chats])
     return [
-        _joined(tokenizer, chat, ids, [next(parts) for _ in chat])
-        for chat, ids in zip(chats, whole, strict=True)
+        _joined(tokenizer, chat, ids, each)
+        for chat, ids, each in zip(chats, whole, of_pieces, strict=True)
     ]
+
+
+def reads_bytes(tokenizer: Any) -> bool:
+    """Whether tokens stand for bytes, so that those of a text's pieces decode to the whole text.
+
+    So it is for byte-level BPE that neither changes the text before it nor adds a space, and whose
+    special tokens take no white space with them, as those of GPT-2, Llama 3, Qwen and SmolLM. A
+    byte without a token is lost from a piece as from the whole.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, first = backend["model"], backend["pre_tokenizer"] or {}
+    steps = first.get("pretokenizers", [first])
+    unlike = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token")
+    return (
+        backend["normalizer"] is None
+        and model["type"] == "BPE"
+        and not any(model.get(name) for name in unlike)
+        and all(step.get("type") in ("Split", "Digits", "ByteLevel") for step in steps)
+        and all(step.get("behavior") != "Removed" for step in steps)
+        and not any(step.get("add_prefix_space") for step in steps)
+        and steps[-1].get("type") == "ByteLevel"
+        and (backend["decoder"] or {}).get("type") == "ByteLevel"
+        and not any(token["lstrip"] or token["rstrip"] for token in backend["added_tokens"])
+    )
 
 
 def _joined(
@@ -117,9 +145,13 @@ def _joined(
             )
         ends = [0, *map(len, heads)]
         parts = [whole[a:b] for a, b in pairwise(ends)]
-        joined = whole
-    answer = [piece.answer for piece in chat]
-    return Document(np.array(joined, np.int64), np.repeat(answer, [len(part) for part in parts]))
+    return _document(chat, parts)
+
+
+def _document(chat: list[Piece], parts: list[list[int]]) -> Document:
+    """The document of a chat, given the tokens of each of its pieces."""
+    tokens = np.array([token for part in parts for token in part], np.int64)
+    return Document(tokens, np.repeat([piece.answer for piece in chat], [*map(len, parts)]))
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import processors
+from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 
 from fedjax_llm.data import (
     INSTRUCTIONS,
@@ -17,6 +17,7 @@ from fedjax_llm.data import (
     tokenize,
 )
 from fedjax_llm.data.tokenisation.chat import Piece, pieces
+from fedjax_llm.data.tokenisation.encode import reads_bytes
 from tests.helpers.fast_tokenizers import CHATML, byte_level
 from tests.helpers.spaced import spaced
 
@@ -93,6 +94,38 @@ def test_a_tokenizer_that_puts_a_space_before_each_text_is_cut_by_its_prompts():
     assert corpus.tokens.tolist() == tokenizer(whole, add_special_tokens=False)["input_ids"]
     found = tokenizer.convert_ids_to_tokens(corpus.tokens[corpus.counted])
     assert "".join(found) == "▁sat▁on▁</s>▁mat.▁</s>"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.text(min_size=1, max_size=9) | st.just(" <s>\n"), min_size=1, max_size=5))
+def test_tokens_of_bytes_decode_to_the_whole_text_however_it_is_cut(bpe, texts):
+    assert reads_bytes(bpe)
+    apart = bpe(texts, add_special_tokens=False)["input_ids"]
+    whole = bpe("".join(texts), add_special_tokens=False)["input_ids"]
+    ways = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    assert bpe.decode(sum(apart, []), **ways) == bpe.decode(whole, **ways) == "".join(texts)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"normalizer": normalizers.NFC()},
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
+        {"pre_tokenizer": pre_tokenizers.Whitespace()},
+        {"decoder": decoders.Metaspace()},
+        {"added": AddedToken("<pad>", lstrip=True)},
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_changes_text_does_not_read_bytes(changed):
+    tokenizer = byte_level()
+    for name, value in changed.items():
+        if name == "added":
+            tokenizer.add_tokens([value])
+        else:
+            setattr(tokenizer.backend_tokenizer, name, value)
+    assert not reads_bytes(tokenizer)
+    assert not reads_bytes(spaced())
 
 
 def test_a_tokenizer_with_tokens_across_prompt_and_answer_is_refused():
