@@ -21,7 +21,10 @@ def check_client_data(value: Any, *, who: str, name: str = "data", kind: type = 
 
 
 def check_records(value: Any, *, who: str, name: str, kind: type = object) -> None:
-    """Raise `TypeError` unless a value maps each client to a sequence of records of one kind."""
+    """Raise `TypeError` unless a value maps each client to a sequence of records of one kind.
+
+    Of a sequence that is no list or tuple, such as one that reads from disk, the first is judged.
+    """
     record = "records" if kind is object else kind.__name__
     expected = f"a mapping from client to a list of {record}"
     check_kind(value, Mapping, who=who, name=name, expected=expected)
@@ -31,7 +34,8 @@ def check_records(value: Any, *, who: str, name: str, kind: type = object) -> No
             remedy = f"{str(client)!r} is one"
             check_kind(client, str, who=who, name=where, expected="a name as text", remedy=remedy)
         check_kind(records, _sequence(records), who=who, name=where, expected=f"a list of {record}")
-        for number, each in enumerate(records, start=1):
+        whole = isinstance(records, list | tuple)
+        for number, each in enumerate(records if whole else records[:1], start=1):
             if not isinstance(each, kind):
                 place = f"{where}: record {number}"
                 check_kind(each, kind, who=who, name=place, expected=f"a record of type {record}")

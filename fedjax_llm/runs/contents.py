@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from ..adapters import Added
+from ..data.digests import add_client
 from ..data.readers.examples import Records
 from ..models import DecoderConfig, EncoderConfig
 from ..simulation import Conditions
@@ -32,9 +33,12 @@ def records_digest(records: Records, *, who: str) -> str:
     """
     state = hashlib.sha256()
     for client in sorted(records):
-        plain = [client, [_without_source(record) for record in records[client]]]
+        texts = (
+            json.dumps(_without_source(record), default=_plain, sort_keys=True)
+            for record in records[client]
+        )
         try:
-            state.update(json.dumps(plain, default=_plain, sort_keys=True).encode())
+            add_client(state, client, texts)
         except TypeError as error:
             raise ValueError(
                 f"{who}: client {client!r}: expected records of texts, numbers and arrays, got "

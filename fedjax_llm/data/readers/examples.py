@@ -325,16 +325,24 @@ def grouped(rows: Iterable[tuple[str, Any]], fields: Reader, *, name: str) -> Re
     named by a number and by the same digits as text.
     """
     by_client: dict[str, list[Any]] = {}
-    named = fields.names().get("client")
     kinds: dict[str, type] = {}
     for source, row in rows:
-        client, record = fields.read(row, source)
-        if client is not None and named is not None:
-            check_one_kind(kinds, client, row.get(named), f"{source}: field {named!r}")
-        by_client.setdefault(name if client is None else client, []).append(record)
+        client, record = read_row(row, source, fields, kinds, name=name)
+        by_client.setdefault(client, []).append(record)
     if not by_client:
         raise ValueError(f"{name}: expected at least one record, got none.")
     return dict(sorted(by_client.items()))
+
+
+def read_row(
+    row: Any, source: str, fields: Reader, kinds: dict[str, type], *, name: str
+) -> tuple[str, Any]:
+    """The client and the record of a row; `kinds` is the type of each client's name so far."""
+    client, record = fields.read(row, source)
+    named = fields.names().get("client")
+    if client is not None and named is not None:
+        check_one_kind(kinds, client, row.get(named), f"{source}: field {named!r}")
+    return name if client is None else client, record
 
 
 def given_fields(reader: Any) -> dict[str, str]:

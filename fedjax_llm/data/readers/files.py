@@ -8,7 +8,8 @@ from fedjax_compression.checks import check_kind
 
 from .examples import OPTIONAL, Reader, Records, check_reader, grouped
 from .installed import missing
-from .rows import csv_rows, json_rows, opened
+from .rows import csv_rows, is_lines, json_rows, opened
+from .stored import LARGE, StoredRecords
 from .values import plain
 
 
@@ -16,6 +17,9 @@ def jsonl(path: str | Path, fields: Reader) -> Records:
     r"""Read a file with one JSON object per line, or with a JSON array of objects, in UTF-8.
 
     A file that is compressed by gzip is read as what is in it.
+
+    Of JSON lines of 64 MiB and more, the records stay on disk: each is read when it is asked for,
+    and memory holds 24 bytes for it.
 
     Args:
         path: The file.
@@ -45,6 +49,8 @@ def jsonl(path: str | Path, fields: Reader) -> Records:
     """
     check_reader(fields, who="jsonl")
     path = Path(path)
+    if path.stat().st_size >= LARGE and is_lines(path):
+        return StoredRecords(path, fields, name=_stem(path))
     return grouped(json_rows(path), fields, name=_stem(path))
 
 

@@ -14,6 +14,7 @@ from .values import check_one_kind, client_name, short
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 GZIP = b"\x1f\x8b"
+BOM = b"\xef\xbb\xbf"
 
 
 @contextmanager
@@ -54,12 +55,12 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """
     with opened(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            if line.removeprefix(BOM).lstrip().startswith(b"["):
                 yield from _array(line + file.read(), path)
                 return
             if line.strip():
                 source = f"{path}: line {number}"
-                yield source, _parse(line, source)
+                yield source, parsed(line, source)
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -125,12 +126,20 @@ def client_rows(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         yield where, client, row
 
 
+def is_lines(path: Path) -> bool:
+    """Whether a file has a JSON value on each line: not one array, and not compressed by gzip."""
+    with path.open("rb") as file:
+        head = next((line for line in file if line.strip()), b"")
+    return not head.removeprefix(BOM).lstrip().startswith((b"[", GZIP))
+
+
 def _array(data: bytes, path: Path) -> Iterator[tuple[str, Any]]:
-    for number, value in enumerate(_parse(data, str(path)), start=1):
+    for number, value in enumerate(parsed(data, str(path)), start=1):
         yield f"{path}: record {number}", value
 
 
-def _parse(data: bytes, source: str) -> Any:
+def parsed(data: bytes, source: str) -> Any:
+    """The value of a JSON text in UTF-8; raises `ValueError` naming the source if it is none."""
     try:
         return json.loads(_text(data, source))
     except (json.JSONDecodeError, RecursionError) as error:

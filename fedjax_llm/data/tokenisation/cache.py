@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,34 +48,117 @@ def save_corpus(corpus: Corpus, folder: str | Path, *, key: str = "") -> None:
 
     """
     check_client_data(corpus, who="save_corpus", name="corpus", kind=Corpus)
-    folder = Path(folder)
+    with _draft(Path(folder)) as draft:
+        _write(draft, corpus, key)
+
+
+class GrowingCorpus:
+    """A corpus that is written token by token, of which memory holds only what is new.
+
+    The order of calls: `append` for each document, `arrays` once, and `complete` with the corpus
+    that has these arrays.
+    """
+
+    def __init__(self, draft: Path, dtype: Any) -> None:
+        """Begin the files of the tokens, which have a type, and of which of them count."""
+        self._draft = draft
+        self._tokens = _GrowingArray(draft / "tokens.npy", np.dtype(dtype))
+        self._counted = _GrowingArray(draft / "counted.npy", np.dtype(bool))
+
+    def append(self, tokens: np.ndarray, counted: np.ndarray) -> None:
+        """Write the next tokens, and which of them count."""
+        self._tokens.append(tokens)
+        self._counted.append(counted)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Close the files, and map them into memory: all tokens, and which of them count."""
+        return self._tokens.whole(), self._counted.whole()
+
+    def complete(self, corpus: Corpus, *, key: str) -> None:
+        """Write the rest of a corpus, whose tokens are there."""
+        if corpus.counted is None:
+            (self._draft / "counted.npy").unlink()
+        _write(self._draft, corpus, key)
+
+
+@contextmanager
+def growing_corpus(folder: Path, dtype: Any) -> Iterator[GrowingCorpus]:
+    """Write a corpus part by part to a new folder, which appears as that of `save_corpus` does."""
+    with _draft(folder) as draft:
+        growing = GrowingCorpus(draft, dtype)
+        try:
+            yield growing
+        finally:
+            growing.arrays()
+
+
+class _GrowingArray:
+    """A file as `numpy.save` writes it, of an array to whose end values are appended."""
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self._path, self._dtype, self._size = path, dtype, 0
+        self._file = path.open("wb")
+        self._begin()
+
+    def append(self, values: np.ndarray) -> None:
+        self._file.write(values.astype(self._dtype, copy=False).tobytes())
+        self._size += values.size
+
+    def whole(self) -> np.ndarray:
+        if not self._file.closed:
+            self._file.seek(0)
+            self._begin()  # numpy leaves room in a header for any size
+            _to_disk(self._file)
+            self._file.close()
+        return np.load(self._path, mmap_mode="r", allow_pickle=False)
+
+    def _begin(self) -> None:
+        described = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self._size,),
+        }
+        np.lib.format.write_array_header_1_0(self._file, described)
+
+
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
+    """A folder beside another, which takes its place at the end; raises if it cannot."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
     try:
-        arrays = {}
-        for name in ARRAYS:
-            if (array := getattr(corpus, name)) is not None:
-                with (draft / f"{name}.npy").open("wb") as file:
-                    np.save(file, array, allow_pickle=False)
-                    _to_disk(file)
-                arrays[name] = _described(array, draft / f"{name}.npy")
-        header: dict[str, Any] = {
-            "format": FORMAT,
-            "key": key,
-            "names": list(corpus.names),
-            "vocab_size": corpus.vocab_size,
-            "arrays": arrays,
-            **({"left_out": corpus.left_out} if corpus.left_out else {}),
-        }
-        with (draft / "header.json").open("w", encoding="utf-8") as text:
-            json.dump({**header, "digest": _digest(header)}, text, indent=1)
-            _to_disk(text)
+        yield draft
         draft.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(draft: Path, corpus: Corpus, key: str) -> None:
+    """Write the arrays that are not there yet, and the header."""
+    arrays = {}
+    for name in ARRAYS:
+        if (array := getattr(corpus, name)) is None:
+            continue
+        path = draft / f"{name}.npy"
+        if not path.exists():
+            with path.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                _to_disk(file)
+        arrays[name] = _described(array, path)
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "key": key,
+        "names": list(corpus.names),
+        "vocab_size": corpus.vocab_size,
+        "arrays": arrays,
+        **({"left_out": corpus.left_out} if corpus.left_out else {}),
+    }
+    with (draft / "header.json").open("w", encoding="utf-8") as text:
+        json.dump({**header, "digest": _digest(header)}, text, indent=1)
+        _to_disk(text)
 
 
 def open_corpus(folder: str | Path, *, key: str = "") -> Corpus:

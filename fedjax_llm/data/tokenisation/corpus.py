@@ -52,8 +52,12 @@ class Corpus(NamedTuple):
         """
         if self.counted is None and self.documents is None:
             return np.diff(self.offsets) - 1
-        before = np.concatenate([[0], np.cumsum(self.is_target())])
-        return np.diff(before[self.offsets])
+        first = (self.offsets if self.documents is None else self.documents)[:-1]
+        if self.counted is None:
+            tokens, lost = np.diff(self.offsets), np.ones(len(first), bool)
+        else:
+            tokens, lost = _sums(self.counted, self.offsets), self.counted[first]
+        return tokens - _sums(lost, np.searchsorted(first, self.offsets))
 
     def is_target(self) -> Bool[np.ndarray, " tokens"]:
         """Mark the targets: booleans `[tokens]`, True for each token that is predicted."""
@@ -142,6 +146,17 @@ def byte_corpus(texts: Mapping[str, str]) -> Corpus:
                 f"{each.size}; leave the client out."
             )
     return Corpus(names, np.concatenate(tokens), np.cumsum([0, *map(len, tokens)]))
+
+
+def _sums(
+    values: Bool[np.ndarray, " values"], offsets: Int[np.ndarray, " parts_and_end"]
+) -> Int[np.ndarray, " parts"]:
+    """Count what is true in each part, in the memory of the values."""
+    starts, sums = offsets[:-1], np.zeros(len(offsets) - 1, np.int64)
+    some = starts < offsets[1:]
+    if some.any():  # reduceat takes an empty part for one value
+        sums[some] = np.add.reduceat(values, starts[some], dtype=np.int64)
+    return sums
 
 
 def _cut(corpus: Corpus, ranges: Sequence[PieceRange]) -> Corpus:

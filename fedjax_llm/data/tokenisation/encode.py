@@ -1,8 +1,9 @@
 """Texts and chats to tokens, with a tokenizer of `transformers`."""
 
 import json
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate, islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +28,14 @@ class Document(NamedTuple):
     counted: Bool[np.ndarray, " tokens"]
 
 
-def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None) -> list[Document]:
-    """Tokenise each example; the examples of one call are tokenised in parallel.
+TOGETHER = 512
+"""Examples that are tokenised at a time."""
+
+
+def encode(
+    examples: Iterable[Example], tokenizer: Any, *, template: str | None
+) -> Iterator[Document]:
+    """Tokenise each example; the next ones are rendered while some are tokenised in parallel.
 
     A text gets the special tokens that the tokenizer adds, and the end-of-sequence token at its
     end, if the tokenizer has one. In a chat the answers count, and no token spans a prompt and an
@@ -38,17 +45,38 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, template: str | None)
     tokenizer does not separate prompts from answers, and for a field of `DEMANDED`, tools or
     variables that the template ignores.
     """
-    check_variables(examples, template)
-    texts = [e.text for e in examples if isinstance(e.text, str)]
-    chats = [
-        _pieces(example.text, tokenizer, template, example)
-        for example in examples
-        if not isinstance(example.text, str)
-    ]
-    as_text, as_chat = iter(_texts(tokenizer, texts)), iter(_chats(tokenizer, chats))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        before: Future[list[Document]] | None = None
+        for batch in _batches(examples):
+            check_variables(batch, template)
+            text = [
+                example.text
+                if isinstance(example.text, str)
+                else _pieces(example.text, tokenizer, template, example)
+                for example in batch
+            ]
+            if before:
+                yield from before.result()
+            before = pool.submit(_documents, tokenizer, batch, text)
+        if before:
+            yield from before.result()
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    left = iter(examples)
+    while batch := list(islice(left, TOGETHER)):
+        yield batch
+
+
+def _documents(
+    tokenizer: Any, examples: list[Example], texts: list[str | list[Piece]]
+) -> list[Document]:
+    """The documents of examples, given their texts or the pieces of their chats."""
+    as_text = iter(_texts(tokenizer, [text for text in texts if isinstance(text, str)]))
+    as_chat = iter(_chats(tokenizer, [text for text in texts if not isinstance(text, str)]))
     documents = []
-    for example in examples:
-        document = next(as_text if isinstance(example.text, str) else as_chat)
+    for example, text in zip(examples, texts, strict=True):
+        document = next(as_text if isinstance(text, str) else as_chat)
         if isinstance(document, str):
             raise ValueError(f"{example.source}: {document}")
         documents.append(document)

@@ -61,7 +61,7 @@ def tokenize_grouped(
     for client in clients:
         groups = [chats_of(record) for record in records[client]]
         chats = [chat for group in groups for chat in group]
-        made = iter(encode(chats, tokenizer, template=template))
+        made = encode(chats, tokenizer, template=template)
         fitting: list[Document] = []
         for record, group in zip(records[client], groups, strict=True):
             documents = [next(made) for _ in group]

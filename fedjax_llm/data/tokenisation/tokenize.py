@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +14,9 @@ from jaxtyping import Int
 
 from ...checks import check_count
 from ..checks import check_records
+from ..digests import add_client
 from ..readers.examples import Example, Examples, Records, check_no_client_is_empty
-from .cache import open_corpus, save_corpus
+from .cache import growing_corpus, open_corpus
 from .chat import DATE
 from .corpus import Corpus
 from .encode import Document, encode, template_of
@@ -21,8 +24,6 @@ from .tokens import token_dtype
 
 FORMAT = 2
 """Version of the tokenisation, increased whenever the same examples would give other tokens."""
-TOGETHER = 512
-"""Examples that are tokenised at a time."""
 
 
 def tokenize(
@@ -87,15 +88,18 @@ def tokenize(
     vocab_size = len(tokenizer) if vocab_size is None else vocab_size
     template = template_of(tokenizer, template, date=date)
 
-    def made() -> Corpus:
-        return _corpus(examples, tokenizer, seq, template, long, vocab_size)
-
+    settings = (tokenizer, seq, template, long, vocab_size)
     if cache is None:
-        return made()
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        finish = _tokens(examples, *settings, lambda *part: parts.append(part))
+        tokens, counted = map(np.concatenate, zip(*parts, strict=True))
+        return finish(tokens, counted)
     key = _digest(examples, tokenizer, [FORMAT, seq, template, long, vocab_size])
     folder = Path(cache, key)
     if not folder.exists():
-        save_corpus(made(), folder, key=key)
+        with growing_corpus(folder, token_dtype(vocab_size)) as growing:
+            finish = _tokens(examples, *settings, growing.append)
+            growing.complete(finish(*growing.arrays()), key=key)
     return open_corpus(folder, key=key)
 
 
@@ -128,25 +132,28 @@ def check_arguments(
     check_no_client_is_empty(examples, who=who)
 
 
-def _corpus(
+def _tokens(
     examples: Examples,
     tokenizer: Any,
     seq: int,
     template: str | None,
     long: str,
     vocab_size: int,
-) -> Corpus:
-    """The corpus of all documents, in the order of the clients and their examples."""
-    names = tuple(sorted(examples))
-    flat = [example for name in names for example in examples[name]]
-    dtype = token_dtype(vocab_size)
-    kept: list[list[Document]] = []
-    answers, cut_off = 0, 0
-    for start in range(0, len(flat), TOGETHER):
-        batch = flat[start : start + TOGETHER]
-        for example, document in zip(
-            batch, encode(batch, tokenizer, template=template), strict=True
-        ):
+    append: Callable[[np.ndarray, np.ndarray], None],
+) -> Callable[[np.ndarray, np.ndarray], Corpus]:
+    """Hand over the tokens of each document, in the order of the clients and their examples.
+
+    Returns a function that makes the corpus of all tokens and of which of them count. Memory: two
+    batches of examples, and one number for each document.
+    """
+    names, dtype = tuple(sorted(examples)), token_dtype(vocab_size)
+    read, flat = tee(example for name in names for example in examples[name])
+    encoded = encode(read, tokenizer, template=template)
+    documents, offsets = array("q", [0]), [0]
+    chats, answers, cut_off, empty, count = False, 0, 0, 0, 0
+    for name in names:
+        for example in islice(flat, len(examples[name])):
+            document = next(encoded)
             where = example.source or repr(example.text)[:60]
             check_tokens(document, tokenizer, vocab_size, where)
             if long == "error":
@@ -155,23 +162,37 @@ def _corpus(
             answers += len(starts)
             cut_off += int((starts > seq).sum()) if long == "truncate" else 0
             parts = _parts(document, seq) if long == "split" else [_head(document, seq)]
-            kept.append(
-                [Document(p.tokens.astype(dtype), p.counted) for p in parts if p.counted[1:].any()]
-            )
-    each = iter(kept)
-    by_client = [[p for _ in examples[name] for p in next(each)] for name in names]
-    for name, parts in zip(names, by_client, strict=True):
-        if not parts:
+            kept = [part for part in parts if part.counted[1:].any()]
+            for part in kept:
+                append(part.tokens.astype(dtype), part.counted)
+                documents.append(documents[-1] + len(part.tokens))
+            chats |= not isinstance(example.text, str)
+            empty, count = empty + (not kept), count + 1
+        if documents[-1] == offsets[-1]:
             raise ValueError(
                 f"tokenize: client {name!r}: expected an answer or a text within {seq + 1} tokens, "
                 "got none; use a larger seq or long='split'."
             )
-    chats = any(not isinstance(example.text, str) for example in flat)
-    left_out = {
-        "examples": (sum(not parts for parts in kept), len(flat)),
-        "answers": (cut_off, answers),
-    }
-    return joined(names, by_client, vocab_size=vocab_size, chats=chats, left_out=left_out)
+        offsets.append(documents[-1])
+    left_out = {"examples": (empty, count), "answers": (cut_off, answers)}
+
+    def finish(tokens: np.ndarray, counted: np.ndarray) -> Corpus:
+        return Corpus(
+            names,
+            tokens,
+            np.array(offsets),
+            vocab_size,
+            np.array(documents),
+            counted if chats else None,
+            _told(left_out),
+        )
+
+    return finish
+
+
+def _told(left_out: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]] | None:
+    """What was left out, where something was."""
+    return {what: each for what, each in left_out.items() if each[0]} or None
 
 
 def _answers(document: Document) -> Int[np.ndarray, " answers"]:
@@ -197,7 +218,7 @@ def joined(
         vocab_size,
         np.cumsum([0, *(len(p.tokens) for p in documents)]),
         np.concatenate([p.counted for p in documents]) if chats else None,
-        {what: each for what, each in left_out.items() if each[0]} or None,
+        _told(left_out),
     )
 
 
@@ -243,7 +264,5 @@ def _digest(examples: Examples, tokenizer: Any, settings: list[Any]) -> str:
     for part in (settings, backend, special):
         state.update(json.dumps(part, sort_keys=True).encode() + b"\n")
     for client in sorted(examples):
-        state.update(
-            json.dumps([client, [each[:1] + each[3:] for each in examples[client]]]).encode()
-        )
+        add_client(state, client, (json.dumps(each[:1] + each[3:]) for each in examples[client]))
     return state.hexdigest()

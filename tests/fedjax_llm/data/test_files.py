@@ -28,6 +28,9 @@ from fedjax_llm.data import (
     sharegpt,
     table,
 )
+from fedjax_llm.data.readers import files
+from fedjax_llm.data.readers.stored import StoredRecords
+from fedjax_llm.runs.contents import records_digest
 
 TEXT = Fields(text="text", client="user", label="topic")
 ASKED = Fields(instruction="ask", context="with", response="say")
@@ -332,11 +335,44 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("large", [files.LARGE, 0])
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_line_is_refused_by_file_line_and_field(written, name):
+def test_a_bad_line_is_refused_by_file_line_and_field(written, name, large, monkeypatch):
     data, fields, message = BAD[name]
+    monkeypatch.setattr(files, "LARGE", large if name != "lfs" else files.LARGE)
     with pytest.raises(ValueError, match=message):
         jsonl(written(data), fields)
+
+
+@pytest.mark.parametrize("data", [lines(*ROWS), b"\xef\xbb\xbf" + lines(*ROWS) + b"\n \n"])
+def test_records_that_stay_on_disk_are_those_of_memory(written, data, monkeypatch):
+    path = written(data)
+    in_memory = jsonl(path, TEXT)
+    monkeypatch.setattr(files, "LARGE", 0)
+    found = jsonl(path, TEXT)
+    assert isinstance(found, StoredRecords)
+    assert {client: list(records) for client, records in found.items()} == in_memory
+    assert list(found) == ["a", "b"]
+    assert found["b"][-1] == in_memory["b"][-1]
+    assert found["b"][:1] == in_memory["b"][:1]
+    assert len(found["b"]) == 2
+    with pytest.raises(IndexError):
+        found["b"][2]
+    with pytest.raises(KeyError):
+        found["c"]
+    assert records_digest(found, who="data") == records_digest(in_memory, who="data")
+    assert isinstance(jsonl(written(gzip.compress(data), "a.gz"), TEXT), dict)
+    assert isinstance(jsonl(written(json.dumps(ROWS).encode(), "a.json"), TEXT), dict)
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(written, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 0)
+    path = written(lines(*ROWS))
+    found = jsonl(path, TEXT)
+    with path.open("ab") as file:
+        file.write(lines(*ROWS))
+    with pytest.raises(ValueError, match=r"chats\.jsonl: expected the file as it was when"):
+        found["a"][0]
 
 
 def test_a_bad_parquet_file_is_refused_by_name(written, tmp_path):

@@ -1,5 +1,6 @@
 """A run is known by the content of what it read: a change is refused by name, and nothing mixes."""
 
+import hashlib
 import json
 
 import jax.random as jr
@@ -8,9 +9,10 @@ import pytest
 from fedjax_llm import RunConfig, language_model
 from fedjax_llm.adapters import export_adapter, import_adapter, lora
 from fedjax_llm.cli import main
+from fedjax_llm.data import Example
 from fedjax_llm.models import DecoderConfig
 from fedjax_llm.runs import prepare
-from fedjax_llm.runs.contents import adapter_digest, check_contents
+from fedjax_llm.runs.contents import adapter_digest, check_contents, records_digest
 from fedjax_llm.studies import points
 from tests.helpers.commands import refused
 from tests.helpers.gguf_files import write_gguf
@@ -44,6 +46,15 @@ def test_data_have_the_digest_of_their_records_alone(tmp_path):
     assert found.keys() == {"data"}
     other = contents(write_notes(tmp_path / "notes.jsonl", "beds"))
     assert other["data"] != found["data"]
+
+
+def test_the_digest_is_that_of_the_json_text_of_all_records():
+    records = {"bob": [Example("b")], "ann": [Example("ä", "label"), Example("c"), Example("d")]}
+    state = hashlib.sha256()
+    for client in sorted(records):
+        each = [[record.text, record.label, "", []] for record in records[client]]
+        state.update(json.dumps([client, each]).encode())
+    assert records_digest(records, who="data") == state.hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""Records of a large file of JSON lines, each read from disk whenever it is asked for."""
+
+import os
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from .examples import Reader, read_row
+from .rows import parsed
+
+LARGE = 2**26
+"""Bytes from which the records of a file are left on disk."""
+NUMBERS = 3
+"""What is kept of a record: its first byte, its number of bytes and the number of its line."""
+
+
+class StoredRecords(Mapping[str, Sequence[Any]]):
+    """The records of each client, sorted by name, of which memory holds only places in the file.
+
+    Every record is read once when the file is opened, so that a bad one is refused then. The file
+    stays open; whoever asks for a record after it was written to gets a `ValueError`.
+
+    Memory: 24 bytes a record, and the clients' names.
+    """
+
+    def __init__(self, path: Path, fields: Reader, *, name: str) -> None:
+        """Read all records of a file of JSON lines, which is not compressed.
+
+        Args:
+            path: The file.
+            fields: How to read a record.
+            name: The client of records without one.
+
+        Raises:
+            ValueError: As `grouped` does.
+
+        """
+        self._path, self._fields = path, fields
+        self._file = path.open("rb")
+        self._written = self._state()
+        kinds: dict[str, type] = {}
+        places: dict[str, array[int]] = {}
+        start = 0
+        for number, line in enumerate(self._file, start=1):
+            if line.strip():
+                source = f"{path}: line {number}"
+                client, _ = read_row(parsed(line, source), source, fields, kinds, name=name)
+                places.setdefault(client, array("q")).extend((start, len(line), number))
+            start += len(line)
+        if not places:
+            raise ValueError(f"{name}: expected at least one record, got none.")
+        self._clients = {
+            client: StoredClient(self.record, places[client]) for client in sorted(places)
+        }
+
+    def __getitem__(self, client: str) -> "StoredClient":
+        return self._clients[client]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._clients)
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def record(self, start: int, size: int, number: int) -> Any:
+        """Read the record at a place of the file.
+
+        Raises `ValueError` if the file was written to since it was opened.
+        """
+        if self._state() != self._written:
+            raise ValueError(
+                f"{self._path}: expected the file as it was when it was opened, got one that was "
+                "written to; begin again when it is complete."
+            )
+        self._file.seek(start)
+        source = f"{self._path}: line {number}"
+        return self._fields.read(parsed(self._file.read(size), source), source)[1]
+
+    def _state(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+class StoredClient(Sequence[Any]):
+    """The records of one client of `StoredRecords`."""
+
+    def __init__(self, record: Callable[[int, int, int], Any], places: "array[int]") -> None:
+        """Take what reads a record, and the places of the client's, `NUMBERS` numbers for each."""
+        self._record, self._places = record, places
+
+    def __len__(self) -> int:
+        return len(self._places) // NUMBERS
+
+    @overload
+    def __getitem__(self, number: int) -> Any: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Any]: ...
+    def __getitem__(self, number: int | slice) -> Any:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        at = range(len(self))[number] * NUMBERS  # which raises IndexError
+        return self._record(*self._places[at : at + NUMBERS])
