@@ -32,15 +32,19 @@ BASE = RunConfig(
 )
 NEAR = [
     "identity()",
-    "preconditioned(trellis_fixed(bits=0.1))",
+    "preconditioned(trellis_fixed(bits=0.03))",
     "eden(bits=0.1)",
-    "eden(bits=0.25)",
+    "eden(bits=0.03)",
 ]
 """Uplinks whose seeds 1 and 2 are run too."""
 
 UPLINKS = [
     *NEAR,
+    "preconditioned(trellis_fixed(bits=0.01))",
+    "eden(bits=0.01)",
+    "preconditioned(trellis_fixed(bits=0.1))",
     "preconditioned(trellis_fixed(bits=0.25))",
+    "eden(bits=0.25)",
     "eden(bits=1)",
     "error_feedback(top_k(fraction=0.01))",
     "blockwise_int(bits=8)",

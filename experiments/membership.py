@@ -3,8 +3,8 @@
     python experiments/membership.py         an hour on one core
     python experiments/membership.py table
 
-The first trains and audits, and appends rows to results/membership.jsonl; the second prints the
-table of docs/privacy.md from them.
+The first trains and audits, and appends rows to results/membership.jsonl, of settings that have
+none there; the second prints the table of docs/privacy.md from them.
 
 64 roles of Shakespeare with short texts, and 64 canaries, which are clients that have nothing but
 "my number is" and nine random digits. A fair coin for each of the 128 says whether it takes part;
@@ -197,13 +197,19 @@ def with_lira(rows: list[dict], losses: np.ndarray, inside: np.ndarray) -> list[
     return rows
 
 
+def rows_of(setting: Setting) -> list[dict]:
+    """The rows of a setting that are there."""
+    return [row for row in read_rows(OUT) if setting.named().items() <= row.items()]
+
+
 def main() -> None:
-    """Train all models, audit them, and write a row for each."""
-    OUT.unlink(missing_ok=True)
+    """Train the models of settings without rows, audit them, and write a row for each."""
     clients, like = texts()
     everybody, strings = byte_corpus(clients), byte_corpus(like)
     inside = np.stack([coins(seed) for seed in range(SEEDS)])
     for setting in SETTINGS:
+        if rows_of(setting):
+            continue
         rows, losses = [], []
         for seed in range(SEEDS):
             task, last = trained(setting, seed, clients)
@@ -225,7 +231,7 @@ def table() -> list[str]:
     """A line of Markdown for each setting: means over seeds."""
     lines = []
     for setting in SETTINGS:
-        own = [row for row in read_rows(OUT) if setting.named().items() <= row.items()]
+        own = rows_of(setting)
         mean = {key: np.mean([row[key] for row in own]) for key in own[0] if "_" in key}
         cells = [f"`{setting.uplink}`", f"`{setting.rule}`", setting.epsilon()]
         cells += [f"{mean[f'loss_{name}']:.2f}" for name in ("inside", "outside")]

@@ -1,6 +1,7 @@
 """Checks of the arguments that several functions of this package take."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from fedjax_compression.checks import check_kind
@@ -34,8 +35,8 @@ def check_records(value: Any, *, who: str, name: str, kind: type = object) -> No
             remedy = f"{str(client)!r} is one"
             check_kind(client, str, who=who, name=where, expected="a name as text", remedy=remedy)
         check_kind(records, _sequence(records), who=who, name=where, expected=f"a list of {record}")
-        whole = isinstance(records, list | tuple)
-        for number, each in enumerate(records if whole else records[:1], start=1):
+        judged = records if isinstance(records, list | tuple) else islice(records, 1)
+        for number, each in enumerate(judged, start=1):
             if not isinstance(each, kind):
                 place = f"{where}: record {number}"
                 check_kind(each, kind, who=who, name=place, expected=f"a record of type {record}")

@@ -83,6 +83,7 @@ def built(wanted: Iterable[RunConfig]) -> dict[RunConfig, Contents]:
                 f"{run.config.heldout}; give a larger share or text of its own."
             )
         found[run.config] = run.contents
+        del run  # with its model, before the next is read
     if not found:
         raise ValueError("frontier: expected at least one codec and one seed, got none.")
     return found

@@ -215,7 +215,7 @@ TASKS: Mapping[str, Callable[..., TaskSpec]] = {
     "preference": _preference,
     "classification": _classification,
 }
-"""Factory of each task that the `task` of a run may name; equal arguments give the same spec."""
+"""Factory of each task that the `task` of a run may name; the same call gives the same spec."""
 
 
 def _streams(examples: Records) -> dict[str, str]:

@@ -19,7 +19,8 @@ def jsonl(path: str | Path, fields: Reader) -> Records:
     A file that is compressed by gzip is read as what is in it.
 
     Of JSON lines of 64 MiB and more, the records stay on disk: each is read when it is asked for,
-    and memory holds 24 bytes for it.
+    and memory holds 24 bytes for it. The result is then a mapping that cannot be changed, of
+    sequences that are no lists; `{client: list(each) for client, each in found.items()}` reads all.
 
     Args:
         path: The file.
@@ -50,7 +51,7 @@ def jsonl(path: str | Path, fields: Reader) -> Records:
     check_reader(fields, who="jsonl")
     path = Path(path)
     if path.stat().st_size >= LARGE and is_lines(path):
-        return StoredRecords(path, fields, name=_stem(path))
+        return StoredRecords(path, fields, _stem(path))
     return grouped(json_rows(path), fields, name=_stem(path))
 
 

@@ -1,8 +1,9 @@
 """Records of a large file of JSON lines, each read from disk whenever it is asked for."""
 
 import os
+import weakref
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,12 +20,13 @@ class StoredRecords(Mapping[str, Sequence[Any]]):
     """The records of each client, sorted by name, of which memory holds only places in the file.
 
     Every record is read once when the file is opened, so that a bad one is refused then. The file
-    stays open; whoever asks for a record after it was written to gets a `ValueError`.
+    stays open; whoever asks for a record after it was written to gets a `ValueError`. Threads and
+    forked processes may read at once; a pickled copy opens the file again.
 
-    Memory: 24 bytes a record, and the clients' names.
+    Memory: 24 bytes a record and some 400 a client.
     """
 
-    def __init__(self, path: Path, fields: Reader, *, name: str) -> None:
+    def __init__(self, path: Path, fields: Reader, name: str) -> None:
         """Read all records of a file of JSON lines, which is not compressed.
 
         Args:
@@ -36,23 +38,14 @@ class StoredRecords(Mapping[str, Sequence[Any]]):
             ValueError: As `grouped` does.
 
         """
-        self._path, self._fields = path, fields
-        self._file = path.open("rb")
-        self._written = self._state()
-        kinds: dict[str, type] = {}
+        self._opened = path, fields, name
+        file = _File(path, fields)
         places: dict[str, array[int]] = {}
-        start = 0
-        for number, line in enumerate(self._file, start=1):
-            if line.strip():
-                source = f"{path}: line {number}"
-                client, _ = read_row(parsed(line, source), source, fields, kinds, name=name)
-                places.setdefault(client, array("q")).extend((start, len(line), number))
-            start += len(line)
+        for client, place in file.places(name):
+            places.setdefault(client, array("q")).extend(place)
         if not places:
             raise ValueError(f"{name}: expected at least one record, got none.")
-        self._clients = {
-            client: StoredClient(self.record, places[client]) for client in sorted(places)
-        }
+        self._clients = {client: StoredClient(file, places[client]) for client in sorted(places)}
 
     def __getitem__(self, client: str) -> "StoredClient":
         return self._clients[client]
@@ -63,35 +56,19 @@ class StoredRecords(Mapping[str, Sequence[Any]]):
     def __len__(self) -> int:
         return len(self._clients)
 
-    def record(self, start: int, size: int, number: int) -> Any:
-        """Read the record at a place of the file.
+    def __repr__(self) -> str:
+        return f"StoredRecords({str(self._opened[0])!r}, {len(self)} clients)"
 
-        Raises `ValueError` if the file was written to since it was opened.
-        """
-        if self._state() != self._written:
-            raise ValueError(
-                f"{self._path}: expected the file as it was when it was opened, got one that was "
-                "written to; begin again when it is complete."
-            )
-        self._file.seek(start)
-        source = f"{self._path}: line {number}"
-        return self._fields.read(parsed(self._file.read(size), source), source)[1]
-
-    def _state(self) -> tuple[int, int]:
-        status = os.fstat(self._file.fileno())
-        return status.st_size, status.st_mtime_ns
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredRecords, self._opened
 
 
 class StoredClient(Sequence[Any]):
     """The records of one client of `StoredRecords`."""
 
-    def __init__(self, record: Callable[[int, int, int], Any], places: "array[int]") -> None:
-        """Take what reads a record, and the places of the client's, `NUMBERS` numbers for each."""
-        self._record, self._places = record, places
+    def __init__(self, file: "_File", places: "array[int]") -> None:
+        """Take the file, and the places of the client's records in it, `NUMBERS` for each."""
+        self._file, self._places = file, places
 
     def __len__(self) -> int:
         return len(self._places) // NUMBERS
@@ -104,4 +81,50 @@ class StoredClient(Sequence[Any]):
         if isinstance(number, slice):
             return [self[each] for each in range(*number.indices(len(self)))]
         at = range(len(self))[number] * NUMBERS  # which raises IndexError
-        return self._record(*self._places[at : at + NUMBERS])
+        return self._file.record(*self._places[at : at + NUMBERS])
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} records on disk>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+
+class _File:
+    """An open file of JSON lines."""
+
+    def __init__(self, path: Path, fields: Reader) -> None:
+        self._path, self._fields = path, fields
+        self._file = path.open("rb")
+        weakref.finalize(self, self._file.close)
+        self._written = self._state()
+
+    def places(self, name: str) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        """Yield the client and the place of each record, all of which are read."""
+        kinds: dict[str, type] = {}
+        start = 0
+        for number, line in enumerate(self._file, start=1):
+            if line.strip():
+                source = f"{self._path}: line {number}"
+                row = parsed(line, source)
+                client, _ = read_row(row, source, self._fields, kinds, name=name)
+                yield client, (start, len(line), number)
+            start += len(line)
+
+    def record(self, start: int, size: int, number: int) -> Any:
+        """Read the record at a place.
+
+        Raises `ValueError` if the file was written to since it was opened.
+        """
+        if self._state() != self._written:
+            raise ValueError(
+                f"{self._path}: expected the file as it was when it was opened, got one that was "
+                "written to; begin again when it is complete."
+            )
+        source = f"{self._path}: line {number}"
+        line = os.pread(self._file.fileno(), size, start)
+        return self._fields.read(parsed(line, source), source)[1]
+
+    def _state(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns

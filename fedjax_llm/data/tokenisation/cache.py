@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,11 @@ class GrowingCorpus:
         """Close the files, and map them into memory: all tokens, and which of them count."""
         return self._tokens.whole(), self._counted.whole()
 
+    def close(self) -> None:
+        """Close what is open, as after an error."""
+        self._tokens.close()
+        self._counted.close()
+
     def complete(self, corpus: Corpus, *, key: str) -> None:
         """Write the rest of a corpus, whose tokens are there."""
         if corpus.counted is None:
@@ -89,7 +94,7 @@ def growing_corpus(folder: Path, dtype: Any) -> Iterator[GrowingCorpus]:
         try:
             yield growing
         finally:
-            growing.arrays()
+            growing.close()
 
 
 class _GrowingArray:
@@ -105,12 +110,15 @@ class _GrowingArray:
         self._size += values.size
 
     def whole(self) -> np.ndarray:
-        if not self._file.closed:
-            self._file.seek(0)
-            self._begin()  # numpy leaves room in a header for any size
-            _to_disk(self._file)
-            self._file.close()
+        self._file.seek(0)
+        self._begin()  # numpy leaves room in a header for any size
+        _to_disk(self._file)
+        self._file.close()
         return np.load(self._path, mmap_mode="r", allow_pickle=False)
+
+    def close(self) -> None:
+        with suppress(OSError):  # of a full disk, which was raised before
+            self._file.close()
 
     def _begin(self) -> None:
         described = {

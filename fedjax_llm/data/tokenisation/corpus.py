@@ -52,7 +52,8 @@ class Corpus(NamedTuple):
         """
         if self.counted is None and self.documents is None:
             return np.diff(self.offsets) - 1
-        first = (self.offsets if self.documents is None else self.documents)[:-1]
+        first = np.unique((self.offsets if self.documents is None else self.documents)[:-1])
+        first = first[first < len(self.tokens)]
         if self.counted is None:
             tokens, lost = np.diff(self.offsets), np.ones(len(first), bool)
         else:

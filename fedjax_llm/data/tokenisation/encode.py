@@ -47,17 +47,22 @@ def encode(
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         before: Future[list[Document]] | None = None
+        of_bytes: bool | None = None
         for batch in _batches(examples):
-            check_variables(batch, template)
-            text = [
-                example.text
-                if isinstance(example.text, str)
-                else _pieces(example.text, tokenizer, template, example)
-                for example in batch
-            ]
-            if before:
-                yield from before.result()
-            before = pool.submit(_documents, tokenizer, batch, text)
+            try:
+                check_variables(batch, template)
+                texts = [
+                    example.text
+                    if isinstance(example.text, str)
+                    else _pieces(example.text, tokenizer, template, example)
+                    for example in batch
+                ]
+            finally:  # errors in the order of the examples
+                if before:
+                    yield from before.result()
+            if of_bytes is None and not all(isinstance(text, str) for text in texts):
+                of_bytes = reads_bytes(tokenizer)
+            before = pool.submit(_documents, tokenizer, batch, texts, bool(of_bytes))
         if before:
             yield from before.result()
 
@@ -69,11 +74,15 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def _documents(
-    tokenizer: Any, examples: list[Example], texts: list[str | list[Piece]]
+    tokenizer: Any, examples: list[Example], texts: list[str | list[Piece]], of_bytes: bool
 ) -> list[Document]:
-    """The documents of examples, given their texts or the pieces of their chats."""
+    """The documents of examples, given their texts or the pieces of their chats.
+
+    `of_bytes` is of `reads_bytes`.
+    """
     as_text = iter(_texts(tokenizer, [text for text in texts if isinstance(text, str)]))
-    as_chat = iter(_chats(tokenizer, [text for text in texts if not isinstance(text, str)]))
+    chats = [text for text in texts if not isinstance(text, str)]
+    as_chat = iter(_chats(tokenizer, chats, of_bytes))
     documents = []
     for example, text in zip(examples, texts, strict=True):
         document = next(as_text if isinstance(text, str) else as_chat)
@@ -116,11 +125,11 @@ def _texts(tokenizer: Any, texts: list[str]) -> list[Document]:
     return documents
 
 
-def _chats(tokenizer: Any, chats: list[list[Piece]]) -> list[Document | str]:
+def _chats(tokenizer: Any, chats: list[list[Piece]], of_bytes: bool) -> list[Document | str]:
     """Documents of chats, or the errors of those that have none."""
     parts = iter(ids_of(tokenizer, [piece.text for chat in chats for piece in chat]))
     of_pieces = [[next(parts) for _ in chat] for chat in chats]
-    if reads_bytes(tokenizer):
+    if of_bytes:
         return [_document(chat, each) for chat, each in zip(chats, of_pieces, strict=True)]
     whole = ids_of(tokenizer, ["".join(piece.text for piece in chat) for chat in chats])
     return [
@@ -136,7 +145,10 @@ def reads_bytes(tokenizer: Any) -> bool:
     special tokens take no white space with them, as those of GPT-2, Llama 3, Qwen and SmolLM. A
     byte without a token is lost from a piece as from the whole.
     """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    try:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception:
+        return False
     model, first = backend["model"], backend["pre_tokenizer"] or {}
     steps = first.get("pretokenizers", [first])
     unlike = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token")
@@ -147,6 +159,7 @@ def reads_bytes(tokenizer: Any) -> bool:
         and all(step.get("type") in ("Split", "Digits", "ByteLevel") for step in steps)
         and all(step.get("behavior") != "Removed" for step in steps)
         and not any(step.get("add_prefix_space") for step in steps)
+        and bool(steps)
         and steps[-1].get("type") == "ByteLevel"
         and (backend["decoder"] or {}).get("type") == "ByteLevel"
         and not any(token["lstrip"] or token["rstrip"] for token in backend["added_tokens"])

@@ -1,6 +1,7 @@
 """Groups of documents: the answers to one prompt, each a document of a corpus."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice, tee
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,14 @@ def tokenize_grouped(
     clients = tuple(sorted(records))
     by_client: list[list[Document]] = []
     kept: list[Any] = []
+    read, groups = tee(
+        (record, chats_of(record)) for client in clients for record in records[client]
+    )
+    made = encode((chat for _, group in read for chat in group), tokenizer, template=template)
     for client in clients:
-        groups = [chats_of(record) for record in records[client]]
-        chats = [chat for group in groups for chat in group]
-        made = encode(chats, tokenizer, template=template)
         fitting: list[Document] = []
-        for record, group in zip(records[client], groups, strict=True):
-            documents = [next(made) for _ in group]
+        for record, group in islice(groups, len(records[client])):
+            documents = list(islice(made, len(group)))
             for document in documents:
                 check_tokens(document, tokenizer, vocab_size, record.source)
             longest = max(len(document.tokens) for document in documents)

@@ -1,9 +1,14 @@
 """Records from files and tables, and the errors of bad records."""
 
+import copy
 import csv as stdlib_csv
 import gzip
 import io
 import json
+import pickle
+import tracemalloc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -363,6 +368,42 @@ def test_records_that_stay_on_disk_are_those_of_memory(written, data, monkeypatc
     assert records_digest(found, who="data") == records_digest(in_memory, who="data")
     assert isinstance(jsonl(written(gzip.compress(data), "a.gz"), TEXT), dict)
     assert isinstance(jsonl(written(json.dumps(ROWS).encode(), "a.json"), TEXT), dict)
+
+
+def test_records_on_disk_are_read_by_threads_forks_and_copies(written, monkeypatch):
+    rows = [{"user": f"u{n % 3}", "text": f"text {n:04d}", "topic": n} for n in range(3000)]
+    in_memory = jsonl(written(lines(*rows)), TEXT)
+    monkeypatch.setattr(files, "LARGE", 0)
+    found = jsonl(written(lines(*rows)), TEXT)
+    whole = {client: list(records) for client, records in in_memory.items()}
+    copies = [copy.copy(found), copy.deepcopy(found), pickle.loads(pickle.dumps(found))]  # noqa: S301
+    del copies[0]
+    for each in (*copies, found):
+        assert {client: list(records) for client, records in each.items()} == whole
+    assert pickle.loads(pickle.dumps(found["u1"])) == whole["u1"]  # noqa: S301
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda n: found["u1"][n % 1000], range(4000))) == whole["u1"] * 4
+    assert "3 clients" in repr(found)
+    file = weakref.ref(found["u1"]._file)
+    del found, each, copies
+    assert file() is None  # without a collection of cycles
+
+
+def test_a_record_on_disk_takes_the_memory_that_is_said(written, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 0)
+
+    def held(count):
+        rows = ({"user": f"u{n % 9}", "text": f"a text {n}", "topic": 1} for n in range(count))
+        path = written(lines(*rows), f"{count}.jsonl")
+        tracemalloc.start()
+        found = jsonl(path, TEXT)
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(found) == 9
+        return size
+
+    held(10)
+    assert (held(30_000) - held(10_000)) / 20_000 <= 24 * 9 / 8 + 1  # arrays grow by an eighth
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_refused(written, monkeypatch):

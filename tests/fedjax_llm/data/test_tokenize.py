@@ -1,5 +1,7 @@
 """Texts and chats to tokens: counted tokens, long examples and errors."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,12 +12,15 @@ from fedjax_llm.data import (
     INSTRUCTIONS,
     Example,
     Message,
+    Pair,
     all_windows,
     hold_out,
     open_corpus,
     save_corpus,
     tokenize,
+    tokenize_pairs,
 )
+from fedjax_llm.data.tokenisation import encode as encoding
 from fedjax_llm.data.tokenisation.chat import Piece, pieces
 from fedjax_llm.data.tokenisation.encode import reads_bytes
 from tests.helpers.fast_tokenizers import CHATML, byte_level
@@ -114,9 +119,11 @@ def test_tokens_of_bytes_decode_to_the_whole_text_however_it_is_cut(bpe, texts):
         {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
         {"pre_tokenizer": pre_tokenizers.Whitespace()},
         {"decoder": decoders.Metaspace()},
+        {"pre_tokenizer": pre_tokenizers.Sequence([])},
+        {"pre_tokenizer": pre_tokenizers.PreTokenizer.custom(object())},
         {"added": AddedToken("<pad>", lstrip=True)},
     ],
-    ids=str,
+    ids=lambda changed: type(*changed.values()).__name__,
 )
 def test_a_tokenizer_that_changes_text_does_not_read_bytes(changed):
     tokenizer = byte_level()
@@ -317,6 +324,14 @@ def test_a_cached_corpus_is_the_same_and_is_not_made_again(bpe, tmp_path):
         kept.tokens[0] = 1
 
 
+def test_a_corpus_of_texts_alone_grows_on_disk_too(bpe, tmp_path):
+    examples = {"a": [Example("hello there")] * 3, "b": [Example("the cat")]}
+    kept = tokenize(examples, bpe, seq=9, cache=tmp_path)
+    same(kept, tokenize(examples, bpe, seq=9))
+    assert kept.counted is None
+    assert not list(tmp_path.rglob("counted.npy"))
+
+
 @pytest.mark.parametrize("long", ["truncate", "split"])
 def test_a_corpus_that_grows_on_disk_has_the_bytes_of_one_that_is_saved(bpe, tmp_path, long):
     examples = {
@@ -334,6 +349,35 @@ def test_a_corpus_that_grows_on_disk_has_the_bytes_of_one_that_is_saved(bpe, tmp
     ]
     for path in grown.iterdir():
         assert path.read_bytes() == (tmp_path / "saved" / path.name).read_bytes(), path.name
+
+
+def test_the_first_bad_example_is_named(bpe):
+    """Though the next ones are rendered before it is encoded."""
+    unanswered = Example((Message("assistant", "hello"),), source="talk 900")
+    examples = [chat("the", "cat")] * 899 + [unanswered]
+    examples[2] = chat("the", "cat " * 99, source="talk 3")
+    with pytest.raises(ValueError, match="talk 3: expected at most"):
+        tokenize({"a": examples}, bpe, seq=39)
+    with pytest.raises(ValueError, match="talk 900: message 1: expected a question first"):
+        tokenize({"a": examples[3:]}, bpe, seq=39)
+
+
+def test_examples_may_be_any_sequence(bpe):
+    examples = deque([chat("the", "cat"), Example("hello")])
+    same(tokenize({"a": examples}, bpe, seq=39), tokenize({"a": list(examples)}, bpe, seq=39))
+    with pytest.raises(TypeError, match=r"record 1|Type-check"):
+        tokenize({"a": deque(["hello"])}, bpe, seq=39)
+
+
+def test_a_tokenizer_is_looked_at_once_for_all_clients(bpe, monkeypatch):
+    looked = []
+    monkeypatch.setattr(encoding, "reads_bytes", lambda _: looked.append(1) or True)
+    tokenize({name: [Example("hello")] for name in "abc"}, bpe, seq=39)
+    assert not looked
+    tokenize({name: [chat("the", "cat")] for name in "abc"}, bpe, seq=39)
+    pairs = {name: [Pair((Message("user", "the"),), "cat", "mat")] for name in "abc"}
+    tokenize_pairs(pairs, bpe, seq=39)
+    assert len(looked) == 2
 
 
 def test_a_tokenisation_that_fails_leaves_nothing(bpe, tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fedjax_llm.cli.main import main
-from fedjax_llm.runs import RunConfig, keeping_last, prepare
+from fedjax_llm.data import Example
+from fedjax_llm.runs import Named, RunConfig, keeping_last, prepare
 from tests.helpers.commands import refused
 from tests.helpers.gguf_files import write_gguf
 
@@ -241,6 +242,22 @@ def test_configurations_that_read_the_same_read_it_once(files):
         assert changed.contents == fresh.contents
         assert changed.corpus.names == fresh.corpus.names
         assert changed.corpus.tokens.tolist() == fresh.corpus.tokens.tolist()
+
+
+def test_data_that_were_given_are_told_apart_as_objects():
+    """By which they are: their values may have no truth, as arrays have none."""
+
+    def given():
+        example = Example("a text of some length", variables={"x": np.arange(3)})
+        return {name: [example] * 4 for name in USERS}
+
+    data = [Named("mine()", given()) for _ in range(2)]
+    configs = [RunConfig(data=each, clients=2, seq=16, batch=1) for each in data for _ in range(2)]
+    read = keeping_last()
+    first, again, other, last = (prepare(config, read=read).workload for config in configs)
+    assert first is again
+    assert other is last
+    assert first is not other
 
 
 def fedit_of(folder):
