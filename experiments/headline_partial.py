@@ -6,7 +6,7 @@
 The first runs the study. The second draws the README's picture and prints the tables of
 docs/measurements.md, from the rows in results.
 
-The default task: 412 roles of Shakespeare, 32 of them in each of 20 rounds, a decoder from scratch.
+The default task: roles of Shakespeare, 32 of them in each of 20 rounds, a decoder from scratch.
 Each configuration has four candidates, which train on a fifth of the roles for 10 rounds, and the
 better two for 20; the other roles are reported. Seed 0 for all, seeds 1 and 2 for those that were
 near the front with it.
