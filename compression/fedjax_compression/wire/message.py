@@ -15,6 +15,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -204,9 +205,17 @@ def fingerprint(payload: Like) -> int:
         False
 
     """
+    leaves, structure = jax.tree.flatten(payload)
+    return _fingerprint(structure, tuple((_dtype(leaf), tuple(leaf.shape)) for leaf in leaves))
+
+
+@lru_cache(maxsize=1024)
+def _fingerprint(structure: Any, leaves: tuple[tuple[np.dtype, tuple[int, ...]], ...]) -> int:
+    """The fingerprint of a structure, which the messages of a run share."""
+    numbered = jax.tree.unflatten(structure, range(len(leaves)))
     lines = (
-        f"{'/'.join(map(_name, path))}:{_dtype(leaf).name}:{tuple(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(payload)
+        f"{'/'.join(map(_name, path))}:{leaves[number][0].name}:{leaves[number][1]}"
+        for path, number in jax.tree_util.tree_leaves_with_path(numbered)
     )
     return int.from_bytes(hashlib.sha256("\n".join(lines).encode()).digest()[:4], "little")
 
@@ -266,9 +275,14 @@ def _check_length(body: memoryview, count: int) -> None:
 def _dtype(leaf: Any) -> np.dtype:
     if not hasattr(leaf, "dtype"):
         raise TypeError(f"wire: payload: expected arrays, got {leaf!r}.")
-    if not (jnp.issubdtype(leaf.dtype, jnp.number) or jnp.issubdtype(leaf.dtype, jnp.bool_)):
-        raise TypeError(f"wire: payload: expected numbers or booleans, got {leaf.dtype}.")
-    return np.dtype(leaf.dtype)
+    return _checked(leaf.dtype)
+
+
+@lru_cache(maxsize=64)
+def _checked(dtype: Any) -> np.dtype:
+    if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        raise TypeError(f"wire: payload: expected numbers or booleans, got {dtype}.")
+    return np.dtype(dtype)
 
 
 def _name(entry: object) -> str:
