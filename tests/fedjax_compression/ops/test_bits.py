@@ -4,7 +4,7 @@ import pytest
 from fedjax_compression.ops.bits import pack, packed_size, unpack
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("entries", [0, 1, 7, 8, 9, 100])
 @pytest.mark.parametrize("bits", range(1, 25))
 def test_unpack_inverts_pack(bits, entries):

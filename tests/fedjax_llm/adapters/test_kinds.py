@@ -107,7 +107,7 @@ def test_the_number_of_trained_entries(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(make(name).params)) == ADAPTERS[name][2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each
 def test_the_initial_loss_is_that_of_the_plain_model(name, batch, task, trained):
     off = abs(trained(name).losses[0] - task.loss(task.params, task.frozen, batch))
@@ -129,7 +129,7 @@ def test_every_trained_leaf_moves_in_two_steps(name, trained):
     assert all(jax.tree.leaves(moved)), moved
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each
 def test_a_round_of_vmapped_clients_runs_and_moves_the_server(name, corpus):
     task = make(name)

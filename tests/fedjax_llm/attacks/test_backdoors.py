@@ -173,7 +173,7 @@ def test_one_scaled_update_replaces_the_model_but_for_the_others_updates():
     ) == jnp.array([20.0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "attack",
     [

@@ -39,7 +39,7 @@ def row():
     return row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rung_counts_its_tokens_and_parameters(row):
     kernels = {"q": 16 * 16, "k": 16 * 8, "v": 16 * 8, "o": 16 * 16, "mlp": 3 * 16 * 24}
     thin = 2 * ((16 + 16) * 2 + (16 + 8) * 2 + (16 + 24) * 3)

@@ -63,7 +63,7 @@ def test_memory_at_both_ends_runs_and_a_prediction_travels(tmp_path):
     assert known["downlink_bytes"] == plain["downlink_bytes"] + more
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("algorithm", "flags"),
     [

@@ -20,7 +20,7 @@ ALL = A + B
 UP, DOWN = "uplink_bytes_by_round", "downlink_bytes_by_round"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("algorithm", "up", "down"),
     [

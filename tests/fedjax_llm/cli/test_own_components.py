@@ -164,7 +164,7 @@ def test_a_run_names_its_malicious_clients_and_resumes_with_the_same_attack(tmp_
     assert "attack" in refused(capsys, "train", *SMALL, *other, "--out", str(out))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "attack",
     [

@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_written_is_a_line(tmp_path, capsys, monkeypatch
     assert jax.config.jax_compilation_cache_dir is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_command_compiles_nothing_that_the_first_one_kept(tmp_path):
     """To the same digest; a cut program is compiled again.
 
