@@ -176,7 +176,9 @@ def test_the_study_of_choose_a_codec_can_be_built():
 def test_the_figures_of_choose_a_codec_are_the_measured_ones():
     text = (ROOT / "docs/choose-a-codec.md").read_text()
     measured = (ROOT / "docs/measurements.md").read_text()
-    rows = re.findall(r"\| (`\S+`) \| ([\d.]+) \| ([\d.]+) \| (\+[\d.]+)(?: \(one seed\))? \|\n", text)
+    rows = re.findall(
+        r"\| (`\S+`) \| ([\d.]+) \| ([\d.]+) \| (\+[\d.]+)(?: \(one seed\))? \|\n", text
+    )
     assert len(rows) == 5
     for codec, bits, fewer, above in rows:
         (row,) = (r for r in measured.splitlines() if r.startswith(f"| {codec} |") and above in r)
