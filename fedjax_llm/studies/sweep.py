@@ -68,11 +68,13 @@ def built(wanted: Iterable[RunConfig]) -> dict[RunConfig, Contents]:
 
     Raises `ValueError` for one that cannot be built, for one without held-out text, and for none.
     """
-    found: dict[RunConfig, Contents] = {}
+    configs = list(wanted)
+    found: dict[int, tuple[RunConfig, Contents]] = {}
     said: set[str] = set()
     read = keeping_last()
-    for config in wanted:
-        run = prepare(config, read=read)
+    # a seed draws the population, so that those of one seed may read the same
+    for number in sorted(range(len(configs)), key=lambda number: configs[number].seed):
+        run = prepare(configs[number], read=read)
         for each in run.left_out:
             if each not in said:
                 line(each)
@@ -82,11 +84,11 @@ def built(wanted: Iterable[RunConfig]) -> dict[RunConfig, Contents]:
                 f"heldout: expected held-out text, by which codecs are compared, got none by "
                 f"{run.config.heldout}; give a larger share or text of its own."
             )
-        found[run.config] = run.contents
+        found[number] = run.config, run.contents
         del run  # with its model, before the next is read
     if not found:
         raise ValueError("frontier: expected at least one codec and one seed, got none.")
-    return found
+    return dict(found[number] for number in range(len(configs)))
 
 
 def sweep(
