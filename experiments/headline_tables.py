@@ -12,8 +12,7 @@ from fedjax_llm.studies.figure import draw
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs/frontier.png"
-STUDIES = ("headline_partial", "headline_everybody")
-LOSSES = ("heldout_nats_per_byte", "heldout_nats_per_token")
+STUDIES = ("headline_partial", "headline_everybody", "headline_finetune")
 TUNED = ("client_optimizer", "server_optimizer")
 
 
@@ -45,7 +44,7 @@ def table(study: str) -> list[str]:
     for row in rows_of(study):
         found.setdefault(name_of(row), {})[row["seed"]] = row
     plain = found["`identity()`"]
-    (loss,) = (name for name in plain[0] if name in LOSSES)
+    loss = f"heldout_nats_per_{plain[0].get('unit', 'byte')}"
     lines = []
     for name, rows in sorted(found.items(), key=lambda each: -each[1][0]["uplink_bytes"]):
         first, sent = rows[0], rows[0]["uplink_bytes"]
