@@ -46,9 +46,10 @@ flower:  ## what runs over Flower: its tests and doctests, the example over real
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
 	$(FLOWER)/bin/python -m pytest -q $(OF_FLOWER)
 
-flower-quick:  ## the same without its slow tests
+flower-quick:  ## the same without its slow tests, but for the notebook
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
 	$(FLOWER)/bin/python -m pytest -q -m "not slow" $(OF_FLOWER)
+	$(FLOWER)/bin/python -m pytest -q tests/examples/test_federation_notebook.py
 
 federation:  ## a SuperLink and four SuperNodes, killed and resumed, against the simulation
 	$(MAKE) VENV=$(FLOWER) $(FLOWER)/.flower
