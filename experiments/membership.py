@@ -8,9 +8,9 @@ none there; the second prints the table of docs/privacy.md from them.
 
 64 roles of Shakespeare with short texts, and 64 canaries, which are clients that have nothing but
 "my number is" and nine random digits. A fair coin for each of the 128 says whether it takes part;
-those that do take part in each of 30 rounds, with four steps of Adam on a decoder of 107,328
-parameters that reads bytes. Whoever gets the last model then asks of each client
-whether it was there. Eight seeds, each with its own coins, initial parameters and draws.
+those that do take part in each of 30 rounds, with four steps of Adam on a decoder of 90,432
+parameters that reads bytes. Whoever gets the last model then asks of each client whether it was
+there. Eight seeds, each with its own coins, initial parameters and draws.
 
 - *loss*, *Min-K%*: the client's mean loss, and its fifth of least likely bytes. Thresholds on one
   model, without a second.
@@ -56,7 +56,6 @@ ROUNDS, SEEDS, EACH, SEQ = 30, 8, 64, 64
 CLIP, DELTA = 1.0, 1e-4
 LIKE = 1024
 """How many strings of digits a canary is one of, for its exposure."""
-
 
 DECODER = DecoderConfig(
     hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2
