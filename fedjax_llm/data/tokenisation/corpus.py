@@ -52,13 +52,7 @@ class Corpus(NamedTuple):
         """
         if self.counted is None and self.documents is None:
             return np.diff(self.offsets) - 1
-        first = np.unique((self.offsets if self.documents is None else self.documents)[:-1])
-        first = first[first < len(self.tokens)]
-        if self.counted is None:
-            tokens, lost = np.diff(self.offsets), np.ones(len(first), bool)
-        else:
-            tokens, lost = _sums(self.counted, self.offsets), self.counted[first]
-        return tokens - _sums(lost, np.searchsorted(first, self.offsets))
+        return _sums(self.is_target(), self.offsets)
 
     def is_target(self) -> Bool[np.ndarray, " tokens"]:
         """Mark the targets: booleans `[tokens]`, True for each token that is predicted."""
