@@ -1,6 +1,6 @@
 """How fast, and in how much memory, does a large file of chats become tokens on disk?
 
-    python experiments/large_chats.py                    1 GB of JSON lines; half an hour
+    python experiments/large_chats.py                    1 GB of JSON lines; ten minutes
     python experiments/large_chats.py --megabytes 100
 
 The chats of chitchat, each with a number put before its first message, again and again until the

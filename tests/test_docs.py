@@ -117,7 +117,7 @@ def test_the_study_of_the_documents_can_be_built(tmp_path):
     assert len(built([candidates[-1].trials[-1], runs[-1]])) == 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_study_of_the_documents_runs(tmp_path, capsys):
     """One of its two methods, to save time."""
     path = tmp_path / "study.py"
