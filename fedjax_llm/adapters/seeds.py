@@ -10,6 +10,7 @@ from fedjax_compression.checks import check_integer
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
+from ..seeded_directions import direction
 from .contract import Adapted, Adapter
 
 
@@ -72,14 +73,6 @@ def along(coefficients: Float[Array, " directions"], base: PyTree, seed: Array) 
         )
 
     return jax.lax.fori_loop(0, len(coefficients), add, base)
-
-
-def direction(like: PyTree, seed: Array, k: Array | int) -> PyTree:
-    """Draw z_k with the shapes of `like`."""
-    key = jr.fold_in(jr.wrap_key_data(seed, impl="threefry2x32"), k)
-    leaves, structure = jax.tree.flatten(like)
-    drawn = [jr.normal(jr.fold_in(key, i), leaf.shape) for i, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(structure, drawn)
 
 
 def _forward(coefficients: Array, base: PyTree, seed: Array) -> tuple[PyTree, tuple]:

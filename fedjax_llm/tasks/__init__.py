@@ -1,8 +1,9 @@
 """Tasks: model, adapter, loss and measures, built into what a run trains."""
 
+from ..algorithm import Asked, Halves
 from .classification import classification, label_accuracy
 from .contract import Measure, Scores, Task
-from .halves import Asked, Halves, halves
+from .halves import halves
 from .language_model import language_model
 from .preference import margins, preference, preferred, with_reference
 

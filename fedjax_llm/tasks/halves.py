@@ -1,53 +1,16 @@
 """A language model split in two: a lower half whose activations go to an upper half."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
+from ..algorithm import Asked, Halves
 from ..client_training import Frozen, Params
 from ..data import Batch
 from .contract import Task, check_task
-
-
-class Asked(NamedTuple):
-    """What the upper half needs of a `Batch`: everything but the tokens.
-
-    Attributes:
-        targets: Each token's successor, `[batch, seq]`.
-        mask: Which targets count, `[batch, seq]`, booleans.
-        segments: Document number of each token, `[batch, seq]`; None if each row is one text.
-        positions: Position of each token in its document, `[batch, seq]`; None if each row is one
-            text.
-
-    """
-
-    targets: Int[Array, "batch seq"]
-    mask: Any
-    segments: Int[Array, "batch seq"] | None
-    positions: Int[Array, "batch seq"] | None
-
-
-class Halves(NamedTuple):
-    """A language model as two functions, below and above a cut between layers.
-
-    Attributes:
-        part: `(params) -> (lower_params, upper_params)`: split the trainable parameters.
-        join: `(lower_params, upper_params) -> params`: the inverse of `part`.
-        lower: `(lower_params, frozen, batch) -> activations`, `[batch, seq, width]`: the layers
-            below the cut.
-        upper: `(upper_params, frozen, activations, asked) -> loss`: the layers above the cut and
-            the mean loss in nats per target; 0 if no target counts. `asked` is an `Asked`.
-
-    """
-
-    part: Callable[[Params], tuple[Params, Params]]
-    join: Callable[[Params, Params], Params]
-    lower: Callable[[Params, Frozen, Batch], Float[Array, "batch seq width"]]
-    upper: Callable[[Params, Frozen, Float[Array, "batch seq width"], Asked], Float[Array, ""]]
 
 
 def halves(task: Task, layers: int, cut: int) -> Halves:

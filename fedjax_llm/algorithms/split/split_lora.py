@@ -13,12 +13,11 @@ from fedjax_compression.ops.bits import pack, unpack
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8, UInt32
 
 from ...aggregators.failures import leave_out_failed
-from ...algorithm import ServerInfo, SplitMessages, SplitMethod
+from ...algorithm import Asked, Halves, ServerInfo, SplitMessages, SplitMethod
 from ...checks import check_codecs, check_optimizer
 from ...client_training import ClientInfo, Frozen, Params
 from ...data import Batch
 from ...schedules import Progress, check_client_optimizer, needs_round
-from ...tasks import Asked, Halves
 from ..shared.checks import check_full_precision, check_keeps_nothing, check_like, check_structure
 from ..shared.trees import choose
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PyTree, UInt32
 
-from ...adapters.seeds import direction
 from ...client_training import Batches, ClientInfo, Frozen, Loss, Params
+from ...seeded_directions import direction
 
 Seed = UInt32[Array, " two"]
 Slope = Callable[[Params, Frozen, Any, PyTree], tuple[Float[Array, ""], Float[Array, ""]]]
