@@ -1,6 +1,5 @@
 """Training data, held-out data and unseen clients."""
 
-import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from fedjax_compression.errors import message
 from ..checks import check_count, check_real
 from .checks import check_client_data
 from .contract import ClientData
+from .unseen import floor_share
 
 
 class HoldOut(NamedTuple):
@@ -94,7 +94,7 @@ def _unseen(names: tuple[str, ...], clients: float | Collection[str], seed: int)
     if isinstance(clients, str) or not isinstance(clients, Collection):
         check_real(clients, who="hold_out", name="clients", at_least=0, below=1)
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
-        return set(order[: _floor(len(names) * float(clients))].tolist())
+        return set(order[: floor_share(len(names), float(clients))].tolist())
     number = {name: i for i, name in enumerate(names)}
     for name in clients:
         if name not in number:
@@ -109,8 +109,4 @@ def _unseen(names: tuple[str, ...], clients: float | Collection[str], seed: int)
 
 def _share(count: int, share: float) -> int:
     """The share of a client's pieces, at least one of two where it is not 0."""
-    return max(_floor(count * share), 1) if share > 0 and count > 1 else 0
-
-
-def _floor(value: float) -> int:
-    return math.floor(value + 1e-9)  # .29 of 100 is 29
+    return max(floor_share(count, share), 1) if share > 0 and count > 1 else 0

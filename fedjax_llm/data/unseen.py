@@ -1,5 +1,6 @@
 """Which clients are held out of training: a share, the last ones, or by name."""
 
+import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
@@ -108,6 +109,17 @@ def matching(pattern: str) -> Unseen:
         return found
 
     return chosen
+
+
+def held_out_count(unseen: Unseen, names: Sequence[str]) -> int:
+    """How many of these clients `hold_out` holds out for a choice."""
+    chosen = unseen(names)
+    return len(chosen) if isinstance(chosen, tuple) else floor_share(len(names), chosen)
+
+
+def floor_share(count: int, share: float) -> int:
+    """A share of a number, rounded down: .29 of 100 is 29."""
+    return math.floor(count * share + 1e-9)
 
 
 UNSEEN: dict[str, Callable[..., Unseen]] = {

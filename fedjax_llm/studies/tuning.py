@@ -4,14 +4,14 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, inf, isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..checks import check_count, check_real
 from ..data.partitions.aside import reported_clients, tuning_clients
 from ..data.registry import DATA
-from ..data.unseen import UNSEEN
+from ..data.unseen import UNSEEN, held_out_count
 from ..runs import Named, RunConfig, canonical
 from ..runs.config import parse_config
 from ..runs.contents import Contents
@@ -109,7 +109,7 @@ class Tuning:
         if (data, own["unseen"]) not in most:
             names = tuple(built("data", parsed("data", data), DATA))
             unseen: Any = built("unseen", parsed("unseen", own["unseen"]), UNSEEN)
-            most[data, own["unseen"]] = len(names) - floor(len(names) * unseen(names) + 1e-9)
+            most[data, own["unseen"]] = len(names) - held_out_count(unseen, names)
         return dataclasses.replace(
             config,
             data=data,

@@ -1,11 +1,10 @@
 """Clients set aside to tune on, and the others, on which results are reported."""
 
-import math
-
 import numpy as np
 
 from ...checks import check_count, check_real
 from ..readers.examples import Records
+from ..unseen import floor_share
 
 
 def tuning_clients(examples: Records, *, share: float | int = 0.2, seed: int = 0) -> Records:
@@ -69,4 +68,4 @@ def _aside(who: str, examples: Records, share: float | int, seed: int) -> set[st
             f"{len(names)}."
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
-    return {names[i] for i in order[: max(1, math.floor(len(names) * share + 1e-9))]}
+    return {names[i] for i in order[: max(1, floor_share(len(names), share))]}

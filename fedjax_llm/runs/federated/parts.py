@@ -15,7 +15,8 @@ from jaxtyping import PyTree
 from ...aggregators.registry import AGGREGATORS
 from ...algorithm import FederatedAlgorithm, SplitMethod
 from ...data import cohort_batches
-from ...models import DecoderConfig
+from ...data.unseen import UNSEEN, held_out_count
+from ...models import DecoderConfig, LinearScaling, Llama3Scaling
 from ...simulation.loop.arguments import check_without_noise
 from ..config import RunConfig, parse_config
 from ..prepare import Run, prepare
@@ -69,10 +70,18 @@ def check_applies(config: RunConfig) -> None:
 
 
 def drawn(config: RunConfig, nodes: int) -> RunConfig:
-    """The configuration with as many clients as there are nodes, unless it says how many."""
+    """The configuration with as many training clients as nodes, unless it says how many it has.
+
+    Clients that `unseen` holds out are drawn beside them, where it is a number or a share.
+    """
     if config.population is not None:
         return config
-    return dataclasses.replace(config, population=nodes)
+    unseen, population = parse_config(config).texts["unseen"], nodes
+    if unseen.call.name in ("share", "last"):
+        chosen = built("unseen", unseen, UNSEEN)
+        while population - held_out_count(chosen, [""] * population) < nodes:
+            population += 1
+    return dataclasses.replace(config, population=population)
 
 
 def federated_run(config: RunConfig, *, cache: Path | None) -> Run:
@@ -106,6 +115,11 @@ def algorithm_of(run: Run) -> FederatedAlgorithm:
     return run.algorithm
 
 
+def run_folder() -> Path:
+    """The folder of the federation that this process belongs to."""
+    return Path(os.environ[FOLDER])
+
+
 def opened() -> tuple[Path, Run, Mapping[str, Any]]:
     """The run of the federation that this process belongs to.
 
@@ -113,15 +127,25 @@ def opened() -> tuple[Path, Run, Mapping[str, Any]]:
         Its folder, the run, and what `federation.json` says.
 
     """
-    folder = Path(os.environ[FOLDER])
+    folder = run_folder()
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     load_plugins(about["plugins"])
     cache = about["cache"]
-    return folder, prepare(_read(about["config"]), cache=cache and Path(cache)), about
+    return folder, prepare(read_config(about["config"]), cache=cache and Path(cache)), about
 
 
-def _read(values: Mapping[str, Any]) -> RunConfig:
-    return RunConfig(**{**values, "decoder": DecoderConfig(**values["decoder"])})
+def read_config(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration whose `dataclasses.asdict` went through JSON, which has lists for tuples.
+
+    Args:
+        values: What JSON gave.
+
+    """
+    decoder = {**values["decoder"], "layer_types": tuple(values["decoder"]["layer_types"])}
+    if scaling := decoder["rope_scaling"]:
+        kind = LinearScaling if scaling.keys() == {"factor"} else Llama3Scaling
+        decoder["rope_scaling"] = kind(**scaling)
+    return RunConfig(**{**values, "decoder": DecoderConfig(**decoder)})
 
 
 def secure_sums(run: Run, threshold: int | None) -> Any:

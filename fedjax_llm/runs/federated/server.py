@@ -9,7 +9,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from ...flower import server_app
 from ..prepare import Run
-from .parts import FAILURE, RUN, algorithm_of, batches_like, opened, secure_sums
+from .parts import FAILURE, RUN, algorithm_of, batches_like, opened, run_folder, secure_sums
+from .shared_base import shared_base
 
 app = ServerApp()
 
@@ -17,11 +18,11 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds that are left."""
-    folder, run, about = opened()
     try:
-        _run(grid, context, folder, run, about)
+        _run(grid, context, *opened())
     except Exception as error:
-        (folder / FAILURE).write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+        why = f"{type(error).__name__}: {error}"
+        (run_folder() / FAILURE).write_text(why, encoding="utf-8")
         raise
 
 
@@ -29,7 +30,7 @@ def _run(grid: Grid, context: Context, folder: Path, run: Run, about: Mapping[st
     server_app(
         algorithm_of(run),
         run.task.params,
-        run.task.frozen,
+        shared_base(run.task.frozen, folder),
         batches_like(run),
         run.split.train.names,
         folder=folder / "server",

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from fedjax_llm import DecoderConfig
 from fedjax_llm.cli.federate import clients_table
+from fedjax_llm.data import byte_corpus, hold_out
 from fedjax_llm.runs import RunConfig
 from fedjax_llm.runs.federated.parts import REFUSED, drawn, federated_run
 from fedjax_llm.runs.federated.status import ClientStatus, Status
@@ -74,6 +75,23 @@ def config(**fields):
 def test_as_many_clients_as_nodes_are_drawn_unless_it_says_how_many():
     assert drawn(config(), 3).population == 3
     assert drawn(config(population=4), 3).population == 4
+
+
+@pytest.mark.parametrize("nodes", [1, 9, 10, 16, 99])
+@pytest.mark.parametrize(
+    ("unseen", "clients"),
+    [
+        ("share(0.1)", lambda names: 0.1),
+        ("share(0.0)", lambda names: 0.0),
+        ("share(0.75)", lambda names: 0.75),
+        ("last(2)", lambda names: names[-2:]),
+    ],
+)
+def test_clients_that_are_held_out_come_beside_the_nodes(nodes, unseen, clients):
+    population = drawn(config(unseen=unseen), nodes).population
+    corpus = byte_corpus({f"client {i}": "to be or not to be, that is" for i in range(population)})
+    split = hold_out(corpus, seed=0, clients=clients(corpus.names))
+    assert len(split.train.names) == nodes
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from fedjax_llm.secure_aggregation import Setup
 from fedjax_llm.secure_aggregation.messages import Advertised, Revealed, Shared, message_bytes
 
 from ...helpers.commands import ROLES
+from ...helpers.gguf_files import write_gguf
 from ...helpers.processes import python
 
 HOLD = """
@@ -122,36 +123,51 @@ def superlink(mark):
     raise AssertionError(mark)
 
 
-@pytest.mark.slow
-def test_secure_sums_over_sockets_end_at_the_digest_of_train(tmp_path):
-    """A SuperLink and three nodes; the server is sent masked integers, keys and shares alone."""
+def federated_and_trained(folder, flags):
+    """The summaries of `federate` and of the same run with `train`."""
     env = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
-    flags |= {"--local": "3", "--clients": "3", "--rounds": "2"}
-    flags |= {"--data": f"shakespeare(roles='{', '.join(ROLES[:3])}')"}
-    flags |= {"--uplink": "error_feedback(fixed_point(clip=0.05, bits=10, clients=3))"}
-    flags |= {"--aggregate": "secure_mean()"}
-    summaries = {}
-    for command, changes in (
-        ("federate", {}),
-        ("train", {"--population": flags["--local"], "--client-axis": "chunked(size=1)"}),
-    ):
-        given = flags | changes
-        if command == "train":
-            del given["--local"]
-        out = tmp_path / command
+    alone = {"--population": flags["--local"], "--client-axis": "chunked(size=1)"}
+    summaries = []
+    for command, changes in (("federate", {}), ("train", alone)):
+        given = {k: v for k, v in (flags | changes).items() if (command, k) != ("train", "--local")}
+        out = folder / command
         words = (command, "--out", str(out), *(each for pair in given.items() for each in pair))
         script = f"import sys\nsys.argv[1:] = {words!r}\nfrom fedjax_llm.cli import main\nmain()"
         process = python("-c", script, env=env)
         _, error = process.communicate(timeout=400)
         assert process.returncode == 0, error
-        summaries[command] = json.loads((out / "summary.json").read_text())
-    ours, simulated = summaries["federate"], summaries["train"]
+        summaries.append(json.loads((out / "summary.json").read_text()))
+    return summaries
+
+
+@pytest.mark.slow
+def test_secure_sums_over_sockets_end_at_the_digest_of_train(tmp_path):
+    """A SuperLink and three nodes; the server is sent masked integers, keys and shares alone."""
+    flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    flags |= {"--local": "3", "--clients": "3", "--rounds": "2"}
+    flags |= {"--data": f"shakespeare(roles='{', '.join(ROLES[:3])}')"}
+    flags |= {"--uplink": "error_feedback(fixed_point(clip=0.05, bits=10, clients=3))"}
+    flags |= {"--aggregate": "secure_mean()"}
+    ours, simulated = federated_and_trained(tmp_path, flags)
     assert ours["digest"] == simulated["digest"]
     over = ours["uplink_bytes"] - simulated["uplink_bytes"]
     setup = Setup(bytes(16), 1, 10, 3, 2, 2)
     sizes = [message_bytes(kind, setup, 2) for kind in (Advertised, Shared, Revealed)]
     assert over == 2 * 3 * (sum(sizes) + 16 + 4)  # the integers' message also names round, client
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_over_sockets_ends_at_the_digest_of_train(tmp_path):
+    model = tmp_path / "tiny.gguf"
+    write_gguf(model)
+    flags = {"--model": str(model), "--adapter": "lora(rank=2)", "--local": "2", "--clients": "2"}
+    flags |= {"--data": f"shakespeare(roles='{', '.join(ROLES[:2])}')", "--unseen": "share(0.0)"}
+    flags |= {"--rounds": "2", "--local-steps": "1", "--batch": "2", "--seq": "16"}
+    flags |= {"--client-optimizer": "sgd(0.1)", "--uplink": "eden(bits=4)"}
+    ours, simulated = federated_and_trained(tmp_path, flags)
+    assert ours["digest"] == simulated["digest"]
+    assert ours["uplink_bytes"] == simulated["uplink_bytes"]
+    assert ours["contents"] == simulated["contents"]
 
 
 @pytest.mark.slow
