@@ -8,8 +8,8 @@ and draws docs/attack_defence.png, from the rows in results/attack_defence.
 
 Twenty roles of Shakespeare with the most text, all of them in each of 12 rounds, a decoder of
 107,328 parameters from scratch; four clients are malicious. Three attacks and none, five
-rules and two uplinks, three seeds each, of which results/ has two: seeds draw the weights, the
-malicious clients and the held-out text. Rates are those of a run without attack and are not tuned
+rules and two uplinks, three seeds each: seeds draw the weights, the malicious clients and the
+held-out text. Rates are those of a run without attack and are not tuned
 for each cell, so that a column compares rules at the same steps. `min_max` and `ipm` know all
 honest updates.
 """
