@@ -65,6 +65,7 @@ CODECS = [
     "nf4()",
     "mxfp4()",
     "fp8()",
+    "bfloat16()",
     "fixed_point(clip=4.0, bits=9, clients=5)",
     "trellis_fixed(bits=1)",
     "trellis_fixed(bits=0.25, memory=4)",

@@ -1,5 +1,6 @@
 """Quantisers: codecs that send every entry in fewer bits."""
 
+from .bfloat16 import bfloat16
 from .blockwise import blockwise_int, mxfp4, nf4
 from .dithered import dithered
 from .eden import drive, eden
@@ -14,6 +15,7 @@ from .terngrad import terngrad
 from .trellis_fixed import trellis_fixed
 
 __all__ = [
+    "bfloat16",
     "blockwise_int",
     "dithered",
     "drive",
