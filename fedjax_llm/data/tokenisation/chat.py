@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from ..readers.messages import ANSWERS, Message
 
@@ -63,8 +64,17 @@ def dated(template: str, date: str) -> str:
     return f"{{% macro {CLOCK}(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n{template}"
 
 
+MOST = 2**16
+"""Messages of the chats of marks that are kept at a time; some 10 MB of memory."""
+
+
 def pieces(
-    messages: Sequence[Message], render: Render, *, end: str | None, source: str
+    messages: Sequence[Message],
+    render: Render,
+    *,
+    end: str | None,
+    source: str,
+    kept: "dict[Any, Marked] | None" = None,
 ) -> list[Piece]:
     """Render a chat and split the text where learnt answers begin and end.
 
@@ -78,6 +88,8 @@ def pieces(
     contents in a second rendering.
 
     Cost: the template renders the chat twice, and once more for each new text between two contents.
+    With `kept`, which is filled by chats of the same template, tools and variables, it renders the
+    chat once if an earlier one had the same roles: what it makes of marks depends on nothing else.
     Where the template changes contents by more than white space at their ends, or a message has
     further fields, it renders the messages up to each answer four times.
 
@@ -89,7 +101,8 @@ def pieces(
     answers = [
         n for n, message in enumerate(messages) if message.role == ANSWERS and message.learnt
     ]
-    layout = _layout(messages, render, whole) if answers else None
+    marked = _marked(messages, render, whole, kept) if answers else None
+    places = marked.places(messages, whole) if marked else None
     cut: list[Piece] = []
     at = 0
     for n in answers:
@@ -99,87 +112,88 @@ def pieces(
                 f"{where}: expected a question first, got an answer; put a message of another "
                 "role before it."
             )
-        span = layout.span(n) if layout else None
+        span = marked.span(n, places[n], render) if marked and places else None
         start, stop = span or _rendered(messages, n, render, whole, where)
-        if end and (text := whole[:stop].rstrip()).endswith(end) and len(text) > start:
-            stop = len(text)
+        said = whole[start:stop].rstrip()
+        if end and said and whole.endswith(end, 0, start + len(said)):
+            stop = start + len(said)
         cut += [Piece(whole[at:start], False), Piece(whole[start:stop], True)]
         at = stop
     return [piece for piece in [*cut, Piece(whole[at:], False)] if piece.text]
 
 
-class _Layout:
-    """Where contents are in a chat's text, and the template's text between them."""
+class Marked:
+    """A chat rendered with marks for its contents, which shows the template's text between them."""
 
-    def __init__(
-        self,
-        messages: list[Message],
-        render: Render,
-        text: str,
-        marks: list[tuple[int, int]],
-        contents: list[tuple[int, int]],
-    ) -> None:
-        self.messages = messages  # whose contents are marks
-        self.render = render
-        self.text = text  # of these messages
-        self.marks = [(0, 0), *marks, (len(text), len(text))]  # places in this text
-        self.contents = contents  # places in the whole text
+    def __init__(self, messages: Sequence[Message], mark: str, render: Render) -> None:
+        """Render the messages, with the mark around a number for each content."""
+        self.messages = [
+            message._replace(content=f"{mark}{n}{mark}") if message.content else message
+            for n, message in enumerate(messages)
+        ]
+        self.text = text = render(self.messages, False)
+        found = list(re.finditer(f"{mark}(\\d+){mark}", text))
+        self.once = [int(each[1]) for each in found] == list(range(len(messages)))
+        self.marks = [(0, 0), *(each.span() for each in found), (len(text), len(text))]
+        self.gaps = [text[a:b] for (_, a), (b, _) in pairwise(self.marks)]  # around the marks
         self.offsets: dict[tuple[str, bool], int] = {}
 
-    def span(self, n: int) -> tuple[int, int] | None:
-        """Where answer n begins and ends in the whole text; None where that is not certain."""
+    def places(self, messages: Sequence[Message], whole: str) -> list[tuple[int, int]] | None:
+        """Find each content in the whole text; None where the template does more than place it."""
+        if not self.once or not whole.startswith(self.gaps[0]):
+            return None
+        at, places = len(self.gaps[0]), []
+        for message, gap in zip(messages, self.gaps[1:], strict=True):
+            ways = (message.content, message.content.strip())
+            size = next((len(way) for way in ways if whole.startswith(way + gap, at)), None)
+            if size is None:
+                return None
+            places.append((at, at + size))
+            at += size + len(gap)
+        return places if at == len(whole) else None
+
+    def span(self, n: int, place: tuple[int, int], render: Render) -> tuple[int, int] | None:
+        """Where answer n, whose content has a place, is in the whole text; None if uncertain."""
         around = self.messages[n - 1 : n + 2]
         if any(message.fields for message in around):
             return None
-        before = self._offset(n, opening=True)
-        after = self._offset(n + 1, opening=False)
+        before = self._offset(n, render, opening=True)
+        after = self._offset(n + 1, render, opening=False)
         if before is None or after is None:
             return None
-        gap = self.marks[n + 1][0] - self.marks[n][1]
-        start, stop = self.contents[n]
-        return start - (gap - before), stop + after
+        start, stop = place
+        return start - (len(self.gaps[n]) - before), stop + after
 
-    def _offset(self, n: int, *, opening: bool) -> int | None:
+    def _offset(self, n: int, render: Render, *, opening: bool) -> int | None:
         """Length of the rendering of the first n messages after their last content.
 
         It is the same wherever the text up to the next content is the same, as the template alone
         writes that text.
         """
-        first, last = self.marks[n][1], self.marks[n + 1][0]
-        gap = self.text[first:last], opening
+        gap = self.gaps[n], opening
         if gap not in self.offsets:
-            head = self.render(self.messages[:n], opening)
+            first, last = self.marks[n][1], self.marks[n + 1][0]
+            head = render(self.messages[:n], opening)
             if not self.text.startswith(head) or not first <= len(head) <= last:
                 return None
             self.offsets[gap] = len(head) - first
         return self.offsets[gap]
 
 
-def _layout(messages: Sequence[Message], render: Render, whole: str) -> _Layout | None:
-    """Find each content in the whole text; None where the template does more than place it."""
+def _marked(
+    messages: Sequence[Message], render: Render, whole: str, kept: dict[Any, Marked] | None
+) -> Marked:
+    """The chat with marks: a kept one if nothing but contents differs."""
     mark = _unused(messages, whole)
-    marked = [
-        message._replace(content=f"{mark}{n}{mark}") if message.content else message
-        for n, message in enumerate(messages)
-    ]
-    text = render(marked, False)
-    found = list(re.finditer(f"{mark}(\\d+){mark}", text))
-    if [int(each[1]) for each in found] != list(range(len(messages))):
-        return None
-    marks = [each.span() for each in found]
-    ends = [*(start for start, _ in marks[1:]), len(text)]
-    at, contents = marks[0][0], []
-    if whole[:at] != text[:at]:
-        return None
-    for message, (_, stop), end in zip(messages, marks, ends, strict=True):
-        gap = text[stop:end]
-        ways = (message.content, message.content.strip())
-        size = next((len(way) for way in ways if whole.startswith(way + gap, at)), None)
-        if size is None:
-            return None
-        contents.append((at, at + size))
-        at += size + len(gap)
-    return _Layout(marked, render, text, marks, contents) if at == len(whole) else None
+    if kept is None or any(message.fields or not message.content for message in messages):
+        return Marked(messages, mark, render)
+    key = mark, tuple((message.role, message.learnt) for message in messages)
+    if key not in kept:
+        marked = Marked(messages, mark, render)
+        if sum(len(each.messages) for each in kept.values()) + len(messages) > MOST:
+            kept.clear()
+        kept[key] = marked
+    return kept[key]
 
 
 def _rendered(
@@ -217,8 +231,9 @@ def _by_prefixes(
 
 def _unused(messages: Sequence[Message], whole: str) -> str:
     """A character for private use that neither the messages nor their rendering has."""
-    used = {*whole, *(character for message in messages for character in message.content)}
-    return next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in used)
+    texts = (whole, *(message.content for message in messages))
+    each = map(chr, range(0xE000, 0x110000))
+    return next(mark for mark in each if not any(mark in text for text in texts))
 
 
 def _check_prefix(short: str, long: str, what: str) -> None:
