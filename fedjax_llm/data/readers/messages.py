@@ -133,6 +133,8 @@ def for_template(
 
 def _fields(message: Mapping[str, Any], read: set[str], where: str) -> dict[str, Any]:
     """The further fields of a message, for the chat template; empty ones are left out."""
+    if message.keys() <= read:
+        return {}
     fields = {
         name: as_json(value, f"{where}: field {name!r}")
         for name, value in message.items()

@@ -8,9 +8,19 @@ from typing import Any
 
 import numpy as np
 
+SCALARS = frozenset((str, int, float, bool, type(None)))
+"""Types of JSON's values that hold no others."""
+
 
 def plain(value: Any) -> Any:
     """A value with Python's numbers, lists and dictionaries in place of NumPy's and other ones."""
+    kind = type(value)  # first those of JSON, which are found without a search through base classes
+    if kind in SCALARS:
+        return value
+    if kind is dict:
+        return {key: plain(each) for key, each in value.items()}
+    if kind is list:
+        return [plain(each) for each in value]
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind == "M":  # of nanoseconds, it would be a number
             value = value.astype("datetime64[us]")
@@ -37,7 +47,8 @@ def string(record: Mapping[Any, Any], field: Any, source: str) -> str:
     value = value_of(record, field, source)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{source}: field {field!r}: expected text, got {short(value)}.")
-    check_unicode(value, f"{source}: field {field!r}")
+    if not value.isascii():
+        check_unicode(value, f"{source}: field {field!r}")
     return value
 
 
