@@ -112,8 +112,11 @@ def pieces(
                 f"{where}: expected a question first, got an answer; put a message of another "
                 "role before it."
             )
-        span = marked.span(n, places[n], render) if marked and places else None
-        start, stop = span or _rendered(messages, n, render, whole, where)
+        around = marked.around(n, render) if marked and places else None
+        if places and around:
+            start, stop = places[n][0] - around[0], places[n][1] + around[1]
+        else:
+            start, stop = _rendered(messages, n, render, whole, where)
         said = whole[start:stop].rstrip()
         if end and said and whole.endswith(end, 0, start + len(said)):
             stop = start + len(said)
@@ -137,6 +140,7 @@ class Marked:
         self.marks = [(0, 0), *(each.span() for each in found), (len(text), len(text))]
         self.gaps = [text[a:b] for (_, a), (b, _) in pairwise(self.marks)]  # around the marks
         self.offsets: dict[tuple[str, bool], int] = {}
+        self.found: dict[int, tuple[int, int] | None] = {}
 
     def places(self, messages: Sequence[Message], whole: str) -> list[tuple[int, int]] | None:
         """Find each content in the whole text; None where the template does more than place it."""
@@ -144,25 +148,29 @@ class Marked:
             return None
         at, places = len(self.gaps[0]), []
         for message, gap in zip(messages, self.gaps[1:], strict=True):
-            ways = (message.content, message.content.strip())
-            size = next((len(way) for way in ways if whole.startswith(way + gap, at)), None)
-            if size is None:
-                return None
-            places.append((at, at + size))
-            at += size + len(gap)
+            content = message.content
+            if not whole.startswith(content + gap, at):
+                content = content.strip()
+                if not whole.startswith(content + gap, at):
+                    return None
+            places.append((at, at + len(content)))
+            at += len(content) + len(gap)
         return places if at == len(whole) else None
 
-    def span(self, n: int, place: tuple[int, int], render: Render) -> tuple[int, int] | None:
-        """Where answer n, whose content has a place, is in the whole text; None if uncertain."""
-        around = self.messages[n - 1 : n + 2]
-        if any(message.fields for message in around):
+    def around(self, n: int, render: Render) -> tuple[int, int] | None:
+        """Characters of answer n before and after its content; None where that is not certain."""
+        if n not in self.found:
+            self.found[n] = self._around(n, render)
+        return self.found[n]
+
+    def _around(self, n: int, render: Render) -> tuple[int, int] | None:
+        if any(message.fields for message in self.messages[n - 1 : n + 2]):
             return None
         before = self._offset(n, render, opening=True)
         after = self._offset(n + 1, render, opening=False)
         if before is None or after is None:
             return None
-        start, stop = place
-        return start - (len(self.gaps[n]) - before), stop + after
+        return len(self.gaps[n]) - before, after
 
     def _offset(self, n: int, render: Render, *, opening: bool) -> int | None:
         """Length of the rendering of the first n messages after their last content.

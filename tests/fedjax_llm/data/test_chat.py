@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedjax_llm.data import Example, Message, tokenize
+from fedjax_llm.data.tokenisation import chat
 from fedjax_llm.data.tokenisation.chat import dated, pieces
 from fedjax_llm.data.tokenisation.encode import renderer
 from tests.helpers.chat_templates import FAMILIES
@@ -27,6 +28,87 @@ def bpe():
 
 def learnt(messages, render, end="</s>"):
     return [p.text for p in pieces(messages, render, end=end, source="x") if p.answer]
+
+
+def by_prefixes(messages, render):
+    """The pieces by two renderings for each answer, without marks; for templates that append."""
+    whole, cut, at = render(messages, False), [], 0
+    for n, message in enumerate(messages):
+        if message.role == "assistant" and message.learnt:
+            start, stop = len(render(messages[:n], True)), len(render(messages[: n + 1], False))
+            stop = len(whole[:stop].rstrip()) if whole[:stop].rstrip().endswith("</s>") else stop
+            cut += [(whole[at:start], False), (whole[start:stop], True)]
+            at = stop
+    return [piece for piece in [*cut, (whole[at:], False)] if piece[0]]
+
+
+def chats_in_turn():
+    """Chats of a few patterns of roles, some of which repeat with other contents."""
+    contents = ["hi", " yes\n", "</s>", "a\ue000b", "<|end|>\n", "no"]
+    patterns = ["ua", "uaua", "sua", "uauua", "ua", "uAua", "uaua", "uauA", "sua", "uaua"]
+    roles = {"u": "user", "a": "assistant", "A": "assistant", "s": "system"}
+    for number, pattern in enumerate(patterns * 2):
+        yield [
+            Message(roles[c], contents[(number + 5 * n) % 6], learnt=c != "A")
+            for n, c in enumerate(pattern)
+        ]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "qwen 2", "cohere", "llama 3"])
+def test_chats_of_the_same_roles_share_a_rendering_of_marks(bpe, family, monkeypatch):
+    """The pieces are those of each chat alone, and those of prefixes; most are rendered once."""
+    calls, kept, known = [], {}, []
+    for messages in chats_in_turn():
+        render = renderer(bpe, FAMILIES[family], "x")
+
+        def counting(*given, render=render):
+            calls.append(1)
+            return render(*given)
+
+        calls.clear()
+        found = pieces(messages, counting, end="</s>", source="x", kept=kept)
+        assert found == pieces(messages, render, end="</s>", source="x")
+        assert found == by_prefixes(messages, render)
+        key = [(m.role, m.learnt) for m in messages], any("\ue000" in m.content for m in messages)
+        assert key not in known or len(calls) == 1
+        known.append(key)
+    assert len(kept) < len(known)
+    kept.clear()
+    monkeypatch.setattr(chat, "MOST", 6)
+    for messages in chats_in_turn():
+        again = pieces(messages, render, end="</s>", source="x", kept=kept)
+        assert again == pieces(messages, render, end="</s>", source="x")
+        assert sum(len(each.messages) for each in kept.values()) <= 6
+
+
+def test_a_chat_with_fields_or_an_empty_content_is_not_kept(bpe):
+    render, kept = renderer(bpe, FAMILIES["gpt2"], "x"), {}
+    for fields, content in (({"name": "ann"}, "yes"), (None, "")):
+        messages = [TALK[0], Message("assistant", content, fields)]
+        pieces(messages, render, end="</s>", source="x", kept=kept)
+    assert not kept
+
+
+def test_what_a_template_makes_of_marks_is_not_kept_for_other_tools_or_variables(bpe):
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ word }}{{ tools | length if tools else 'none' }}"
+        "{{ m.content }}{{ word }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = TALK[:2]
+    examples = [
+        Example(talk),
+        Example(talk, variables={"word": "one"}),
+        Example(talk, tools=({"name": "f"},)),
+        Example(talk, variables={"word": "three"}),
+        Example(talk),
+    ]
+    together = tokenize({"ann": examples}, bpe, seq=999, template=template)
+    for n, example in enumerate(examples):
+        alone = tokenize({"ann": [example]}, bpe, seq=999, template=template)
+        part = slice(*together.documents[n : n + 2])
+        assert together.tokens[part].tolist() == alone.tokens.tolist()
+        assert together.counted[part].tolist() == alone.counted.tolist()
 
 
 def another_alphabet(messages, chosen):

@@ -22,7 +22,7 @@ from fedjax_llm.data import (
 )
 from fedjax_llm.data.tokenisation import encode as encoding
 from fedjax_llm.data.tokenisation.chat import Piece, pieces
-from fedjax_llm.data.tokenisation.encode import reads_bytes
+from fedjax_llm.data.tokenisation.encode import ids_of, reads_bytes, renderer
 from tests.helpers.fast_tokenizers import CHATML, byte_level
 from tests.helpers.spaced import spaced
 
@@ -110,6 +110,52 @@ def test_tokens_of_bytes_decode_to_the_whole_text_however_it_is_cut(bpe, texts):
     ways = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     assert bpe.decode([token for each in apart for token in each], **ways) == "".join(texts)
     assert bpe.decode(whole, **ways) == "".join(texts)
+
+
+def bos_first():
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+def spelt_out():
+    tokenizer = byte_level()
+    tokenizer.split_special_tokens = True
+    return tokenizer
+
+
+def composed():
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_tokens([AddedToken("cat", lstrip=True)])
+    return tokenizer
+
+
+@pytest.mark.parametrize("made", [byte_level, spaced, bos_first, spelt_out, composed])
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.text(max_size=9) | st.sampled_from(["the <s> cat", "</s>", "e\u0301 cat"])))
+def test_tokens_are_those_of_the_tokenizer_called(made, texts):
+    tokenizer = made()
+    tokenizer.pad_token = tokenizer.eos_token
+    for special in (False, True):
+        expected = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+        tokenizer(["the", "the cat"], padding=True, truncation=True, max_length=2)
+        assert ids_of(tokenizer, texts, special=special) == expected
+
+
+def test_documents_of_many_chats_are_the_tokens_of_their_pieces(bpe):
+    chats = [chat("the", "cat " * (n % 5), "hello", f"there {n}") for n in range(1, 700) if n % 5]
+    corpus = tokenize({"a": chats}, bpe, seq=999)
+    for n, example in enumerate(chats):
+        render = renderer(bpe, bpe.chat_template, "x")
+        found = pieces(example.text, render, end="</s>", source="x")
+        parts = [bpe(piece.text, add_special_tokens=False)["input_ids"] for piece in found]
+        part = slice(*corpus.documents[n : n + 2])
+        assert corpus.tokens[part].tolist() == [token for each in parts for token in each]
+        counted = [piece.answer for piece, each in zip(found, parts, strict=True) for _ in each]
+        assert corpus.counted[part].tolist() == counted
 
 
 @pytest.mark.parametrize(
