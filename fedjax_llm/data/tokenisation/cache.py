@@ -48,8 +48,10 @@ def save_corpus(corpus: Corpus, folder: str | Path, *, key: str = "") -> None:
 
     """
     check_client_data(corpus, who="save_corpus", name="corpus", kind=Corpus)
-    with _draft(Path(folder)) as draft:
+    folder = Path(folder)
+    with _draft(folder.parent) as draft:
         _write(draft, corpus, key)
+        _place(draft, folder)
 
 
 class GrowingCorpus:
@@ -80,16 +82,20 @@ class GrowingCorpus:
         self._counted.close()
 
     def complete(self, corpus: Corpus, *, key: str) -> None:
-        """Write the rest of a corpus, whose tokens are there."""
+        """Write the rest of a corpus, whose tokens are there, and name the folder by its key."""
         if corpus.counted is None:
             (self._draft / "counted.npy").unlink()
         _write(self._draft, corpus, key)
+        _place(self._draft, self._draft.parent / key)
 
 
 @contextmanager
-def growing_corpus(folder: Path, dtype: Any) -> Iterator[GrowingCorpus]:
-    """Write a corpus part by part to a new folder, which appears as that of `save_corpus` does."""
-    with _draft(folder) as draft:
+def growing_corpus(parent: Path, dtype: Any) -> Iterator[GrowingCorpus]:
+    """Write a corpus part by part to a new folder, which appears as that of `save_corpus` does.
+
+    It appears in `parent` when the corpus is completed, under the key that is known by then.
+    """
+    with _draft(parent) as draft:
         growing = GrowingCorpus(draft, dtype)
         try:
             yield growing
@@ -130,18 +136,23 @@ class _GrowingArray:
 
 
 @contextmanager
-def _draft(folder: Path) -> Iterator[Path]:
-    """A folder beside another, which takes its place at the end; raises if it cannot."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
+def _draft(parent: Path) -> Iterator[Path]:
+    """A new folder within another, which is removed at the end unless it was placed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
     try:
         yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _place(draft: Path, folder: Path) -> None:
+    """Give a draft its name, unless there is a folder of that name; raises if it cannot."""
+    try:
         draft.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write(draft: Path, corpus: Corpus, key: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice, tee
 from pathlib import Path
@@ -14,7 +15,7 @@ from jaxtyping import Int
 
 from ...checks import check_count
 from ..checks import check_records
-from ..digests import add_client
+from ..digests import adding_client
 from ..readers.examples import Example, Examples, Records, check_no_client_is_empty
 from .cache import growing_corpus, open_corpus
 from .chat import DATE
@@ -91,16 +92,22 @@ def tokenize(
     settings = (tokenizer, seq, template, long, vocab_size)
     if cache is None:
         parts: list[tuple[np.ndarray, np.ndarray]] = []
-        finish = _tokens(examples, *settings, lambda *part: parts.append(part))
+        finish = _tokens(examples, _in_order(examples), *settings, lambda *part: parts.append(part))
         tokens, counted = map(np.concatenate, zip(*parts, strict=True))
         return finish(tokens, counted)
-    key = _digest(examples, tokenizer, [FORMAT, seq, template, long, vocab_size])
-    folder = Path(cache, key)
-    if not folder.exists():
-        with growing_corpus(folder, token_dtype(vocab_size)) as growing:
-            finish = _tokens(examples, *settings, growing.append)
-            growing.complete(finish(*growing.arrays()), key=key)
-    return open_corpus(folder, key=key)
+    cache = Path(cache)
+    begun = _begun(tokenizer, [FORMAT, seq, template, long, vocab_size])
+    if any(cache.glob("[!.]*")):  # an empty cache is known to lack it without reading all examples
+        state = begun.copy()
+        deque(_in_order(examples, state), maxlen=0)
+        if (cache / (key := state.hexdigest())).exists():
+            return open_corpus(cache / key, key=key)
+    state = begun.copy()
+    with growing_corpus(cache, token_dtype(vocab_size)) as growing:
+        finish = _tokens(examples, _in_order(examples, state), *settings, growing.append)
+        key = state.hexdigest()
+        growing.complete(finish(*growing.arrays()), key=key)
+    return open_corpus(cache / key, key=key)
 
 
 def check_arguments(
@@ -134,6 +141,7 @@ def check_arguments(
 
 def _tokens(
     examples: Examples,
+    in_order: Iterator[Example],
     tokenizer: Any,
     seq: int,
     template: str | None,
@@ -147,7 +155,7 @@ def _tokens(
     batches of examples, and one number for each document.
     """
     names, dtype = tuple(sorted(examples)), token_dtype(vocab_size)
-    read, flat = tee(example for name in names for example in examples[name])
+    read, flat = tee(in_order)
     encoded = encode(read, tokenizer, template=template)
     documents, offsets = array("q", [0]), [0]
     chats, answers, cut_off, empty, count = False, 0, 0, 0, 0
@@ -174,6 +182,7 @@ def _tokens(
                 "got none; use a larger seq or long='split'."
             )
         offsets.append(documents[-1])
+    next(encoded, None)  # which ends the examples, and so completes their digest
     left_out = {"examples": (empty, count), "answers": (cut_off, answers)}
 
     def finish(tokens: np.ndarray, counted: np.ndarray) -> Corpus:
@@ -254,8 +263,22 @@ def check_tokens(document: Document, tokenizer: Any, vocab_size: int, source: st
         )
 
 
-def _digest(examples: Examples, tokenizer: Any, settings: list[Any]) -> str:
-    """The SHA-256 digest of everything that the tokens depend on."""
+def _in_order(examples: Examples, state: Any = None) -> Iterator[Example]:
+    """All examples, clients sorted by name; what tokens depend on is added to the hash `state`."""
+    for client in sorted(examples):
+        if state is None:
+            yield from examples[client]
+        else:
+            yield from adding_client(state, client, examples[client], _text)
+
+
+def _text(example: Example) -> str:
+    """The JSON text of what an example's tokens depend on."""
+    return json.dumps(example[:1] + example[3:])
+
+
+def _begun(tokenizer: Any, settings: list[Any]) -> Any:
+    """A SHA-256 of everything but the examples that the tokens depend on."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     for last_used in ("padding", "truncation"):
         backend.pop(last_used, None)
@@ -263,6 +286,4 @@ def _digest(examples: Examples, tokenizer: Any, settings: list[Any]) -> str:
     state = hashlib.sha256()
     for part in (settings, backend, special):
         state.update(json.dumps(part, sort_keys=True).encode() + b"\n")
-    for client in sorted(examples):
-        add_client(state, client, (json.dumps(each[:1] + each[3:]) for each in examples[client]))
-    return state.hexdigest()
+    return state

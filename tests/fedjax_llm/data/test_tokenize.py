@@ -1,5 +1,7 @@
 """Texts and chats to tokens: counted tokens, long examples and errors."""
 
+import hashlib
+import json
 from collections import deque
 
 import numpy as np
@@ -461,6 +463,47 @@ def test_the_cache_key_covers_everything_that_tokens_depend_on(bpe, tmp_path):
     ):
         tokenize({"a": [other]}, bpe, seq=99, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == len(ways) + 2
+
+
+class Counted(list):
+    """Examples that count how often they are read."""
+
+    reads = 0
+
+    def __iter__(self):
+        for each in super().__iter__():
+            self.reads += 1
+            yield each
+
+
+@pytest.mark.parametrize("number", [1, 512])
+def test_the_key_is_the_same_whether_examples_are_read_once_or_twice(bpe, tmp_path, number):
+    """A new cache reads them once, for tokens and key; a used one first looks for the key."""
+    examples = {
+        "é": Counted([chat("the", "cat", source=str(n)) for n in range(number)]),
+        "a": Counted([chat("the", "mat")._replace(tools=({"name": "f"},))]),
+    }
+    template = "{{ tools }}" + CHATML
+    backend = json.loads(bpe.backend_tokenizer.to_str()) | {"padding": 0, "truncation": 0}
+    del backend["padding"], backend["truncation"]
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    parts = ([2, 99, template, "error", len(bpe)], backend, special)
+    expected = hashlib.sha256()
+    for part in parts:
+        expected.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+    for client in ("a", "é"):
+        records = [[e.text, e.tools, e.variables] for e in list.__iter__(examples[client])]
+        expected.update(json.dumps([client, records]).encode())
+    (tmp_path / ".draft-of-a-killed-process").mkdir()
+    for times, reads in ((1, 1), (2, 1), (3, 2)):  # new, found, and not found among others
+        if times == 3:
+            (tmp_path / expected.hexdigest()).rename(tmp_path / "another")
+        before = examples["é"].reads
+        tokenize(examples, bpe, seq=99, template=template, cache=tmp_path)
+        judged = number  # a list is judged whole before it is read
+        assert examples["é"].reads - before == reads * number + judged
+        assert (tmp_path / expected.hexdigest()).is_dir()
+    assert len(list(tmp_path.glob("[!.]*"))) == 2
 
 
 def spoil_header(folder):
