@@ -125,7 +125,11 @@ def _texts(tokenizer: Any, texts: list[str]) -> list[Document]:
 
 
 def _chats(tokenizer: Any, chats: list[list[Piece]], of_bytes: bool) -> list[Document | str]:
-    """Documents of chats, or the errors of those that have none."""
+    """Documents of chats, or the errors of those that have none.
+
+    Pieces are encoded apart, all chats' at once: in the text of the whole, the newline that ends a
+    prompt and one that begins its answer may be one token. It takes no longer than the whole texts.
+    """
     parts = ids_of(tokenizer, [piece.text for chat in chats for piece in chat])
     if of_bytes:
         return list(_cut(chats, parts))
