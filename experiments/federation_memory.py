@@ -38,7 +38,7 @@ def memory(folder: Path) -> dict[str, float]:
             continue
         (size,) = (int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         name = next((said for word, said in KINDS.items() if word in words), "others")
-        found[name] += size / 1000
+        found[name] += size * 1024 / 1e6
     return found
 
 
