@@ -1,15 +1,17 @@
-"""What a curious server learns: tokens of a message, membership, and lower bounds on epsilon."""
+"""What a curious server learns: tokens and texts, membership, and lower bounds on epsilon."""
 
 from .exposure import exposure
 from .lower_bounds import OneRun, audit_one_run, clopper_pearson_epsilon, one_run_epsilon
 from .membership import auc, lira_scores, logit_confidence, min_k_scores, tpr_at_fpr
 from .spans import Span, first_layer_inputs, span_distances
+from .texts import Text, recover_texts
 from .tokens import Recovery, recovery, revealed_tokens, row_distances
 
 __all__ = [
     "OneRun",
     "Recovery",
     "Span",
+    "Text",
     "auc",
     "audit_one_run",
     "clopper_pearson_epsilon",
@@ -19,6 +21,7 @@ __all__ = [
     "logit_confidence",
     "min_k_scores",
     "one_run_epsilon",
+    "recover_texts",
     "recovery",
     "revealed_tokens",
     "row_distances",

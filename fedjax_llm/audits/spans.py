@@ -1,4 +1,4 @@
-"""Candidates in the span of a gradient: the first test of DAGER (arXiv:2405.15586)."""
+"""Candidates in the span of a gradient, as in the tests of DAGER (arXiv:2405.15586)."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Float, PyTree
 from numpy.typing import ArrayLike
 
-from ..models import DecoderConfig, from_params
+from ..models import Decoder, DecoderConfig, from_params
+from ..models.layers import Block
 from .arrays import as_float64
 
 
@@ -93,19 +94,55 @@ def span_distances(
     if len(kernel) != width:
         expected = f"numbers [{width}, outputs], as candidates have {width} inputs"
         raise ValueError(message(who, "gradient", expected, list(kernel.shape)))
+    basis = span_basis(
+        kernel, rank_tolerance=rank_tolerance, max_rank=max_rank, who=who, name="gradient"
+    )
+    return Span(distances_from(rows, basis), basis.shape[1])
+
+
+def span_basis(
+    kernel: Float[np.ndarray, "inputs outputs"],
+    *,
+    rank_tolerance: float | int,
+    max_rank: int | None,
+    who: str,
+    name: str,
+) -> Float[np.ndarray, "inputs rank"]:
+    """Compute an orthonormal basis of the span of a gradient's columns.
+
+    Args:
+        kernel: The gradient, float64.
+        rank_tolerance: As for `span_distances`.
+        max_rank: As for `span_distances`.
+        who: The function that was called.
+        name: The argument that has the gradient.
+
+    Returns:
+        The basis.
+
+    Raises:
+        ValueError: For a span of all dimensions.
+
+    """
     left, values, _ = np.linalg.svd(kernel, full_matrices=False)
     rank = int((values > rank_tolerance * values[0]).sum())
-    rank = rank if max_rank is None else min(rank, max_rank)
+    rank, width = rank if max_rank is None else min(rank, max_rank), len(kernel)
     if rank == width:
         raise ValueError(
-            f"{who}: gradient: expected a rank below its {width} inputs, got {rank}, whose span "
+            f"{who}: {name}: expected a rank below its {width} inputs, got {rank}, whose span "
             "holds every candidate; give max_rank, or candidates of a wider layer."
         )
-    basis = left[:, :rank]
+    return left[:, :rank]
+
+
+def distances_from(
+    rows: Float[np.ndarray, "candidates inputs"], basis: Float[np.ndarray, "inputs rank"]
+) -> Float[np.ndarray, " candidates"]:
+    """Compute the distance of each row from a span over the row's norm; 1 for rows of zeros."""
     outside = rows - (rows @ basis) @ basis.T
     norms = np.linalg.norm(rows, axis=1)
     distances = np.linalg.norm(outside, axis=1) / np.where(norms > 0, norms, 1.0)
-    return Span(np.where(norms > 0, distances, 1.0), rank)
+    return np.where(norms > 0, distances, 1.0)
 
 
 def first_layer_inputs(
@@ -145,9 +182,17 @@ def first_layer_inputs(
     check_kind(config, DecoderConfig, who=who, name="config", expected="a DecoderConfig")
     most = config.max_position_embeddings - 1 if config.position_embeddings == "learned" else None
     check_integer(position, who=who, name="position", at_least=0, at_most=most)
-    model = from_params(config, params)
-    tokens = jnp.arange(config.vocab_size)[:, None]  # rows of one token: positions are limited
-    graph, state = nnx.split(model.blocks.input_norm)
-    first = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], state))
-    hidden = first(model._embed(tokens, jnp.full_like(tokens, position)))
+    return inputs_of(from_params(config, params), position)
+
+
+def inputs_of(model: Decoder, position: int) -> Float[np.ndarray, "vocab width"]:
+    """Compute what the first attention layer of a decoder reads for each token, in float64."""
+    tokens = jnp.arange(model.config.vocab_size)[:, None]  # rows of one token: positions are few
+    hidden = block(model, 0).input_norm(model._embed(tokens, jnp.full_like(tokens, position)))
     return np.asarray(hidden[:, 0], np.float64)
+
+
+def block(model: Decoder, layer: int) -> Block:
+    """Take one block out of a decoder's stack."""
+    graph, state = nnx.split(model.blocks)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[layer], state))
