@@ -2,12 +2,14 @@
 
 from .exposure import exposure
 from .lower_bounds import OneRun, audit_one_run, clopper_pearson_epsilon, one_run_epsilon
+from .matching import Match, match_gradients
 from .membership import auc, lira_scores, logit_confidence, min_k_scores, tpr_at_fpr
 from .spans import Span, first_layer_inputs, span_distances
 from .texts import Text, recover_texts
 from .tokens import Recovery, recovery, revealed_tokens, row_distances
 
 __all__ = [
+    "Match",
     "OneRun",
     "Recovery",
     "Span",
@@ -19,6 +21,7 @@ __all__ = [
     "first_layer_inputs",
     "lira_scores",
     "logit_confidence",
+    "match_gradients",
     "min_k_scores",
     "one_run_epsilon",
     "recover_texts",

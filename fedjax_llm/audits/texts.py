@@ -30,7 +30,7 @@ class Text(NamedTuple):
     Attributes:
         tokens: Its token ids, `[seq]`.
         distance: Mean over its tested places of the distance from the second layer's span, from 0
-            to `near`.
+            to 1.
 
     """
 
@@ -71,9 +71,9 @@ def recover_texts(
     The first token of a text attends to itself alone, so that its query has no gradient. Without
     keys and values it is tested by the second token's input alone, and any token of the vocabulary
     may be it, unless `starts` are given, such as the token that begins every text. With rotary
-    positions a token that is repeated from the beginning of a text reads the same at each place:
-    such a place proves nothing, its distance counts as `near`, and of a text of one token no
-    repetition is told.
+    positions a token that is repeated from the beginning of a text reads the same at each place,
+    so that no repetition is told of a text of one token; what follows tells the others. Without
+    keys and values a text that begins with a repetition is not recovered.
 
     A codec's noise fills all dimensions. With `max_rank` the number of tokens and `near` 1, every
     candidate counts and the search is a beam search for texts of `length` tokens by mean distance.
@@ -124,14 +124,14 @@ def recover_texts(
     """
     who = "recover_texts"
     check_kind(model, Decoder, who=who, name="model", expected="a Decoder")
-    for name, value, least in (
+    for name, value, smallest in (
         ("length", length, 2),
         ("most_tokens", most_tokens, 1),
         ("most_prefixes", most_prefixes, 1),
         *((("texts", texts, 1),) if texts is not None else ()),
         *((("max_rank", max_rank, 1),) if max_rank is not None else ()),
     ):
-        check_integer(value, who=who, name=name, at_least=least)
+        check_integer(value, who=who, name=name, at_least=smallest)
     check_number(near, who=who, name="near", above=0, at_most=1)
     check_number(rank_tolerance, who=who, name="rank_tolerance", above=0, below=1)
     config = model.config
@@ -191,10 +191,6 @@ def recover_texts(
             continue
         rows, distances = extended(prefixes, ids)
         stays = distances <= near
-        if not learned and place >= least:
-            constant = (prefixes == prefixes[:, :1]).all(axis=1)
-            again = constant[:, None] & (prefixes[:, :1] == ids) & stays
-            distances[again] = near  # what this place reads is what the place before it reads
         if place >= least:
             ended = np.flatnonzero(~stays.any(axis=1))
             done += _texts(prefixes[ended], sums[ended], tested)

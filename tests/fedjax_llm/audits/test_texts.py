@@ -120,10 +120,24 @@ def test_texts_that_begin_with_repetitions():
     """A repeated first token reads the same at each place; what follows it tells how many."""
     task = task_of()
     texts = np.array([[5, 5, 5, 7, 5, 9], [8, 8, 8, 8, 8, 2]])
+    first = [5, 5, 5, 7, 5]
     result = found(task, gradient_of(task, texts))
-    assert tokens(result) == [[5, 5, 5, 7, 5], [8]]
-    proves_nothing = result[0].distance * 5 - 2 * 0.001  # two places count as near
-    assert 0 < proves_nothing < 1e-4
+    assert tokens(result) == [first, [8]]
+    # with the true length, the others of the beam begin with repetitions too
+    beam = {"near": 1.0, "max_rank": 10, "texts": 2, "most_prefixes": 24}
+    assert found(task, gradient_of(task, texts), length=5, **beam)[0].tokens.tolist() == first
+
+
+@pytest.mark.slow
+def test_queries_alone_do_not_tell_a_text_that_begins_with_a_repetition():
+    """Where all values are equal, no query has a gradient in either layer."""
+    task = task_of()
+    texts = np.array([[5, 5, 7, 9, 11, 2], [8, 30, 12, 31, 17, 6]])
+    gradient = gradient_of(task, texts)
+    queries = {"q_proj": gradient["blocks"]["attention"]["q_proj"]}
+    result = found(task, {"blocks": {"attention": queries}}, max_rank=7)
+    assert tokens(result) == tokens(texts[1:, :-1])
+    assert tokens(found(task, gradient)) == tokens(texts[:, :-1])
 
 
 @pytest.mark.slow
