@@ -139,8 +139,9 @@ def match_gradients(
         >>> batch = Batch(text[:, :-1], text[:, 1:], jnp.ones((1, 2), bool))
         >>> gradient = jax.grad(task.loss)(task.params, task.frozen, batch)
         >>> model = task.model(task.params, task.frozen)
-        >>> limits = {"length": 3, "steps": 300, "learning_rate": 0.03, "permutations": 0}
-        >>> match_gradients(model, gradient, key=jax.random.key(1), **limits).tokens.tolist()
+        >>> match_gradients(
+        ...     model, gradient, key=jax.random.key(1), length=3, steps=300, learning_rate=0.03
+        ... ).tokens.tolist()
         [[7, 4, 3]]
 
     """
