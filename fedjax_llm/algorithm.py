@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeAlias
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .client_training import Batches, ClientInfo, Frozen, Params
-from .data import Batch
 from .privacy.mechanism import Mechanism
 
 ServerState = Any
@@ -170,7 +169,7 @@ class FederatedAlgorithm(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What the upper half needs of a `Batch`: everything but the tokens.
+    """What the upper half needs of a `data.Batch`: everything but the tokens.
 
     Attributes:
         targets: Each token's successor, `[batch, seq]`.
@@ -202,7 +201,7 @@ class Halves(NamedTuple):
 
     part: Callable[[Params], tuple[Params, Params]]
     join: Callable[[Params, Params], Params]
-    lower: Callable[[Params, Frozen, Batch], Float[Array, "batch seq width"]]
+    lower: Callable[[Params, Frozen, Any], Float[Array, "batch seq width"]]
     upper: Callable[[Params, Frozen, Float[Array, "batch seq width"], Asked], Float[Array, ""]]
 
 

@@ -26,6 +26,7 @@ LAYERS = {
             "client_optimizers",
             "precision",
             "schedules",
+            "seeded_directions",
             "privacy",
             "secure_aggregation",
             "client_training",
