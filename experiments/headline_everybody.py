@@ -60,6 +60,10 @@ RIVALS = [
     {"server_optimizer": "fed_adam()"},
     {"uplink": "adaptive(rate=0.25)"},
     {"uplink": "qsgd(levels=1)"},
+    {"uplink": "ef21(top_k(fraction=0.01))"},
+    {"uplink": "random_k(fraction=0.01)"},
+    {"algorithm": "cocktail_sgd()"},
+    {"uplink": "bfloat16()"},
 ]
 
 STEP = "sgd(1.0)"
@@ -93,6 +97,9 @@ def candidates(config):
     if name == "demo":
         rates = (0.0003, 0.001, 0.003, 0.01)
         return [replace(config, algorithm=f"demo(rate={rate})") for rate in rates]
+    if name == "cocktail_sgd":
+        rates = (0.00125, 0.0025, 0.005, 0.01)
+        return [replace(config, client_optimizer=f"adam({rate})") for rate in rates]
     if name == "muloco":
         inner = ("muloco(rate=0.01)", "muloco(rate=0.02)")
         return combined(config, algorithm=inner, server_optimizer=SERVER)
