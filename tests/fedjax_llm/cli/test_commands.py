@@ -182,7 +182,7 @@ def test_a_sweep_leaves_rows_and_a_picture_and_goes_on_where_it_stopped(tmp_path
     [
         (
             ("--uplink", "edn(bits=1)"),
-            "uplink: codec 'edn(bits=1)': expected one of adaptive, blockwise_int",
+            "uplink: codec 'edn(bits=1)': expected one of adaptive, bfloat16",
         ),
         (
             ("--downlink", "ef21(top_k(fraction=0.1))"),
@@ -344,7 +344,7 @@ def test_codecs_are_measured_by_the_error_of_the_mean(tmp_path, capsys, monkeypa
     [
         (
             ("--codecs", "edn(bits=1)"),
-            "codec 'edn(bits=1)': expected one of adaptive, blockwise_int",
+            "codec 'edn(bits=1)': expected one of adaptive, bfloat16",
         ),
         (("--entries", "0"), "entries: expected at least 1, got 0"),
     ],
