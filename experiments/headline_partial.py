@@ -38,21 +38,35 @@ NEAR = [
 ]
 """Uplinks whose seeds 1 and 2 are run too."""
 
-RATES = {
-    "client_optimizer": ("adam(0.003)", "adam(0.005)"),
-    "server_optimizer": (
-        "sgd(1.0, momentum=0.5, nesterov=True)",
-        "sgd(0.5, momentum=0.75, nesterov=True)",
-    ),
-}
+MUON = ["identity()", "preconditioned(trellis_fixed(bits=0.1))", "eden(bits=0.1)"]
+"""Uplinks that are also run with Muon at the clients."""
+
+ADAM_RATES, MUON_RATES = ("adam(0.003)", "adam(0.005)"), ("muon(0.01)", "muon(0.02)")
+SERVER = ("sgd(1.0, momentum=0.5, nesterov=True)", "sgd(0.5, momentum=0.75, nesterov=True)")
+
+
+def candidates(config):
+    """Two rates of the client's optimizer with two settings of the server's."""
+    rates = MUON_RATES if config.client_optimizer else ADAM_RATES
+    return [
+        replace(config, client_optimizer=rate, server_optimizer=server)
+        for rate in rates
+        for server in SERVER
+    ]
 
 
 first = [replace(BASE, uplink=uplink) for uplink in UPLINKS]
+first += [replace(BASE, uplink=uplink, client_optimizer="muon()") for uplink in MUON]
 again = [replace(BASE, uplink=uplink, seed=seed) for uplink in NEAR for seed in (1, 2)]
+again += [
+    replace(BASE, uplink=uplink, client_optimizer="muon()", seed=seed)
+    for uplink in MUON[:2]
+    for seed in (1, 2)
+]
 study = Study(
     first + again,
     seeds=None,
-    tune=Tuning(candidates=RATES, rounds=10),
+    tune=Tuning(candidates=candidates, rounds=10),
     costs=("uplink", "both"),
     highest=2.5,
 )
