@@ -194,6 +194,7 @@ def test_the_figures_of_choose_a_codec_are_the_measured_ones():
         "+0.0427",
         "+0.1028",
         "+0.0035",
+        "-0.0002",
         "+0.2511",
         "1.15 times",
         "1.27",
