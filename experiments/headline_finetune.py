@@ -10,7 +10,7 @@ SmolLM2-135M-Instruct on the chats of 128 people of chitchat, eight of them in e
 of two steps, LoRA of rank 8 on all products unless the method has another adapter; Nesterov's
 momentum of .5 at the server. Each configuration has two candidates, which train for all of twelve
 rounds on a fifth of all people, whom no reported run reads. Seed 0 for all, seeds 1 and 2 for those
-near the front. Rows of the methods in `METHODS`, and of the last three uplinks, are older: their
+near the front. Rows of the methods in `METHODS`, of `adaptive` and of `top_k` are older: their
 candidates, Adam at .0007 and .0015 where `RATES` has no others, trained for four rounds.
 """
 
