@@ -20,12 +20,10 @@ def locked(folder: Path) -> Iterator[None]:
 
     """
     with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(file):
             raise ValueError(
                 f"{folder}: expected a folder that no other run writes to, got one in use."
-            ) from None
+            )
         yield
 
 

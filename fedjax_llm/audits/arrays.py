@@ -58,6 +58,28 @@ def as_bool(value: Any, shape: tuple[int, ...], *, who: str, name: str) -> np.nd
     return found
 
 
+def as_vocabulary(value: Any, vocab: int, *, who: str, name: str) -> np.ndarray:
+    """Convert some token ids of a vocabulary to their sorted set.
+
+    Args:
+        value: The argument.
+        vocab: Tokens in the vocabulary.
+        who: The function that was called.
+        name: The argument's name.
+
+    Returns:
+        The different ids, ascending, int64.
+
+    Raises:
+        ValueError: For anything but integers of at least 0 and below `vocab`, and for none.
+
+    """
+    found = as_ids(value, who=who, name=name)
+    if not found.size or found[-1] >= vocab:
+        raise ValueError(message(who, name, f"token ids below {vocab}, at least one", value))
+    return found
+
+
 def as_ids(value: Any, *, who: str, name: str) -> np.ndarray:
     """Convert token ids of any shape to their sorted set.
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..models import Decoder
 from ..models.masks import segment_mask
-from .arrays import as_float64, as_ids
+from .arrays import as_float64, as_vocabulary
 
 _WARM, _COLD = 0.2, 0.05
 """Temperature of the targets, first and last."""
@@ -164,10 +164,9 @@ def match_gradients(
     for name, weight in (("l1", l1), ("norm_weight", norm_weight), ("prior_weight", prior_weight)):
         check_number(weight, who=who, name=name, at_least=0)
     vocab = model.config.vocab_size
-    ids = np.arange(vocab) if candidates is None else as_ids(candidates, who=who, name="candidates")
-    if not ids.size or ids[-1] >= vocab:
-        expected = f"token ids below {vocab}, at least one"
-        raise ValueError(message(who, "candidates", expected, candidates))
+    ids = np.arange(vocab)
+    if candidates is not None:
+        ids = as_vocabulary(candidates, vocab, who=who, name="candidates")
     graph, state = nnx.split(model)
     target, places, by_layer = _matched(gradient, state, who)
     settings = _Settings(
@@ -328,10 +327,8 @@ def _optimise(
 
 def _logits(model: Decoder, x: Float[Array, "batch seq width"]) -> Float[Array, "batch seq vocab"]:
     """What a decoder computes of rows of its embedding table, or of vectors in their place."""
-    config = model.config
     positions, segments = model._positions_and_segments(x.shape[1], None, None)
-    x = model._with_positions(x, positions)
-    x = x * jnp.asarray(config.embedding_scale, x.dtype) if config.scale_embeddings else x
+    x = model._scaled_with_positions(x, positions)
     return model._logits(model._run_blocks(x, positions, segment_mask(segments), 0, None)[0])
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ..models import Decoder
 from ..models.masks import segment_mask
-from .arrays import as_float64, as_ids
+from .arrays import as_float64, as_vocabulary
 from .spans import block, distances_from, inputs_of, span_basis
 
 _READERS = ("q_proj", "k_proj", "v_proj", "qkv_proj")
@@ -180,10 +180,7 @@ def recover_texts(
     for place in range(length):
         ids = candidates(place) if anywhere is None else anywhere
         if place == 0 and starts is not None:
-            ids = as_ids(starts, who=who, name="starts")
-            if not ids.size or ids[-1] >= config.vocab_size:
-                expected = f"token ids below {config.vocab_size}, at least one"
-                raise ValueError(message(who, "starts", expected, starts))
+            ids = as_vocabulary(starts, config.vocab_size, who=who, name="starts")
         elif place == 0 and not tested:
             ids = np.arange(config.vocab_size)
         if place == 0 and not tested:

@@ -370,7 +370,13 @@ class Decoder(nnx.Module):
                 f"Decoder: tokens: expected at most {most} in a row (max_position_embeddings), "
                 f"got {longest}."
             )
-        x, c = self._with_positions(self.embedding[...][tokens], positions), self.config
+        return self._scaled_with_positions(self.embedding[...][tokens], positions)
+
+    def _scaled_with_positions(
+        self, x: Float[Array, "batch seq width"], positions: Int[Array, "#batch seq"]
+    ) -> Float[Array, "batch seq width"]:
+        """What the first block reads of rows of the embedding table."""
+        x, c = self._with_positions(x, positions), self.config
         return x * jnp.asarray(c.embedding_scale, c.dtype) if c.scale_embeddings else x
 
     def _embed_prompt(self, batch: int) -> Float[Array, "batch slots width"]:

@@ -10,7 +10,6 @@ from ...flower import client_app
 from ...locks import one_of
 from ...secure_aggregation.client import STEPS
 from .parts import algorithm_of, opened, run_folder, secure_sums
-from .shared_base import shared_base
 
 app = ClientApp()
 
@@ -38,7 +37,7 @@ def _built() -> ClientApp:
     return client_app(
         algorithm_of(run),
         run.task.params,
-        shared_base(run.task.frozen, folder),
+        run.task.frozen,
         run.split.train,
         run.batching,
         folder=folder / "clients",

@@ -22,6 +22,7 @@ from ..config import RunConfig, parse_config
 from ..prepare import Run, prepare
 from ..registries import load_plugins
 from ..texts import built
+from .shared_base import shared_base
 
 FOLDER = "FEDJAX_LLM_FOLDER"
 """The variable that tells a process of a federation the folder of its run."""
@@ -124,14 +125,17 @@ def opened() -> tuple[Path, Run, Mapping[str, Any]]:
     """The run of the federation that this process belongs to.
 
     Returns:
-        Its folder, the run, and what `federation.json` says.
+        Its folder, the run with the base that all processes share, and what `federation.json`
+        says.
 
     """
     folder = run_folder()
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     load_plugins(about["plugins"])
     cache = about["cache"]
-    return folder, prepare(read_config(about["config"]), cache=cache and Path(cache)), about
+    run = prepare(read_config(about["config"]), cache=cache and Path(cache))
+    task = run.task._replace(frozen=shared_base(run.task.frozen, folder))
+    return folder, run._replace(task=task), about
 
 
 def read_config(values: Mapping[str, Any]) -> RunConfig:

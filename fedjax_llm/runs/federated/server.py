@@ -10,7 +10,6 @@ from flwr.serverapp import Grid, ServerApp
 from ...flower import server_app
 from ..prepare import Run
 from .parts import FAILURE, RUN, algorithm_of, batches_like, opened, run_folder, secure_sums
-from .shared_base import shared_base
 
 app = ServerApp()
 
@@ -30,7 +29,7 @@ def _run(grid: Grid, context: Context, folder: Path, run: Run, about: Mapping[st
     server_app(
         algorithm_of(run),
         run.task.params,
-        shared_base(run.task.frozen, folder),
+        run.task.frozen,
         batches_like(run),
         run.split.train.names,
         folder=folder / "server",
