@@ -94,6 +94,12 @@ def windows(text: np.ndarray, steps: int, rows: int, seed: int) -> Batch:
     return Batch(found[..., :-1], found[..., 1:], np.ones((steps, rows, SEQ), bool))
 
 
+def trained(task, public: np.ndarray, *, steps: int, rate: float, seed: int):
+    """A task's parameters after AdamW on public text."""
+    train = jax.jit(local_steps(task.loss, optax.adamw(rate)))
+    return train(task.params, task.frozen, windows(public, steps, 16, seed=seed))[0]
+
+
 def difference(train, task, params, batches):
     return jax.tree.map(jnp.subtract, train(params, task.frozen, batches)[0], params)
 
@@ -163,17 +169,13 @@ def main() -> None:
     text = words()
     public, private = text[: len(text) // 2], text[len(text) // 2 :]
     base = language_model(CONFIG, key=jr.key(0))
-    train = jax.jit(local_steps(base.loss, optax.adamw(3e-3)))
-    start, _ = train(base.params, base.frozen, windows(public, 200, 16, seed=0))
+    start = trained(base, public, steps=200, rate=3e-3, seed=0)
     candidates, table = first_layer_inputs(CONFIG, start), np.asarray(start["embedding"], float)
     codecs = {name: compiled(name) for name in CODECS}
     for training, rank, local in GROUPS:
         adapter = lora(rank=rank, targets="q_proj") if rank else None
         task = language_model(CONFIG, key=jr.key(1), adapter=adapter, params=start)
-        params = task.params
-        if rank:
-            train = jax.jit(local_steps(task.loss, optax.adamw(1e-2)))
-            params, _ = train(params, task.frozen, windows(public, 20, 16, seed=1))
+        params = trained(task, public, steps=20, rate=1e-2, seed=1) if rank else task.params
         entries = sum(leaf.size for leaf in jax.tree.leaves(params))
         steps, optimizer = LOCAL[local]
         train = jax.jit(local_steps(task.loss, optimizer))
@@ -210,6 +212,16 @@ def main() -> None:
             print(training, local, name, {k: v for k, v in row.items() if "_" in k}, flush=True)
 
 
+def means(rows: list[dict], **wanted: str) -> dict[str, str]:
+    """The means over seeds, in two digits, of the rows with these values."""
+    own = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return {
+        key: f"{np.mean([row[key] for row in own]):.2f}"
+        for key, value in own[0].items()
+        if isinstance(value, float)
+    }
+
+
 def table_of_means() -> list[str]:
     """The means over seeds as rows of Markdown: shares at the top, and AUCs with their controls."""
     rows = read_rows(OUT)
@@ -220,13 +232,7 @@ def table_of_means() -> list[str]:
     ]
     for training, _, local in GROUPS:
         for name in CODECS:
-            wanted = (training, local, name)
-            own = [r for r in rows if (r["training"], r["local"], r["codec"]) == wanted]
-            mean = {
-                key: f"{np.mean([r[key] for r in own]):.2f}"
-                for key, value in own[0].items()
-                if isinstance(value, float)
-            }
+            mean = means(rows, training=training, local=local, codec=name)
             cells = [training, local, f"`{name}`", mean["bits_per_entry"]]
             cells.append(f"{mean['precision']}, {mean['recall']}" if "recall" in mean else "")
             for attack in ("token", "decay", "span"):

@@ -29,8 +29,17 @@ import jax.random as jr
 import numpy as np
 import optax
 
-from experiments.leakage import CODECS, CONFIG, SEEDS, compiled, difference, through, words
-from experiments.leakage import windows as public_windows
+from experiments.leakage import (
+    CODECS,
+    CONFIG,
+    SEEDS,
+    compiled,
+    difference,
+    means,
+    through,
+    trained,
+    words,
+)
 from fedjax_llm import language_model, lora
 from fedjax_llm.audits import match_gradients, recover_texts, row_distances
 from fedjax_llm.client_training import local_steps
@@ -85,16 +94,14 @@ def main() -> None:
     text = words()
     public, private = text[: len(text) // 2], text[len(text) // 2 :]
     base = language_model(CONFIG, key=jr.key(0))
-    train = jax.jit(local_steps(base.loss, optax.adamw(3e-3)))
-    start, _ = train(base.params, base.frozen, public_windows(public, 200, 16, seed=0))
+    start = trained(base, public, steps=200, rate=3e-3, seed=0)
     codecs = {name: compiled(name) for name in CODECS}
     for training, attack, count in GROUPS:
         adapter = None if training == "full" else lora(rank=32, targets="q_proj")
         task = language_model(CONFIG, key=jr.key(1), adapter=adapter, params=start)
         params = task.params
         if adapter is not None:
-            train = jax.jit(local_steps(task.loss, optax.adamw(1e-2)))
-            params, _ = train(params, task.frozen, public_windows(public, 20, 16, seed=1))
+            params = trained(task, public, steps=20, rate=1e-2, seed=1)
         entries = sum(leaf.size for leaf in jax.tree.leaves(params))
         model = task.model(params, task.frozen)
         train = jax.jit(local_steps(task.loss, optax.sgd(0.1)))
@@ -140,13 +147,7 @@ def table_of_means() -> list[str]:
     lines = ["| training | attack | codec | bits | placed | bigrams |", "|---" * 6 + "|"]
     for training, attack, count in GROUPS:
         for name in CODECS:
-            wanted = (training, attack, name)
-            own = [r for r in rows if (r["training"], r["attack"], r["codec"]) == wanted]
-            mean = {
-                k: f"{np.mean([r[k] for r in own]):.2f}"
-                for k, v in own[0].items()
-                if isinstance(v, float)
-            }
+            mean = means(rows, training=training, attack=attack, codec=name)
             texts = f"{attack}, {count} text{'s' * (count > 1)}"
             shares = [f"{mean[k]} ({mean[f'{k}_control']})" for k in ("placed", "bigrams")]
             cells = [training, texts, f"`{name}`", mean["bits_per_entry"], *shares]
