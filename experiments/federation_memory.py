@@ -1,6 +1,6 @@
 """How much memory does a federation of a pretrained model take on one machine?
 
-    python experiments/federation_memory.py [--nodes 16]        half an hour on two cores
+    python experiments/federation_memory.py [--nodes 16]        five minutes on two cores
 
 SmolLM2-135M with LoRA of rank 8, every node in each of two rounds of two steps. Prints the most
 memory that each kind of process had at once, all processes of that kind together, and the most of
