@@ -13,8 +13,8 @@ from jaxtyping import PyTree
 
 from ..algorithm import Partial
 from ..ledger import Entry, entry
-from .envelope import ReplyError, envelope_bytes, read_bytes, read_values
-from .replies import ask, most_bytes, only
+from .envelope import ReplyError, read_bytes, read_values
+from .replies import added_bytes, ask, most_bytes, only
 
 ANSWERED = {"client": str, "round": int, "targets": int}
 """The values that a client sends with its update, and their types."""
@@ -88,13 +88,13 @@ def exchange_updates(
     up_envelope, down_envelope = 0, 0
     replies = ask(grid, dict(asked.messages), asked.timeout, most_bytes(up_like))
     for client in sorted(asked.messages):
-        down_envelope += envelope_bytes(asked.messages[client], asked.payload)
+        down_envelope += added_bytes(grid, asked.messages[client], asked.payload)
         ledger.append(entry(number, client, "down", asked.payload))
         try:
             reply = only(replies[client])
             silent.remove(client)
             up = read_bytes(reply.content, "uplink", up_like)
-            up_envelope += envelope_bytes(reply, len(up))
+            up_envelope += added_bytes(grid, reply, len(up))
             ledger.append(entry(number, client, "up", len(up)))
             weight = _weight(reply, asked.names[client], number, most_targets)
             uplink = wire.loads(up, up_like)

@@ -21,8 +21,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from jaxtyping import PyTree
 
-from .envelope import ReplyError
+from .envelope import ReplyError, envelope_bytes
 from .installed import is_known
+from .own_grid import OwnGrid
 
 MOST_AROUND = 2**16
 """Most bytes of Flower's own objects around a payload, and of an answer without one."""
@@ -77,7 +78,7 @@ def ask(
         if waiting:
             if until is not None and time.monotonic() >= until:
                 break
-            time.sleep(POLL_SECONDS)
+            _wait(grid)
     return replies
 
 
@@ -132,6 +133,9 @@ def pull(
         bytes is refused before these are allocated.
 
     """
+    if isinstance(grid, OwnGrid):
+        yield from grid.pull_at_most(ids, most)
+        return
     if not is_known() or not _is_flowers(grid):
         for whole in grid.pull_messages(ids):
             yield whole.metadata.reply_to_message_id, whole
@@ -154,6 +158,28 @@ def pull(
             )
             client.ConfirmMessageReceived(done)
         yield about.metadata.reply_to_message_id, reply
+
+
+def added_bytes(grid: Grid, message: Message, payload: int) -> int:
+    """Count what Flower adds to a payload; headers of HTTP and TLS, and polls, are not counted.
+
+    Args:
+        grid: Flower's grid.
+        message: A message that was sent, or a reply with content.
+        payload: Bytes of our message in it.
+
+    """
+    if isinstance(grid, OwnGrid):
+        return grid.serialised_bytes(message) - payload
+    return envelope_bytes(message, payload)
+
+
+def _wait(grid: Grid) -> None:
+    """Wait until a reply may have come."""
+    if isinstance(grid, OwnGrid):
+        grid.wait(POLL_SECONDS)
+    else:
+        time.sleep(POLL_SECONDS)
 
 
 def _is_flowers(grid: Grid) -> bool:

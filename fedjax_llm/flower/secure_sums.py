@@ -19,9 +19,9 @@ from ..secure_aggregation import Client, SecureAggregationError, Server, Setup, 
 from ..secure_aggregation.client import STEPS
 from ..secure_aggregation.messages import longest
 from ..secure_aggregation.rounds import answer
-from .envelope import ReplyError, array_record, envelope_bytes, read_array, read_values
+from .envelope import ReplyError, array_record, read_array, read_values
 from .exchange import Asked, Exchange, read_answer
-from .replies import MOST_AROUND, ask, only
+from .replies import MOST_AROUND, added_bytes, ask, only
 
 RECORD = "secure_sum"
 """The name of the record with a message of the protocol, and of that with a round's parameters."""
@@ -137,7 +137,7 @@ def exchange_sums(
     group = str(number)
     for step, following in zip(STEPS, (*STEPS[1:], ""), strict=True):
         for client, (each, payload) in sent.items():
-            down_envelope += envelope_bytes(each, payload)
+            down_envelope += added_bytes(grid, each, payload)
             ledger.append(entry(number, client, "down", payload))
         questions = {client: each for client, (each, _) in sent.items()}
         most = longest(step, setup) + MOST_AROUND
@@ -146,7 +146,7 @@ def exchange_sums(
                 reply = only(replies)
                 silent.discard(client)
                 data = read_array(reply.content, RECORD, TYPE)
-                up_envelope += envelope_bytes(reply, len(data))
+                up_envelope += added_bytes(grid, reply, len(data))
                 ledger.append(entry(number, client, "up", len(data)))
                 read_answer(reply, names[client], number, ANSWERED)
                 server.receive(data, client=client)
