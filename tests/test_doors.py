@@ -66,6 +66,7 @@ CALLS = {
         "TypeError: tune: candidates: expected values by field or a function of a configuration, "
         "got 3."
     ),
+    "Tuning(candidates={}, halve=1)": "TypeError: tune: halve: expected True or False, got 1.",
     "data.pooled({1: [], '1': []})": (
         "TypeError: pooled: examples: client 1: expected a name as text, got 1; '1' is one."
     ),

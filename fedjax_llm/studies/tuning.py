@@ -31,8 +31,12 @@ class Tuning:
     A share of the clients is set aside: candidates train on them and are judged by the last pieces
     of their text, and the study's own runs are given the other clients alone. The candidates run
     for `rounds` rounds, the better half of them for twice as many, and so on until one is left
-    (Jamieson and Talwalkar 2016, arXiv:1502.07943). So every configuration must have as many
-    candidates as the others.
+    (Jamieson and Talwalkar 2016, arXiv:1502.07943); with `halve=False` the best after `rounds` is
+    taken. Every configuration must have as many candidates as the others, so that all have the
+    same budget.
+
+    Rates that are best after a few rounds are often too large for many, above all with noisy
+    codecs. So give the last rung about as many rounds as the study's own runs.
 
     A tuning run has the field values of its candidate, but for: its rounds, its seed, its clients a
     round (those of the candidate, but at most all that there are), its held-out text and unseen
@@ -44,6 +48,7 @@ class Tuning:
             `{"client_optimizer": ("adam(0.001)", "adam(0.01)")}`; an optimizer that a method does
             not need is left out for it. Or a function that returns a configuration's candidates.
         rounds: Rounds of the first candidates.
+        halve: Whether the better half of the candidates runs on for twice as many rounds.
         share: Share of the clients that are set aside.
         seed: Seed of the tuning runs, and of the draw of their clients.
 
@@ -51,6 +56,7 @@ class Tuning:
 
     candidates: Mapping[str, Sequence[Any]] | Callable[[RunConfig], Sequence[RunConfig]]
     rounds: int = 4
+    halve: bool = True
     share: float = 0.2
     seed: int = 0
 
@@ -75,6 +81,8 @@ class Tuning:
                 f"{self.candidates!r}."
             )
         check_count(self.rounds, who="tune", name="rounds")
+        if not isinstance(self.halve, bool):
+            raise TypeError(f"tune: halve: expected True or False, got {self.halve!r}.")
         check_real(self.share, who="tune", name="share", above=0, below=1)
         check_count(self.seed, who="tune", name="seed", at_least=0)
 
@@ -199,7 +207,9 @@ def tuned(tuning: Tuning, candidates: Candidates, results: Path) -> Tuned:
         losses = dict(zip(runs, _losses(runs, results), strict=True))
         return [losses[config] for config in wanted]
 
-    best, rungs = successive_halving(len(candidates.trials), measure, rounds=tuning.rounds)
+    best, rungs = successive_halving(
+        len(candidates.trials), measure, rounds=tuning.rounds, halve=tuning.halve
+    )
     if rungs and not isfinite(rungs[-1][1][best]):
         first = candidates.configs[0]
         raise ValueError(
@@ -215,6 +225,7 @@ def successive_halving(
     measure: Callable[[Sequence[int], int], Sequence[float | int]],
     *,
     rounds: int,
+    halve: bool = True,
 ) -> tuple[int, list[tuple[int, dict[int, float | int]]]]:
     """Halve the candidates and double their rounds, until one is left (arXiv:1502.07943).
 
@@ -222,6 +233,7 @@ def successive_halving(
         count: Number of candidates, at least 1.
         measure: `(candidates, rounds) -> losses`.
         rounds: Rounds of the first rung.
+        halve: Whether there are more rungs than the first.
 
     Returns:
         The best candidate, and each rung's rounds with its candidates' losses. Of equal losses the
@@ -241,7 +253,7 @@ def successive_halving(
         found = [loss if isfinite(loss) else inf for loss in measure(left, rounds)]
         rungs.append((rounds, dict(zip(left, found, strict=True))))
         kept = sorted(left, key=lambda number: (rungs[-1][1][number], number))
-        left = sorted(kept[: (len(left) + 1) // 2])
+        left = sorted(kept[: (len(left) + 1) // 2 if halve else 1])
         rounds *= 2
     return left[0], rungs
 

@@ -37,6 +37,20 @@ def test_a_later_rung_decides_and_a_diverged_candidate_loses():
     assert rungs[0][1][2] == math.inf
 
 
+def test_without_halving_the_best_of_one_rung_is_taken():
+    asked = []
+
+    def measure(which, rounds):
+        asked.append((list(which), rounds))
+        return [3.0, math.nan, 1.0, 1.0]
+
+    assert successive_halving(4, measure, rounds=5, halve=False) == (
+        2,
+        [(5, {0: 3.0, 1: math.inf, 2: 1.0, 3: 1.0})],
+    )
+    assert asked == [([0, 1, 2, 3], 5)]
+
+
 @pytest.mark.parametrize("names", [2, 5, 30])
 def test_the_two_parts_are_disjoint_and_together_everyone(names):
     records = {f"client {n}": [Example(str(n))] for n in range(names)}
