@@ -28,6 +28,8 @@ MOST_BYTES = 2**29
 """Most bytes of one message, unless `start_server` and `start_client` are told otherwise."""
 _NODE = 1
 _RETRY_SECONDS = 0.5
+_CONNECTING_SECONDS = 30
+"""A connection that fails later had been there: gRPC gives up within 20 seconds."""
 
 
 def start_server(
@@ -76,6 +78,7 @@ def start_server(
     _check(who, app, ServerApp, address, secured=certificates is not None, most_bytes=most_bytes)
     import flwr.server as flowers  # noqa: PLC0415 - once the version is known
 
+    _without_a_run()
     manager = flowers.SimpleClientManager()
     context = Context(0, _NODE, {}, RecordDict(), dict(run_config or {}))
 
@@ -113,8 +116,8 @@ def start_client(
         node_config: What the app reads as `context.node_config`, such as `{"client": "ann"}`.
         root_certificates: The certificate of the authority that signed the server's, in PEM. None,
             the default, only on the loopback interface.
-        reconnect_seconds: Seconds without a message after which the client gives a server up that
-            it cannot reach. 60 by default.
+        reconnect_seconds: Seconds after which the client gives a server up that it cannot reach. 60
+            by default.
         most_bytes: Most bytes of one message; as the server's.
 
     Raises:
@@ -139,12 +142,13 @@ def start_client(
     check_seconds(reconnect_seconds, who=who, name="reconnect_seconds")
     import flwr.client as flowers  # noqa: PLC0415 - once the version is known
 
+    _without_a_run()
     context = Context(0, _NODE, dict(node_config), RecordDict(), {})
-    last = time.monotonic()
+    reached = time.monotonic()
 
     class OfApp(flowers.Client):
         def fit(self, ins: FitIns) -> FitRes:
-            nonlocal last
+            nonlocal reached
             try:
                 return stream_messages.result(app(stream_messages.asked(ins, _NODE), context))
             except Exception as error:
@@ -152,10 +156,11 @@ def start_client(
                 code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
                 return stream_messages.result(stream_messages.Failure(code, failure))
             finally:
-                last = time.monotonic()
+                reached = time.monotonic()
 
     client = OfApp()
     while True:
+        began = time.monotonic()
         try:
             flowers.start_client(
                 server_address=address,
@@ -166,10 +171,10 @@ def start_client(
             )
             return
         except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else None
-            if code is not grpc.StatusCode.UNAVAILABLE or (
-                time.monotonic() - last > reconnect_seconds
-            ):
+            code, now = error.code() if isinstance(error, grpc.Call) else None, time.monotonic()
+            if now - began > _CONNECTING_SECONDS:
+                reached = now
+            if code is not grpc.StatusCode.UNAVAILABLE or now - reached > reconnect_seconds:
                 text = message(who, "address", f"a server at {address}", str(code))
                 raise ConnectionError(text) from error
             time.sleep(_RETRY_SECONDS)
@@ -192,6 +197,10 @@ def _check(who: str, app: Any, kind: type, address: str, *, secured: bool, most_
         raise ValueError(
             message(who, "address", "the loopback interface, without certificates", address, remedy)
         )
+
+
+def _without_a_run() -> None:
+    """Let messages be made in a process that no SuperLink or SuperNode has started."""
     from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415 - only where known
 
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 0, _NODE, 0
