@@ -67,7 +67,7 @@ def bench(rungs: Mapping[str, RunConfig], *, repeats: int = 5) -> Iterator[Row]:
 
     """
     for name, config in rungs.items():
-        run = prepare(dataclasses.replace(config, rounds=max(3, repeats + 1)))
+        run = prepare(dataclasses.replace(config, rounds=2 + repeats))
         axis = choose_client_axis(run)
         yield {"rung": name, "client_axis": axis.name, **_measured(run, axis.axis, repeats)}
 
@@ -106,22 +106,24 @@ def bench_table(rows: list[Row]) -> Table:
 
 def _measured(run: Run, axis: ClientAxis, repeats: int) -> Row:
     config = run.config
+    assert isinstance(run.algorithm, FederatedAlgorithm)  # noqa: S101 - for the type checker
+    programs = repeatable_round(
+        run.algorithm,
+        run.task.params,
+        run.task.frozen,
+        run.split.train,
+        run.batching,
+        clients=config.clients,
+        seed=config.seed,
+        client_axis=axis,
+    )
     with closing(rounds(run, axis)) as coming:
         first = _seconds(lambda: next(coming))
-        assert isinstance(run.algorithm, FederatedAlgorithm)  # noqa: S101 - for the type checker
-        programs = repeatable_round(
-            run.algorithm,
-            run.task.params,
-            run.task.frozen,
-            run.split.train,
-            run.batching,
-            clients=config.clients,
-            seed=config.seed,
-            client_axis=axis,
-        )
-        programs()
-        times = [(_seconds(lambda: next(coming)), _seconds(programs)) for _ in range(repeats)]
-    whole, device = (statistics.median(each) for each in zip(*times, strict=True))
+        next(coming)
+        times = [_seconds(lambda: next(coming)) for _ in range(repeats)]  # to the last: none begins
+    programs()
+    whole = statistics.median(times)
+    device = statistics.median([_seconds(programs) for _ in range(repeats)])
     steps = config.local_steps or 0
     tokens = config.clients * steps * config.batch * config.seq
     flops = tokens * flops_per_token(run)

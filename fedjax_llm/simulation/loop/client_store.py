@@ -121,6 +121,11 @@ class ClientStore:
                 stored[places] = leaf[indices]
 
     @property
+    def has_states(self) -> bool:
+        """Whether a client's state has any arrays; without, nothing is stored."""
+        return bool(self._first)
+
+    @property
     def touched(self) -> int:
         """Number of clients that have a row."""
         return self._used

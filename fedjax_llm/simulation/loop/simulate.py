@@ -273,21 +273,49 @@ def _simulate(
     )
     with closing(chunks):
         cohort = np.zeros(0, np.int32)
-        for number in numbers:
-            result = run_round(state, chunks_of_round(chunks, store, cohort), store)
-            state, cohort = result.state, result.clients
+
+        def done(number: int, started: _Started) -> Round:
+            nonlocal cohort, seconds
+            result = started.read()
+            cohort = result.clients
             if conditions.network:
                 begins = seconds if result.begins is None else result.begins
                 seconds = begins + _seconds(planner, result)
-            snapshot = partial(take_snapshot, number, state, store, seconds)
+            snapshot = partial(take_snapshot, number, started.state, store, seconds)
             bad = None if malicious is None else malicious[cohort]
-            yield Round(number, *result[:5], snapshot, result.plan, seconds, malicious=bad)
+            return Round(
+                *(number, started.state, *result[:4], snapshot),
+                *(result.plan, seconds),
+                malicious=bad,
+            )
+
+        may_wait = not conditions.network and _may_wait(store)
+        waits: Callable[[], Round] | None = None
+        for number in numbers:
+            try:
+                started = run_round(state, chunks_of_round(chunks, store, cohort), store)
+            except Exception:
+                if waits:
+                    yield waits()
+                raise
+            state = started.state
+            if waits:
+                yield waits()
+            waits = partial(done, number, started)
+            if not (may_wait and started.may_wait):
+                yield waits()
+                waits = None
+        if waits:
+            yield waits()
+
+
+_WAITING_BYTES = 2**26
+"""Most bytes of a round that wait to be read while the next one computes."""
 
 
 class _RoundResult(NamedTuple):
-    """A round's results; the fields are those of `Round` and `CohortChunk`."""
+    """A round's results on the host; the fields are those of `Round` and `CohortChunk`."""
 
-    state: ServerState
     clients: Int[np.ndarray, " cohort"]
     client_info: ClientInfo
     server_info: ServerInfo
@@ -296,7 +324,31 @@ class _RoundResult(NamedTuple):
     begins: float | None
 
 
-_RunRound = Callable[[ServerState, Iterator[CohortChunk], ClientStore], _RoundResult]
+class _Started(NamedTuple):
+    """A round whose programs are dispatched.
+
+    Attributes:
+        state: The server state after it.
+        may_wait: Whether the next round may begin before this one is read.
+        read: `() -> result`: waits for the programs, reads what they sent and stores client states.
+
+    """
+
+    state: ServerState
+    may_wait: bool
+    read: Callable[[], _RoundResult]
+
+
+_RunRound = Callable[[ServerState, Iterator[CohortChunk], ClientStore], _Started]
+
+
+def _may_wait(store: ClientStore) -> bool:
+    """Whether a round may be read after the next one has begun.
+
+    Not where clients keep states, which the next round reads, nor with several processes, which
+    read together.
+    """
+    return not store.has_states and jax.process_count() == 1
 
 
 def _at_once(
@@ -307,31 +359,34 @@ def _at_once(
 ) -> _RunRound:
     """Rounds that take the whole cohort in one program, which is of `donating_round`."""
 
-    def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
+    def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _Started:
         (chunk,) = chunks
         size = len(chunk.clients)
-        client_states = put_clients(client_axis, chunk.client_states, size)
         state, client_states, (downlink, uplinks, info, server_info) = program(
             chunk.round_key,
             frozen,
             state,
             chunk.clients,
             chunk.weights,
-            client_states,
+            put_clients(client_axis, chunk.client_states, size),
             chunk.batches,
         )
-        down = len(wire.dumps(get_all(downlink)))
-        result = read_chunk(chunk, client_states, (uplinks, info))
-        store_chunk(chunk, result, store, uncounted)
-        return _RoundResult(
-            state,
-            result.clients,
-            result.client_info,
-            get_all(server_info),
-            entries(chunk.round, result.clients.tolist(), down, result.ups),
-            _plan_of(chunk.plan, result.clients),
-            chunk.begins,
-        )
+        slim = chunk._replace(client_states=None, batches=None)
+
+        def read() -> _RoundResult:
+            down = len(wire.dumps(get_all(downlink)))
+            result = read_chunk(slim, client_states, (uplinks, info))
+            store_chunk(slim, result, store, uncounted)
+            return _RoundResult(
+                result.clients,
+                result.client_info,
+                get_all(server_info),
+                entries(slim.round, result.clients.tolist(), down, result.ups),
+                _plan_of(slim.plan, result.clients),
+                slim.begins,
+            )
+
+        return _Started(state, _is_small((state, downlink, uplinks)), read)
 
     return run
 
@@ -356,64 +411,84 @@ def _in_chunks(
     """
     lasts = mechanism is not None and mechanism.rounds is not None
     of_clients = secret if mechanism and mechanism.at_clients else None
+    holds = bool(judge or crafts)
 
-    def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _RoundResult:
+    def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _Started:
         def read(chunk: CohortChunk, client_states: PyTree, outputs: tuple) -> None:
             if crafts:
                 outputs = observed.read(chunk, outputs)
             result = read_chunk(chunk, client_states, outputs)
-            waits = judge or crafts
-            done.append((chunk, result if waits else store_chunk(chunk, result, store, uncounted)))
+            done.append((chunk, result if holds else store_chunk(chunk, result, store, uncounted)))
 
         done: list[tuple[CohortChunk, ChunkResult]] = []
         observed = ObservedRound()
-        read_previous: Callable[[], None] | None = None
+        read_last: Callable[[], None] | None = None
         for chunk in chunks:
             if chunk.first:
                 downlink, state, folded = programs.begin(chunk.round_key, state)
-                down = len(wire.dumps(get_all(downlink)))
             key = of_clients.key("clients", chunk.round) if of_clients else chunk.round_key
             keyed = chunk._replace(round_key=key)
             folded, client_states, outputs = run_chunk(
                 programs, client_axis, keyed, frozen, downlink, state, folded
             )
-            if read_previous:
-                read_previous()
+            if read_last:
+                read_last()
             if crafts:
                 observed.keep(chunk)
             slim = chunk._replace(client_states=None, batches=None)
-            read_previous = partial(read, slim, client_states, outputs)
-        if read_previous:
-            read_previous()
-        if crafts:
-            done = crafts.rewrite(observed, done, frozen, downlink)
-        cohort = np.concatenate([result.clients for _, result in done])
-        ups = np.concatenate([result.ups for _, result in done])
-        plan = chunk.plan
-        if judge:
-            assert plan is not None  # noqa: S101 - with a deadline there is a plan
-            plan = judge(chunk.round_key, cohort, plan, down, ups)
-        if judge or crafts:
+            read_last = partial(read, slim, client_states, outputs)
+        assert read_last  # noqa: S101 - a round has a chunk
+        del chunk  # with its batches
+        plan = slim.plan
+        if holds:
+            read_last()
+            if crafts:
+                done = crafts.rewrite(observed, done, frozen, downlink)
+            if judge:
+                assert plan is not None  # noqa: S101 - with a deadline there is a plan
+                cohort, ups = _clients_and_bytes(done)
+                down = len(wire.dumps(get_all(downlink)))
+                plan = judge(slim.round_key, cohort, plan, down, ups)
             for each, result in done:
                 counted = each._replace(plan=plan)
                 uplinks = put_clients(client_axis, result.uplinks, len(each.clients))
                 folded = programs.fold(state, folded, uplinks, counted.weights)
                 store_chunk(counted, result, store, uncounted)
-        key = secret.key("noise", 0 if lasts else chunk.round) if secret else chunk.round_key
+        key = secret.key("noise", 0 if lasts else slim.round) if secret else slim.round_key
         state, server_info = programs.finish(key, state, folded)
-        return _RoundResult(
-            state,
-            cohort,
-            jax.tree.map(
-                lambda *leaves: np.concatenate(leaves), *(each.client_info for _, each in done)
-            ),
-            get_all(server_info),
-            entries(chunk.round, cohort.tolist(), down, ups),
-            _plan_of(plan, cohort),
-            chunk.begins,
-        )
+
+        def read_round() -> _RoundResult:
+            if not holds:
+                read_last()
+            cohort, ups = _clients_and_bytes(done)
+            infos = (each.client_info for _, each in done)
+            return _RoundResult(
+                cohort,
+                jax.tree.map(lambda *leaves: np.concatenate(leaves), *infos),
+                get_all(server_info),
+                entries(slim.round, cohort.tolist(), len(wire.dumps(get_all(downlink))), ups),
+                _plan_of(plan, cohort),
+                slim.begins,
+            )
+
+        may_wait = not holds and slim.first and _is_small((state, downlink, outputs))
+        return _Started(state, may_wait, read_round)
 
     return run
+
+
+def _clients_and_bytes(
+    done: list[tuple[CohortChunk, ChunkResult]],
+) -> tuple[Int[np.ndarray, " cohort"], Int[np.ndarray, " cohort"]]:
+    """The cohort of a round's chunks, and the bytes that each client sent."""
+    results = [result for _, result in done]
+    clients = np.concatenate([result.clients for result in results])
+    return clients, np.concatenate([result.ups for result in results])
+
+
+def _is_small(tree: PyTree) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= _WAITING_BYTES
 
 
 def _plan_of(plan: Plan | None, cohort: Int[np.ndarray, " cohort"]) -> Plan | None:
