@@ -53,12 +53,12 @@ LADDER: Mapping[str, RunConfig] = {
 def bench(rungs: Mapping[str, RunConfig], *, repeats: int = 5) -> Iterator[Row]:
     """Yield a row for each rung.
 
-    Fields: `round_seconds` is the median over rounds of `simulate`, with batches drawn and messages
-    measured; `device_seconds` that of their programs alone, on data that is on the device;
-    `host_share` the rest of a round; `compile_seconds` the additional time of the first round;
-    `share_of_peak` the model's FLOP/s (PaLM, arXiv:2204.02311, appendix B, without gradients of
-    frozen kernels) over those of large products in the model's dtype; `peak_bytes` the peak memory
-    of the device so far, or of the process where the device does not report it.
+    Fields: `round_seconds` is the median over rounds of `simulate(..., ahead=True)`, with batches
+    drawn and messages measured; `device_seconds` that of their programs alone, on data that is on
+    the device; `host_share` the rest of a round; `compile_seconds` the additional time of the first
+    round; `share_of_peak` the model's FLOP/s (PaLM, arXiv:2204.02311, appendix B, without gradients
+    of frozen kernels) over those of large products in the model's dtype; `peak_bytes` the peak
+    memory of the device so far, or of the process where the device does not report it.
 
     Args:
         rungs: Configurations by name. Their client axis and number of rounds are not used: each
@@ -117,7 +117,7 @@ def _measured(run: Run, axis: ClientAxis, repeats: int) -> Row:
         seed=config.seed,
         client_axis=axis,
     )
-    with closing(rounds(run, axis)) as coming:
+    with closing(rounds(run, axis, ahead=True)) as coming:
         first = _seconds(lambda: next(coming))
         next(coming)
         times = [_seconds(lambda: next(coming)) for _ in range(repeats)]  # to the last: none begins

@@ -110,7 +110,7 @@ def run_rounds(
         finish(past.unevaluated, past.snapshot.state)
     last: Round | None = None
     if not (watched.ended or reached(run, rows)):
-        for finished in rounds(run, axis, past.snapshot):
+        for finished in rounds(run, axis, past.snapshot, ahead=True):
             last = finished
             finish(round_row(run, finished), finished.state, finished)
             done = reached(run, rows)
@@ -221,9 +221,9 @@ def choose_client_axis(run: Run) -> Timed:
 
 
 def rounds(
-    run: Run, axis: ClientAxis, start: Snapshot | None = None
+    run: Run, axis: ClientAxis, start: Snapshot | None = None, *, ahead: bool = False
 ) -> Generator[Round, None, None]:
-    """The rounds of a run; only those after `start` where it is given."""
+    """The rounds of a run; only those after `start` where it is given. `ahead` is of `simulate`."""
     config, method = run.config, run.algorithm
     federation = run.task.params, run.task.frozen, run.split.train, run.batching
     count, clients, seed = config.rounds, config.clients, config.seed
@@ -251,4 +251,5 @@ def rounds(
         start=start,
         conditions=run.conditions,
         secret=run.private and run.private.secret,
+        ahead=ahead,
     )

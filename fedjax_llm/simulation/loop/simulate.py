@@ -9,6 +9,7 @@ import jax
 import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
+from fedjax_compression.checks import check_kind
 from jaxtyping import Int, PyTree
 
 from ...algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState, Uncounted
@@ -69,6 +70,7 @@ def simulate(
     conditions: Conditions = Conditions(),
     secret: Secret | None = None,
     compiled: CompiledRounds | None = None,
+    ahead: bool = False,
 ) -> Generator[Round, None, None]:
     """Run a federated algorithm, one round for each item that is requested.
 
@@ -117,6 +119,10 @@ def simulate(
         secret: The `Secret` of an algorithm with a `mechanism`; None, the default, for others.
         compiled: One `CompiledRounds()` for several calls, such as a sweep over seeds, to compile
             once; by default each call compiles.
+        ahead: Whether the device may compute the next round while the host reads this one and the
+            caller uses it, so that no device waits for the host. It does so for clients without
+            states, without a network, in one process, in rounds of one program that leave at most
+            64 MiB to read. False by default: nothing is computed between two rounds.
 
     Yields:
         The `Round` of each round: server state, cohort, messages and what was reported.
@@ -162,6 +168,7 @@ def simulate(
     check_store(store, who=who)
     check_conditions(conditions, who=who)
     check_compiled(compiled, who=who)
+    check_kind(ahead, bool, who=who, name="ahead", expected="True or False")
     check_every_round(algorithm, clients, len(corpus.names), conditions, who=who)
     key, sampler, population = jr.key(seed), conditions.sampler, len(corpus.names)
     check_private(
@@ -194,6 +201,7 @@ def simulate(
             else None
         ),
         build=build_with(compiled),
+        ahead=ahead,
     )
 
 
@@ -214,6 +222,7 @@ def _simulate(
     secret: Secret | None,
     sampled: Callable[[int], Int[np.ndarray, " cohort"]] | None,
     build: Callable[..., Any],
+    ahead: bool,
 ) -> Generator[Round, None, None]:
     """`simulate` with checked arguments; `build` is of `build_with`."""
     mechanism = algorithm.mechanism
@@ -289,7 +298,7 @@ def _simulate(
                 malicious=bad,
             )
 
-        may_wait = not conditions.network and _may_wait(store)
+        may_wait = ahead and not conditions.network and _may_wait(store)
         waits: Callable[[], Round] | None = None
         for number in numbers:
             try:

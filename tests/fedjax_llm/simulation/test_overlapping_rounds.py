@@ -52,13 +52,18 @@ def events(monkeypatch):
 
 def run(of, axis=None, **options):
     federation = of, jnp.zeros(256), (), CORPUS, BATCHING
-    axis = axis or vmap()
-    return simulate(*federation, rounds=3, clients=2, seed=0, client_axis=axis, **options)
+    chosen = {"client_axis": axis or vmap(), "ahead": True, **options}
+    return simulate(*federation, rounds=3, clients=2, seed=0, **chosen)
 
 
 def test_a_round_begins_before_the_last_one_is_read(events):
     assert [each.round for each in run(algorithm())] == [1, 2, 3]
     assert events == ["begin", "begin", "read", "begin", "read", "read"]
+
+
+def test_not_unless_it_is_asked_for(events):
+    list(run(algorithm(), ahead=False))
+    assert events == ["begin", "read"] * 3
 
 
 def test_not_where_clients_keep_states(events):
@@ -73,10 +78,9 @@ def test_not_where_much_would_wait(events, monkeypatch):
 
 
 @pytest.mark.parametrize("axis", [vmap(), chunked(1), chunked(2)], ids=["vmap", "one", "two"])
-def test_rounds_and_messages_are_the_same_to_the_bit(axis, monkeypatch):
+def test_rounds_and_messages_are_the_same_to_the_bit(axis):
     ours = list(run(algorithm(), axis))
-    monkeypatch.setattr(loop, "_may_wait", lambda store: False)
-    for mine, other in zip(ours, run(algorithm(), axis), strict=True):
+    for mine, other in zip(ours, run(algorithm(), axis, ahead=False), strict=True):
         for x, y in zip(*map(jax.tree.leaves, (mine[:5], other[:5])), strict=True):
             assert jnp.array_equal(x, y)
         assert mine.messages == other.messages
