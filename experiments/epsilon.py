@@ -6,7 +6,7 @@
 
 The first two run the study, in an hour and a half on two cores; its secret is public, so that
 anyone gets the same numbers, and protects nobody. The third prints the table of docs/privacy.md and
-draws docs/epsilon.png, from the rows in results/epsilon, which are those of seed 0.
+draws docs/epsilon.png, from the rows in results/epsilon.
 
 The 371 training roles of Shakespeare, all in each of 30 rounds, with a decoder of 6,704 parameters
 from scratch: noise grows with the root of the number of parameters and sinks with the number of
