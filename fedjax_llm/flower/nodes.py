@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from .._version import __version__
 from .envelope import ReplyError, read_values
+from .own_grid import OwnGrid
 from .replies import MOST_AROUND, POLL_SECONDS, ask, is_answer, only
 
 JOINED = {"client": str, "version": str}
@@ -50,6 +51,9 @@ class Nodes:
             timeout: Seconds to wait for the answer of a new node; without end for None.
 
         """
+        if isinstance(self._grid, OwnGrid):
+            longest = self._grid.join_seconds
+            timeout = longest if timeout is None else min(timeout, longest)
         present = sorted(self._grid.get_node_ids())
         new = [node for node in present if node not in self._client_of]
         asked = {node: Message(RecordDict(), node, "query.join", ttl=timeout) for node in new}
@@ -60,6 +64,10 @@ class Nodes:
                     raise ReplyError(message("join", "version", repr(__version__), said["version"]))
                 if said["client"] not in self._numbers:
                     raise ReplyError(message("join", "client", "a name of the roster", said))
+                proved = isinstance(self._grid, OwnGrid) and self._grid.identity(node)
+                if proved and said["client"] != proved:
+                    expected = f"{proved!r}, the name in its certificate"
+                    raise ReplyError(message("join", "client", expected, said["client"]))
                 self._client_of[node] = self._numbers[said["client"]]
                 self._reasons.pop(node, None)
             except ReplyError as error:

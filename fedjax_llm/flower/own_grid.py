@@ -10,7 +10,26 @@ from .envelope import ReplyError
 
 
 class OwnGrid(Grid):
-    """A grid that bounds replies, wakes who waits for them, and counts its own bytes."""
+    """A grid that bounds replies, wakes who waits for them, and counts its own bytes.
+
+    Attributes:
+        join_seconds: Seconds that a new node has to say which client it serves.
+
+    """
+
+    join_seconds: float | int
+
+    @abstractmethod
+    def identity(self, node: int) -> str | None:
+        """Which client a node has proved to be.
+
+        Args:
+            node: Its number.
+
+        Returns:
+            The name; None if it has proved nothing.
+
+        """
 
     @abstractmethod
     def pull_at_most(

@@ -121,7 +121,7 @@ def simulate(
             once; by default each call compiles.
         ahead: Whether the device may compute the next round while the host reads this one and the
             caller uses it, so that no device waits for the host. It does so for clients without
-            states, without a network, in one process, in rounds of one program that leave at most
+            states, without a network, in one process, in rounds of one chunk that leave at most
             64 MiB to read. False by default: nothing is computed between two rounds.
 
     Yields:

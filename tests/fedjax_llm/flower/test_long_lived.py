@@ -1,11 +1,17 @@
 """Clients that stay connected, as processes on the loopback interface."""
 
+import subprocess
 import time
+from contextlib import ExitStack
+from queue import SimpleQueue
 
+import grpc
 import pytest
+from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
 from fedjax_llm import chunked, simulate, total_bytes
 from fedjax_llm.flower.server_app import last_standing
+from fedjax_llm.locks import locked
 
 from ...helpers.flower_app.linear.federation import algorithm
 from ...helpers.flower_nodes import bits
@@ -79,19 +85,73 @@ def test_a_client_that_was_killed_counts_as_failed_and_comes_back(tmp_path):
 
 
 @pytest.mark.slow
-def test_over_tls_a_client_without_the_authoritys_certificate_is_not_connected(tmp_path):
-    secured = made_by_the_recipe(tmp_path / "keys", ())
-    files = (secured.ca, secured.certificate, secured.key)
-    with LongLived(tmp_path, ("ann",), files) as federation:
-        stranger = LongLived(tmp_path, ())
-        stranger.address = federation.address
-        with stranger:
-            bob = stranger.start_client("bob")
-            server = federation.start_server(3)
-            assert server.wait(SECONDS) == 0, federation.log("server")
-            assert federation.clients["ann"].wait(SECONDS) == 0
-            assert bob.poll() is None  # it still tries
+def test_with_certificates_each_client_takes_part_under_its_own_name_alone(tmp_path):
+    """Bob shows the certificate of eve, and cyn one that she signed herself."""
+    keys = tmp_path / "keys"
+    secured = made_by_the_recipe(keys, ())
+    files = {"": (secured.ca, secured.certificate, secured.key)}
+    files |= {name: signed(keys, name) for name in ("ann", "eve")}
+    files["bob"] = files.pop("eve")
+    files["cyn"] = signed(keys, "cyn", by_itself=True)
+    with LongLived(tmp_path, NAMES[:3], files) as federation:
+        federation.clients["cyn"].kill()
+        cyn = federation.start_client("cyn", reconnect_seconds=5)
+        server = federation.start_server(2, "ann bob cyn", join_seconds=15)
+        assert server.wait(SECONDS) == 0, federation.log("server")
+        assert federation.clients["ann"].wait(SECONDS) == 0
+        assert cyn.wait(SECONDS) == 1
+    found = rows(tmp_path)
+    assert [row["counted"] for row in found] == [["ann"]] * 2
+    why = found[0]["failed"]["bob"]
+    assert "expected 'eve', the name in its certificate, got 'bob'" in why, why
+    assert "ConnectionError" in federation.log("client-cyn")
+
+
+def signed(folder, name, *, by_itself=False):
+    """The authority's certificate, and a client's with its key, by openssl."""
+    key, asks, certificate = (folder / f"{name}.{kind}" for kind in ("key", "csr", "crt"))
+    commands = [
+        f"openssl ecparam -name secp384r1 -genkey -noout -out {key}",
+        f"openssl req -new -key {key} -subj /CN={name} -out {asks}",
+        f"openssl x509 -req -in {asks} -CA ca.crt -CAkey ca.key -CAcreateserial -days 9 "
+        f"-out {certificate}",
+    ]
+    if by_itself:
+        commands[2] = f"openssl x509 -req -in {asks} -signkey {key} -days 9 -out {certificate}"
+    for command in commands:
+        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)  # noqa: S603
+    return folder / "ca.crt", certificate, key
+
+
+@pytest.mark.slow
+def test_silent_connections_hold_up_neither_rounds_nor_the_end(tmp_path):
+    with LongLived(tmp_path, NAMES[:1]) as federation, ExitStack() as stack:
+        server = federation.start_server(3)
+        until(lambda: "listening" in federation.log("server"), server)
+        for _ in range(2):
+            channel = stack.enter_context(grpc.insecure_channel(federation.address))
+            silence = SimpleQueue()
+            stack.callback(silence.put, None)
+            FlowerServiceStub(channel).Join(iter(silence.get, None))
+        assert server.wait(SECONDS) == 0, federation.log("server")
+        assert federation.clients["ann"].wait(SECONDS) == 0
     assert [row["counted"] for row in rows(tmp_path)] == [["ann"]] * 3
+
+
+@pytest.mark.slow
+def test_a_server_whose_app_fails_ends_and_leaves_its_port_and_clients_for_the_next(tmp_path):
+    with LongLived(tmp_path, NAMES[:1]) as federation:
+        place = tmp_path / "server/run-linear"
+        place.mkdir(parents=True)
+        with locked(place):
+            assert federation.start_server(2).wait(SECONDS) == 1
+        assert "no other run writes to" in federation.log("server")
+        assert federation.start_server(2).wait(SECONDS) == 0, federation.log("server")
+        assert federation.clients["ann"].wait(SECONDS) == 0
+        first = federation.start_server(100_000)
+        until(lambda: federation.log("server").count("listening") == 3, first)
+        assert federation.start_server(2).wait(SECONDS) == 1
+        assert "expected a free one, got 127.0.0.1:" in federation.log("server")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from fedjax_compression import error_feedback, top_k
 
 from fedjax_llm import fed_avg
 from fedjax_llm.data import Batching, byte_corpus
-from fedjax_llm.simulation import chunked, simulate, vmap
+from fedjax_llm.simulation import Conditions, chunked, link, simulate, vmap
 
 loop = importlib.import_module("fedjax_llm.simulation.loop.simulate")
 CORPUS = byte_corpus({"ann": "to be or not to be" * 9, "bob": "that is the question" * 9})
@@ -30,14 +30,17 @@ def algorithm(uplink=None):
 def events(monkeypatch):
     """What `simulate` does, in its order: rounds that begin and rounds that are read."""
     found = []
-    began, read = loop._at_once, loop.read_chunk
+    read = loop.read_chunk
 
-    def noting(*arguments):
-        run = began(*arguments)
+    def noting(began):
+        def noted(*arguments):
+            run = began(*arguments)
 
-        def noted(*of_round):
-            found.append("begin")
-            return run(*of_round)
+            def noted_round(*of_round):
+                found.append("begin")
+                return run(*of_round)
+
+            return noted_round
 
         return noted
 
@@ -45,7 +48,8 @@ def events(monkeypatch):
         found.append("read")
         return read(*arguments)
 
-    monkeypatch.setattr(loop, "_at_once", noting)
+    for name in ("_at_once", "_in_chunks"):
+        monkeypatch.setattr(loop, name, noting(getattr(loop, name)))
     monkeypatch.setattr(loop, "read_chunk", read_noted)
     return found
 
@@ -56,8 +60,9 @@ def run(of, axis=None, **options):
     return simulate(*federation, rounds=3, clients=2, seed=0, **chosen)
 
 
-def test_a_round_begins_before_the_last_one_is_read(events):
-    assert [each.round for each in run(algorithm())] == [1, 2, 3]
+@pytest.mark.parametrize("axis", [vmap(), chunked(2)], ids=["at_once", "in_a_chunk"])
+def test_a_round_begins_before_the_last_one_is_read(events, axis):
+    assert [each.round for each in run(algorithm(), axis)] == [1, 2, 3]
     assert events == ["begin", "begin", "read", "begin", "read", "read"]
 
 
@@ -68,6 +73,14 @@ def test_not_unless_it_is_asked_for(events):
 
 def test_not_where_clients_keep_states(events):
     list(run(algorithm(error_feedback(top_k(fraction=0.5)))))
+    assert events == ["begin", "read"] * 3
+
+
+def test_not_with_several_chunks_or_a_network(events):
+    list(run(algorithm(), chunked(1)))
+    assert events == ["begin", "read", "read"] * 3
+    events.clear()
+    list(run(algorithm(), conditions=Conditions(network=link(uplink=1e6, downlink=1e6))))
     assert events == ["begin", "read"] * 3
 
 
