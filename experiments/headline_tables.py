@@ -5,6 +5,7 @@
 Everything is made from the rows in results.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 from fedjax_llm.runs.results import read_rows
@@ -65,6 +66,33 @@ def table(study: str) -> list[str]:
     return lines
 
 
+def at_equal_loss(study: str, rival: str = "eden") -> list[str]:
+    """How many times as many bytes the rival needs for the loss of each of our bit rates.
+
+    Bytes are interpolated, in their logarithm, between the two rates of the rival whose mean loss
+    above uncompressed is on either side.
+    """
+    above: dict[str, dict[float, tuple[float, int]]] = {rival: {}, "preconditioned": {}}
+    rows = [row for row in rows_of(study) if not name_of(row).endswith(("Muon", "momentum"))]
+    loss = f"heldout_nats_per_{rows[0].get('unit', 'byte')}"
+    plain = {row["seed"]: row[loss] for row in rows if name_of(row) == "`identity()`"}
+    for codec in {row["codec"] for row in rows if name_of(row) == f"`{row['codec']}`"}:
+        if (method := codec.split("(")[0]) in above:
+            mine = [row for row in rows if name_of(row) == f"`{codec}`"]
+            mean = sum(row[loss] - plain[row["seed"]] for row in mine) / len(mine)
+            above[method][mine[0]["uplink_bits_per_parameter"]] = mean, mine[0]["uplink_bytes"]
+    theirs = sorted(above[rival].values(), key=lambda each: each[1])
+    lines = []
+    for bits, (mean, sent) in sorted(above["preconditioned"].items()):
+        for (high, few), (low, many) in pairwise(theirs):
+            if low <= mean <= high:
+                needed = few * (many / few) ** ((high - mean) / (high - low))
+                lines.append(
+                    f"{bits:.3f} bits end {mean:+.4f}; {rival}: {needed / sent:.2f} times as many"
+                )
+    return lines
+
+
 if __name__ == "__main__":
     of_tuning = {"tuned_fields": list(TUNED)}
     drawn = [
@@ -74,4 +102,4 @@ if __name__ == "__main__":
     ]
     draw(drawn, PICTURE, highest=2.5)
     for study in STUDIES:
-        print(study, *table(study), "", sep="\n")
+        print(study, *table(study), *at_equal_loss(study), "", sep="\n")

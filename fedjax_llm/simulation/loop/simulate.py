@@ -1,29 +1,27 @@
 """Runs a federated algorithm round by round: cohorts, conditions, programs, ledger."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.random as jr
 import numpy as np
-from fedjax_compression import wire
 from fedjax_compression.checks import check_kind
 from jaxtyping import Int, PyTree
 
-from ...algorithm import ClientInfo, FederatedAlgorithm, ServerInfo, ServerState, Uncounted
+from ...algorithm import FederatedAlgorithm
 from ...attacks.malicious import check_attackable, draw_malicious, with_attack
 from ...client_training import Frozen, Params
 from ...data import Batching, ClientData, cohort_batches
-from ...ledger import Entry, entries
-from ...privacy import Mechanism, Secret
+from ...privacy import Secret
 from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
-from ..client_axes.placing import get_all, put_clients, put_shared
-from ..conditions.contract import Conditions, Plan
+from ..client_axes.placing import put_shared
+from ..conditions.contract import Conditions
 from ..conditions.faults import with_failures
-from ..conditions.planning import Judge, RoundPlanner, known_sizes, plan_rounds
+from ..conditions.planning import RoundPlanner, known_sizes, plan_rounds
 from .arguments import (
     check_algorithm,
     check_batching,
@@ -38,20 +36,19 @@ from .arguments import (
     check_start,
     check_store,
 )
-from .chunk_programs import run_chunk
-from .chunk_results import ChunkResult, chunks_of_round, read_chunk, store_chunk
+from .chunk_results import chunks_of_round
 from .client_store import ClientStore
-from .cohorts import CohortChunk, cohort_chunks, drawn_rows, sampled_cohorts
+from .cohorts import cohort_chunks, drawn_rows, sampled_cohorts
 from .compiled_rounds import CompiledRounds, build_with
-from .crafted import Crafting, ObservedRound, crafting
+from .crafted import crafting
 from .programs import (
-    RoundPrograms,
     donating_round,
     first_state,
     measured_programs,
     round_programs,
 )
 from .round import Round, Snapshot, take_snapshot
+from .run_round import RoundResult, StartedRound, at_once, in_chunks, may_wait
 
 
 def simulate(
@@ -244,7 +241,7 @@ def _simulate(
     if axis.at_most or judge or crafts or secret:
         make_programs = measured_programs if judge or crafts else round_programs
         programs = build(make_programs, algorithm, axis, clients)
-        run_round = _in_chunks(
+        run_round = in_chunks(
             programs,
             axis,
             shared_frozen,
@@ -256,7 +253,7 @@ def _simulate(
         )
     else:
         program = build(donating_round, algorithm, axis)
-        run_round = _at_once(program, axis, shared_frozen, uncounted)
+        run_round = at_once(program, axis, shared_frozen, uncounted)
     store = store or ClientStore(algorithm.client_init(params))
     if start:
         store.scatter(*start.store)
@@ -283,7 +280,7 @@ def _simulate(
     with closing(chunks):
         cohort = np.zeros(0, np.int32)
 
-        def done(number: int, started: _Started) -> Round:
+        def done(number: int, started: StartedRound) -> Round:
             nonlocal cohort, seconds
             result = started.read()
             cohort = result.clients
@@ -298,7 +295,7 @@ def _simulate(
                 malicious=bad,
             )
 
-        may_wait = ahead and not conditions.network and _may_wait(store)
+        overlaps = ahead and not conditions.network and may_wait(store)
         waits: Callable[[], Round] | None = None
         for number in numbers:
             try:
@@ -311,201 +308,14 @@ def _simulate(
             if waits:
                 yield waits()
             waits = partial(done, number, started)
-            if not (may_wait and started.may_wait):
+            if not (overlaps and started.may_wait):
                 yield waits()
                 waits = None
         if waits:
             yield waits()
 
 
-_WAITING_BYTES = 2**26
-"""Most bytes of a round that wait to be read while the next one computes."""
-
-
-class _RoundResult(NamedTuple):
-    """A round's results on the host; the fields are those of `Round` and `CohortChunk`."""
-
-    clients: Int[np.ndarray, " cohort"]
-    client_info: ClientInfo
-    server_info: ServerInfo
-    messages: list[Entry]
-    plan: Plan | None
-    begins: float | None
-
-
-class _Started(NamedTuple):
-    """A round whose programs are dispatched.
-
-    Attributes:
-        state: The server state after it.
-        may_wait: Whether the next round may begin before this one is read.
-        read: `() -> result`: waits for the programs, reads what they sent and stores client states.
-
-    """
-
-    state: ServerState
-    may_wait: bool
-    read: Callable[[], _RoundResult]
-
-
-_RunRound = Callable[[ServerState, Iterator[CohortChunk], ClientStore], _Started]
-
-
-def _may_wait(store: ClientStore) -> bool:
-    """Whether a round may be read after the next one has begun.
-
-    Not where clients keep states, which the next round reads, nor with several processes, which
-    read together.
-    """
-    return not store.has_states and jax.process_count() == 1
-
-
-def _at_once(
-    program: Callable[..., tuple],
-    client_axis: ClientAxis,
-    frozen: Frozen,
-    uncounted: Uncounted | None,
-) -> _RunRound:
-    """Rounds that take the whole cohort in one program, which is of `donating_round`."""
-
-    def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _Started:
-        (chunk,) = chunks
-        size = len(chunk.clients)
-        state, client_states, (downlink, uplinks, info, server_info) = program(
-            chunk.round_key,
-            frozen,
-            state,
-            chunk.clients,
-            chunk.weights,
-            put_clients(client_axis, chunk.client_states, size),
-            chunk.batches,
-        )
-        slim = chunk._replace(client_states=None, batches=None)
-
-        def read() -> _RoundResult:
-            down = len(wire.dumps(get_all(downlink)))
-            result = read_chunk(slim, client_states, (uplinks, info))
-            store_chunk(slim, result, store, uncounted)
-            return _RoundResult(
-                result.clients,
-                result.client_info,
-                get_all(server_info),
-                entries(slim.round, result.clients.tolist(), down, result.ups),
-                _plan_of(slim.plan, result.clients),
-                slim.begins,
-            )
-
-        return _Started(state, _is_small((state, downlink, uplinks)), read)
-
-    return run
-
-
-def _in_chunks(
-    programs: RoundPrograms,
-    client_axis: ClientAxis,
-    frozen: Frozen,
-    uncounted: Uncounted | None,
-    judge: Judge | None,
-    crafts: Crafting | None,
-    secret: Secret | None,
-    mechanism: Mechanism | None,
-) -> _RunRound:
-    """Rounds that run in chunks.
-
-    The host holds two chunks at a time: it reads one while the device computes the next. With
-    `judge` or `crafts`, the programs are of `measured_programs`, and the host holds the uplinks and
-    client states of the cohort until it knows which of them count, and what malicious clients send.
-    With `secret`, the server's step has a key of that secret in place of the round's, or one for
-    the run where the `mechanism` correlates rounds, and so have clients that add noise.
-    """
-    lasts = mechanism is not None and mechanism.rounds is not None
-    of_clients = secret if mechanism and mechanism.at_clients else None
-    holds = bool(judge or crafts)
-
-    def run(state: ServerState, chunks: Iterator[CohortChunk], store: ClientStore) -> _Started:
-        def read(chunk: CohortChunk, client_states: PyTree, outputs: tuple) -> None:
-            if crafts:
-                outputs = observed.read(chunk, outputs)
-            result = read_chunk(chunk, client_states, outputs)
-            done.append((chunk, result if holds else store_chunk(chunk, result, store, uncounted)))
-
-        done: list[tuple[CohortChunk, ChunkResult]] = []
-        observed = ObservedRound()
-        read_last: Callable[[], None] | None = None
-        for chunk in chunks:
-            if chunk.first:
-                downlink, state, folded = programs.begin(chunk.round_key, state)
-            key = of_clients.key("clients", chunk.round) if of_clients else chunk.round_key
-            keyed = chunk._replace(round_key=key)
-            folded, client_states, outputs = run_chunk(
-                programs, client_axis, keyed, frozen, downlink, state, folded
-            )
-            if read_last:
-                read_last()
-            if crafts:
-                observed.keep(chunk)
-            slim = chunk._replace(client_states=None, batches=None)
-            read_last = partial(read, slim, client_states, outputs)
-        assert read_last  # noqa: S101 - a round has a chunk
-        del chunk  # with its batches
-        plan = slim.plan
-        if holds:
-            read_last()
-            if crafts:
-                done = crafts.rewrite(observed, done, frozen, downlink)
-            if judge:
-                assert plan is not None  # noqa: S101 - with a deadline there is a plan
-                cohort, ups = _clients_and_bytes(done)
-                down = len(wire.dumps(get_all(downlink)))
-                plan = judge(slim.round_key, cohort, plan, down, ups)
-            for each, result in done:
-                counted = each._replace(plan=plan)
-                uplinks = put_clients(client_axis, result.uplinks, len(each.clients))
-                folded = programs.fold(state, folded, uplinks, counted.weights)
-                store_chunk(counted, result, store, uncounted)
-        key = secret.key("noise", 0 if lasts else slim.round) if secret else slim.round_key
-        state, server_info = programs.finish(key, state, folded)
-
-        def read_round() -> _RoundResult:
-            if not holds:
-                read_last()
-            cohort, ups = _clients_and_bytes(done)
-            infos = (each.client_info for _, each in done)
-            return _RoundResult(
-                cohort,
-                jax.tree.map(lambda *leaves: np.concatenate(leaves), *infos),
-                get_all(server_info),
-                entries(slim.round, cohort.tolist(), len(wire.dumps(get_all(downlink))), ups),
-                _plan_of(plan, cohort),
-                slim.begins,
-            )
-
-        may_wait = not holds and slim.first and _is_small((state, downlink, outputs))
-        return _Started(state, may_wait, read_round)
-
-    return run
-
-
-def _clients_and_bytes(
-    done: list[tuple[CohortChunk, ChunkResult]],
-) -> tuple[Int[np.ndarray, " cohort"], Int[np.ndarray, " cohort"]]:
-    """The cohort of a round's chunks, and the bytes that each client sent."""
-    results = [result for _, result in done]
-    clients = np.concatenate([result.clients for result in results])
-    return clients, np.concatenate([result.ups for result in results])
-
-
-def _is_small(tree: PyTree) -> bool:
-    leaves = jax.tree.leaves(tree)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= _WAITING_BYTES
-
-
-def _plan_of(plan: Plan | None, cohort: Int[np.ndarray, " cohort"]) -> Plan | None:
-    """A plan without the places of a program that a sampler's cohort leaves empty."""
-    return plan and Plan(*(leaf[: len(cohort)] for leaf in plan))
-
-
-def _seconds(planner: RoundPlanner, result: _RoundResult) -> float:
+def _seconds(planner: RoundPlanner, result: RoundResult) -> float:
     """Simulated seconds of a round, from the lengths of its messages."""
     lengths = {(e.client, e.direction): e.payload_bytes + e.header_bytes for e in result.messages}
     cohort = result.clients.tolist()

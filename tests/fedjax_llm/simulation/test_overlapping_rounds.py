@@ -13,6 +13,7 @@ from fedjax_llm.data import Batching, byte_corpus
 from fedjax_llm.simulation import Conditions, chunked, link, simulate, vmap
 
 loop = importlib.import_module("fedjax_llm.simulation.loop.simulate")
+one = importlib.import_module("fedjax_llm.simulation.loop.run_round")
 CORPUS = byte_corpus({"ann": "to be or not to be" * 9, "bob": "that is the question" * 9})
 BATCHING = Batching(seq=8, batch=2, steps=2)
 
@@ -30,7 +31,7 @@ def algorithm(uplink=None):
 def events(monkeypatch):
     """What `simulate` does, in its order: rounds that begin and rounds that are read."""
     found = []
-    read = loop.read_chunk
+    read = one.read_chunk
 
     def noting(began):
         def noted(*arguments):
@@ -48,9 +49,9 @@ def events(monkeypatch):
         found.append("read")
         return read(*arguments)
 
-    for name in ("_at_once", "_in_chunks"):
+    for name in ("at_once", "in_chunks"):
         monkeypatch.setattr(loop, name, noting(getattr(loop, name)))
-    monkeypatch.setattr(loop, "read_chunk", read_noted)
+    monkeypatch.setattr(one, "read_chunk", read_noted)
     return found
 
 
@@ -85,7 +86,7 @@ def test_not_with_several_chunks_or_a_network(events):
 
 
 def test_not_where_much_would_wait(events, monkeypatch):
-    monkeypatch.setattr(loop, "_WAITING_BYTES", 1000)
+    monkeypatch.setattr(one, "_WAITING_BYTES", 1000)
     list(run(algorithm()))
     assert events == ["begin", "read"] * 3
 
