@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from ..algorithm import ServerState, SplitMethod
@@ -173,6 +174,8 @@ def execute_together(
             "together: expected a method of whole rounds, without faults, network or buffer, got "
             f"{config.algorithm} with one of these."
         )
+    if runs[0].later:
+        raise ValueError(f"together: expected an uplink that stays the same, got {config.uplink}.")
     if runs[0].private:
         raise ValueError(
             f"together: expected runs without noise for privacy, got {config.aggregate}."
@@ -241,15 +244,31 @@ def rounds(
             seed=seed,
             conditions=run.conditions,
         )
-    return simulate(
-        method,
-        *federation,
-        rounds=count,
+    staged = partial(
+        simulate,
         clients=clients,
         seed=seed,
         client_axis=axis,
-        start=start,
         conditions=run.conditions,
         secret=run.private and run.private.secret,
         ahead=ahead,
     )
+    if run.later is None:
+        return staged(method, *federation, rounds=count, start=start)
+    return _in_stages(staged, run, federation, start)
+
+
+def _in_stages(
+    staged: Callable[..., Generator[Round, None, None]],
+    run: Run,
+    federation: tuple,
+    start: Snapshot | None,
+) -> Generator[Round, None, None]:
+    """The rounds of a run whose uplink changes: the second stage resumes from the first."""
+    assert run.later  # noqa: S101 - for the type checker
+    after = run.later.after
+    if start is None or start.round < after:
+        for done in staged(run.algorithm, *federation, rounds=after, start=start):
+            yield done
+        start = done.snapshot()
+    yield from staged(run.later.algorithm, *federation, rounds=run.config.rounds, start=start)

@@ -12,10 +12,11 @@ from fedjax_compression import Compressor, codec
 
 from ..adapters import Adapter
 from ..adapters.registry import ADAPTERS
+from ..aggregators import Aggregator
 from ..aggregators.registry import AGGREGATORS
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..algorithms.shared.base_changes import base_of
-from ..attacks import attackable
+from ..attacks import Attack, attackable
 from ..client_training import Loss
 from ..data import Batching, HoldOut
 from ..evaluation import backdoor_success
@@ -31,6 +32,7 @@ from .memory import check_memory
 from .method_inputs import check_adapter, check_client_axis, method_inputs, names_in
 from .optimizers import OPTIMIZERS
 from .private import Private, check_gradients, private
+from .stages import Later, later, uplink_stages
 from .texts import Parsed, built, in_field
 from .workload import Read, Workload, workload
 
@@ -39,7 +41,8 @@ class Run(NamedTuple):
     """A configuration, built and checked; no round has run yet, and nothing was written.
 
     `contents` are the digests of all that it read: runs are compared by them. `backdoor` measures
-    the success of an attack that plants one.
+    the success of an attack that plants one. `later` is the method of the later rounds, where the
+    uplink changes.
     """
 
     config: RunConfig
@@ -56,6 +59,7 @@ class Run(NamedTuple):
     contents: Contents
     private: Private | None = None
     backdoor: Measure | None = None
+    later: Later | None = None
 
     @property
     def unit(self) -> str:
@@ -136,19 +140,21 @@ def prepare(config: RunConfig, *, cache: Path | None = None, read: Read = worklo
         cohort = config.buffer or config.clients
         in_field("aggregate", jax.eval_shape, lambda: rule.empty(task.params, cohort))
         parts["aggregate"] = rule
-    parts |= {field: _codec(field, texts[field]) for field in ("uplink", "downlink")}
+    parts["downlink"] = _codec("downlink", texts["downlink"])
     check_client_axis(parsed)
     under = conditions(parsed, load)
     check_adapter(parsed, task.params)
     attack = under.attack
-    if attack and attack.on_updates:
-        parts["uplink"] = attackable(parts["uplink"], informed=attack.informed)
-    if "aggregate" in parts and parts["aggregate"].at_clients and config.uplink == "identity()":
-        parts["uplink"] = None if attack is None or not attack.on_updates else parts["uplink"]
-    _check_sums(config, parts, task)
-    inputs = method_inputs(parsed, parts, load, task, split)
     loss = _loss(parsed, task)
-    algorithm = _algorithm(parsed, task, inputs, loss)
+
+    def method_with(uplink: Parsed) -> FederatedAlgorithm | SplitMethod:
+        mine = parts | {"uplink": _uplink(uplink, attack, parts.get("aggregate"))}
+        _check_sums(config, mine, task)
+        inputs = method_inputs(parsed, mine, load, task, split)
+        return _algorithm(parsed, task, inputs, loss)
+
+    stages = uplink_stages(parsed)
+    algorithm = method_with(stages.first)
     if isinstance(loss, PrivateLoss):
         check_gradients(parsed, algorithm, loss)
     check_declared(parsed, algorithm, population)
@@ -177,6 +183,7 @@ def prepare(config: RunConfig, *, cache: Path | None = None, read: Read = worklo
         contents | (of_privacy.contents if of_privacy else {}),
         of_privacy,
         backdoor_success(task, attack.backdoor) if attack and attack.backdoor else None,
+        later(stages, algorithm, method_with, task.params),
     )
 
 
@@ -239,6 +246,16 @@ def _loss(parsed: ParsedConfig, task: Task) -> Loss:
 
 def _codec(field: str, text: Parsed) -> Compressor:
     return text.value if text.value is not None else in_field(field, codec, text.text)
+
+
+def _uplink(text: Parsed, attack: Attack | None, rule: Aggregator | None) -> Compressor | None:
+    """The codec of the uplink; None where a rule at clients makes what they send."""
+    uplink = _codec("uplink", text)
+    if attack and attack.on_updates:
+        uplink = attackable(uplink, informed=attack.informed)
+    elif rule and rule.at_clients and text.text == "identity()":
+        return None
+    return uplink
 
 
 def _algorithm(

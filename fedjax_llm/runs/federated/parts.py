@@ -61,7 +61,13 @@ def check_applies(config: RunConfig) -> None:
     for name, why in REFUSED.items():
         if (got := getattr(config, name)) != getattr(RunConfig(), name):
             raise ValueError(f"{name}: expected none over Flower, {why}, got {got!r}.")
-    if (text := parse_config(config).texts.get("aggregate")) is not None:
+    texts = parse_config(config).texts
+    if texts["uplink"].call.name == "stages":
+        raise ValueError(
+            "uplink: expected one codec over Flower, as nodes build their app once, got "
+            f"{config.uplink!r}."
+        )
+    if (text := texts.get("aggregate")) is not None:
         rule = built("aggregate", text, AGGREGATORS)
         if rule.noised is not None or rule.at_clients is not None:
             raise ValueError(
