@@ -20,6 +20,8 @@ UPLINKS = [
     "identity()",
     *(f"preconditioned(trellis_fixed(bits={bits}))" for bits in (0.1, 0.25, 0.05)),
     *(f"eden(bits={bits})" for bits in (0.1, 0.25, 1)),
+    "stages(preconditioned(trellis_fixed(bits=0.05)), 16, "
+    "preconditioned(trellis_fixed(bits=0.25)))",
 ]
 """Uplinks that are run with three seeds."""
 

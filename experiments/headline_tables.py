@@ -98,7 +98,7 @@ if __name__ == "__main__":
     drawn = [
         row | of_tuning
         for row in rows_of("headline_partial")
-        if row["seed"] == 0 and "Muon" not in name_of(row)
+        if row["seed"] == 0 and "Muon" not in name_of(row) and "stages" not in row["codec"]
     ]
     draw(drawn, PICTURE, highest=2.5)
     for study in STUDIES:
