@@ -10,8 +10,7 @@ SmolLM2-135M-Instruct on the chats of 128 people of chitchat, eight of them in e
 of two steps, LoRA of rank 8 on all products unless the method has another adapter; Nesterov's
 momentum of .5 at the server. Each configuration has two candidates, which train for all of twelve
 rounds on a fifth of all people, whom no reported run reads. Seed 0 for all, seeds 1 and 2 for those
-near the front. Rows of the methods in `METHODS`, of `adaptive` and of `top_k` are older: their
-candidates, Adam at .0007 and .0015 where `RATES` has no others, trained for four rounds.
+near the front.
 """
 
 from dataclasses import replace
@@ -54,12 +53,15 @@ METHODS = [
 RATES = {
     "ffa_lora": (0.0015, 0.003),  # half of the matrices stand still
     "fed_sb": (0.003, 0.01),  # only a small square of each trains
+    **dict.fromkeys(("flasc", "sparse_loco", "error_feedback", "adaptive"), (0.0007, 0.0015)),
 }
+"""Rates of Adam by the name of the method or of the uplink, where they are not those of most."""
 
 
 def candidates(config):
     """Two rates of Adam."""
-    rates = RATES.get(config.algorithm.split("(")[0], (0.00035, 0.0007))
+    names = (text.split("(")[0] for text in (config.algorithm, config.uplink))
+    rates = next((RATES[name] for name in names if name in RATES), (0.00035, 0.0007))
     return [replace(config, client_optimizer=f"adam({rate})") for rate in rates]
 
 
