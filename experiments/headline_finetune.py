@@ -68,6 +68,7 @@ def candidates(config):
 first = [replace(BASE, uplink=uplink) for uplink in UPLINKS]
 first += [replace(BASE, **fields) for fields in METHODS]
 again = [replace(BASE, uplink=uplink, seed=seed) for uplink in NEAR for seed in (1, 2)]
+again += [replace(BASE, **METHODS[1], seed=seed) for seed in (1, 2)]
 study = Study(
     first + again,
     seeds=None,
