@@ -54,13 +54,12 @@ def uplink_stages(parsed: ParsedConfig) -> Stages:
     text, config = parsed.texts["uplink"], parsed.config
     if text.value is not None or text.call.name != "stages":
         return Stages(text)
-    given = (*text.call.args, *(value for _, value in text.call.kwargs))
-    form = "stages(codec, rounds, codec)"
-    if len(given) != 3 or text.call.kwargs:
-        raise ValueError(f"uplink: expected {form}, got {text.text}.")
-    first, rounds, then = given
+    form = f"uplink: expected stages(codec, rounds, codec), got {text.text}."
+    if len(text.call.args) != 3 or text.call.kwargs:
+        raise ValueError(form)
+    first, rounds, then = text.call.args
     if not isinstance(first, Call) or not isinstance(then, Call) or type(rounds) is not int:
-        raise ValueError(f"uplink: expected {form}, got {text.text}.")
+        raise ValueError(form)
     if not 1 <= rounds < config.rounds:
         raise ValueError(
             f"uplink: stages: expected the first one to have 1 to {config.rounds - 1} of the "

@@ -1,7 +1,7 @@
 """Runs one round's programs, and reads what they sent when it is asked to."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -135,6 +135,14 @@ def in_chunks(
             result = read_chunk(chunk, client_states, outputs)
             done.append((chunk, result if holds else store_chunk(chunk, result, store, uncounted)))
 
+        @cache
+        def sent() -> tuple[Int[np.ndarray, " cohort"], Int[np.ndarray, " cohort"], int]:
+            """The cohort, and the bytes of its uplinks and of the downlink."""
+            results = [result for _, result in done]
+            cohort = np.concatenate([result.clients for result in results])
+            ups = np.concatenate([result.ups for result in results])
+            return cohort, ups, len(wire.dumps(get_all(downlink)))
+
         done: list[tuple[CohortChunk, ChunkResult]] = []
         observed = ObservedRound()
         read_last: Callable[[], None] | None = None
@@ -161,8 +169,7 @@ def in_chunks(
                 done = crafts.rewrite(observed, done, frozen, downlink)
             if judge:
                 assert plan is not None  # noqa: S101 - with a deadline there is a plan
-                cohort, ups = _clients_and_bytes(done)
-                down = len(wire.dumps(get_all(downlink)))
+                cohort, ups, down = sent()
                 plan = judge(slim.round_key, cohort, plan, down, ups)
             for each, result in done:
                 counted = each._replace(plan=plan)
@@ -175,13 +182,13 @@ def in_chunks(
         def read_round() -> RoundResult:
             if not holds:
                 read_last()
-            cohort, ups = _clients_and_bytes(done)
+            cohort, ups, down = sent()
             infos = (each.client_info for _, each in done)
             return RoundResult(
                 cohort,
                 jax.tree.map(lambda *leaves: np.concatenate(leaves), *infos),
                 get_all(server_info),
-                entries(slim.round, cohort.tolist(), len(wire.dumps(get_all(downlink))), ups),
+                entries(slim.round, cohort.tolist(), down, ups),
                 _plan_of(plan, cohort),
                 slim.begins,
             )
@@ -190,15 +197,6 @@ def in_chunks(
         return StartedRound(state, may_wait, read_round)
 
     return run
-
-
-def _clients_and_bytes(
-    done: list[tuple[CohortChunk, ChunkResult]],
-) -> tuple[Int[np.ndarray, " cohort"], Int[np.ndarray, " cohort"]]:
-    """The cohort of a round's chunks, and the bytes that each client sent."""
-    results = [result for _, result in done]
-    clients = np.concatenate([result.clients for result in results])
-    return clients, np.concatenate([result.ups for result in results])
 
 
 def _is_small(tree: PyTree) -> bool:

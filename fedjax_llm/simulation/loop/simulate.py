@@ -289,11 +289,8 @@ def _simulate(
                 seconds = begins + _seconds(planner, result)
             snapshot = partial(take_snapshot, number, started.state, store, seconds)
             bad = None if malicious is None else malicious[cohort]
-            return Round(
-                *(number, started.state, *result[:4], snapshot),
-                *(result.plan, seconds),
-                malicious=bad,
-            )
+            after = started.state, *result[:4], snapshot, result.plan, seconds
+            return Round(number, *after, malicious=bad)
 
         overlaps = ahead and not conditions.network and may_wait(store)
         waits: Callable[[], Round] | None = None
