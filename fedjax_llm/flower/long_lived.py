@@ -42,7 +42,7 @@ _RETRY_SECONDS = 0.5
 _STABLE_SECONDS = 5
 """A connection that lasted so long had been there, whatever ended it."""
 _ALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000))
-"""Either end asks whether the other is still there: a connection that died is noticed in 50 s."""
+"""Either end asks whether the other is still there, after half a minute without a message."""
 
 
 class Certificates(NamedTuple):
