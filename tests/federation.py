@@ -73,6 +73,12 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def show_logs(out):
+    """The end of each process's log, for a run that failed."""
+    for path in sorted(out.glob("*.log")):
+        print(f"== {path.name}", *path.read_text(errors="replace").splitlines()[-12:], sep="\n")
+
+
 def programs(loopback, name):
     """The ids of the federation's processes that run a program."""
     found = []
@@ -183,10 +189,14 @@ def main():
     run = federated_run(CONFIG, cache=None)
     with ThreadPoolExecutor(1) as thread:
         rounds: list = []
-        found = disturbed(
-            run, args.out, args.patience, lambda: rounds.append(thread.submit(simulated, run))
-        )
-        check(run, args.out, *found, rounds[0].result())
+        try:
+            found = disturbed(
+                run, args.out, args.patience, lambda: rounds.append(thread.submit(simulated, run))
+            )
+            check(run, args.out, *found, rounds[0].result())
+        except BaseException:
+            show_logs(args.out)
+            raise
     print(f"{time.monotonic() - BEGAN:.0f} s: bits and bytes are those of the simulation")
 
 

@@ -12,6 +12,7 @@ taken; with another one let the SuperNode start its processes (`--isolation subp
 import argparse
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from logging import ERROR, WARNING
@@ -56,15 +57,12 @@ class Worker:
 
     def serve(self) -> None:
         """Serve tasks until the SuperNode is gone."""
-        from flwr.proto.runtime_pb2 import AcquireTaskRequest  # noqa: PLC0415 - only where known
-        from flwr.supercore.constant import TaskType  # noqa: PLC0415
-
-        if token := os.environ.pop(_TOKEN, ""):
-            self._serve(token)
-        wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-        with _client(self._node) as tasks:
+        with _client(self._node) as client:
+            tasks = _Tasks(client)
+            if token := os.environ.pop(_TOKEN, ""):
+                self._serve(token, tasks)
             while True:
-                found = tasks.AcquireTask(wanted)
+                found = tasks.take()
                 if not found.token:
                     time.sleep(POLL_SECONDS)
                     continue
@@ -72,18 +70,18 @@ class Worker:
                     os.environ[_TOKEN] = found.token
                     words = [sys.executable, "-m", "fedjax_llm.flower.worker", "--node", self._node]
                     os.execv(sys.executable, words)  # noqa: S606 - this very program
-                self._serve(found.token)
+                self._serve(found.token, tasks)
 
-    def _serve(self, token: str) -> None:
+    def _serve(self, token: str, tasks: "_Tasks") -> None:
         """Serve one task; one that was lost on the way is named in the log."""
-        from flwr.supercore.heartbeat import HeartbeatSender  # noqa: PLC0415
+        from flwr.supercore.heartbeat import HeartbeatSender  # noqa: PLC0415 - only where known
         from flwr.supernode.runtime import run_clientapp as steps  # noqa: PLC0415
 
         with _client(self._node, token) as client:
             heartbeat = HeartbeatSender(_beat(client))
             heartbeat.start()
             try:
-                asked, context, run, fab = steps.pull_task_input(client)
+                asked, context, run, fab = steps.pull_task_input(_Patient(client, tasks))
                 failure = ""
                 try:
                     reply = self._app(run, fab)(asked, context)
@@ -95,7 +93,7 @@ class Worker:
                 steps.push_message(client, reply, context)
                 status = SubStatus.FAILED if failure else SubStatus.COMPLETED
                 steps.push_task_output(client, context, status, failure)
-            except Exception as error:  # the run was stopped, the lease ended, or the node did
+            except Exception as error:  # given up, the lease ended, or the node did
                 log(WARNING, "a message was lost: %r", error)
             finally:
                 heartbeat.stop()
@@ -107,6 +105,73 @@ class Worker:
             load = get_load_client_app_fn(default_app_ref="", app_path=None, multi_app=True)
             self._loaded = fab.hash_str, load(run.fab_id, run.fab_version, fab.hash_str)
         return self._loaded[1]
+
+
+class _Tasks:
+    """The tasks of a SuperNode, one of which may be seen before it is taken.
+
+    Args:
+        client: A client of the SuperNode.
+
+    """
+
+    def __init__(self, client: Any) -> None:
+        from flwr.proto import runtime_pb2  # noqa: PLC0415 - only where known
+        from flwr.supercore.constant import TaskType  # noqa: PLC0415
+
+        self._client, self._lock = client, threading.Lock()
+        self._wanted = runtime_pb2.AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+        self._none = self._seen = runtime_pb2.AcquireTaskResponse()
+
+    def take(self) -> Any:
+        """The next task; one without a token where there is none."""
+        with self._lock:
+            found, self._seen = self._seen, self._none
+            return found if found.token else self._client.AcquireTask(self._wanted)
+
+    def has_next(self) -> bool:
+        """Whether there is a next task."""
+        with self._lock:
+            if not self._seen.token:
+                self._seen = self._client.AcquireTask(self._wanted)
+            return bool(self._seen.token)
+
+
+class _Patient:
+    """A client of the SuperNode that waits for a task's message and its parts while they may come.
+
+    A SuperNode makes a task before it has the message and its parts. Where the run is stopped
+    meanwhile, they never come, and the SuperNode does not say so; but as it serves one message
+    after another, its next task says that it has given up this one.
+
+    Args:
+        client: The client, for one task.
+        tasks: The tasks that come after it.
+
+    """
+
+    def __init__(self, client: Any, tasks: _Tasks) -> None:
+        self.PullTaskInput = client.PullTaskInput
+        self.ConfirmMessageReceived = client.ConfirmMessageReceived
+        self._client, self._tasks = client, tasks
+
+    def PullMessages(self, request: Any) -> Any:  # noqa: N802 - the name in Flower
+        """The message, waited for."""
+        while not (got := self._client.PullMessages(request)).messages_list:
+            self._check_awaited()
+            time.sleep(POLL_SECONDS)
+        return got
+
+    def PullObject(self, request: Any) -> Any:  # noqa: N802 - the name in Flower
+        """One of its parts, or that it is not there yet: Flower then asks again."""
+        got = self._client.PullObject(request)
+        if got.object_found and not got.object_available:
+            self._check_awaited()
+        return got
+
+    def _check_awaited(self) -> None:
+        if self._tasks.has_next():
+            raise RuntimeError("the SuperNode has given up this message, as its run was stopped")
 
 
 def _client(node: str, token: str = "") -> Any:

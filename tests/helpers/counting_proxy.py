@@ -28,9 +28,13 @@ class CountingProxy:
         while True:
             try:
                 here, _ = self._server.accept()
-                there = socket.create_connection(("127.0.0.1", self._port))
             except OSError:  # closed
                 return
+            try:
+                there = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:  # this connection alone
+                here.close()
+                continue
             for pair in ((here, there, True), (there, here, False)):
                 threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
 
