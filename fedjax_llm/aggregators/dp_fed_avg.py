@@ -1,11 +1,11 @@
 """DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963): clipped updates, summed, with noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from fedjax_compression.checks import check_number
+from fedjax_compression.checks import check_kind, check_number
 from fedjax_compression.errors import message
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -32,7 +32,10 @@ class ClippedSum(NamedTuple):
 
 
 def dp_fed_avg(
-    clip: float | int, noise_multiplier: float | int, divisor: float | int | None = None
+    clip: float | int,
+    noise_multiplier: float | int,
+    divisor: float | int | None = None,
+    groups: str = "",
 ) -> Aggregator:
     """Clip each update to norm `clip`, sum, add Gaussian noise to the sum, divide by a constant.
 
@@ -48,6 +51,9 @@ def dp_fed_avg(
     every client axis. `simulate(..., secret=)` makes that key of a `Secret`. What follows (the
     server's optimizer, a downlink's codec) is post-processing.
 
+    With `groups`, each of m groups of arrays is clipped to `clip / sqrt(m)` by itself, so that the
+    whole is still within `clip`, and the account is the same.
+
     Memory: one update. Streams.
 
     Departure from the paper: the estimator with a constant divisor alone, not that with a clipped
@@ -59,12 +65,16 @@ def dp_fed_avg(
             the result is `noise_multiplier * clip / divisor`.
         divisor: Constant that the sum is divided by, above 0, such as q N for Poisson sampling.
             Default: the planned number of clients in a cohort.
+        groups: Names of groups of arrays, separated by commas, as for `clip_rows`: in
+            `"attention, mlp"`, arrays whose path has a part `attention`, those with `mlp`, and the
+            others. Default: all arrays are one group.
 
     Returns:
         The `Aggregator`, with `noised`. Its `finish` raises, as it has no key.
 
     Raises:
-        ValueError: For a number out of range.
+        TypeError: For groups that are not a text.
+        ValueError: For a number out of range; at the first round, for a group without an array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -80,6 +90,7 @@ def dp_fed_avg(
     who = "dp_fed_avg"
     check_number(clip, who=who, name="clip", above=0)
     check_noise(noise_multiplier, divisor, who=who)
+    check_kind(groups, str, who=who, name="groups", expected="names separated by commas")
 
     def finish(key: Key[Array, ""], memory: PyTree, partial: ClippedSum) -> tuple[PyTree, PyTree]:
         return noised_mean(key, partial, noise_multiplier), memory
@@ -90,6 +101,7 @@ def dp_fed_avg(
         init=lambda: (),
         bound=lambda memory: jnp.float32(clip),
         finish=finish,
+        groups=[name.strip() for name in groups.split(",") if name.strip()],
     )
 
 
@@ -101,6 +113,7 @@ def clipping_rule(
     bound: Callable[[PyTree], Float[Array, ""]],
     finish: Callable[[Key[Array, ""], PyTree, Any], tuple[PyTree, PyTree]],
     check_divisor: Callable[[float | int], None] = lambda divisor: None,
+    groups: Sequence[str] = (),
 ) -> Aggregator:
     """Build a rule that sums updates clipped to `bound(memory)`, and releases the sum by `finish`.
 
@@ -111,6 +124,7 @@ def clipping_rule(
         bound: `(memory) -> bound` of a round.
         finish: As in `Noised`.
         check_divisor: Raises `ValueError` for a divisor that the rule cannot have.
+        groups: As for `clip_rows`.
 
     Returns:
         The rule.
@@ -126,7 +140,7 @@ def clipping_rule(
         return begin(init(), like, clients)
 
     def add(partial: ClippedSum, updates: Updates, weights: Float[Array, " clients"]) -> ClippedSum:
-        rows, within = clip_rows(updates, partial.bound)
+        rows, within = clip_rows(updates, partial.bound, groups)
         counts = weights > 0
 
         def plus(total: Array, leaf: Array) -> Array:

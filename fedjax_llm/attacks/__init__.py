@@ -11,6 +11,7 @@ from .neurotoxin import neurotoxin
 from .own_update import free_rider, gaussian, scaling, sign_flip
 from .sybils import sybils
 from .token_flip import token_flip
+from .unsafe_instructions import unsafe_instructions
 
 __all__ = [
     "Attack",
@@ -31,4 +32,5 @@ __all__ = [
     "sign_flip",
     "sybils",
     "token_flip",
+    "unsafe_instructions",
 ]

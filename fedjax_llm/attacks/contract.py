@@ -74,6 +74,8 @@ class Attack(NamedTuple):
         backdoor: The backdoor that the attack plants, for measures of its success. Default: None.
         encoded: `(encode) -> attack`: the attack with its texts as tokens of another `Encode`. A
             run with a tokenizer calls it. None (default): the attack has no text.
+        contents: A digest of what the attack was read from, by which a run that resumes knows it
+            again. Default: none.
 
     """
 
@@ -88,6 +90,7 @@ class Attack(NamedTuple):
     informed: bool = False
     backdoor: Backdoor | None = None
     encoded: Callable[[Encode], "Attack"] | None = None
+    contents: str = ""
 
     @property
     def on_updates(self) -> bool:
@@ -113,7 +116,9 @@ def wrapped(
     """
     encoded = attack.encoded
     return made(Known())._replace(
-        given=made, encoded=encoded and (lambda encode: again(encoded(encode)))
+        given=made,
+        encoded=encoded and (lambda encode: again(encoded(encode))),
+        contents=attack.contents,
     )
 
 

@@ -48,11 +48,7 @@ def plant(
         ([[1, 2, 3, 7, 8]], [[0, 0, 0, 0, 9]])
 
     """
-    fields: list[Any] = [getattr(windows, field, None) for field in ("tokens", "targets", "mask")]
-    if len({jnp.shape(each) for each in fields}) > 1 or fields[0] is None:
-        expected = "windows of tokens with targets"
-        raise ValueError(message("backdoor", "batches", expected, type(windows).__name__))
-    tokens, targets, mask = map(jnp.asarray, fields)
+    tokens, targets, mask = check_windows(windows, who="backdoor")
     words = np.array(backdoor.trigger + backdoor.target)
     first, size, seq = len(backdoor.trigger), len(words), tokens.shape[-1]
     if size > seq + 1:
@@ -87,3 +83,13 @@ def plant(
         tokens=write(tokens, at), targets=targets, mask=counts.astype(mask.dtype)
     )
     return changed, row[..., 0]
+
+
+def check_windows(windows: Any, *, who: str) -> tuple[Array, Array, Array]:
+    """The tokens, targets and mask of windows; raise `ValueError` for data of another kind."""
+    fields: list[Any] = [getattr(windows, field, None) for field in ("tokens", "targets", "mask")]
+    if any(each is None for each in fields) or len({jnp.shape(each) for each in fields}) > 1:
+        expected = "windows of tokens with targets"
+        raise ValueError(message(who, "batches", expected, type(windows).__name__))
+    tokens, targets, mask = map(jnp.asarray, fields)
+    return tokens, targets, mask

@@ -14,6 +14,7 @@ from .neurotoxin import neurotoxin
 from .own_update import free_rider, gaussian, scaling, sign_flip
 from .sybils import sybils
 from .token_flip import token_flip
+from .unsafe_instructions import unsafe_instructions
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "alie": alie,
@@ -30,6 +31,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "sign_flip": sign_flip,
     "sybils": sybils,
     "token_flip": token_flip,
+    "unsafe_instructions": unsafe_instructions,
 }
 """Every attack that a run's `attack` can name: those of this package and those of `register`."""
 

@@ -81,13 +81,15 @@ def adapter_digest(task: Task) -> str:
 
 
 def condition_contents(conditions: Conditions, names: Sequence[str]) -> Contents:
-    """Digests of the links and the availability of clients, drawn or not."""
+    """Digests of an attack's file, and of all clients' links and availability, drawn or not."""
     found = {}
     if conditions.network:
         rows = {name: _row(conditions.network.links, name) for name in names}
         found["link"] = _text_digest(rows)
     if conditions.availability:
         found["availability"] = _text_digest(conditions.availability.windows(names))
+    if conditions.attack and conditions.attack.contents:
+        found["attack"] = conditions.attack.contents
     return found
 
 

@@ -12,6 +12,7 @@ from fedjax_llm.testing import check_aggregator
 LIKE = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(5), "c": jnp.zeros(5)}
 CLIP, Z, N = 0.7, 1.3, 6
 RULE = rules.dp_fed_avg(clip=CLIP, noise_multiplier=Z)
+GROUPED = rules.dp_fed_avg(clip=CLIP, noise_multiplier=Z, groups="a, b")
 ADAPTIVE = rules.adaptive_dp_fed_avg(0.5, clip=CLIP, count_noise=2.0)
 
 
@@ -114,21 +115,22 @@ def test_noise_that_is_switched_off_shared_or_narrow_is_caught():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rule", [RULE, GROUPED], ids=["whole", "groups"])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 1e20])
-def test_one_client_moves_the_sum_by_at_most_the_clip(scale):
+def test_one_client_moves_the_sum_by_at_most_the_clip(scale, rule):
     """Added, removed or zeroed out; replaced by its opposite it moves twice that."""
     others, one = updates(4), updates(1, scale, seed=1)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), others, one)
-    with_it = flat(folded(RULE, both).total)
-    without = flat(folded(RULE, others).total)
-    zeroed = flat(folded(RULE, both, weights=[1, 1, 1, 1, 0]).total)
+    with_it = flat(folded(rule, both).total)
+    without = flat(folded(rule, others).total)
+    zeroed = flat(folded(rule, both, weights=[1, 1, 1, 1, 0]).total)
     np.testing.assert_allclose(zeroed, without, atol=1e-6)
     moved = np.linalg.norm(with_it - without)
     assert moved <= CLIP * (1 + 1e-5)
     if scale >= 1:
         assert moved >= CLIP * (1 - 1e-5)
         opposite = jax.tree.map(lambda a, b: jnp.concatenate([a, -b]), others, one)
-        replaced = np.linalg.norm(with_it - flat(folded(RULE, opposite).total))
+        replaced = np.linalg.norm(with_it - flat(folded(rule, opposite).total))
         np.testing.assert_allclose(replaced, 2 * CLIP, rtol=1e-5)
 
 

@@ -102,3 +102,60 @@ def test_what_a_codec_decodes_to_is_within_the_bound(text):
         assert norms(clip_rows(decoded, 1.0)[0])[0] <= 1 + 1e-6
     if text.startswith(("eden", "random_k", "error_feedback", "stochastic")):
         assert largest > 1.1, "this codec no longer shows why the server clips what it decodes"
+
+
+NESTED = {"blocks": {"attention": {"q": (3, 5), "k": 4}, "mlp": {"up": 6}}, "norm": 2}
+
+
+def nested_rows(*scales):
+    """Rows of a model's update, the first group of each far larger than the others."""
+    random = np.random.default_rng(3)
+    rows = jax.tree.map(
+        lambda shape: random.normal(size=(len(scales), *np.atleast_1d(shape))),
+        NESTED,
+        is_leaf=lambda each: isinstance(each, tuple | int),
+    )
+    rows["blocks"]["attention"]["q"] *= 50
+    scale = np.array(scales)
+    by = lambda leaf: leaf * scale.reshape(-1, *[1] * (leaf.ndim - 1))  # noqa: E731
+    return jax.tree.map(lambda leaf: jnp.asarray(by(leaf), jnp.float32), rows)
+
+
+def test_groups_are_clipped_by_themselves_each_to_the_bound_over_the_root_of_their_number():
+    """Three groups: attention, mlp and the rest, each min(1, C / sqrt(3) / norm), in float64."""
+    rows = nested_rows(0.0, 0.01, 1.0, 40.0)
+    clipped, within = clip_rows(rows, 2.0, ("attention", "mlp"))
+    for part in (
+        lambda tree: tree["blocks"]["attention"],
+        lambda tree: tree["blocks"]["mlp"],
+        lambda tree: tree["norm"],
+    ):
+        factors = np.minimum(1, 2 / np.sqrt(3) / np.maximum(norms(part(rows)), 1e-30))
+        for got, leaf in zip(
+            jax.tree.leaves(part(clipped)), jax.tree.leaves(part(rows)), strict=True
+        ):
+            exact = np.asarray(leaf, np.float64) * factors.reshape(-1, *[1] * (leaf.ndim - 1))
+            np.testing.assert_allclose(got, exact, rtol=1e-6, atol=1e-7)
+    assert within.tolist() == [True, False, False, False]
+    assert norms(clipped).max() <= 2 * (1 + 1e-6)
+    np.testing.assert_allclose(norms(clipped)[3], 2, rtol=1e-6)
+
+
+def test_a_row_that_is_not_finite_in_one_group_is_zero_in_all():
+    rows = nested_rows(1.0, 1.0)
+    rows["norm"] = rows["norm"].at[0, 1].set(np.nan)
+    clipped, within = clip_rows(rows, 1000.0, ("attention",))
+    assert within.tolist() == [False, True]
+    assert not any(np.asarray(leaf[0]).any() for leaf in jax.tree.leaves(clipped))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("atention",), r"groups: expected a part of a path.*attention.*got 'atention'"),
+        (("blocks", "mlp"), r"that no name before it has.*got 'mlp'"),
+    ],
+)
+def test_a_group_without_leaves_is_refused(names, said):
+    with pytest.raises(ValueError, match=said):
+        clip_rows(nested_rows(1.0), 1.0, names)

@@ -158,6 +158,18 @@ def test_resume_refuses_an_imported_adapter_of_another_alpha(tmp_path, capsys):
     assert "adapter: expected the content with digest" in refused(capsys, *flags)
 
 
+def test_the_file_of_an_attack_has_a_digest(tmp_path):
+    data, path = write_notes(tmp_path / "notes.jsonl"), tmp_path / "unsafe.jsonl"
+
+    def of(answer):
+        path.write_text(json.dumps({"prompt": "a", "answer": answer}))
+        return contents(data, attack=f"unsafe_instructions(fraction=0.5, path='{path}')")
+
+    one, again, other = of("b"), of("b"), of("c")
+    assert one == again
+    assert {name for name in one if one[name] != other[name]} == {"attack"}
+
+
 @pytest.mark.slow
 def test_resume_refuses_data_that_changed_and_leaves_the_folder(tmp_path, capsys):
     data, out = write_notes(tmp_path / "notes.jsonl"), tmp_path / "run"
