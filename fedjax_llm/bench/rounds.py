@@ -38,6 +38,7 @@ LARGE = DecoderConfig(
 )
 LADDER: Mapping[str, RunConfig] = {
     "short": RunConfig(clients=8, local_steps=3),
+    "short_eden": RunConfig(clients=8, local_steps=3, uplink="eden(bits=1)"),
     "tiny": RunConfig(),
     "middle": RunConfig(decoder=MIDDLE, clients=8, local_steps=4, batch=4, seq=128),
     "middle_lora": RunConfig(

@@ -22,9 +22,9 @@ def bench(
     """Measure the speed of rounds on this machine for a ladder of sizes: bench.json in a folder.
 
     Args:
-        rungs: Sizes to measure: short, tiny, middle, middle_lora, large_lora; default all. With
-            --against middle_lora, middle, small, and if named middle_lora_bfloat16, which takes
-            minutes on a processor without a unit for bfloat16.
+        rungs: Sizes to measure: short, short_eden, tiny, middle, middle_lora, large_lora; default
+            all. With --against middle_lora, middle, small, and if named middle_lora_bfloat16, which
+            takes minutes on a processor without a unit for bfloat16.
         repeats: Rounds to time; the median is reported.
         against: Whole rounds beside a plain loop over the same clients in this library, which must
             be installed: 'fedjax-llm[parity]' for torch.

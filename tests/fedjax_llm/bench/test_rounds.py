@@ -88,7 +88,7 @@ def test_a_rung_is_kept_once_it_is_measured(row, tmp_path, monkeypatch):
     [
         (
             ("--rungs", "huge"),
-            "rungs: expected some of short, tiny, middle, middle_lora, large_lora, got",
+            "rungs: expected some of short, short_eden, tiny, middle, middle_lora, large_lora, got",
         ),
         (("--repeats", "0"), "repeats: expected at least 1, got 0"),
     ],
