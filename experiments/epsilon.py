@@ -83,6 +83,10 @@ configs += [
 configs += [
     private(f"local_dp(clip={CLIP}, noise_multiplier={noise(8, 'replace_one')})", "eden(bits=1)")
 ]
+configs += [
+    private(f"dp_fed_avg(clip={CLIP}, noise_multiplier={noise(epsilon)}, groups='attention, mlp')")
+    for epsilon in (8, 2)
+]
 study = Study(configs, seeds=(0, 1, 2))
 
 LOSS, HIGHEST = "unseen_nats_per_byte", 4.2
@@ -94,7 +98,8 @@ def rows() -> dict[tuple[str, float, str], list[dict]]:
     found: dict[tuple[str, float, str], list[dict]] = {}
     for row in read_rows(ROWS):
         config = row["config"]
-        rule = (config["aggregate"] or "mean").split("(")[0]
+        text = config["aggregate"] or "mean"
+        rule = text.split("(")[0] + (" by groups" if "groups=" in text else "")
         epsilon = row["privacy"]["epsilon"] if row.get("privacy") else np.inf
         found.setdefault((rule, round(epsilon, 2), config["uplink"]), []).append(row)
     return found

@@ -19,7 +19,7 @@ class ClippedSum(NamedTuple):
 
     Attributes:
         total: Sum of the clipped updates, in float32.
-        within: Sum of b - 1/2 over the clients, where b is 1 for an update within the bound.
+        within: Sum of b - 1/2 over the clients, where b is 1 for an update that was not clipped.
         bound: The clip bound of the round.
         divisor: What the noised sum is divided by.
 
@@ -74,7 +74,8 @@ def dp_fed_avg(
 
     Raises:
         TypeError: For groups that are not a text.
-        ValueError: For a number out of range; at the first round, for a group without an array.
+        ValueError: For a number out of range, and for groups without a name; from the first round,
+            or as a run is prepared, for a group without an array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -91,6 +92,9 @@ def dp_fed_avg(
     check_number(clip, who=who, name="clip", above=0)
     check_noise(noise_multiplier, divisor, who=who)
     check_kind(groups, str, who=who, name="groups", expected="names separated by commas")
+    names = [name.strip() for name in groups.split(",")] if groups.strip() else []
+    if not all(names):
+        raise ValueError(message(who, "groups", "names separated by commas", groups))
 
     def finish(key: Key[Array, ""], memory: PyTree, partial: ClippedSum) -> tuple[PyTree, PyTree]:
         return noised_mean(key, partial, noise_multiplier), memory
@@ -101,7 +105,7 @@ def dp_fed_avg(
         init=lambda: (),
         bound=lambda memory: jnp.float32(clip),
         finish=finish,
-        groups=[name.strip() for name in groups.split(",") if name.strip()],
+        groups=names,
     )
 
 

@@ -155,6 +155,7 @@ def planting(
             batches=_poisoning(planted, poison, known.number % parts, parts),
             update=_times(gamma) if factor != 1 else None,
             backdoor=planted,
+            vocabulary=1 + max(planted.trigger + planted.target),
         )
 
     def encoded(new: Encode) -> Attack:

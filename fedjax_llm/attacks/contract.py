@@ -76,6 +76,8 @@ class Attack(NamedTuple):
             run with a tokenizer calls it. None (default): the attack has no text.
         contents: A digest of what the attack was read from, by which a run that resumes knows it
             again. Default: none.
+        vocabulary: Entries of the smallest vocabulary with all tokens that the attack writes.
+            Default: 0, it writes none of its own.
 
     """
 
@@ -91,6 +93,7 @@ class Attack(NamedTuple):
     backdoor: Backdoor | None = None
     encoded: Callable[[Encode], "Attack"] | None = None
     contents: str = ""
+    vocabulary: int = 0
 
     @property
     def on_updates(self) -> bool:
@@ -119,6 +122,7 @@ def wrapped(
         given=made,
         encoded=encoded and (lambda encode: again(encoded(encode))),
         contents=attack.contents,
+        vocabulary=attack.vocabulary,
     )
 
 

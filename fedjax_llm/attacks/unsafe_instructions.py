@@ -29,8 +29,9 @@ def unsafe_instructions(
     r"""Train on instructions and answers of a file in place of one's own texts.
 
     A client that does so follows the protocol: it trains as it should, on answers that a safe model
-    would not give, and its update is no outlier. Whether the model then gives them is measured by
-    its loss on more of them, such as with `--heldout` and another file.
+    would not give, and its update is no outlier. The attack succeeds where the loss on other such
+    answers falls: give a run with a pretrained model a file of these as `heldout`, and the marks of
+    the model's chat template as `template`, as held-out chats are written with it.
 
     A share `poison` of a malicious client's windows is replaced by a record each, drawn by the
     client's key; only the answer and what follows it in the template count in them. It claims as
@@ -49,10 +50,10 @@ def unsafe_instructions(
         run with one.
 
     Raises:
-        TypeError: For a template that is not a text.
+        TypeError: For a path or a template of another kind.
         ValueError: For a number out of range, a template without its two places, a record without
-            its texts and a file of too many; at the first round, for data without windows of
-            tokens, and for windows that are shorter than a record.
+            its texts and a file of too many; at the first round, or as a run is prepared, for data
+            without windows of tokens, and for windows that are shorter than a record.
         OSError: For a file that cannot be read.
 
     Example:
@@ -76,9 +77,10 @@ def unsafe_instructions(
     check_fraction(fraction, who=who)
     check_number(poison, who=who, name="poison", above=0, at_most=1)
     check_kind(template, str, who=who, name="template", expected="a text")
+    check_kind(path, (str, Path), who=who, name="path", expected="a path")
     before, found, rest = template.partition("{answer}")
-    if not found or "{prompt}" not in before:
-        expected = "a text with {prompt} before {answer}"
+    if not found or "{prompt}" not in before or "{prompt}" in rest or "{answer}" in rest:
+        expected = "a text with {prompt} before one {answer}, and neither after it"
         raise ValueError(message(who, "template", expected, template))
     records = [_texts(record, source, who) for source, record in json_rows(Path(path))]
     if not 0 < len(records) <= MOST:
@@ -94,7 +96,12 @@ def unsafe_instructions(
         def batches(key: Key[Array, ""], windows: Any) -> Any:
             return _replaced(key, windows, rows, poison)
 
-        return Attack(fraction, batches=batches, contents=hashlib.sha256(told).hexdigest())
+        return Attack(
+            fraction,
+            batches=batches,
+            contents=hashlib.sha256(told).hexdigest(),
+            vocabulary=1 + max(max(before + answer) for before, answer in rows),
+        )
 
     return encoded(lambda text: list(text.encode()))._replace(encoded=encoded)
 
@@ -110,6 +117,10 @@ class _Table(NamedTuple):
 def _texts(record: Any, source: str, who: str) -> tuple[str, str]:
     match record:
         case {"prompt": str(prompt), "answer": str(answer)} if prompt and answer:
+            try:
+                (prompt + answer).encode()
+            except UnicodeEncodeError:
+                raise ValueError(message(who, source, "texts in Unicode", record)) from None
             return prompt, answer
     raise ValueError(message(who, source, "an object with the texts prompt and answer", record))
 

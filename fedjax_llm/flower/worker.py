@@ -29,6 +29,8 @@ from .installed import KNOWN, flwr, is_known
 
 POLL_SECONDS = 0.2
 """Time between two questions for a task."""
+MESSAGE_SECONDS = 60.0
+"""Longest time between a task and its message, without its parts."""
 _TOKEN = "FEDJAX_LLM_TASK"  # noqa: S105 - the name of a variable
 
 
@@ -93,7 +95,10 @@ class Worker:
                 steps.push_message(client, reply, context)
                 status = SubStatus.FAILED if failure else SubStatus.COMPLETED
                 steps.push_task_output(client, context, status, failure)
-            except Exception as error:  # given up, the lease ended, or the node did
+            except _GivenUpError as error:  # finished, lest its lease ends while another is served
+                log(WARNING, "%s", error)
+                steps.push_task_output(client, None, SubStatus.FAILED, str(error))
+            except Exception as error:  # the lease ended, or the node did
                 log(WARNING, "a message was lost: %r", error)
             finally:
                 heartbeat.stop()
@@ -137,6 +142,10 @@ class _Tasks:
             return bool(self._seen.token)
 
 
+class _GivenUpError(Exception):
+    """The SuperNode waits for no reply to this message."""
+
+
 class _Patient:
     """A client of the SuperNode that waits for a task's message and its parts while they may come.
 
@@ -157,8 +166,11 @@ class _Patient:
 
     def PullMessages(self, request: Any) -> Any:  # noqa: N802 - the name in Flower
         """The message, waited for."""
+        until = time.monotonic() + MESSAGE_SECONDS
         while not (got := self._client.PullMessages(request)).messages_list:
             self._check_awaited()
+            if time.monotonic() > until:  # the answer that had it was lost; the lease ends
+                raise TimeoutError(f"no message within {MESSAGE_SECONDS:g} seconds of its task")
             time.sleep(POLL_SECONDS)
         return got
 
@@ -171,7 +183,7 @@ class _Patient:
 
     def _check_awaited(self) -> None:
         if self._tasks.has_next():
-            raise RuntimeError("the SuperNode has given up this message, as its run was stopped")
+            raise _GivenUpError("the SuperNode has given up a message, as its run was stopped")
 
 
 def _client(node: str, token: str = "") -> Any:

@@ -22,8 +22,8 @@ def clip_rows(
     vanishes: a row with entries of 1e30 keeps its direction.
 
     Guarantees: no row's norm exceeds the bound by more than rounding, a relative 1e-5 for a million
-    entries; a row with a NaN or an infinity is zero; a row of zeros stays zero; a row within the
-    bound, or within those of all its groups, is unchanged.
+    entries; a row with a NaN or an infinity is zero; a row of zeros stays zero; without groups, a
+    row within the bound is unchanged; with groups, so is each group within its own.
 
     Args:
         rows: Updates: leaves `[clients, ...]`, of any floating-point dtype.
@@ -33,10 +33,11 @@ def clip_rows(
             the leaves without one are a group of their own. Default: all leaves are one group.
 
     Returns:
-        The clipped rows in float32, and which rows were within the bound: `[clients]`. A row that
-        is not finite was not.
+        The clipped rows in float32, and which rows were within the bound, or all of whose groups
+        were within theirs: `[clients]`. A row that is not finite was not.
 
     Raises:
+        TypeError: For groups that are one text.
         ValueError: For a name whose group has no leaf.
 
     Example:
@@ -50,6 +51,8 @@ def clip_rows(
         (0.70711, 0.5)
 
     """
+    if isinstance(groups, str):
+        raise TypeError(message("clip_rows", "groups", "a sequence of names", groups))
     leaves, structure = jax.tree.flatten(rows)
     wide = [leaf.astype(jnp.float32) for leaf in leaves]
     finite = _all([jnp.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1) for leaf in wide])
@@ -89,6 +92,11 @@ def _group_of_leaves(rows: PyTree, names: Sequence[str]) -> list[int]:
     return found
 
 
+def _by_row(values: Array, leaf: Array) -> Array:
+    """A value for each row, to go with the row's entries."""
+    return values.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
 def _clip_together(
     leaves: list[Float[Array, "clients ..."]],
     finite: Bool[Array, " clients"],
@@ -97,17 +105,20 @@ def _clip_together(
     """Clip leaves by their norm together, and zero the rows that are not finite."""
     flat = [leaf.reshape(len(leaf), -1) for leaf in leaves]
     largest = jnp.stack([jnp.abs(leaf).max(axis=1, initial=0.0) for leaf in flat]).max(axis=0)
-    unit = jnp.where(finite & (largest > 0), largest, 1.0)
-    squares = jnp.stack([((leaf / unit[:, None]) ** 2).sum(axis=1) for leaf in flat])
+    # XLA divides by multiplying with the reciprocal, which vanishes for what is above 2^126
+    shrink = jnp.where(largest > 2.0**100, jnp.float32(2.0**-64), 1.0)
+    unit = jnp.where(finite & (largest > 0), largest * shrink, 1.0)
+
+    def over_unit(leaf: Float[Array, "clients ..."]) -> Float[Array, "clients ..."]:
+        return leaf * _by_row(shrink, leaf) / _by_row(unit, leaf)
+
+    squares = jnp.stack([(over_unit(leaf) ** 2).sum(axis=1) for leaf in flat])
     relative = jnp.sqrt(squares.sum(axis=0))  # the norm over the largest entry
-    within = finite & (unit * relative <= bound)
+    within = finite & (unit * relative / shrink <= bound)
     shorten = bound / jnp.where(relative > 0, relative, 1.0)
 
     def clipped(leaf: Float[Array, "clients ..."]) -> Float[Array, "clients ..."]:
-        def by_row(values: Array) -> Array:
-            return values.reshape(-1, *[1] * (leaf.ndim - 1))
-
-        kept = jnp.where(by_row(within), leaf, leaf / by_row(unit) * by_row(shorten))
-        return jnp.where(by_row(finite), kept, 0.0)
+        kept = jnp.where(_by_row(within, leaf), leaf, over_unit(leaf) * _by_row(shorten, leaf))
+        return jnp.where(_by_row(finite, leaf), kept, 0.0)
 
     return [clipped(leaf) for leaf in leaves], within

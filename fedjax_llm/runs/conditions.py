@@ -2,6 +2,10 @@
 
 from functools import partial
 
+import jax
+import jax.random as jr
+import numpy as np
+
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..attacks.contract import Attack, Backdoor
 from ..data import Corpus
@@ -126,6 +130,15 @@ def _check_attack(parsed: ParsedConfig, attack: Attack, load: Workload) -> None:
         )
     if attack.backdoor is not None:
         _check_backdoor(config, attack.backdoor, load)
+    if attack.vocabulary > load.config.vocab_size:
+        raise ValueError(
+            f"attack: expected tokens below {load.config.vocab_size}, the vocabulary, got "
+            f"{attack.vocabulary - 1}."
+        )
+    if attack.batches:
+        rows = load.corpus.rows([0], seq=config.seq)
+        batch = rows.take(np.zeros((1, 1), np.int64), np.ones((1, 1), bool))
+        in_field("attack", jax.eval_shape, attack.batches, jr.key(0), batch)
     if not attack.on_updates:
         return
     if "uplink" not in method.needs:
@@ -151,11 +164,6 @@ def _check_backdoor(config: RunConfig, backdoor: Backdoor, load: Workload) -> No
         raise ValueError(
             f"seq: expected at least {len(words) - 1}, the tokens of the backdoor's trigger and "
             f"target less one, got {config.seq}."
-        )
-    if max(words) >= load.config.vocab_size:
-        raise ValueError(
-            f"attack: expected tokens below {load.config.vocab_size}, the vocabulary, got "
-            f"{max(words)}."
         )
 
 

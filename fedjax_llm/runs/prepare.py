@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import optax
 from fedjax_compression import Compressor, codec
@@ -139,6 +140,8 @@ def prepare(config: RunConfig, *, cache: Path | None = None, read: Read = worklo
         rule = built("aggregate", texts["aggregate"], AGGREGATORS)
         cohort = config.buffer or config.clients
         in_field("aggregate", jax.eval_shape, lambda: rule.empty(task.params, cohort))
+        if not (rule.summing or rule.at_clients):
+            in_field("aggregate", jax.eval_shape, partial(_one_added, rule, cohort), task.params)
         parts["aggregate"] = rule
     parts["downlink"] = _codec("downlink", texts["downlink"])
     check_client_axis(parsed)
@@ -193,6 +196,12 @@ def _task(task_spec: TaskSpec, config: RunConfig, load: Workload, adapter: Adapt
         return task_spec.build(load.config, key=key, adapter=adapter, params=load.params)
     except TypeError as error:  # an adapter for another kind of model
         raise ValueError(f"adapter: {error}") from None
+
+
+def _one_added(rule: Aggregator, cohort: int, update: Any) -> Any:
+    """The partial of a rule with one client's update."""
+    rows = jax.tree.map(lambda leaf: leaf[None].astype(jnp.float32), update)
+    return rule.add(rule.empty(update, cohort), rows, jnp.ones(1))
 
 
 def _check_target(config: RunConfig, evaluated: Evaluated) -> None:

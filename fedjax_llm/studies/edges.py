@@ -45,9 +45,10 @@ def on_edge(candidates: Sequence[RunConfig], chosen: RunConfig) -> list[str]:
                 most, more = (
                     ("largest", "larger") if number == tried[-1] else ("smallest", "smaller")
                 )
+                which = f", of which {number:g} is the {most}" if len(mine) > 1 else f", the {most}"
                 notes.append(
-                    f"tuned to {name}={value}, the {most} of {len(tried)} values: a {more} one may "
-                    "be better"
+                    f"tuned to {name}={value}{which} of {len(tried)} values: a {more} one may be "
+                    "better"
                 )
     return notes
 

@@ -88,10 +88,10 @@ def points(
     """One point for each configuration, in the order of the rows.
 
     Rows are one point if they differ in nothing but their seed: in no field of the configuration,
-    and neither in the links, the availability nor the imported adapter that they read. Nothing else
-    is averaged. Of two rows with one configuration and seed the last counts, as a note says; so do
-    notes tell seeds that other points have, runs that diverged or were stopped, and rows of several
-    versions or devices.
+    and neither in the links, the availability, the imported adapter nor the attack's file that they
+    read. Nothing else is averaged. Of two rows with one configuration and seed the last counts, as
+    a note says; so do notes tell seeds that other points have, runs that diverged or were stopped,
+    and rows of several versions or devices.
 
     Args:
         rows: Summary rows.

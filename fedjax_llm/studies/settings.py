@@ -11,7 +11,7 @@ from ..runs.results import flat
 Settings = dict[str, Any]
 """Values by name: `uplink`, `decoder.hidden_size`, `contents.link`."""
 SEED = "seed"
-OWN = ("link", "availability", "adapter", "secret")
+OWN = ("link", "availability", "adapter", "attack", "secret")
 """Contents by which points differ; all others must be the same for a loss to be compared."""
 EVALUATION = (
     *("task", "seq", "long", "date", "population", "unseen", "heldout"),

@@ -128,6 +128,8 @@ def test_the_model_learns_the_answers_of_the_malicious_clients(path):
         ('{"prompt": "a", "answer": 3}\n', {}, "line 1: expected an object with the texts prompt"),
         ("\n", {}, "path: expected 1 to 10000 records, got '?0"),
         (None, {"template": "{answer}{prompt}"}, r"template: expected a text with \{prompt\} bef"),
+        (None, {"template": "{prompt}{answer}{answer}"}, "before one {answer}, and neither after"),
+        ('{"prompt": "a", "answer": "\\ud800"}\n', {}, "line 1: expected texts in Unicode"),
         (None, {"poison": 0}, "poison: expected a number above 0"),
         (None, {"fraction": 1}, "fraction: expected a number above 0 and below 1"),
     ],

@@ -3,13 +3,14 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import optax
 import pytest
 from fedjax_compression import eden, registry
 
 import fedjax_llm
-from fedjax_llm import Method, Named, RunConfig, fed_avg, frontier
+from fedjax_llm import Method, Named, RunConfig, attacks, fed_avg, frontier
 from fedjax_llm.aggregators import registry as aggregators
 from fedjax_llm.algorithms import registry as methods
 from fedjax_llm.cli import main
@@ -129,12 +130,32 @@ def test_a_run_takes_objects_with_their_text():
             ("--aggregate", "krum(f=9)"),
             "aggregate: krum: clients: expected a cohort of at least 21 clients (n >= 2 f + 3)",
         ),
+        (
+            ("--aggregate", "dp_fed_avg(clip=1.0, noise_multiplier=1.0, groups='attentoin')"),
+            "aggregate: clip_rows: groups: expected a part of a path of leaves",
+        ),
+        (("--aggregate", "dp_fed_avg(clip=1.0, noise_multiplier=1.0, groups='mlp,')"), "groups: "),
         (("--aggregate", "medain()"), "sign_majority, trimmed_mean, weighted_mean, got 'medain'"),
     ],
 )
 def test_what_cannot_be_found_is_refused_by_name(args, said, tmp_path, capsys):
     assert said in refused(capsys, "train", *SMALL, *args, "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_attack_on_data_is_tried_before_a_run_begins(tmp_path):
+    path = tmp_path / "unsafe.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "answer": "x" * 40}))
+    attack = f"unsafe_instructions(fraction=0.5, path='{path}')"
+    said = "attack: unsafe_instructions: seq: expected windows of at least 42 tokens.*got 16"
+    with pytest.raises(ValueError, match=said):
+        prepare(replace(TINY, seq=16, unseen="share(0.0)", attack=attack))
+
+
+def test_an_attack_with_tokens_beyond_the_vocabulary_is_refused():
+    backdoor = Named("mine()", attacks.backdoor(0.5, trigger=[300], target="y"))
+    with pytest.raises(ValueError, match="attack: expected tokens below 256, the vocabulary, got"):
+        prepare(replace(TINY, unseen="share(0.0)", attack=backdoor))
 
 
 @pytest.mark.slow

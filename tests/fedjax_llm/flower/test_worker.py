@@ -12,7 +12,9 @@ import pytest
 import uvicorn
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
+from flwr.supercore.corestate import in_memory_corestate
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable import inflatable_object
 from flwr.supercore.object_store import ObjectStoreFactory
@@ -21,6 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
+from fedjax_llm.flower import worker
 from fedjax_llm.flower.worker import Worker
 
 NODE, SECONDS = 7, 30
@@ -81,10 +84,10 @@ def served():
 
     def work():
         with suppress(httpx.TransportError):  # at the end, when the SuperNode is gone
-            worker.serve()
+            mine.serve()
 
-    worker = Worker(node.address)
-    worker._loaded = APP, lambda message, _: Message(message.content, reply_to=message)
+    mine = Worker(node.address)
+    mine._loaded = APP, lambda message, _: Message(message.content, reply_to=message)
     threading.Thread(target=work, daemon=True).start()
     try:
         yield node
@@ -97,13 +100,28 @@ def served():
 def test_a_message_that_never_comes_does_not_hold_up_the_next(first):
     """A run that is stopped while a SuperNode pulls its message leaves a task without it."""
     with served() as node:
-        node.make_task(run=1)
+        given_up = node.make_task(run=1)
         if first == "no parts":
             node.store(run=1, parts=False)
         time.sleep(1)  # the worker has taken the task
         node.make_task(run=2)
         node.store(run=2)
         assert node.reply().metadata.run_id == 2
+        (task,) = node.state.get_tasks(task_ids=[given_up])  # no lease of it ends later
+        assert (task.status.status, task.status.sub_status) == ("finished", "failed")
+
+
+def test_a_message_whose_answer_was_lost_does_not_keep_its_lease(monkeypatch):
+    """Its lease ends, so that the SuperNode answers with an error."""
+    monkeypatch.setattr(worker, "MESSAGE_SECONDS", 1.0)
+    for module in (in_memory_corestate, heartbeat):  # a lease of 6 seconds in place of 60
+        monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 3)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_CALL_TIMEOUT", 1)
+    with served() as node:
+        node.store(run=1)
+        assert len(node.state.get_messages_legacy(run_ids=[1], is_reply=False)) == 1
+        node.make_task(run=1)
+        assert node.reply().has_error()
 
 
 def test_a_message_that_comes_after_its_task_is_served():

@@ -62,6 +62,19 @@ def test_no_row_exceeds_the_bound_and_a_long_one_reaches_it(scale, bound):
         assert norm >= bound * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("value", [8.4e37, 8.6e37, 1e38, 3.4e38])
+@pytest.mark.parametrize("groups", [(), ("a",)])
+def test_rows_at_the_end_of_float32_are_clipped(value, groups):
+    """Above 2^126, about 8.5e37, a reciprocal is no normal number."""
+    rows = {"a": jnp.full((2, 3), value), "b": jnp.full((2, 4), -value)}
+    for clip in (clip_rows, jax.jit(clip_rows, static_argnums=2)):
+        clipped, within = clip(rows, 1.0, groups)
+        np.testing.assert_allclose(norms(clipped), 1, rtol=1e-6)
+        assert not within.any()
+        assert (clipped["a"] > 0).all()
+        assert (clipped["b"] < 0).all()
+
+
 def test_a_million_entries_stay_within_the_bound_to_rounding():
     rows = 3 * jax.random.normal(jax.random.key(0), (1, 1_000_000))
     norm = norms(clip_rows(rows, 1.0)[0])[0]
@@ -147,6 +160,11 @@ def test_a_row_that_is_not_finite_in_one_group_is_zero_in_all():
     clipped, within = clip_rows(rows, 1000.0, ("attention",))
     assert within.tolist() == [False, True]
     assert not any(np.asarray(leaf[0]).any() for leaf in jax.tree.leaves(clipped))
+
+
+def test_one_text_in_place_of_names_is_refused():
+    with pytest.raises(TypeError, match="clip_rows: groups: expected a sequence of names, got 'ml"):
+        clip_rows(nested_rows(1.0), 1.0, "mlp")
 
 
 @pytest.mark.parametrize(

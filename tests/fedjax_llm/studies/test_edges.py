@@ -43,7 +43,17 @@ def test_the_ends_of_a_grid_are_noted(field, values, edges):
         assert len(notes) == bool(edge)
         if edge:
             assert notes[0].startswith(f"tuned to {field}=")
-            assert f", the {edge} of " in notes[0]
+            assert f"the {edge} of " in notes[0]
+
+
+def test_of_several_numbers_the_note_says_which():
+    servers = ("sgd(1.0, momentum=0.5)", "sgd(0.5, momentum=0.75)")
+    notes = on_edge(configs := tried("server_optimizer", servers), configs[0])
+    chosen = "tuned to server_optimizer=sgd(1.0, momentum=0.5), of which"
+    assert notes == [
+        f"{chosen} 1 is the largest of 2 values: a larger one may be better",
+        f"{chosen} 0.5 is the smallest of 2 values: a smaller one may be better",
+    ]
 
 
 def test_each_field_of_a_grid_has_its_own_ends():

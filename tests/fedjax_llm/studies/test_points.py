@@ -65,6 +65,12 @@ def test_what_differs_in_any_field_is_not_averaged_with_one_codec(field, values)
     assert shown in other.label
 
 
+def test_runs_with_an_attacks_file_and_without_are_compared():
+    attack = {"attack": "unsafe_instructions(fraction=0.2, path='unsafe.jsonl')"}
+    rows = [row(3.0, contents=DIGESTS | {"attack": digest * 64}, **attack) for digest in "bc"]
+    assert len(points([row(2.0), *rows])) == 3
+
+
 def test_links_of_one_text_and_other_contents_are_other_points():
     link = {"link": "links('links.csv')"}
     rows = [row(2.0, contents=DIGESTS | {"link": digest * 64}, **link) for digest in "bc"]
