@@ -45,7 +45,7 @@ ATTACKS = (
 RULES = (None, "median()", "multi_krum(f=2)", "norm_bound(limit=2.0)")
 
 configs = [replace(BASE, attack=attack, aggregate=rule) for attack, rule in product(ATTACKS, RULES)]
-study = Study(configs, seeds=(0,))
+study = Study(configs, seeds=(0, 1, 2))
 
 LOSS, OPEN = "heldout_nats_per_token", "heldout_backdoor"
 

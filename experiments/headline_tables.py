@@ -13,13 +13,18 @@ from fedjax_llm.studies.figure import draw
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs/frontier.png"
-STUDIES = ("headline_partial", "headline_everybody", "headline_finetune")
+STUDIES = {
+    "headline_partial": ("headline_partial",),
+    "headline_everybody": ("headline_everybody", "headline_everybody_far"),
+    "headline_finetune": ("headline_finetune",),
+}
+"""The folders of each table's rows."""
 TUNED = ("client_optimizer", "server_optimizer")
 
 
 def rows_of(study: str) -> list[dict]:
-    """The rows of a study."""
-    return read_rows(RESULTS / study / "results.jsonl")
+    """The rows of a study, with those of its rivals far from the front."""
+    return [row for part in STUDIES[study] for row in read_rows(RESULTS / part / "results.jsonl")]
 
 
 def name_of(row: dict) -> str:
@@ -69,6 +74,8 @@ def table(study: str) -> list[str]:
 def at_equal_loss(study: str, rival: str = "eden") -> list[str]:
     """How many times as many bytes the rival needs for the loss of each of our bit rates.
 
+    A line has our bits, how far we end above uncompressed, and the rival's bytes over ours.
+
     Bytes are interpolated, in their logarithm, between the two rates of the rival whose mean loss
     above uncompressed is on either side.
     """
@@ -87,9 +94,7 @@ def at_equal_loss(study: str, rival: str = "eden") -> list[str]:
         for (high, few), (low, many) in pairwise(theirs):
             if low <= mean <= high:
                 needed = few * (many / few) ** ((high - mean) / (high - low))
-                lines.append(
-                    f"{bits:.3f} bits end {mean:+.4f}; {rival}: {needed / sent:.2f} times as many"
-                )
+                lines.append(f"{bits:.3f} bits, {mean:+.4f}: {needed / sent:.2f} times as many")
     return lines
 
 
