@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from fedjax_compression.errors import message
+from fedjax_compression.ops.magnitudes import over_magnitude
 from jaxtyping import Array, Bool, Float, PyTree
 
 
@@ -105,16 +106,14 @@ def _clip_together(
     """Clip leaves by their norm together, and zero the rows that are not finite."""
     flat = [leaf.reshape(len(leaf), -1) for leaf in leaves]
     largest = jnp.stack([jnp.abs(leaf).max(axis=1, initial=0.0) for leaf in flat]).max(axis=0)
-    # XLA divides by multiplying with the reciprocal, which vanishes for what is above 2^126
-    shrink = jnp.where(largest > 2.0**100, jnp.float32(2.0**-64), 1.0)
-    unit = jnp.where(finite & (largest > 0), largest * shrink, 1.0)
+    unit = jnp.where(finite & (largest > 0), largest, 1.0)
 
     def over_unit(leaf: Float[Array, "clients ..."]) -> Float[Array, "clients ..."]:
-        return leaf * _by_row(shrink, leaf) / _by_row(unit, leaf)
+        return over_magnitude(leaf, _by_row(unit, leaf))
 
     squares = jnp.stack([(over_unit(leaf) ** 2).sum(axis=1) for leaf in flat])
     relative = jnp.sqrt(squares.sum(axis=0))  # the norm over the largest entry
-    within = finite & (unit * relative / shrink <= bound)
+    within = finite & (unit * relative <= bound)
     shorten = bound / jnp.where(relative > 0, relative, 1.0)
 
     def clipped(leaf: Float[Array, "clients ..."]) -> Float[Array, "clients ..."]:

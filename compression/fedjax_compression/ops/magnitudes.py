@@ -43,3 +43,19 @@ def near_power(magnitude: Float[Array, "..."]) -> tuple[Float[Array, "..."], Flo
         jax.lax.bitcast_convert_type(exponent << 23, jnp.float32),
         jax.lax.bitcast_convert_type((254 - exponent) << 23, jnp.float32),
     )
+
+
+def over_magnitude(x: Float[Array, "..."], magnitude: Float[Array, "..."]) -> Float32[Array, "..."]:
+    """Divide by a magnitude, also by one above 2^126, and by 1 where it is zero.
+
+    XLA divides by multiplying with the reciprocal, which is subnormal there and taken for zero.
+    With both factors brought near 1 by a power of two, the quotient has the same bits elsewhere.
+
+    Args:
+        x: Entries whose quotient is no larger than float32 allows.
+        magnitude: Non-negative, to be broadcast against `x`.
+
+    """
+    magnitude = jnp.where(magnitude == 0, 1.0, magnitude)
+    _, inverse = near_power(magnitude)
+    return x * inverse / (magnitude * inverse)

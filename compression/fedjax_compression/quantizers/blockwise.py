@@ -14,7 +14,7 @@ from jaxtyping import Array, BFloat16, Float, Key, UInt8
 from ..checks import check_choice, check_integer
 from ..contract import Compressor
 from ..ops.bits import pack, unpack
-from ..ops.magnitudes import largest_magnitude, near_power
+from ..ops.magnitudes import largest_magnitude, over_magnitude
 from ..ops.per_tensor import per_tensor
 
 _NF4 = np.array(
@@ -216,10 +216,7 @@ def _relative(
     rows: Float[Array, "blocks block"], scales: BFloat16[Array, " blocks"]
 ) -> Float[Array, "blocks block"]:
     """Entries divided by their scale as it is sent, in bfloat16."""
-    scale = scales.astype(jnp.float32)[:, None]
-    # XLA may multiply by a reciprocal instead of dividing, and that must not overflow
-    _, inverse = near_power(scale)
-    return rows * inverse / jnp.where(scale == 0, 1, scale * inverse)
+    return over_magnitude(rows, scales.astype(jnp.float32)[:, None])
 
 
 def _power(exponents: UInt8[Array | np.ndarray, " blocks"]) -> Float[Array, " blocks"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from ..checks import check_integer
 from ..contract import Compressor
 from ..ops.bits import pack, unpack
-from ..ops.magnitudes import largest_magnitude
+from ..ops.magnitudes import largest_magnitude, over_magnitude
 from ..ops.per_tensor import per_tensor
 
 
@@ -65,7 +65,7 @@ def qsgd(*, levels: int) -> Compressor:
     def encode_leaf(key: Key[Array, ""], x: Float[Array, " entries"]) -> Qsgd:
         # dividing by the largest entry first keeps the squares from overflow and underflow
         largest = largest_magnitude(x)
-        relative = x / jnp.where(largest == 0, 1, largest)
+        relative = over_magnitude(x, largest)
         relative_norm = jnp.sqrt((relative * relative).sum())
         position = levels * relative / jnp.where(largest == 0, 1, relative_norm)
         level = jnp.floor(position + jr.uniform(key, x.shape)).clip(-levels, levels)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
 from ..contract import Compressor
-from ..ops.magnitudes import largest_magnitude
+from ..ops.magnitudes import largest_magnitude, over_magnitude
 from ..ops.per_tensor import per_tensor
 
 _PLACES = (1, 3, 9, 27, 81)
@@ -57,7 +57,7 @@ def terngrad() -> Compressor:
 
     def encode_leaf(key: Key[Array, ""], x: Float[Array, " entries"]) -> Ternary:
         scale = largest_magnitude(x)
-        position = x / jnp.where(scale == 0, 1, scale)
+        position = over_magnitude(x, scale)
         signs = jnp.floor(position + jr.uniform(key, x.shape)).clip(-1, 1)
         return Ternary(_pack((signs + 1).astype(jnp.uint32)), scale)
 
