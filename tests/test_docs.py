@@ -173,10 +173,26 @@ def test_the_study_of_choose_a_codec_can_be_built():
     assert all(registry.codec(c.uplink) for c in study.configurations)
 
 
+def experiment(name):
+    spec = spec_from_file_location(name, ROOT / f"experiments/{name}.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "name", ["attack_defence", "attack_finetune", "epsilon", "unsafe_finetune"]
+)
+def test_the_tables_of_privacy_are_made_of_their_rows(name):
+    text = (ROOT / "docs/privacy.md").read_text()
+    lines = experiment(name).table()
+    assert lines
+    for line in lines:
+        assert line in text
+
+
 def test_the_tables_of_the_headline_studies_are_made_of_their_rows():
-    spec = spec_from_file_location("tables", ROOT / "experiments/headline_tables.py")
-    tables = module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    tables = experiment("headline_tables")
     measured = (ROOT / "docs/measurements.md").read_text()
     for study in tables.STUDIES:
         for line in tables.table(study):
