@@ -91,10 +91,10 @@ def candidates(config):
     return combined(config, client_optimizer=CLIENT, server_optimizer=server)
 
 
-configs = [replace(BASE, uplink=uplink) for uplink in UPLINKS]
-configs += [replace(BASE, **fields) for fields in (*METHODS, *RIVALS, *FEEDBACK)]
+first = [replace(BASE, uplink=uplink) for uplink in UPLINKS]
+first += [replace(BASE, **fields) for fields in (*METHODS, *RIVALS, *FEEDBACK)]
 study = Study(
-    configs,
+    first,
     seeds=None,
     tune=Tuning(candidates=candidates, rounds=15, share=0.5),
     costs=("uplink", "both"),

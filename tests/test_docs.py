@@ -3,7 +3,7 @@
 import ast
 import re
 import tomllib
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -171,34 +171,6 @@ def test_the_study_of_choose_a_codec_can_be_built():
     study = names["study"]
     assert [c.uplink for c in study.configurations] == list(names["codecs"])
     assert all(registry.codec(c.uplink) for c in study.configurations)
-
-
-def experiment(name):
-    spec = spec_from_file_location(name, ROOT / f"experiments/{name}.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    "name", ["attack_defence", "attack_finetune", "epsilon", "unsafe_finetune"]
-)
-def test_the_tables_of_privacy_are_made_of_their_rows(name):
-    text = (ROOT / "docs/privacy.md").read_text()
-    lines = experiment(name).table()
-    assert lines
-    for line in lines:
-        assert line in text
-
-
-def test_the_tables_of_the_headline_studies_are_made_of_their_rows():
-    tables = experiment("headline_tables")
-    measured = (ROOT / "docs/measurements.md").read_text()
-    for study in tables.STUDIES:
-        for line in tables.table(study):
-            assert line in measured, study
-        for line in tables.at_equal_loss(study):
-            assert line in measured, study
 
 
 def test_the_figures_of_choose_a_codec_are_the_measured_ones():

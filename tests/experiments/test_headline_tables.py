@@ -14,7 +14,14 @@ DOCUMENT = Path(__file__).parents[2] / "docs/measurements.md"
 def test_the_table_in_the_documents_is_that_of_the_rows(study):
     lines = headline_tables.table(study)
     fields = ("algorithm", "uplink", "client_optimizer", "server_optimizer")
-    first = importlib.import_module(f"experiments.{study}").first
+    parts = headline_tables.STUDIES[study]
+    first = [c for part in parts for c in importlib.import_module(f"experiments.{part}").first]
     configured = {tuple(getattr(config, field) for field in fields) for config in first}
-    assert len(lines) == len(configured)
+    assert len(lines) == len(configured) == len(first)
     assert "\n".join(lines) in DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize("study", headline_tables.STUDIES)
+def test_the_bytes_at_equal_loss_in_the_documents_are_those_of_the_rows(study):
+    assert (lines := headline_tables.at_equal_loss(study))
+    assert all(line in DOCUMENT.read_text() for line in lines)

@@ -4,34 +4,36 @@ from pathlib import Path
 
 import pytest
 
-from experiments import attack_defence, attack_finetune
+from experiments import attack_defence, attack_finetune, unsafe_finetune
 from fedjax_llm.runs import canonical
 from fedjax_llm.runs.results import read_rows
 
 DOCUMENT = Path(__file__).parents[2] / "docs/privacy.md"
 
 
-def texts(config):
-    return config["attack"], config["aggregate"], config["uplink"]
+def ran_as_asked(module):
+    """Whether the rows of a study are its configurations, each with the seeds 0, 1 and 2."""
+    fields = ("attack", "aggregate", "uplink")
+    rows = read_rows(module.ROWS)
+    ran = [(*(row["config"][field] for field in fields), row["seed"]) for row in rows]
+    asked = [canonical(config) for config in module.configs]
+    wanted = {(*(getattr(c, field) for field in fields), seed) for c in asked for seed in range(3)}
+    return len(ran) == len(wanted) and set(ran) == wanted
 
 
 def test_the_table_of_attacks_is_that_of_the_rows_and_has_every_cell():
     assert "\n".join(attack_defence.table()) in DOCUMENT.read_text()
-    rows = read_rows(attack_defence.ROWS)
-    ran = [texts(row["config"]) for row in rows]
-    asked = [canonical(config) for config in attack_defence.configs]
-    asked = {(config.attack, config.aggregate, config.uplink) for config in asked}
-    assert set(ran) == asked
-    assert len(ran) == len(asked) * len({row["seed"] for row in rows})
+    assert ran_as_asked(attack_defence)
 
 
 def test_the_table_of_attacks_on_fine_tuning_is_that_of_the_rows_and_has_every_cell():
     assert "\n".join(attack_finetune.table()) in DOCUMENT.read_text()
-    ran = [texts(row["config"]) for row in read_rows(attack_finetune.ROWS)]
-    asked = [canonical(config) for config in attack_finetune.configs]
-    assert sorted(map(str, ran)) == sorted(
-        str((config.attack, config.aggregate, config.uplink)) for config in asked
-    )
+    assert ran_as_asked(attack_finetune)
+
+
+def test_the_table_of_unsafe_instructions_is_that_of_the_rows_and_has_every_cell():
+    assert "\n".join(unsafe_finetune.table()) in DOCUMENT.read_text()
+    assert ran_as_asked(unsafe_finetune)
 
 
 def test_the_table_of_epsilon_is_that_of_the_rows():
