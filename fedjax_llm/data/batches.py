@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int, UInt32
 
@@ -160,6 +161,12 @@ def cohort_batches(
             order[row, :draws], inside[row, :draws] = first[row] + numbers, drawn
     shape = (len(clients), size // batching.batch, batching.batch)
     return rows.take(order.reshape(shape), inside.reshape(shape))
+
+
+def batches_of_one(data: ClientData, batching: Batching) -> Any:
+    """The batches of the first client, `[steps, batch, ...]`: those of any one, in their shapes."""
+    batches = cohort_batches(data, batching, [0], np.zeros((1, 2), np.uint32))
+    return jax.tree.map(lambda leaf: leaf[0], batches)
 
 
 def drawn_order(

@@ -2,10 +2,6 @@
 
 from functools import partial
 
-import jax
-import jax.random as jr
-import numpy as np
-
 from ..algorithm import FederatedAlgorithm, SplitMethod
 from ..attacks.contract import Attack, Backdoor
 from ..data import Corpus
@@ -135,10 +131,6 @@ def _check_attack(parsed: ParsedConfig, attack: Attack, load: Workload) -> None:
             f"attack: expected tokens below {load.config.vocab_size}, the vocabulary, got "
             f"{attack.vocabulary - 1}."
         )
-    if attack.batches:
-        rows = load.corpus.rows([0], seq=config.seq)
-        batch = rows.take(np.zeros((1, 1), np.int64), np.ones((1, 1), bool))
-        in_field("attack", jax.eval_shape, attack.batches, jr.key(0), batch)
     if not attack.on_updates:
         return
     if "uplink" not in method.needs:

@@ -20,6 +20,7 @@ from ..algorithms.shared.base_changes import base_of
 from ..attacks import Attack, attackable
 from ..client_training import Loss
 from ..data import Batching, HoldOut
+from ..data.batches import batches_of_one
 from ..evaluation import backdoor_success
 from ..privacy import PrivateLoss, dp_sgd
 from ..simulation import CLIENT_AXES, Auto, ClientAxis, Conditions
@@ -139,15 +140,16 @@ def prepare(config: RunConfig, *, cache: Path | None = None, read: Read = worklo
     if "aggregate" in texts:
         rule = built("aggregate", texts["aggregate"], AGGREGATORS)
         cohort = config.buffer or config.clients
-        in_field("aggregate", jax.eval_shape, lambda: rule.empty(task.params, cohort))
-        if not (rule.summing or rule.at_clients):
-            in_field("aggregate", jax.eval_shape, partial(_one_added, rule, cohort), task.params)
+        in_field("aggregate", jax.eval_shape, partial(_tried, rule, cohort), task.params)
         parts["aggregate"] = rule
     parts["downlink"] = _codec("downlink", texts["downlink"])
     check_client_axis(parsed)
     under = conditions(parsed, load)
     check_adapter(parsed, task.params)
     attack = under.attack
+    if attack and attack.batches:
+        of_one = batches_of_one(split.train, batching)
+        in_field("attack", jax.eval_shape, attack.batches, jr.key(0), of_one)
     loss = _loss(parsed, task)
 
     def method_with(uplink: Parsed) -> FederatedAlgorithm | SplitMethod:
@@ -198,10 +200,13 @@ def _task(task_spec: TaskSpec, config: RunConfig, load: Workload, adapter: Adapt
         raise ValueError(f"adapter: {error}") from None
 
 
-def _one_added(rule: Aggregator, cohort: int, update: Any) -> Any:
-    """The partial of a rule with one client's update."""
+def _tried(rule: Aggregator, cohort: int, update: Any) -> Any:
+    """The partial of a rule, with one client's update where the rule adds updates as they are."""
+    begun = rule.empty(update, cohort)
+    if rule.summing or rule.at_clients:
+        return begun
     rows = jax.tree.map(lambda leaf: leaf[None].astype(jnp.float32), update)
-    return rule.add(rule.empty(update, cohort), rows, jnp.ones(1))
+    return rule.add(begun, rows, jnp.ones(1))
 
 
 def _check_target(config: RunConfig, evaluated: Evaluated) -> None:

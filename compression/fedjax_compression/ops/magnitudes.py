@@ -46,10 +46,11 @@ def near_power(magnitude: Float[Array, "..."]) -> tuple[Float[Array, "..."], Flo
 
 
 def over_magnitude(x: Float[Array, "..."], magnitude: Float[Array, "..."]) -> Float32[Array, "..."]:
-    """Divide by a magnitude, also by one above 2^126, and by 1 where it is zero.
+    """Divide by a magnitude of any size, and by 1 where it is zero.
 
-    XLA divides by multiplying with the reciprocal, which is subnormal there and taken for zero.
-    With both factors brought near 1 by a power of two, the quotient has the same bits elsewhere.
+    XLA may divide by multiplying with the reciprocal. That overflows for a subnormal magnitude, and
+    is taken for zero for one above 2^126, where it is subnormal. So both sides are first multiplied
+    by a power of two that brings the magnitude near 1, which changes no bit of other quotients.
 
     Args:
         x: Entries whose quotient is no larger than float32 allows.

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from fedjax_compression.errors import message
 from jaxtyping import PyTree
 
 from ...aggregators.registry import AGGREGATORS
 from ...algorithm import FederatedAlgorithm, SplitMethod
-from ...data import cohort_batches
+from ...data.batches import batches_of_one
 from ...data.unseen import UNSEEN, held_out_count
 from ...models import DecoderConfig, LinearScaling, Llama3Scaling
 from ...simulation.loop.arguments import check_without_noise
@@ -185,5 +183,4 @@ def secure_sums(run: Run, threshold: int | None) -> Any:
 
 def batches_like(run: Run) -> PyTree:
     """The batches of one client, for their structure."""
-    rows = cohort_batches(run.split.train, run.batching, [0], np.zeros((1, 2), np.uint32))
-    return jax.tree.map(lambda leaf: leaf[0], rows)
+    return batches_of_one(run.split.train, run.batching)

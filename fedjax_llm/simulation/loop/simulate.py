@@ -5,16 +5,16 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-import jax
 import jax.random as jr
 import numpy as np
 from fedjax_compression.checks import check_kind
-from jaxtyping import Int, PyTree
+from jaxtyping import Int
 
 from ...algorithm import FederatedAlgorithm
 from ...attacks.malicious import check_attackable, draw_malicious, with_attack
 from ...client_training import Frozen, Params
-from ...data import Batching, ClientData, cohort_batches
+from ...data import Batching, ClientData
+from ...data.batches import batches_of_one
 from ...privacy import Secret
 from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
@@ -226,7 +226,7 @@ def _simulate(
     planner = plan_rounds(
         conditions,
         corpus.names,
-        lambda: known_sizes(algorithm, params, frozen, _batches_of_one(corpus, batching)),
+        lambda: known_sizes(algorithm, params, frozen, batches_of_one(corpus, batching)),
     )
     attack, malicious, crafts = conditions.attack, None, None
     if attack:
@@ -321,9 +321,3 @@ def _seconds(planner: RoundPlanner, result: RoundResult) -> float:
     ups = np.array([lengths.get((client, "up"), 0) for client in cohort])
     assert result.plan is not None  # noqa: S101 - with a network there is a plan
     return planner.seconds(result.clients, result.plan, lengths[cohort[0], "down"], ups)
-
-
-def _batches_of_one(corpus: ClientData, batching: Batching) -> PyTree:
-    """One client's batches, for their shapes."""
-    batches = cohort_batches(corpus, batching, [0], np.zeros((1, 2), np.uint32))
-    return jax.tree.map(lambda leaf: leaf[0], batches)
