@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.helpers import report_rows
@@ -39,10 +40,17 @@ SECONDS = 20.0
 """Most time that a command may take to end: a run of rounds finishes its round first."""
 
 
-def start(*args):
-    """A command in a process and a group of its own."""
+@contextmanager
+def started(*args):
+    """A command in a process and a group of its own, which does not outlive the context."""
     script = f"{FIRST}\nsys.argv[1:] = {args!r}\nfrom fedjax_llm.cli import main\nmain()"
-    return python("-c", script, start_new_session=True)
+    process = python("-c", script, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def stop(process, which):
@@ -90,10 +98,10 @@ def stopped_somewhere(draw, folder):
     if name == "report":
         report_rows.write(runs, report_rows.sweep(seeds=range(SEEDS)))
     args = [str(runs) if each == "RUNS" else each for each in args]
-    process = start(*args, *(() if name == "help" else ("--out", str(out))))
     wait = draw.choice([0.3, 1.0, 3.0, 6.0, 12.0, 25.0]) * (0.5 + draw.random())
-    time.sleep(wait)
-    ended = stop(process, which)
+    with started(*args, *(() if name == "help" else ("--out", str(out)))) as process:
+        time.sleep(wait)
+        ended = stop(process, which)
     what = f"{name} stopped by {which.name} after {wait:.1f} s"
     return what, fault(name, which, ended, out / file) or half_written(out)
 

@@ -64,9 +64,9 @@ def test_a_run_in_this_process_sees_the_signal_at_its_next_step():
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.3, 1.5])
 def test_a_command_that_still_imports_ends_with_one_line(seconds):
-    process = stop_runs.start("frontier", "--quick", "--out", "/nowhere")
-    time.sleep(seconds)
-    status, error, _ = stop_runs.stop(process, signal.SIGINT)
+    with stop_runs.started("frontier", "--quick", "--out", "/nowhere") as process:
+        time.sleep(seconds)
+        status, error, _ = stop_runs.stop(process, signal.SIGINT)
     assert (status, error) == (130, LINE.format("SIGINT"))
 
 

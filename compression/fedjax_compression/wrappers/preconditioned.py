@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from ..contract import Compressor, Like, Payload, State, Update, check_inner, has_sender_state
 from ..ops.decompositions import eigh
+from ..ops.magnitudes import over_magnitude
 from ..ops.matrices import gather_matrices, groups_of, scatter_matrices
 
 _EXPONENT = 0.175
@@ -113,7 +114,7 @@ def _scalings(
 
 def _moments(stack: Float[Array, "matrices rows columns"]) -> _Moments:
     largest = jnp.max(jnp.abs(stack), axis=(1, 2), keepdims=True, initial=0.0)
-    stack = stack / jnp.where(largest == 0, 1.0, largest)
+    stack = over_magnitude(stack, largest)
     square = jnp.mean(stack**2, axis=(1, 2), keepdims=True)
     stack = stack / jnp.sqrt(jnp.where(square == 0, 1.0, square))
     powers, rows = eigh(_product("bij,bkj->bik", stack, stack))

@@ -63,6 +63,15 @@ def test_scaling_is_undone_whatever_is_known(factor):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), decoded, UPDATE)
 
 
+def test_known_updates_near_the_largest_float32_scale_as_small_ones_do():
+    codecs = [
+        preconditioned(identity()).given({"w": KNOWN["wide"] * 2.0**power}) for power in (0, 123)
+    ]
+    assert 2.0**126 < float(jnp.abs(KNOWN["wide"] * 2.0**123).max()) < jnp.inf
+    small, large = (c.encode(jr.key(0), {"w": UPDATE["wide"]}, ())[0]["w"] for c in codecs)
+    np.testing.assert_allclose(large, small, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.long
 def test_a_wrong_known_update_costs_error_and_no_bias():
     wrong = jax.tree.map(lambda k: jr.normal(jr.key(9), k.shape) ** 3, KNOWN)

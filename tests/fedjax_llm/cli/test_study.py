@@ -90,11 +90,11 @@ def test_frontier_takes_the_studys_costs_and_target(capsys):
 def test_a_signal_ends_a_study_with_its_rows_kept(tmp_path):
     file = written(tmp_path / "mine.py", FILE.replace("SEEDS", "range(99)"))
     out = tmp_path / "out"
-    process = stop_runs.start("study", file, "--out", str(out))
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not (out / "results.jsonl").exists():
-        time.sleep(0.1)
-    status, error, _ = stop_runs.stop(process, signal.SIGINT)
+    with stop_runs.started("study", file, "--out", str(out)) as process:
+        while time.monotonic() < deadline and not (out / "results.jsonl").exists():
+            time.sleep(0.1)
+        status, error, _ = stop_runs.stop(process, signal.SIGINT)
     assert status == 130
     assert error.splitlines()[-1] == "fedjax-llm: stopped by SIGINT; finished rows are kept."
     rows = (out / "results.jsonl").read_text()
