@@ -42,6 +42,18 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 700
 
 
+def test_the_readme_counts_methods_and_codecs():
+    text = (ROOT / "README.md").read_text()
+    assert f"what each of {len(methods.METHODS)} sends" in text
+    named = {
+        line.split("(")[0].strip("| `")
+        for line in CODECS.split("## Measured")[0].splitlines()
+        if line.startswith("| `")
+    }
+    assert named >= set(registry.FACTORIES)
+    assert f"(compression/README.md): {len(named)}," in text
+
+
 def test_the_citation_has_the_version_and_the_license_of_the_package():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

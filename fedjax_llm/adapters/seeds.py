@@ -10,6 +10,7 @@ from fedjax_compression.checks import check_integer
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
+from ..precision import cast, master_copy
 from ..seeded_directions import direction
 from .contract import Adapted, Adapter
 
@@ -65,14 +66,17 @@ def seeds(*, count: int) -> Adapter:
 
 @jax.custom_vjp
 def along(coefficients: Float[Array, " directions"], base: PyTree, seed: Array) -> PyTree:
-    """Compute base + sum over k of c_k z_k; differentiable in the coefficients and the base."""
+    """Compute base + sum over k of c_k z_k; differentiable in the coefficients and the base.
+
+    The sum is made in float32 and rounded once to the dtypes of the base.
+    """
 
     def add(k: Array, moved: PyTree) -> PyTree:
         return jax.tree.map(
-            lambda m, z: m + (coefficients[k] * z).astype(m.dtype), moved, direction(base, seed, k)
+            lambda m, z: m + coefficients[k] * z.astype(m.dtype), moved, direction(base, seed, k)
         )
 
-    return jax.lax.fori_loop(0, len(coefficients), add, base)
+    return cast(jax.lax.fori_loop(0, len(coefficients), add, master_copy(base)), base)
 
 
 def _forward(coefficients: Array, base: PyTree, seed: Array) -> tuple[PyTree, tuple]:

@@ -35,7 +35,7 @@ def fl_trust_rule() -> Aggregator:
 
     The reference is the `last` of `begin`, in whose place the method `fl_trust` gives the server's
     own update of the round. Every other method would give the last aggregate, so no run names this
-    rule. Breakdown: none in numbers; every trusted client moves it by at most ||g_0||. Unweighted.
+    rule. Breakdown: none in numbers; the result is never longer than ||g_0||. Unweighted.
     Memory: two updates. Streams.
 
     Returns:

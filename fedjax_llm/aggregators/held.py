@@ -54,7 +54,7 @@ def held(rule: Rule, *, who: str, at_least: int = 1, why: str = "") -> Aggregato
 
     Memory: 4 bytes per entry for every client of the cohort, beside what the rule takes. A cohort
     of fewer clients than the rule's condition is refused when the round is traced. If fewer are
-    accepted in a round, the result is zero: the round changes nothing.
+    accepted in a round, the result is zero, and a server's momentum acts alone.
 
     Args:
         rule: `(rows, chosen) -> update`.

@@ -9,7 +9,7 @@ from ..attacks.contract import Backdoor
 from ..attacks.planting import plant
 from ..client_training import Frozen, Params
 from ..tasks import Measure, Scores, Task
-from ..tasks.contract import check_task
+from ..tasks.contract import check_task, shares
 
 
 def backdoor_success(task: Task, backdoor: Backdoor) -> Measure:
@@ -58,6 +58,6 @@ def backdoor_success(task: Task, backdoor: Backdoor) -> Measure:
         )
         logits = task.model(params, frozen)(tokens, positions=positions, segments=segments)
         right = ((logits.argmax(axis=-1) == targets) | ~batch.mask).all(axis=-1)
-        return Scores(1.0 * (right & planted), 1.0 * planted)
+        return shares(right, planted, jnp.where(batch.mask[..., None], logits, 0.0))
 
     return measure

@@ -25,7 +25,8 @@ def bounded(
     Args:
         data: Client data, such as the `heldout` of a `HoldOut`.
         rows: Most rows, at least 1. As pieces are kept whole, and a row of each client may be
-            filled in part, the result may have up to one row more for each client.
+            filled in part, the result may have a row more for each client; and more than that where
+            a client's first pieces are longer than its others.
         clients: Most clients, at least 1; more than `rows` are never drawn.
         seq: Tokens per row; data without tokens ignores it.
         seed: Seed of the draw, at least 0.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from ..client_training import Frozen, Params
 from ..data import ChoiceBatch
 from ..tasks import Measure, Scores, Task
-from ..tasks.contract import check_task
+from ..tasks.contract import check_task, shares
 from ..tasks.decoder import log_likelihood
 
 
@@ -52,7 +52,7 @@ def option_accuracy(task: Task, *, per_token: bool = False) -> Measure:
         if per_token:
             nats = nats / jnp.maximum(batch.counted.sum(axis=-1), 1)
         likeliest = jnp.where(batch.there, nats, -jnp.inf).argmax(axis=-1)
-        right = (likeliest == batch.answers) & batch.mask
-        return Scores(jnp.float32(right), jnp.float32(batch.mask))
+        told_from = jnp.where(batch.there, nats, 0.0)
+        return shares(likeliest == batch.answers, jnp.asarray(batch.mask), told_from)
 
     return measure

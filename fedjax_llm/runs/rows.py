@@ -180,7 +180,7 @@ def _bytes(run: Run, rows: Sequence[Row]) -> Row:
         "uplink_bytes": sum(uplink),
         "downlink_bytes": sum(downlink),
         "uplink_bits_per_parameter": 8 * sum(uplink) / max(answers * trainable, 1),
-        "downlink_bits_per_parameter": 8 * sum(downlink) / (sent * trainable),
+        "downlink_bits_per_parameter": 8 * sum(downlink) / max(sent * trainable, 1),
         "uplink_bytes_by_round": uplink,
         "downlink_bytes_by_round": downlink,
         **(

@@ -95,8 +95,8 @@ def cost_to(row: Row, target: float | int, cost: Cost) -> float | int | None:
         cost: The cost.
 
     Returns:
-        The cost; infinite where the run did not get there; None where no round was evaluated before
-        the last, or the run has no such cost.
+        The cost; infinite where the run did not get there or diverged; None where no round was
+        evaluated before the last, or the run has no such cost.
 
     Example:
         >>> row = {"rounds": 3, "uplink_bytes_by_round": [10, 10, 10], "unit": "byte"}
@@ -108,10 +108,9 @@ def cost_to(row: Row, target: float | int, cost: Cost) -> float | int | None:
         (20, inf)
 
     """
-    found = evaluated(row, cost)
-    if "evaluations" not in row or not found:
+    if "evaluations" not in row or _after_rounds(row, cost) is None:
         return None
-    return next((at for at, loss in found.values() if loss <= target), inf)
+    return next((at for at, loss in evaluated(row, cost).values() if loss <= target), inf)
 
 
 def evaluated(row: Row, cost: Cost) -> dict[int, tuple[float | int, float | int]]:

@@ -1,6 +1,7 @@
 """A study as a picture."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def draw(
     axes.set_xlabel(cost.label)
     axes.set_ylabel(f"held-out nats per {unit(rows)}")
     axes.grid(alpha=0.3)
-    _name_points(figure, axes, names)
+    _name_points(figure, axes, names, front)
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
@@ -151,11 +152,12 @@ def curve(point: Point, cost: Cost) -> list[tuple[float, float]]:
     return [(float(at), float(loss)) for at, loss in found] if len(found) > 1 else []
 
 
-def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
+def _name_points(figure: Any, axes: Any, names: Sequence[Any], front: Sequence[Any]) -> None:
     """Put each name where it meets no other name and no point, as near to its own as there is room.
 
-    A name beside its point is nearer to it than to others; one farther away has a line to it. If
-    there is no room for all, the names go into a legend.
+    A name beside its point is nearer to it than to others, and off the front's line where there is
+    room; one farther away has a line to it. If there is no room for all, the names go into a
+    legend.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.text import Text  # noqa: PLC0415
@@ -164,8 +166,10 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
     figure.draw_without_rendering()
     placed: list[Any] = []
     markers = axes.transData.transform([name.xy for name in names])
+    corners = axes.transData.transform(front) if len(front) > 1 else np.empty((0, 2))
+    line = [a + (b - a) * t for a, b in pairwise(corners) for t in np.linspace(0, 1, 200)]
     for number, name in enumerate(names):
-        for offset, side, far in PLACES:
+        for (offset, side), far, on_line in PLACES:
             name.set_position(offset)
             name.set_horizontalalignment(side)
             name.arrow_patch.set_visible(far)
@@ -176,6 +180,7 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any]) -> None:
             meets = any(box.overlaps(other) for other in placed)
             gaps = [_gap(box, *marker) for marker in markers]
             nearest = gaps.count(min(gaps)) == 1 and min(gaps) == gaps[number]
+            meets |= not on_line and any(box.contains(*at) for at in line)
             if inside and not meets and (min(gaps) > 0 if far else nearest):
                 placed.append(box)
                 break
@@ -209,10 +214,12 @@ FAR = tuple(
     for up in (0.5, -0.5, 1.0, -1.0)
 )
 PLACES = (
-    *((offset, side, False) for offset, side in NEAR),
-    *((offset, side, True) for offset, side in FAR),
+    *((place, False, False) for place in NEAR),
+    *((place, False, True) for place in NEAR),
+    *((place, True, True) for place in FAR),
 )
-"""Where a name may stand, in points from its marker, its alignment, and whether it has a line."""
+"""Where a name may stand, in points from its marker, and its alignment; whether it then has a line
+to its marker; and whether it may lie on the front's line."""
 REFERENCES = ("Pareto front", "byte bigram", "target")
 
 

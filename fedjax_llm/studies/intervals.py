@@ -20,7 +20,8 @@ def interval(values: Sequence[float | int]) -> tuple[float, float] | None:
 
     With few values it is too short. Of two or three values it is their range (each of them is the
     mean of all draws once in 4 or 27 times), which holds the true mean of symmetric noise in 1 of
-    2, or 3 of 4 studies, and not in 95 of 100.
+    2, or 3 of 4 studies, and not in 95 of 100. With five values it holds the mean of normal noise
+    in some 84 of 100 studies, with ten in 89.
 
     Args:
         values: One value for each seed.

@@ -210,7 +210,7 @@ def tuned(tuning: Tuning, candidates: Candidates, results: Path) -> Tuned:
     best, rungs = successive_halving(
         len(candidates.trials), measure, rounds=tuning.rounds, halve=tuning.halve
     )
-    if rungs and not isfinite(rungs[-1][1][best]):
+    if rungs and not isfinite(_latest(rungs)[best].loss):
         first = candidates.configs[0]
         raise ValueError(
             f"tune: expected a candidate of {first.algorithm} with {first.uplink} that trains, got "
@@ -237,7 +237,8 @@ def successive_halving(
 
     Returns:
         The best candidate, and each rung's rounds with its candidates' losses. Of equal losses the
-        first candidate's wins; one that is not finite loses.
+        first candidate's wins; one that is not finite loses. Where all of a rung diverge, the best
+        of those that had been left out in the rung before wins, and so on.
 
     Example:
         >>> def measure(which, rounds):
@@ -255,7 +256,24 @@ def successive_halving(
         kept = sorted(left, key=lambda number: (rungs[-1][1][number], number))
         left = sorted(kept[: (len(left) + 1) // 2 if halve else 1])
         rounds *= 2
+    latest = _latest(rungs)
+    if rungs and not isfinite(latest[left[0]].loss):
+
+        def order(n: int) -> tuple:
+            return not isfinite(latest[n].loss), -latest[n].rounds, latest[n].loss, n
+
+        left = sorted(latest, key=order)
     return left[0], rungs
+
+
+class _Latest(NamedTuple):
+    loss: float | int
+    rounds: int
+
+
+def _latest(rungs: Sequence[tuple[int, Mapping[int, float | int]]]) -> dict[int, _Latest]:
+    """The loss of each candidate in the last rung that it was in, and that rung's rounds."""
+    return {n: _Latest(loss, rounds) for rounds, losses in rungs for n, loss in losses.items()}
 
 
 def _losses(runs: Mapping[RunConfig, Contents], results: Path) -> list[float | int]:

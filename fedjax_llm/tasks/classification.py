@@ -15,7 +15,7 @@ from ..client_training import Frozen, Params
 from ..data import LabelledBatch
 from ..models import Classifier, EncoderConfig, filled
 from ..models.layers import Linear
-from .contract import Measure, Scores, Task, check_task, mean_loss, mean_over_batches
+from .contract import Measure, Scores, Task, check_task, mean_loss, mean_over_batches, shares
 from .decoder import check_parts
 
 
@@ -103,7 +103,8 @@ def classification(
 def label_accuracy(task: Task) -> Measure:
     """Measure the share of texts whose most likely label is the right one.
 
-    A text scores 1 or 0. The first of equally likely labels counts.
+    A text scores 1 or 0, and NaN where the model has diverged. The first of equally likely labels
+    counts.
 
     Args:
         task: A task of `classification`.
@@ -132,9 +133,8 @@ def label_accuracy(task: Task) -> Measure:
     check_task(task, who="label_accuracy")
 
     def measure(params: Params, frozen: Frozen, batch: LabelledBatch) -> Scores:
-        likeliest = _scores(task.model(params, frozen), batch).argmax(axis=-1)
-        right = (likeliest == batch.labels) & batch.mask
-        return Scores(jnp.float32(right), jnp.float32(batch.mask))
+        scores = _scores(task.model(params, frozen), batch)
+        return shares(scores.argmax(axis=-1) == batch.labels, jnp.asarray(batch.mask), scores)
 
     return measure
 

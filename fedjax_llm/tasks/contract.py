@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from fedjax_compression.checks import check_kind
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..client_training import Frozen, Loss, Params
 
@@ -27,6 +27,23 @@ class Scores(NamedTuple):
 
     totals: Float[Array, " batch"]
     counts: Float[Array, " batch"]
+
+
+def shares(
+    right: Bool[Array, " batch"], counted: Bool[Array, " batch"], values: Float[Array, "batch ..."]
+) -> Scores:
+    """Score 1 for each row that is right and 0 for others: a mean is the share of right rows.
+
+    Args:
+        right: Whether each row is right.
+        counted: Whether it counts.
+        values: What that was told from. A row that counts, with one that is not finite, is NaN, so
+            that a diverged model has no share.
+
+    """
+    finite = jnp.isfinite(values).reshape(len(values), -1).all(axis=1)
+    totals = jnp.where(finite | ~counted, jnp.float32(right & counted), jnp.nan)
+    return Scores(totals, jnp.float32(counted))
 
 
 Measure: TypeAlias = Callable[[Params, Frozen, Any], Scores]

@@ -172,8 +172,9 @@ def margins(task: Task, *, beta: float = 0.1) -> Measure:
 def preferred(task: Task) -> Measure:
     """Measure the share of pairs whose chosen answer gained more than the rejected one.
 
-    A pair scores 1 if its margin is above 0, else 0. The initial model scores 0, because no answer
-    has gained yet.
+    A pair scores 1 if its margin is above 0, else 0. No answer of the initial model has gained yet,
+    so that it scores 0 in batches of the shape of `with_reference`; in others a pair may count by
+    rounding.
 
     Args:
         task: A task of `preference`.

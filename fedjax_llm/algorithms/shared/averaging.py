@@ -145,7 +145,8 @@ def averaging(
     takes minus the aggregated update as the gradient of its optimizer.
 
     A client whose loss or update is not finite sends NaNs, and keeps the memory of its work from
-    before the round. Where no client is accepted, the server's state stays as it was. A client
+    before the round. Where no client is accepted, the server's state stays as it was, but for the
+    downlink's memory; a rule with noise steps even so. A client
     whose message was not counted keeps the new memory of its work and the old state of its uplink's
     codec, such as a residual. Buffered rounds are possible unless a codec has receiver memory or
     there is a `prediction`.

@@ -11,7 +11,7 @@ from fedjax_compression.errors import message
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ...algorithm import ClientState, Downlink, FederatedAlgorithm, Uplink
-from ...client_training import Batches, ClientInfo, Frozen
+from ...client_training import Batches, ClientInfo, Frozen, Params
 
 
 class Fate(NamedTuple):
@@ -23,7 +23,8 @@ class Fate(NamedTuple):
         silent: The client trains but sends no uplink. It keeps its old client state, apart from
             what the method's `uncounted` lets it keep of the new one.
         failed: Every floating-point number that the client received or kept is NaN. It sends what
-            results from that, and its client state stays as it was.
+            results from that, and its client state stays as it was. Refused where neither what is
+            received nor what is kept has such a number, as through `bfloat16()` on the downlink.
         work: Share of its local steps that the client completes, rounded up to whole steps.
 
     """
@@ -118,6 +119,17 @@ class FaultyBatches(NamedTuple):
     def mask(self) -> PyTree:
         """The mask of the batches."""
         return self.batches.mask
+
+
+def can_fail(algorithm: FederatedAlgorithm, params: Params) -> bool:
+    """Whether a client receives or keeps a floating-point number, which can be made NaN."""
+
+    def of_client(key: Key[Array, ""], params: Params) -> PyTree:
+        downlink, _ = algorithm.broadcast(key, algorithm.init(key, params))
+        return downlink, algorithm.client_init(params)
+
+    found = jax.tree.leaves(jax.eval_shape(of_client, jr.key(0), params))
+    return any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in found)
 
 
 def with_failures(algorithm: FederatedAlgorithm) -> FederatedAlgorithm:

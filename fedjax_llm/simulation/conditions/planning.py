@@ -7,6 +7,7 @@ import jax
 import jax.random as jr
 import numpy as np
 from fedjax_compression import wire
+from fedjax_compression.errors import message
 from jaxtyping import Array, Int, Key, PyTree
 
 from ...algorithm import FederatedAlgorithm
@@ -60,13 +61,17 @@ class RoundPlanner(NamedTuple):
 
 
 def plan_rounds(
-    conditions: Conditions, names: Sequence[str], sizes: Callable[[], Sizes]
+    conditions: Conditions,
+    names: Sequence[str],
+    sizes: Callable[[], Sizes],
+    can_fail: Callable[[], bool],
 ) -> RoundPlanner:
     """Bind conditions to the clients of a federation, given their names.
 
-    `sizes` is called only if there is a deadline.
+    `sizes` is called only if there is a deadline, and `can_fail` only if a client is to fail.
 
-    Raises `ValueError` for clients that the network has no link for.
+    Raises `ValueError` for clients that the network has no link for; and from `plan`, for a client
+    that is to fail where `can_fail` says that it cannot.
     """
     links = conditions.network and conditions.network.links(names)
     limits = conditions.deadline or Deadline()
@@ -98,6 +103,10 @@ def plan_rounds(
 
     def plan(number: int, round_key: Key[Array, ""], cohort: np.ndarray, steps: np.ndarray) -> Plan:
         fate = jax.device_get(draw_fates(round_key, np.int32(number), cohort))
+        if fate.failed.any() and not can_fail():
+            expected = "0 for a method whose clients receive and keep integers alone, never a NaN"
+            remedy = "take another codec for the downlink, or silence in place of failure"
+            raise ValueError(message("faults", "failure", expected, "a client that fails", remedy))
         # A client that drops out takes no step, so that its ClientInfo counts no targets.
         completed = np.ceil(fate.work.astype(float) * steps).astype(np.int64)
         completed = np.where(fate.dropped, 0, completed)

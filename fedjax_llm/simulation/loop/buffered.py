@@ -21,7 +21,7 @@ from ...data import Batching, ClientData, cohort_batches, step_counts
 from ...ledger import Entry, entry
 from ..client_axes.on_one_device import vmap
 from ..conditions.contract import Conditions, Plan
-from ..conditions.faults import FaultyBatches, with_failures
+from ..conditions.faults import FaultyBatches, can_fail, with_failures
 from ..conditions.planning import RoundPlanner, Sizes, plan_rounds
 from .arguments import (
     check_algorithm,
@@ -178,7 +178,9 @@ def _simulate_buffered(
 ) -> Generator[Round, None, None]:
     """`simulate_buffered` with checked arguments; `build` is of `build_with`."""
     store = ClientStore(algorithm.client_init(params))
-    planner = plan_rounds(conditions, corpus.names, lambda: Sizes(0, 0))
+    planner = plan_rounds(
+        conditions, corpus.names, lambda: Sizes(0, 0), lambda: can_fail(algorithm, params)
+    )
     state = first_state(algorithm, key, params)
     programs = build(round_programs, algorithm, vmap(), buffer)
     train, add = build(_train_program, algorithm), build(_add_program, algorithm)

@@ -20,7 +20,7 @@ from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
 from ..client_axes.placing import put_shared
 from ..conditions.contract import Conditions
-from ..conditions.faults import with_failures
+from ..conditions.faults import can_fail, with_failures
 from ..conditions.planning import RoundPlanner, known_sizes, plan_rounds
 from .arguments import (
     check_algorithm,
@@ -84,7 +84,8 @@ def simulate(
 
     Under `conditions`, clients may drop out, stay silent, fail, do less work or answer late, and
     rounds take simulated time. The downlink is sent to the whole cohort, and counted. A client that
-    does not answer in time has weight zero; if no client does, the server state stays unchanged.
+    does not answer in time has weight zero; if no client does, the server state stays unchanged,
+    but for the memory of a downlink's codec and for rules with noise, which release it even so.
     It keeps its old client state, apart from what the algorithm's `uncounted` lets it keep of the
     new one. However many clients answer, nothing is compiled again.
 
@@ -227,6 +228,7 @@ def _simulate(
         conditions,
         corpus.names,
         lambda: known_sizes(algorithm, params, frozen, batches_of_one(corpus, batching)),
+        lambda: can_fail(algorithm, params),
     )
     attack, malicious, crafts = conditions.attack, None, None
     if attack:

@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from ...algorithm import FederatedAlgorithm
 from ...client_training import Frozen, Params
 from ...data import Batching, ClientData
+from ...data.batches import batches_of_one
 from ...ledger import entries
 from ..client_axes.contract import ClientAxis
 from ..client_axes.on_one_device import vmap
@@ -90,7 +91,8 @@ def simulate_together(
     Raises:
         TypeError: At the call, for an argument of the wrong kind.
         ValueError: At the call, for a number out of range, without members, for members that differ
-            in structure, shapes or dtypes, or for a client axis in chunks or over devices.
+            in structure, shapes or dtypes, or in the shapes of their batches, or for a client axis
+            in chunks or over devices.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -124,6 +126,7 @@ def simulate_together(
     if axis.at_most or axis.placement:
         expected = "one program on one device, such as vmap() or scan()"
         raise ValueError(message(who, "client_axis", expected, axis))
+    _check_batches(members, batching, who=who)
     return _simulate_together(make, members, batching, rounds=rounds, clients=clients, axis=axis)
 
 
@@ -215,6 +218,16 @@ def _simulate_together(
                 )
             cohorts = [each.clients for each in finished]
             yield finished
+
+
+def _check_batches(members: Sequence[Member], batching: Batching, *, who: str) -> None:
+    """Raise unless a client's batches have one shape in all members."""
+    shapes = [jax.tree.map(jnp.shape, batches_of_one(m.corpus, batching)) for m in members]
+    for i, each in enumerate(shapes):
+        if each != shapes[0]:
+            expected = f"batches of the shapes of members[0], {shapes[0]}"
+            remedy = "give steps in place of epochs, whose number follows the largest client"
+            raise ValueError(message(who, f"members[{i}].corpus", expected, each, remedy))
 
 
 def _check_members(members: Sequence[Member], rounds: int, *, who: str) -> None:

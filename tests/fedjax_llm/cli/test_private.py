@@ -155,6 +155,17 @@ def test_poisson_sampling_is_told_by_name(tmp_path):
     assert all(0 <= count <= 4 for count in counts)
 
 
+@slow
+def test_a_run_in_which_nobody_was_ever_drawn_has_a_summary(tmp_path):
+    told = train(
+        tmp_path / "run",
+        *("--aggregate", "dp_fed_avg(clip=0.5, noise_multiplier=2.0, divisor=1.0)"),
+        *("--secret", str(SECRET), "--delta", "0.01", "--sampler", "poisson(1e-9)"),
+    )
+    assert [row["answers"] for row in rows_of(tmp_path / "run")] == [0, 0]
+    assert (told["uplink_bytes"], told["downlink_bits_per_parameter"]) == (0, 0)
+
+
 @pytest.mark.slow
 def test_runs_together_and_runs_without_dp_accounting_are_refused(capsys, tmp_path, monkeypatch):
     out = ("--out", str(tmp_path / "runs"))

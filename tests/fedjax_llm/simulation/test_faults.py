@@ -134,6 +134,19 @@ def test_a_failed_client_is_left_out_and_keeps_its_old_state(run):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(two.state))
 
 
+@pytest.mark.parametrize("downlink", ["bfloat16()", "natural()"])
+def test_failures_are_refused_where_nothing_received_can_be_nan(task, corpus, downlink):
+    algorithm = fed_avg(
+        task.loss, task.params, client_optimizer=optax.sgd(0.5), downlink=codec(downlink)
+    )
+    federation = (algorithm, task.params, task.frozen, corpus, BATCHING)
+    options = {"rounds": 1, "clients": 2, "seed": 0, "conditions": with_fates(failed=[2])}
+    with pytest.raises(ValueError, match=r"faults: failure: expected 0 for a method whose clients"):
+        next(simulate(*federation, **options | {"clients": 7}))
+    next(simulate(*federation, **options | {"conditions": with_fates(dropped=[2])}))
+
+
+@pytest.mark.slow
 def test_partial_work_takes_the_first_steps_with_full_weight(run, faultless):
     (one, _), _ = run(with_fates(half=[2]))
     assert one.plan.steps.tolist() == [3, 3, 2, 3, 3, 3, 3]  # half of three, rounded up

@@ -101,6 +101,17 @@ def test_members_of_other_shapes_are_refused(task, corpus):
         next(simulate_together(made(task), members, BATCHING, rounds=1, clients=2))
 
 
+def test_members_whose_batches_differ_in_shape_are_refused(task, corpus):
+    """An epoch has as many steps as the largest client needs."""
+    shorter = corpus.select([(0, 0, 40), (1, 0, 40)])
+    members = [Member(task.params, task.frozen, each, 0, 0.1) for each in (corpus, shorter)]
+    said = r"members\[1\].corpus: expected batches of the shapes of members\[0\]"
+    with pytest.raises(ValueError, match=said):
+        simulate_together(
+            made(task), members, Batching(seq=16, batch=2, epochs=1), rounds=1, clients=2
+        )
+
+
 SMALL = RunConfig(
     rounds=2,
     clients=2,

@@ -233,6 +233,16 @@ def test_a_loss_that_some_seeds_did_not_reach_has_no_finite_cost():
     assert cost_to(row(2.0), 3.0, BYTES) is None  # no round was evaluated
 
 
+def test_a_run_that_diverged_did_not_reach_the_loss():
+    nothing = [{"round": n, "heldout_nats_per_byte": None} for n in (1, 3)]
+    lost = row(None, seed=2, beside=ROUNDS | {"evaluations": nothing})
+    assert cost_to(lost, 3.0, BYTES) == math.inf
+    late = row(3.5, seed=1, beside=ROUNDS | {"evaluations": ROUNDS["evaluations"][:1]})
+    (point,) = points([row(2.0, beside=ROUNDS), late, lost], target=3.0)
+    assert math.isinf(point.to_target)
+    assert "1 of 3 runs reached 3 nats" in point.notes
+
+
 def test_the_front_counts_what_is_significant():
     base = np.array([3.0, 3.4, 3.2, 3.1, 3.3])
     noise = np.array([-0.3, 0.3, -0.2, 0.25, -0.1])

@@ -37,6 +37,15 @@ def test_a_later_rung_decides_and_a_diverged_candidate_loses():
     assert rungs[0][1][2] == math.inf
 
 
+def test_where_all_survivors_diverge_the_best_of_those_left_out_is_taken():
+    def measure(which, rounds):  # the two that are best early are too fast for more rounds
+        return [[2.0, 2.1, 2.3, 2.2][n] if rounds == 1 else math.inf for n in which]
+
+    best, rungs = successive_halving(4, measure, rounds=1)
+    assert (best, [list(losses) for _, losses in rungs]) == (3, [[0, 1, 2, 3], [0, 1]])
+    assert successive_halving(2, lambda which, _: [math.nan] * len(which), rounds=1)[0] == 0
+
+
 def test_without_halving_the_best_of_one_rung_is_taken():
     asked = []
 

@@ -1,5 +1,7 @@
 """Labelled texts, and classifiers that are trained on them."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -166,6 +168,9 @@ def test_nats_equal_those_of_the_softmax_and_padding_does_not_count(task, labell
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-4)
     got = label_accuracy(task)(task.params, task.frozen, batch)
     assert got.totals.tolist() == [*right, 0, 0, 0]
+    diverged = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), task.params)
+    got = label_accuracy(task)(diverged, task.frozen, batch)
+    np.testing.assert_array_equal(got.totals, [math.nan] * 6 + [0] * 3)  # not the share of label 0
 
 
 def fit(task, labelled, rate, rounds=5):
