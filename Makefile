@@ -9,7 +9,7 @@ INSTALL = $(BIN)/python -m pip install --quiet $(if $(PINS),--constraint $(PINS)
 .PHONY: demo quick test test-most test-all test-colab flower flower-quick federation same parity golden fuzz fuzz-config kill stop report-check notebooks site release-check check format
 
 CORES = $(shell getconf _NPROCESSORS_ONLN)
-RATES = --client-optimizer "adam(0.0035)"
+RATES = --client-optimizer "adam(0.0035)" --server-optimizer "sgd(0.8, momentum=0.7, nesterov=True)"
 
 demo: $(VENV)/.demo  ## the default sweep in 15 rounds: a table, and runs/demo/frontier.png
 	JAX_NUM_CPU_DEVICES=$(CORES) $(BIN)/fedjax-llm frontier --rounds 15 --client-axis "sharded(inner=scan())" $(RATES) --out runs/demo

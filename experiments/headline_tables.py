@@ -16,7 +16,7 @@ PICTURE = Path(__file__).parents[1] / "docs/frontier.png"
 STUDIES = {
     "headline_partial": ("headline_partial",),
     "headline_everybody": ("headline_everybody", "headline_everybody_far"),
-    "headline_finetune": ("headline_finetune",),
+    "headline_finetune": ("headline_finetune", "headline_finetune_far"),
 }
 """The folders of each table's rows."""
 TUNED = ("client_optimizer", "server_optimizer")
