@@ -51,10 +51,9 @@ def square_distances(rows: Rows, point: PyTree) -> Float[Array, " clients"]:
 
 
 def norms(rows: Rows) -> Float[Array, " clients"]:
-    """Euclidean norm of each row."""
-    return jnp.sqrt(
-        square_distances(rows, jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows))
-    )
+    """Euclidean norm of each row, also where squares would overflow or vanish."""
+    power, rows = _near_one(rows)
+    return _lengths(rows) * power
 
 
 def pairwise(rows: Rows) -> Float[Array, "clients clients"]:
@@ -69,14 +68,27 @@ def cosines(rows: Rows) -> Float[Array, "clients clients"]:
 
 def unit_rows(rows: Rows) -> Rows:
     """Each row over its Euclidean norm; a row of zeros as it is."""
+    _, rows = _near_one(rows)
+    length = _lengths(rows)
+    return jax.tree.map(lambda leaf: leaf / along(jnp.where(length > 0, length, 1.0), leaf), rows)
+
+
+def _near_one(rows: Rows) -> tuple[Float[Array, " clients"], Rows]:
+    """A power of two near each row's largest entry, and the rows over it.
+
+    Their squares neither overflow nor vanish. It is no division, which XLA would join with the
+    next.
+    """
     largest = jnp.stack(
         [jnp.abs(leaf).reshape(len(leaf), -1).max(axis=1, initial=0.0) for leaf in _leaves(rows)]
     ).max(axis=0)
-    # So that no square overflows or vanishes; not by a division, which XLA joins with the next.
-    _, inverse = near_power(largest)
-    rows = jax.tree.map(lambda leaf: leaf * along(inverse, leaf), rows)
-    length = norms(rows)
-    return jax.tree.map(lambda leaf: leaf / along(jnp.where(length > 0, length, 1.0), leaf), rows)
+    power, inverse = near_power(largest)
+    return power, jax.tree.map(lambda leaf: leaf * along(inverse, leaf), rows)
+
+
+def _lengths(rows: Rows) -> Float[Array, " clients"]:
+    zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
+    return jnp.sqrt(square_distances(rows, zero))
 
 
 def gram(rows: Rows) -> Float[Array, "clients clients"]:

@@ -10,7 +10,7 @@ import pytest
 from fedjax_compression.testing import ContractError
 
 from fedjax_llm import Aggregator, fed_avg
-from fedjax_llm.aggregators import stacked
+from fedjax_llm.aggregators import centered_clipping, norm_bound, stacked
 from fedjax_llm.data import Batching, from_arrays, masked_mean
 from fedjax_llm.simulation import Conditions, Fate, Faults, chunked, simulate, vmap
 from fedjax_llm.testing import check_aggregator
@@ -110,3 +110,15 @@ def test_a_rule_that_stores_rows_of_weight_zero_is_found_out(put, message):
 
 def test_help_says_what_add_gets():
     assert "a round may add more rows than `clients`" in " ".join(Aggregator.__doc__.split())
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e19, 1e30, 1e37])
+@pytest.mark.parametrize("rule", [norm_bound, centered_clipping])
+def test_a_norm_is_bounded_at_any_magnitude(rule, size):
+    """Squares of 1e-30 vanish in float32, and those of 1e30 overflow."""
+    rows = size * jnp.array([[3.0, 4.0]])
+    for share in (0.5, 2.0):  # of the norm, 5 sizes
+        bounding = rule(share * 5 * size)
+        got = bounding.finish(bounding.add(bounding.empty(jnp.zeros(2), 1), rows, jnp.ones(1)))
+        expected = min(share, 1.0) * np.asarray(rows[0], np.float64)
+        np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=1e-5)
