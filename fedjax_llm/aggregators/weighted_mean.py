@@ -50,7 +50,9 @@ def weighted_mean() -> Aggregator:
         partial: WeightedSum, updates: Updates, weights: Float[Array, " clients"]
     ) -> WeightedSum:
         total = jax.tree.map(
-            lambda t, u: t + jnp.tensordot(weights, u.astype(jnp.float32), axes=1),
+            lambda t, u: (
+                t + jnp.tensordot(weights, u.astype(jnp.float32), axes=1, precision="highest")
+            ),
             partial.total,
             updates,
         )

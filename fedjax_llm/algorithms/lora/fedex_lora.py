@@ -185,7 +185,9 @@ def fedex_lora(
     ) -> tuple[FedExState, ServerInfo]:
         stack: Stack = partial.aggregate
         p = shares(stack)
-        update = jax.tree.map(lambda rows: jnp.tensordot(p, rows, 1), stack.rows)
+        update = jax.tree.map(
+            lambda rows: jnp.tensordot(p, rows, 1, precision="highest"), stack.rows
+        )
         params = jax.tree.map(jnp.add, state.params, update)
         residuals = [
             residual(rows, mean.a, p)

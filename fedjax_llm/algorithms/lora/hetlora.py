@@ -205,7 +205,9 @@ def rank_sums(*, by_norm: bool) -> Aggregator:
         if by_norm:
             weights = weights * jax.vmap(norm)(updates.pairs)
         total = jax.tree.map(
-            lambda t, u: t + jnp.tensordot(weights, u, 1), partial.total, updates.pairs
+            lambda t, u: t + jnp.tensordot(weights, u, 1, precision="highest"),
+            partial.total,
+            updates.pairs,
         )
         return RankSums(
             total, partial.weight + weights.sum(), partial.holding + weights @ updates.held

@@ -110,7 +110,9 @@ def mean_over_senders(like: Params, *, block: int) -> Aggregator:
     def add(
         partial: Coefficients, updates: Coefficients, weights: Float[Array, " clients"]
     ) -> Coefficients:
-        return jax.tree.map(lambda t, u: t + jnp.tensordot(weights, u, 1), partial, updates)
+        return jax.tree.map(
+            lambda t, u: t + jnp.tensordot(weights, u, 1, precision="highest"), partial, updates
+        )
 
     def merge(one: Coefficients, other: Coefficients) -> Coefficients:
         return jax.tree.map(jnp.add, one, other)

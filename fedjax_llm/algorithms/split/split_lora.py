@@ -264,7 +264,10 @@ def split_lora(
         updates, counted, failed = leave_out_failed(end, weights)
         total = jnp.maximum(counted.sum(), jnp.finfo(jnp.float32).tiny)
         lower_params = jax.tree.map(
-            lambda old, new: old + (jnp.tensordot(counted, new, 1) / total).astype(old.dtype),
+            lambda old, new: (
+                old
+                + (jnp.tensordot(counted, new, 1, precision="highest") / total).astype(old.dtype)
+            ),
             start,
             updates,
         )
@@ -288,6 +291,9 @@ def _mean(
     total = weights.sum()
     share = weights / jnp.where(total > 0, total, 1.0)
     mean = jax.tree.map(
-        lambda leaf: jnp.tensordot(share, leaf.astype(jnp.float32), 1).astype(leaf.dtype), kept
+        lambda leaf: jnp.tensordot(share, leaf.astype(jnp.float32), 1, precision="highest").astype(
+            leaf.dtype
+        ),
+        kept,
     )
     return mean, total

@@ -167,7 +167,9 @@ def fed_bpt(
     def params_at(start: Params, seed: Seed, z: Float[Array, " dimension"]) -> Params:
         scale = alpha * _deviation(start) / (dimension**0.5 * sigma)
         return jax.tree.map(
-            lambda p, a: (p.astype(jnp.float32) + scale * jnp.tensordot(z, a, 1)).astype(p.dtype),
+            lambda p, a: (
+                p.astype(jnp.float32) + scale * jnp.tensordot(z, a, 1, precision="highest")
+            ).astype(p.dtype),
             start,
             projection(like, seed, dimension),
         )

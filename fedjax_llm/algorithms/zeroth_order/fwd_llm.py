@@ -279,7 +279,7 @@ def _check(draws: int, candidates: int, variance: float) -> None:
 
 def _cosine(z: Float[Array, "..."], gradient: Float[Array, "..."]) -> Float[Array, ""]:
     norms = jnp.linalg.norm(z.ravel()) * jnp.linalg.norm(gradient.ravel())
-    return jnp.vdot(z, gradient) / jnp.where(norms > 0, norms, 1.0)
+    return jnp.vdot(z, gradient, precision="highest") / jnp.where(norms > 0, norms, 1.0)
 
 
 def _empty(like: PyTree) -> Pool:
