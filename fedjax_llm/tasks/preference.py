@@ -11,7 +11,7 @@ from ..checks import check_count, check_scalar
 from ..client_training import Frozen, Params
 from ..data import PairBatch, Pairs
 from ..models import DecoderConfig, EncoderConfig
-from .contract import Measure, Scores, Task, check_task, mean_loss, mean_over_batches
+from .contract import Measure, Scores, Task, check_task, mean_loss, mean_over_batches, shares
 from .decoder import adapted_decoder, log_likelihood
 
 
@@ -172,9 +172,9 @@ def margins(task: Task, *, beta: float = 0.1) -> Measure:
 def preferred(task: Task) -> Measure:
     """Measure the share of pairs whose chosen answer gained more than the rejected one.
 
-    A pair scores 1 if its margin is above 0, else 0. No answer of the initial model has gained yet,
-    so that it scores 0 in batches of the shape of `with_reference`; in others a pair may count by
-    rounding.
+    A pair scores 1 if its margin is above 0, else 0, and NaN where the model has diverged. No
+    answer of the initial model has gained yet, so that it scores 0 in batches of the shape of
+    `with_reference`; in others a pair may count by rounding.
 
     Args:
         task: A task of `preference`.
@@ -204,7 +204,7 @@ def preferred(task: Task) -> Measure:
 
     def measure(params: Params, frozen: Frozen, batch: PairBatch) -> Scores:
         gained = gains(log_likelihood(task.model(params, frozen), batch), batch)
-        return Scores((gained > 0) * batch.mask * 1.0, jnp.float32(batch.mask))
+        return shares(gained > 0, jnp.asarray(batch.mask), gained)
 
     return measure
 

@@ -104,6 +104,8 @@ def test_the_loss_equals_that_of_numpy(task, ready):
     np.testing.assert_allclose(margin.totals, differences, rtol=1e-3, atol=1e-5)
     right = preferred(task)(params, task.frozen, batch)
     np.testing.assert_array_equal(right.totals, np.array(differences) > 0)
+    diverged = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
+    assert np.isnan(preferred(task)(diverged, task.frozen, batch).totals).all()
 
 
 @pytest.mark.slow
