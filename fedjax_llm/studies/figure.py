@@ -1,7 +1,6 @@
 """A study as a picture."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,14 +159,14 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any], front: Sequence[A
     legend.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.path import Path as Line  # noqa: PLC0415
     from matplotlib.text import Text  # noqa: PLC0415
 
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     placed: list[Any] = []
     markers = axes.transData.transform([name.xy for name in names])
-    corners = axes.transData.transform(front) if len(front) > 1 else np.empty((0, 2))
-    line = [a + (b - a) * t for a, b in pairwise(corners) for t in np.linspace(0, 1, 200)]
+    line = Line(axes.transData.transform(front)) if len(front) > 1 else None
     for number, name in enumerate(names):
         for (offset, side), far, on_line in PLACES:
             name.set_position(offset)
@@ -180,7 +179,8 @@ def _name_points(figure: Any, axes: Any, names: Sequence[Any], front: Sequence[A
             meets = any(box.overlaps(other) for other in placed)
             gaps = [_gap(box, *marker) for marker in markers]
             nearest = gaps.count(min(gaps)) == 1 and min(gaps) == gaps[number]
-            meets |= not on_line and any(box.contains(*at) for at in line)
+            if line and not on_line:
+                meets |= line.intersects_bbox(box, filled=False)
             if inside and not meets and (min(gaps) > 0 if far else nearest):
                 placed.append(box)
                 break

@@ -38,10 +38,9 @@ def significant_front(
 
     A point that is no better than a cheaper one of the front is on it once in 40 times at most,
     where its differences are normal, however many seeds from two on they share; of 40 such points,
-    one is. With one seed in common it is on it every second time. What
-    seeds add is power: to be told apart, two points must differ by more than 12.7 standard errors
-    of the difference with two seeds, 4.3 with three, 2.8 with five and 2.3 with ten. Costs are
-    compared by their means.
+    one is. With one seed in common it is on it every second time. What seeds add is power: to be
+    told apart, two points must differ by more than 12.7 standard errors of the difference with two
+    seeds, 4.3 with three, 2.8 with five and 2.3 with ten. Costs are compared by their means.
 
     Args:
         costs: A cost for each point.

@@ -257,13 +257,12 @@ def successive_halving(
         left = sorted(kept[: (len(left) + 1) // 2 if halve else 1])
         rounds *= 2
     latest = _latest(rungs)
-    if rungs and not isfinite(latest[left[0]].loss):
 
-        def order(n: int) -> tuple:
-            return not isfinite(latest[n].loss), -latest[n].rounds, latest[n].loss, n
+    def order(n: int) -> tuple:
+        loss, lasted = latest[n]
+        return not isfinite(loss), -lasted, loss, n
 
-        left = sorted(latest, key=order)
-    return left[0], rungs
+    return min(latest, key=order, default=left[0]), rungs
 
 
 class _Latest(NamedTuple):

@@ -22,6 +22,16 @@ def test_the_table_in_the_documents_is_that_of_the_rows(study):
 
 
 @pytest.mark.parametrize("study", headline_tables.STUDIES)
+def test_all_rows_of_a_table_are_of_one_task(study):
+    """A study's file stands alone, so that those of one table repeat it."""
+    parts = [
+        importlib.import_module(f"experiments.{part}") for part in headline_tables.STUDIES[study]
+    ]
+    assert all(part.BASE == parts[0].BASE for part in parts)
+    assert all(part.study.tune.share == parts[0].study.tune.share for part in parts)
+
+
+@pytest.mark.parametrize("study", headline_tables.STUDIES)
 def test_the_bytes_at_equal_loss_in_the_documents_are_those_of_the_rows(study):
     assert (lines := headline_tables.at_equal_loss(study))
     assert all(line in DOCUMENT.read_text() for line in lines)
